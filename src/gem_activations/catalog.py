@@ -1,0 +1,230 @@
+"""ONE table of every activation the project compares: name, formula, float64 reference, citation, torch module.
+
+The tests, the documentation, the command line, the benchmarks and the lab all read this table. It loads no framework:
+`torch` names the module that `gem_activations.torch.make_activation` imports.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ActivationNameError
+from .grammar import Number, format_call, parse_call, to_exact
+from .spec import MEMBERS, GemSpec
+
+Array = NDArray[np.float64]
+
+_GEM = "E. Krause, arXiv:2604.21677, 2026"
+_LEE = "M. Lee, arXiv:2305.12073, 2023 (one of its twenty)"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the catalog: an activation before its parameters are chosen.
+
+    Attributes:
+        name: Lower-case name in the string grammar.
+        title: Name as the literature writes it.
+        formula: The function in ASCII, with its parameters by name.
+        reference: (x, **parameters) -> f(x), float64 arrays, the definition that tests compare with.
+        citation: Where the function, or the form used here, comes from.
+        torch: Dotted path of the torch module class.
+        defaults: The parameters that the grammar accepts, with their defaults.
+        fixed: Further keyword arguments of the torch class, which the grammar does not offer.
+        group: "family", "baseline", "lee" (the other activations of Lee's comparison) or "relative".
+    """
+
+    name: str
+    title: str
+    formula: str
+    reference: Callable[..., Array]
+    citation: str
+    torch: str
+    group: str
+    defaults: Mapping[str, float] = field(default_factory=dict[str, float])
+    fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An entry of the catalog with its parameters chosen; equal strings are equal activations.
+
+    Called on an array it gives the reference value in float64.
+
+    Args:
+        name: A name of the catalog.
+        arguments: (key, exact value) of every parameter of the entry, in the entry's order. Use `parse`.
+    Example:
+        >>> activation = parse("egem(n=2)")
+        >>> print(activation, activation.spec)
+        egem(n=2, eps=1e-4) egem(n=2, eps=1e-4)
+    """
+
+    name: str
+    arguments: tuple[tuple[str, Number], ...] = ()
+
+    @property
+    def entry(self) -> Entry:
+        """The row of the catalog."""
+        return ENTRIES[self.name]
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The parameters as Python numbers: whole ones as int, others as float."""
+        return {key: value if isinstance(value, int) else float(value) for key, value in self.arguments}
+
+    @property
+    def spec(self) -> GemSpec | None:
+        """The GemSpec of a member of the family, None for every other activation."""
+        return GemSpec(**self.parameters) if self.name in MEMBERS else None  # pyright: ignore[reportArgumentType]
+
+    def __call__(self, x: Any) -> Array:
+        """Give f(x) in float64."""
+        return self.entry.reference(np.asarray(x, np.float64), **self.parameters)
+
+    def __str__(self) -> str:
+        """Write the canonical string: n only where it is not 1, a rival's parameters only where not the default."""
+        defaults = self.entry.defaults
+        shown = {"eps", "leak"} if self.name in MEMBERS else set[str]()
+        return format_call(
+            self.name, {key: value for key, value in self.arguments if key in shown or value != to_exact(defaults[key])}
+        )
+
+
+def parse(text: str) -> Activation:
+    """Read an activation: a name of the catalog, with arguments in parentheses where it takes them.
+
+    Args:
+        text: For example `gelu`, `gem(n=2)`, `egem(eps=1e-4)`, `celu(alpha=0.075)`.
+    Raises: ActivationNameError: a malformed string, an unknown name (the nearest are offered) or argument;
+        SpecError: a parameter of the family out of its range.
+    Example:
+        >>> str(parse("segem( eps = 1/10000 )")), parse("gelu").entry.title
+        ('segem(eps=1e-4, leak=0.01)', 'GELU (erf)')
+    """
+    name, given = parse_call(text)
+    if name not in ENTRIES:
+        near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "`gem-act list` shows all names"
+        raise ActivationNameError(f"no activation is called {name!r}; {hint}")
+    defaults = ENTRIES[name].defaults
+    for key in given:
+        if key not in defaults:
+            takes = ", ".join(defaults) if defaults else "no arguments"
+            raise ActivationNameError(f"{text!r}: {name} takes {takes}, not {key}")
+    exact = {key: given.get(key, to_exact(value)) for key, value in defaults.items()}
+    activation = Activation(name, tuple(exact.items()))
+    _ = activation.spec  # Validates a member's parameters.
+    return activation
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+def _gelu(x: Array) -> Array:
+    return 0.5 * x * np.vectorize(math.erfc, otypes=[np.float64])(-x / math.sqrt(2))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+
+
+def _member(x: Array, n: int, eps: float = 1.0, leak: float = 0.0) -> Array:
+    return GemSpec(n, eps, leak)(x)
+
+
+def _elu(x: Array, alpha: float) -> Array:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _celu(x: Array, alpha: float) -> Array:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
+
+
+def _leaky(x: Array, slope: float) -> Array:
+    return np.where(x > 0, x, slope * x)
+
+
+def _smelu(x: Array, beta: float) -> Array:
+    return np.where(np.abs(x) <= beta, (x + beta) ** 2 / (4 * beta), np.maximum(x, 0))
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+_ROWS = [
+    Entry("gem", "GEM", "x^(2n+1) / (1 + x^(2n)) for x > 0, else 0", _member, _GEM,
+          "gem_activations.torch.GEM", "family", MEMBERS["gem"]),
+    Entry("egem", "E-GEM", "x^(2n+1) / (eps + x^(2n)) for x > 0, else 0", _member, _GEM,
+          "gem_activations.torch.EGEM", "family", MEMBERS["egem"]),
+    Entry("segem", "SE-GEM", "x (leak + (1-leak) x^(2n) / (eps + x^(2n))) for x > 0, else leak x", _member, _GEM,
+          "gem_activations.torch.SEGEM", "family", MEMBERS["segem"]),
+    Entry("relu", "ReLU", "max(x, 0)", lambda x: np.maximum(x, 0),
+          "K. Fukushima, IEEE Trans. Syst. Sci. Cybern. 5(4), 1969", "torch.nn.ReLU", "baseline"),
+    Entry("leaky_relu", "LeakyReLU", "x for x > 0, else negative_slope x", lambda x, negative_slope: _leaky(x, negative_slope),
+          "A. Maas, A. Hannun, A. Ng, ICML workshop 2013", "torch.nn.LeakyReLU", "baseline", {"negative_slope": 0.01}),
+    Entry("gelu", "GELU (erf)", "x Phi(x), Phi the standard normal CDF", _gelu,
+          "D. Hendrycks, K. Gimpel, arXiv:1606.08415, 2016", "torch.nn.GELU", "baseline"),
+    Entry("gelu_tanh", "GELU (tanh)", "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", _gelu_tanh,
+          "D. Hendrycks, K. Gimpel, arXiv:1606.08415, 2016", "torch.nn.GELU", "baseline", fixed={"approximate": "tanh"}),
+    Entry("silu", "SiLU (Swish)", "x / (1 + exp(-x))", lambda x: x * _sigmoid(x),
+          "S. Elfwing, E. Uchibe, K. Doya, arXiv:1702.03118, 2017", "torch.nn.SiLU", "baseline"),
+    Entry("mish", "Mish", "x tanh(log(1 + exp(x)))", lambda x: x * np.tanh(np.logaddexp(0, x)),
+          "D. Misra, arXiv:1908.08681, 2019", "torch.nn.Mish", "baseline"),
+    Entry("elu", "ELU", "x for x > 0, else alpha (exp(x) - 1)", _elu,
+          "D.-A. Clevert, T. Unterthiner, S. Hochreiter, arXiv:1511.07289, 2015", "torch.nn.ELU", "lee", {"alpha": 1.0}),
+    Entry("celu", "CELU", "x for x > 0, else alpha (exp(x/alpha) - 1)", _celu,
+          "J. Barron, arXiv:1704.07483, 2017", "torch.nn.CELU", "lee", {"alpha": 1.0}),
+    Entry("selu", "SELU", "1.0507010 (x for x > 0, else 1.6732632 (exp(x) - 1))",
+          lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA),
+          "G. Klambauer et al., arXiv:1706.02515, 2017", "torch.nn.SELU", "lee"),
+    Entry("prelu", "PReLU", "x for x > 0, else init x (init is the start of a learnt slope)", lambda x, init: _leaky(x, init),
+          "K. He et al., arXiv:1502.01852, 2015", "torch.nn.PReLU", "lee", {"init": 0.25}),
+    Entry("rrelu", "RReLU", "x for x > 0, else (lower+upper)/2 x (in training: slope uniform in [lower, upper])",
+          lambda x, lower, upper: _leaky(x, (lower + upper) / 2),
+          "B. Xu et al., arXiv:1505.00853, 2015", "torch.nn.RReLU", "lee", {"lower": 1 / 8, "upper": 1 / 3}),
+    Entry("relu6", "ReLU6", "min(max(x, 0), 6)", lambda x: np.clip(x, 0, 6),
+          "A. Krizhevsky, Convolutional deep belief networks on CIFAR-10, 2010", "torch.nn.ReLU6", "lee"),
+    Entry("hardswish", "Hardswish", "x min(max(x + 3, 0), 6) / 6",
+          lambda x: np.where(x <= -3, 0.0 * np.maximum(x, -3), x * (np.clip(x + 3, 0, 6) / 6)),
+          "A. Howard et al., arXiv:1905.02244, 2019", "torch.nn.Hardswish", "lee"),
+    Entry("hardsigmoid", "Hardsigmoid", "min(max(x + 3, 0), 6) / 6", lambda x: np.clip(x + 3, 0, 6) / 6,
+          _LEE, "torch.nn.Hardsigmoid", "lee"),
+    Entry("hardtanh", "Hardtanh", "min(max(x, min_val), max_val)", lambda x, min_val, max_val: np.clip(x, min_val, max_val),
+          _LEE, "torch.nn.Hardtanh", "lee", {"min_val": -1.0, "max_val": 1.0}),
+    Entry("hardshrink", "Hardshrink", "x for |x| > lambd, else 0",
+          lambda x, lambd: np.where(np.abs(x) <= lambd, 0.0, x),
+          _LEE, "torch.nn.Hardshrink", "lee", {"lambd": 0.5}),
+    Entry("softshrink", "Softshrink", "x - lambd for x > lambd, x + lambd for x < -lambd, else 0",
+          lambda x, lambd: np.where(np.abs(x) <= lambd, 0.0, x - np.copysign(lambd, x)),
+          _LEE, "torch.nn.Softshrink", "lee", {"lambd": 0.5}),
+    Entry("tanhshrink", "Tanhshrink", "x - tanh(x)", lambda x: x - np.tanh(x), _LEE, "torch.nn.Tanhshrink", "lee"),
+    Entry("softplus", "Softplus", "log(1 + exp(beta x)) / beta", lambda x, beta: np.logaddexp(0, beta * x) / beta,
+          "C. Dugas et al., NIPS 13, 2001", "torch.nn.Softplus", "lee", {"beta": 1.0}),
+    Entry("softsign", "Softsign", "x / (1 + |x|)", lambda x: np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x))),
+          "J. Turian, J. Bergstra, Y. Bengio, NAACL 2009", "torch.nn.Softsign", "lee"),
+    Entry("sigmoid", "Sigmoid", "1 / (1 + exp(-x))", _sigmoid, _LEE, "torch.nn.Sigmoid", "lee"),
+    Entry("logsigmoid", "LogSigmoid", "-log(1 + exp(-x))", lambda x: -np.logaddexp(0, -x), _LEE, "torch.nn.LogSigmoid", "lee"),
+    Entry("tanh", "Tanh", "tanh(x)", np.tanh, _LEE, "torch.nn.Tanh", "lee"),
+    Entry("squareplus", "Squareplus", "(x + sqrt(x^2 + b)) / 2",
+          lambda x, b: np.where(x > 0, (x + np.hypot(x, math.sqrt(b))) / 2, b / 2 / (np.hypot(x, math.sqrt(b)) - x)),
+          "J. Barron, arXiv:2112.11687, 2021", "gem_activations.torch.Squareplus", "relative", {"b": 4.0}),
+    Entry("smelu", "SmeLU", "0 for x < -beta, (x+beta)^2 / (4 beta) for |x| <= beta, else x", _smelu,
+          "G. Shamir, D. Lin, L. Coviello, arXiv:2010.09931, 2020", "gem_activations.torch.SmeLU", "relative", {"beta": 1.0}),
+    Entry("relu2", "ReLU^2", "max(x, 0)^2", lambda x: np.maximum(x, 0) ** 2,
+          "D. So et al., arXiv:2109.08668, 2021", "gem_activations.torch.SquaredReLU", "relative"),
+    Entry("telu", "TeLU", "x tanh(exp(x))", lambda x: x * np.tanh(np.exp(np.minimum(x, 700))),
+          "A. Fernandez, A. Mali, arXiv:2412.20269, 2024", "gem_activations.torch.TeLU", "relative"),
+    Entry("golu", "GoLU", "x exp(-exp(-x))", lambda x: x * np.exp(-np.exp(-np.maximum(x, -700))),
+          "I. Das et al., arXiv:2502.03654, 2025", "gem_activations.torch.GoLU", "relative"),
+    Entry("isrlu", "ISRLU", "x for x >= 0, else x / sqrt(1 + alpha x^2)",
+          lambda x, alpha: np.where(x >= 0, x, x / np.sqrt(1 + alpha * np.minimum(x, 0) ** 2)),
+          "B. Carlile et al., arXiv:1710.09967, 2017", "gem_activations.torch.ISRLU", "relative", {"alpha": 1.0}),
+]  # fmt: skip
+
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _ROWS}

@@ -1,0 +1,302 @@
+"""The GEM family as one formula in float64: the oracle that every other implementation is tested against.
+
+An activation of the family is its input times a gate,
+
+    f(x) = x * g(x),    g(x) = leak + (1 - leak) * F(x),
+    F(x) = x^(2n) / (x^(2n) + eps) for x > 0, else 0,
+
+where F is the cumulative distribution function of the log-logistic law with shape 2n and scale eps^(1/(2n)).
+Source: E. Krause, arXiv:2604.21677 (2026). Two points are our reading of the paper: eps is added to x^(2n), and
+SE-GEM floors the gate at `leak`. docs/mathematics.md says why.
+"""
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import NamedTuple, Self, SupportsFloat, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import ActivationNameError, SpecError
+from .grammar import format_call, parse_call
+
+MAX_N = 64
+MIN_SCALE, MAX_SCALE = 1e-30, 1e30
+MEMBERS: dict[str, dict[str, float]] = {
+    "gem": {"n": 1},
+    "egem": {"n": 1, "eps": 1e-4},
+    "segem": {"n": 1, "eps": 1e-4, "leak": 0.01},
+}
+
+Array = NDArray[np.float64]
+
+
+class Reduction(NamedTuple):
+    """The gate in coordinates where nothing overflows: t = min(x * inverse_scale, limit), F = t^(2n) / (t^(2n) + eps).
+
+    `inverse_scale` is the power of two nearest 1/scale, so that the product is exact; beyond `limit`, 1 - F is less
+    than 2^-60 and F rounds to 1.
+    """
+
+    inverse_scale: float
+    eps: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class GemSpec:
+    """One activation of the GEM family: its parameters, its values in float64 and its closed-form constants.
+
+    f(x) = x * (leak + (1 - leak) * F(x)), F(x) = x^(2n) / (x^(2n) + eps) for x > 0, else 0.
+
+    Args:
+        n: Smoothness order, 1 <= n <= 64; f is C^(2n).
+        eps: Width of the transition, added to x^(2n), eps > 0: F is 1/2 at x = eps^(1/(2n)); eps -> 0 gives ReLU
+            (LeakyReLU where leak > 0).
+        leak: Floor of the gate and slope for x < 0, 0 <= leak < 1.
+    Returns: A frozen, hashable value. Called on an array of any shape it returns float64 values of the same shape.
+    Raises: SpecError: a parameter is out of its range, or eps^(1/(2n)) lies outside 1e-30 .. 1e30.
+    Edge cases: f(+inf) = +inf; f(-inf) is 0 for leak = 0, else -inf; NaN stays NaN; f'(0) = leak; f''(0) = 0.
+    Example:
+        >>> spec = GemSpec(n=2)
+        >>> print(spec, spec.smoothness, spec.lipschitz)
+        gem(n=2) 4 1.5625
+        >>> spec([-1.0, 0.0, 1.0, 2.0])
+        array([0.        , 0.        , 0.5       , 1.88235294])
+    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    """
+
+    n: int = 1
+    eps: float = 1.0
+    leak: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", _order(self.n))
+        object.__setattr__(self, "eps", _real("eps", self.eps, "a finite number above 0"))
+        object.__setattr__(self, "leak", _real("leak", self.leak, "a number from 0 up to, not including, 1"))
+        if not 0 < self.eps < math.inf:
+            raise SpecError(f"eps={self.eps}: the width of the transition must be a finite number above 0")
+        if not 0 <= self.leak < 1:
+            raise SpecError(f"leak={self.leak}: the floor of the gate must be a number from 0 up to, not including, 1")
+        if not MIN_SCALE <= self.scale <= MAX_SCALE:
+            raise SpecError(
+                f"eps={self.eps} with n={self.n} puts the transition at x = {self.scale:.3g}, "
+                f"expected {MIN_SCALE:g} to {MAX_SCALE:g}; choose eps between those bounds to the power {2 * self.n}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `gem(n=2)`, `egem(eps=1e-4)`, `segem(n=2, eps=1e-4, leak=0.01)`; defaults n=1, eps=1e-4, leak=0.01.
+
+        Raises: ActivationNameError: not a member of the family; SpecError: a parameter out of range.
+        Example:
+            >>> GemSpec.parse("segem(n=2)")
+            GemSpec(n=2, eps=0.0001, leak=0.01)
+        """
+        name, arguments = parse_call(text)
+        if name not in MEMBERS:
+            raise ActivationNameError(f"{name!r} is not of the GEM family; expected one of {', '.join(MEMBERS)}")
+        unknown = arguments.keys() - MEMBERS[name].keys()
+        if unknown:
+            raise ActivationNameError(f"{text!r}: {name} takes {', '.join(MEMBERS[name])}, not {', '.join(unknown)}")
+        return cls(**{**MEMBERS[name], **arguments})  # pyright: ignore[reportArgumentType]
+
+    @classmethod
+    def from_scale(cls, n: int, scale: float, leak: float = 0.0) -> Self:
+        """Give the member whose gate is 1/2 (for leak = 0) at x = scale: eps = scale^(2n).
+
+        Raises: SpecError: scale is not a finite number above 0, or out of the range of eps.
+        Example:
+            >>> GemSpec.from_scale(2, 0.1).scale
+            0.1
+        """
+        scale = _real("scale", scale, "a finite number above 0")
+        if not 0 < scale < math.inf:
+            raise SpecError(f"scale={scale}: expected a finite number above 0")
+        try:
+            return cls(n=n, eps=scale ** (2 * _order(n)), leak=leak)
+        except OverflowError:
+            raise SpecError(f"scale={scale} to the power {2 * n} overflows; choose a smaller scale or n") from None
+
+    @classmethod
+    def from_distance(cls, n: int, distance: float, p: float = math.inf) -> Self:
+        """Give the member with leak 0 whose L^p distance to ReLU is `distance`.
+
+        Raises: SpecError: distance is not a finite number above 0, p < 1, or the distance does not exist.
+        Example:
+            >>> spec = GemSpec.from_distance(1, 0.005)
+            >>> print(spec, spec.distance_to_relu())
+            egem(eps=1e-4) 0.005
+        """
+        distance = _real("distance", distance, "a finite number above 0")
+        if not 0 < distance < math.inf:
+            raise SpecError(f"distance={distance}: expected a finite number above 0")
+        ratio = distance / _unit_distance(_order(n), p)
+        return cls.from_scale(n, ratio if p == math.inf else ratio ** (p / (p + 1)))
+
+    @property
+    def scale(self) -> float:
+        """The input a = eps^(1/(2n)) at which F is 1/2, in units of x."""
+        return self.eps ** (1 / (2 * self.n))
+
+    @property
+    def smoothness(self) -> int:
+        """The largest k with f in C^k on the real line: 2n. The next derivative jumps at 0."""
+        return 2 * self.n
+
+    @property
+    def lipschitz(self) -> float:
+        """sup |f'| = leak + (1 - leak) (2n+1)^2 / (8n), taken where F = (2n+1)/(4n)."""
+        return self.leak + (1 - self.leak) * (2 * self.n + 1) ** 2 / (8 * self.n)
+
+    @property
+    def sup_second_derivative(self) -> float:
+        """sup |f''|, the Lipschitz constant of the gradient, in units of 1/x; it grows as 1/scale."""
+        # With x = a (F/(1-F))^s, f'' is a function of F alone; its two stationary points solve a quadratic in F.
+        s = 1 / (2 * self.n)
+        offset = math.sqrt((2 * self.n**2 + 1) / 24) / self.n
+        roots = np.array([0.5 - offset, 0.5 + offset])
+        values = (1 + 2 * self.n - 4 * self.n * roots) * roots ** (1 - s) * (1 - roots) ** (1 + s)
+        return float((1 - self.leak) * 2 * self.n / self.scale * np.abs(values).max())
+
+    def distance_to_relu(self, p: float = math.inf) -> float:
+        """Give the L^p norm of f - ReLU over the real line.
+
+        Args:
+            p: p >= 1, or inf for the supremum.
+        Raises: SpecError: p < 1; or the norm is infinite, which the message explains: leak > 0, or p (2n - 1) <= 1.
+        Example:
+            >>> GemSpec(n=1).distance_to_relu()
+            0.5
+        """
+        if self.leak > 0:
+            raise SpecError(
+                f"leak={self.leak}: the distance to ReLU is infinite, f(x) - ReLU(x) = leak x has no bound for x < 0; "
+                "it exists for leak = 0"
+            )
+        unit = _unit_distance(self.n, p)
+        return unit * (self.scale if p == math.inf else self.scale ** ((p + 1) / p))
+
+    @property
+    def reduction(self) -> Reduction:
+        """The parameters of the gate in rescaled coordinates, which every kernel computes in; see `Reduction`."""
+        exponent = round(math.log2(self.eps) / (2 * self.n))
+        eps = math.ldexp(self.eps, -2 * self.n * exponent)
+        return Reduction(math.ldexp(1.0, -exponent), eps, (eps * 2.0**60) ** (1 / (2 * self.n)))
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """Give f(x) in float64."""
+        x = _array(x)
+        return self.gate(x) * (x if self.leak else np.maximum(x, 0.0))
+
+    def gate(self, x: ArrayLike) -> Array:
+        """Give g(x) = leak + (1 - leak) F(x) in float64; leak at -inf, 1 at +inf, NaN at NaN."""
+        rise, _ = self._rise(_array(x))
+        return self.leak + (1 - self.leak) * rise
+
+    def derivative(self, x: ArrayLike) -> Array:
+        """Give f'(x) in float64; leak for x <= 0, 1 at +inf, NaN at NaN."""
+        rise, rest = self._rise(_array(x))
+        return self.leak + (1 - self.leak) * rise * (1 + 2 * self.n * rest)
+
+    def second_derivative(self, x: ArrayLike) -> Array:
+        """Give f''(x) in float64; 0 for x <= 0 and at +inf, NaN at NaN."""
+        x = _array(x)
+        rise, rest = self._rise(x)
+        inverse_scale, eps, _ = self.reduction
+        positive = np.maximum(x, 0.0)
+        with np.errstate(all="ignore"):
+            t = np.minimum(positive * inverse_scale, 1.0)
+            near = t ** (2 * self.n - 1) / (t ** (2 * self.n) + eps) * inverse_scale
+            rise_over_x = np.where(positive * inverse_scale > 1, rise / positive, near)
+        return (1 - self.leak) * 2 * self.n * rise_over_x * rest * (1 + 2 * self.n - 4 * self.n * rise)
+
+    def inverse(self, y: ArrayLike) -> Array:
+        """Give the x >= 0 with f(x) = y (any x where leak > 0) in float64.
+
+        Edge cases: 0 at 0 and inf at inf; for leak = 0, y < 0 is outside the range of f and gives NaN.
+        Example:
+            >>> GemSpec().inverse([0.0, 0.5, 8 / 5])
+            array([0., 1., 2.])
+        """
+        y = _array(y)
+        below = y / self.leak if self.leak else np.where(y < 0, np.nan, y)
+        solvable = (y > 0) & np.isfinite(y)
+        return np.where(solvable, self._solve(np.where(solvable, y, 1.0)), below)
+
+    def __str__(self) -> str:
+        """Write the spec in the string grammar; `GemSpec.parse` reads it back."""
+        name = "segem" if self.leak else "egem" if self.eps != 1 else "gem"
+        values = {"n": self.n, "eps": self.eps, "leak": self.leak}
+        return format_call(name, {key: values[key] for key in MEMBERS[name] if (key, values[key]) != ("n", 1)})
+
+    def _rise(self, x: Array) -> tuple[Array, Array]:
+        """Give F and 1 - F, each to a few ulp wherever it is a normal number."""
+        inverse_scale, eps, _ = self.reduction
+        with np.errstate(all="ignore"):
+            power = (np.maximum(x, 0.0) * inverse_scale) ** (2 * self.n)
+            return 1 / (1 + eps / power), 1 / (1 + power / eps)
+
+    def _solve(self, y: Array) -> Array:
+        """Solve f(x) = y > 0 by Newton's method on log f over log x, kept inside a bracket."""
+        low, high = y, y / (1 - self.leak)
+        with np.errstate(all="ignore"):
+            high = high + self.scale * (high / self.scale) ** (1 / (2 * self.n + 1))
+            high = np.minimum(high, y / self.leak) if self.leak else high
+            high = np.minimum(high, np.finfo(np.float64).max)
+            x = high
+            for _ in range(200):
+                value = self(x)
+                low, high = np.where(value < y, x, low), np.where(value > y, x, high)
+                step = (y / value) ** (value / (x * self.derivative(x)))
+                following = x * step
+                inside = (following >= low) & (following <= high)
+                following = np.where(inside, following, np.sqrt(low) * np.sqrt(high))
+                settled = np.abs(following - x) <= 2e-16 * x
+                x = np.where(value == y, x, following)
+                if np.all(settled | (value == y)):
+                    break
+        return x
+
+
+def _unit_distance(n: int, p: float) -> float:
+    """Give the L^p distance to ReLU of the member with scale 1 and leak 0."""
+    p = _real("p", p, "a number from 1 to inf")
+    if not p >= 1:
+        raise SpecError(f"p={p}: an L^p norm needs p from 1 to inf")
+    if p == math.inf:
+        return (2 * n - 1) ** (1 - 1 / (2 * n)) / (2 * n)
+    if p * (2 * n - 1) <= 1:
+        raise SpecError(
+            f"n={n}, p={p:g}: the L^p distance to ReLU is infinite; it exists where p (2n - 1) > 1. "
+            "Choose a larger p or n"
+        )
+    first = (p + 1) / (2 * n)
+    log_beta = math.lgamma(first) + math.lgamma(p - first) - math.lgamma(p)
+    return math.exp((log_beta - math.log(2 * n)) / p)
+
+
+def _order(n: SupportsIndex) -> int:
+    if isinstance(n, bool) or not hasattr(n, "__index__") or not 1 <= operator.index(n) <= MAX_N:
+        raise SpecError(f"n={n}: the smoothness order must be a whole number from 1 to {MAX_N}")
+    return operator.index(n)
+
+
+def _real(name: str, value: SupportsFloat, expected: str) -> float:
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise SpecError(f"{name}={value!r}: expected {expected}")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise SpecError(f"{name}={value!r}: expected {expected}") from None
+
+
+def _array(x: ArrayLike) -> Array:
+    try:
+        array = np.asarray(x)
+        if array.dtype.kind in "biuf":
+            return array.astype(np.float64)
+    except (TypeError, ValueError):
+        pass
+    raise SpecError("the input of a GemSpec must be an array of real numbers")
