@@ -30,7 +30,7 @@ def parse_call(text: str) -> tuple[str, dict[str, Number]]:
         >>> parse_call("egem(n=2, eps=1e-4)")
         ('egem', {'n': 2, 'eps': Fraction(1, 10000)})
     """
-    match = _CALL.fullmatch(text) if isinstance(text, str) else None
+    match = _CALL.fullmatch(str(text))
     if match is None:
         raise ActivationNameError(f"{text!r} is not an activation: {_FORM}")
     name, inside = match.groups()

@@ -12,7 +12,7 @@ SE-GEM floors the gate at `leak`. docs/mathematics.md says why.
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -55,6 +55,7 @@ class GemSpec:
         eps: Width of the transition, added to x^(2n), eps > 0: F is 1/2 at x = eps^(1/(2n)); eps -> 0 gives ReLU
             (LeakyReLU where leak > 0).
         leak: Floor of the gate and slope for x < 0, 0 <= leak < 1.
+        reduction: Derived, not an argument: the gate's parameters in the coordinates that kernels compute in.
     Returns: A frozen, hashable value. Called on an array of any shape it returns float64 values of the same shape.
     Raises: SpecError: a parameter is out of its range, or eps^(1/(2n)) lies outside 1e-30 .. 1e30.
     Edge cases: f(+inf) = +inf; f(-inf) is 0 for leak = 0, else -inf; NaN stays NaN; f'(0) = leak; f''(0) = 0.
@@ -70,6 +71,7 @@ class GemSpec:
     n: int = 1
     eps: float = 1.0
     leak: float = 0.0
+    reduction: Reduction = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", _order(self.n))
@@ -84,6 +86,7 @@ class GemSpec:
                 f"eps={self.eps} with n={self.n} puts the transition at x = {self.scale:.3g}, "
                 f"expected {MIN_SCALE:g} to {MAX_SCALE:g}; choose eps between those bounds to the power {2 * self.n}"
             )
+        object.__setattr__(self, "reduction", _reduce(self.n, self.eps))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -178,13 +181,6 @@ class GemSpec:
         unit = _unit_distance(self.n, p)
         return unit * (self.scale if p == math.inf else self.scale ** ((p + 1) / p))
 
-    @property
-    def reduction(self) -> Reduction:
-        """The parameters of the gate in rescaled coordinates, which every kernel computes in; see `Reduction`."""
-        exponent = round(math.log2(self.eps) / (2 * self.n))
-        eps = math.ldexp(self.eps, -2 * self.n * exponent)
-        return Reduction(math.ldexp(1.0, -exponent), eps, (eps * 2.0**60) ** (1 / (2 * self.n)))
-
     def __call__(self, x: ArrayLike) -> Array:
         """Give f(x) in float64."""
         x = _array(x)
@@ -258,6 +254,12 @@ class GemSpec:
                 if np.all(settled | (value == y)):
                     break
         return x
+
+
+def _reduce(n: int, eps: float) -> Reduction:
+    exponent = round(math.log2(eps) / (2 * n))
+    reduced = math.ldexp(eps, -2 * n * exponent)
+    return Reduction(math.ldexp(1.0, -exponent), reduced, (reduced * 2.0**60) ** (1 / (2 * n)))
 
 
 def _unit_distance(n: int, p: float) -> float:

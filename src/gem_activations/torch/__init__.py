@@ -1,0 +1,37 @@
+"""The GEM family for PyTorch: functions, modules, and any activation of the catalog by name.
+
+Example:
+    >>> import torch
+    >>> from gem_activations.torch import GEM, gem
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), GEM(n=2), torch.nn.Linear(8, 1))
+    >>> gem(torch.tensor([1.0, 2.0]))
+    tensor([0.5000, 1.6000])
+"""
+
+from ..errors import MissingDependencyError
+
+try:
+    import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
+except ModuleNotFoundError as error:
+    raise MissingDependencyError("PyTorch is not installed; run: pip install 'gem-activations[torch]'") from error
+
+from .functional import activate, egem, gem, segem
+from .modules import EGEM, GEM, SEGEM, make_activation
+from .relatives import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
+
+__all__ = [
+    "EGEM",
+    "GEM",
+    "ISRLU",
+    "SEGEM",
+    "GoLU",
+    "SmeLU",
+    "SquaredReLU",
+    "Squareplus",
+    "TeLU",
+    "activate",
+    "egem",
+    "gem",
+    "make_activation",
+    "segem",
+]

@@ -1,0 +1,91 @@
+"""Exact gradients: from the input, or from the output alone, which the next layer keeps anyway.
+
+f is strictly increasing for x > 0, so that its gradient is a function of its output, as ReLU's is. The functions here
+serve eager mode only (see functional.py) and can be differentiated any number of times.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..spec import GemSpec
+from . import formula
+from .backends import Backend
+
+
+class Activation(torch.autograd.Function):
+    """f(x), keeping its input or its output for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, spec: GemSpec, backend: Backend, from_output: bool, inplace: bool) -> Tensor:
+        """Compute f(x), into the storage of x where `inplace`."""
+        y = backend.forward(x, spec, inplace)
+        if inplace:
+            ctx.mark_dirty(y)
+        ctx.settings = spec, backend, from_output
+        kept = y if from_output else x
+        ctx.save_for_backward(kept)
+        ctx.save_for_forward(kept)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Give grad * f'(x), as a differentiable expression where a second backward pass is asked for."""
+        (kept,) = ctx.saved_tensors
+        spec, backend, from_output = ctx.settings
+        if torch.is_grad_enabled():
+            x = Inverse.apply(kept, spec) if from_output else kept
+            grad_x = Gradient.apply(grads[0], x, spec, backend)
+        else:
+            grad_x = backend.backward(grads[0], kept, spec, from_output)
+        return grad_x, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Give f'(x) * tangent for forward-mode differentiation."""
+        (kept,) = ctx.saved_tensors
+        spec, _, from_output = ctx.settings
+        x = Inverse.apply(kept, spec) if from_output else kept
+        return (tangents[0] * formula.derivative(x, spec)).to(kept.dtype)
+
+
+class Gradient(torch.autograd.Function):
+    """grad * f'(x) as a differentiable function of both."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, x: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
+        """Compute grad * f'(x) in the dtype of grad; x may be wider."""
+        ctx.save_for_backward(grad, x)
+        ctx.spec = spec
+        if x.dtype == grad.dtype:
+            return backend.backward(grad, x, spec, False)
+        return (grad * formula.derivative(x, spec)).to(grad.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Give grad_grad * f'(x) and grad_grad * grad * f''(x), themselves differentiable."""
+        grad, x = ctx.saved_tensors
+        slope, bend = formula.derivative(x, ctx.spec), formula.second_derivative(x, ctx.spec)
+        return (grads[0] * slope).to(grad.dtype), grads[0] * grad * bend, None, None
+
+
+class Inverse(torch.autograd.Function):
+    """The x with f(x) = y in float64, as a differentiable function of y."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, spec: GemSpec) -> Tensor:
+        """Solve f(x) = y; 0 where y <= 0 and leak is 0."""
+        x = formula.inverse(y, spec)
+        ctx.save_for_backward(x)
+        ctx.settings = spec, y.dtype
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Give grad / f'(x), and 0 where f' is 0: there every product with f' is 0 as well."""
+        (x,) = ctx.saved_tensors
+        spec, dtype = ctx.settings
+        slope = formula.derivative(x, spec)
+        flat = slope == 0
+        return torch.where(flat, 0.0, grads[0] / torch.where(flat, 1.0, slope)).to(dtype), None

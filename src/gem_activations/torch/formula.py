@@ -1,0 +1,94 @@
+"""The family in plain torch operations: the one definition that every kernel must equal.
+
+All functions compute in at least float32 and return the dtype of their input. `value`, `derivative` and
+`second_derivative` are made of differentiable operations, so that a tracer or a transform can differentiate them
+again. Parameters are a GemSpec; its `reduction` keeps every power inside float32's range.
+"""
+
+import torch
+from torch import Tensor
+
+from ..spec import GemSpec
+
+_WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+def value(x: Tensor, spec: GemSpec) -> Tensor:
+    """Give f(x) = x (leak + (1 - leak) F(x)); any shape, same dtype."""
+    wide = widen(x)
+    _, power, total = _gate(wide, spec)
+    rise = power / total
+    if spec.leak:
+        return (wide * (spec.leak + (1 - spec.leak) * rise)).to(x.dtype)
+    # The clamp keeps -inf * 0 from becoming NaN.
+    return (wide.clamp(min=0) * rise).to(x.dtype)
+
+
+def derivative(x: Tensor, spec: GemSpec) -> Tensor:
+    """Give f'(x) = leak + (1 - leak) F (1 + 2n (1 - F)); any shape, same dtype."""
+    _, power, total = _gate(widen(x), spec)
+    slope = power / total * (1 + 2 * spec.n * (spec.reduction.eps / total))
+    return (spec.leak + (1 - spec.leak) * slope if spec.leak else slope).to(x.dtype)
+
+
+def second_derivative(x: Tensor, spec: GemSpec) -> Tensor:
+    """Give f''(x) = (1 - leak) (2n/x) F (1 - F) (1 + 2n - 4n F), 0 for x <= 0; any shape, same dtype."""
+    t, power, total = _gate(widen(x), spec)
+    # F/x is taken from the odd power, which stays exact where x is tiny or 0.
+    factor = (1 - spec.leak) * 2 * spec.n * spec.reduction.inverse_scale
+    bend = _power(t, 2 * spec.n - 1) / total * (spec.reduction.eps / total)
+    return (factor * bend * (1 + 2 * spec.n - 4 * spec.n * (power / total))).to(x.dtype)
+
+
+def inverse(y: Tensor, spec: GemSpec) -> Tensor:
+    """Give, in float64 and without gradient, the x with f(x) = y; 0 for y <= 0 where leak is 0.
+
+    Newton's method on log f over log x, kept inside a bracket; f is strictly increasing for x > 0, so that the root
+    is one. Source of the bracket: f(x) <= x, and f(x) >= (1 - leak) x - a where a is the scale.
+    """
+    with torch.no_grad():
+        y = y.double()
+        target = torch.where((y > 0) & torch.isfinite(y), y, 1.0)
+        low, high = target, target / (1 - spec.leak)
+        high = high + spec.scale * (high / spec.scale) ** (1 / (2 * spec.n + 1))
+        if spec.leak:
+            high = torch.minimum(high, target / spec.leak)
+        x = high
+        for _ in range(100):
+            reached = value(x, spec)
+            low, high = torch.where(reached < target, x, low), torch.where(reached > target, x, high)
+            following = x * (target / reached) ** (reached / (x * derivative(x, spec)))
+            inside = (following >= low) & (following <= high)
+            following = torch.where(inside, following, low.sqrt() * high.sqrt())
+            settled = (following - x).abs() <= 4e-16 * x
+            x = torch.where(reached == target, x, following)
+            if bool((settled | (reached == target)).all()):
+                break
+        below = y / spec.leak if spec.leak else y.clamp(min=0)
+        return torch.where((y > 0) & torch.isfinite(y), x, below)
+
+
+def widen(x: Tensor) -> Tensor:
+    """Give x in the dtype that the formula computes in: float64 for float64, else float32."""
+    return x.to(_WIDE.get(x.dtype, x.dtype))
+
+
+def _gate(x: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """Give t, p = t^(2n) and p + eps in the coordinates of `GemSpec.reduction`: F = p / (p + eps)."""
+    inverse_scale, eps, limit = spec.reduction
+    t = (x * inverse_scale).clamp(0, limit)
+    power = _power(t, 2 * spec.n)
+    return t, power, power + eps
+
+
+def _power(t: Tensor, exponent: int) -> Tensor:
+    """Give t^exponent by squaring: multiplications only, which autocast leaves alone."""
+    result = None
+    while exponent:
+        if exponent & 1:
+            result = t if result is None else result * t
+        exponent >>= 1
+        if exponent:
+            t = t * t
+    assert result is not None
+    return result

@@ -1,0 +1,115 @@
+"""The family as modules, and every activation of the catalog by name."""
+
+import importlib
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import catalog
+from ..grammar import format_number
+from ..spec import GemSpec
+from .functional import activate
+
+
+class _Member(nn.Module):
+    """A member of the family: fixed parameters, nothing to learn and nothing in the state_dict."""
+
+    def __init__(self, spec: GemSpec, inplace: bool) -> None:
+        super().__init__()
+        self.spec = spec
+        self.inplace = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give f(x): same shape, dtype, device and memory format as x."""
+        return activate(x, self.spec, inplace=self.inplace)
+
+    def _describe(self, *names: str) -> str:
+        shown = [f"{name}={format_number(getattr(self.spec, name))}" for name in names]
+        return ", ".join(shown + ["inplace=True"] * self.inplace)
+
+
+class GEM(_Member):
+    """GEM as a module: x^(2n+1) / (1 + x^(2n)) for x > 0, else 0.
+
+    Args:
+        n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
+        inplace: Overwrite the input with the output, as nn.ReLU(inplace=True) does; the gradient is taken from the
+            output and stays exact.
+    Raises: SpecError: n out of its range; TensorError (at the call): an integer, boolean or complex tensor.
+    Edge cases: as `gem_activations.torch.gem`.
+    Example:
+        >>> GEM(n=2)
+        GEM(n=2)
+    """
+
+    def __init__(self, n: int = 1, inplace: bool = False) -> None:
+        super().__init__(GemSpec(n), inplace)
+
+    def extra_repr(self) -> str:
+        """Give the parameters as the constructor takes them."""
+        return self._describe("n")
+
+
+class EGEM(_Member):
+    """E-GEM as a module: x^(2n+1) / (eps + x^(2n)) for x > 0, else 0.
+
+    Args:
+        n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
+        eps: Width of the transition, eps > 0, added to x^(2n); eps -> 0 gives ReLU.
+        inplace: Overwrite the input with the output; the gradient stays exact.
+    Raises: SpecError: n or eps out of its range; TensorError (at the call): an integer, boolean or complex tensor.
+    Edge cases: as `gem_activations.torch.egem`.
+    Example:
+        >>> EGEM(eps=10)
+        EGEM(n=1, eps=10)
+    """
+
+    def __init__(self, n: int = 1, eps: float = 1e-4, inplace: bool = False) -> None:
+        super().__init__(GemSpec(n, eps), inplace)
+
+    def extra_repr(self) -> str:
+        """Give the parameters as the constructor takes them."""
+        return self._describe("n", "eps")
+
+
+class SEGEM(_Member):
+    """SE-GEM as a module: x (leak + (1 - leak) F(x)), with F(x) = x^(2n) / (eps + x^(2n)) for x > 0, else 0.
+
+    Args:
+        n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
+        eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
+        leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1.
+        inplace: Overwrite the input with the output; the gradient stays exact.
+    Raises: SpecError: a parameter out of its range; TensorError (at the call): an integer, boolean or complex tensor.
+    Edge cases: as `gem_activations.torch.segem`.
+    Example:
+        >>> SEGEM()
+        SEGEM(n=1, eps=1e-4, leak=0.01)
+    """
+
+    def __init__(self, n: int = 1, eps: float = 1e-4, leak: float = 0.01, inplace: bool = False) -> None:
+        super().__init__(GemSpec(n, eps, leak), inplace)
+
+    def extra_repr(self) -> str:
+        """Give the parameters as the constructor takes them."""
+        return self._describe("n", "eps", "leak")
+
+
+def make_activation(activation: str | catalog.Activation, **options: Any) -> nn.Module:
+    """Make the module of any activation of the catalog.
+
+    Args:
+        activation: A string such as `gelu`, `gem(n=2)` or `celu(alpha=0.075)`, or what `catalog.parse` gives.
+        options: Further keyword arguments of the module class, for example inplace=True where it has one.
+    Returns: A new module. PReLU has a parameter of its own, all others have none.
+    Raises: ActivationNameError: a malformed string, an unknown name or argument; SpecError: a parameter of the family
+        out of its range; TypeError: an option that the module class does not take.
+    Example:
+        >>> make_activation("egem(n=2)"), make_activation("gelu_tanh")
+        (EGEM(n=2, eps=1e-4), GELU(approximate='tanh'))
+    """
+    if isinstance(activation, str):
+        activation = catalog.parse(activation)
+    module, _, name = activation.entry.torch.rpartition(".")
+    factory = getattr(importlib.import_module(module), name)
+    return factory(**activation.entry.fixed, **activation.parameters, **options)
