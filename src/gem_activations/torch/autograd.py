@@ -14,6 +14,19 @@ from . import formula
 from .backends import Backend
 
 
+def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bool, inplace: bool) -> Tensor:
+    """Give f(x) of an ordinary tensor, computed by `backend` and differentiable.
+
+    Args:
+        x: Any shape; float16, bfloat16, float32 or float64, on a device that the backend serves.
+        spec: A member of the family.
+        backend: What computes.
+        from_output: Keep the output for the backward pass instead of the input.
+        inplace: Overwrite x; needs from_output.
+    """
+    return Activation.apply(x, spec, backend, from_output, inplace)  # pyright: ignore[reportReturnType]
+
+
 class Activation(torch.autograd.Function):
     """f(x), keeping its input or its output for the backward pass."""
 

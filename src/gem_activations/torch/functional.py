@@ -1,7 +1,7 @@
 """`gem`, `egem` and `segem` on tensors, and the one place where an implementation is chosen."""
 
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import TensorError
 from ..spec import GemSpec
 from . import formula
-from .autograd import Activation
+from .autograd import apply_eagerly
 from .backends import PLAIN
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -63,7 +63,7 @@ def segem(x: Tensor, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) -> Te
         leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1. That the gate is
             floored is our reading of the paper.
     Returns: Same shape, dtype, device and memory format as x.
-    Raises: SpecError: n, eps or leak out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
+    Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = -inf, f(NaN) = NaN, f'(0) = leak.
     Example:
         >>> import torch
@@ -92,7 +92,7 @@ def activate(x: Tensor, spec: GemSpec, *, inplace: bool = False) -> Tensor:
         >>> activate(torch.ones(2), GemSpec.from_scale(1, 0.5))
         tensor([0.8000, 0.8000])
     """
-    if not isinstance(x, Tensor):
+    if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  # an untyped caller may pass anything
         raise TensorError(f"expected a torch.Tensor, got {type(x).__name__}")
     if x.dtype not in DTYPES:
         raise TensorError(
@@ -101,7 +101,7 @@ def activate(x: Tensor, spec: GemSpec, *, inplace: bool = False) -> Tensor:
     if _is_traced(x):
         return x.copy_(formula.value(x.clone(), spec)) if inplace else formula.value(x, spec)
     # In place, the input is overwritten, so that only the output is left to differentiate from.
-    return cast(Tensor, Activation.apply(x, spec, PLAIN, inplace, inplace))
+    return apply_eagerly(x, spec, PLAIN, from_output=inplace, inplace=inplace)
 
 
 def _is_traced(x: Tensor) -> bool:
@@ -110,7 +110,7 @@ def _is_traced(x: Tensor) -> bool:
         torch.compiler.is_compiling()
         or type(x) not in (Tensor, torch.nn.Parameter)
         or x.is_meta
-        or torch.jit.is_tracing()
+        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or _transforms_active()
         or _dispatch_modes() > 0
     )
