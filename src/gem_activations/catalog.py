@@ -155,6 +155,12 @@ def _smelu(x: Array, beta: float) -> Array:
     return np.where(np.abs(x) <= beta, (x + beta) ** 2 / (4 * beta), np.maximum(x, 0))
 
 
+def _squareplus(x: Array, b: float) -> Array:
+    # |x| + sqrt(x^2 + b) has no cancellation; the other root is b over it.
+    larger = np.abs(x) + np.hypot(x, math.sqrt(b))
+    return np.where(x > 0, larger / 2, b / 2 / larger)
+
+
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 _ROWS = [
@@ -212,7 +218,7 @@ _ROWS = [
     Entry("logsigmoid", "LogSigmoid", "-log(1 + exp(-x))", lambda x: -np.logaddexp(0, -x), _LEE, "torch.nn.LogSigmoid", "lee"),
     Entry("tanh", "Tanh", "tanh(x)", np.tanh, _LEE, "torch.nn.Tanh", "lee"),
     Entry("squareplus", "Squareplus", "(x + sqrt(x^2 + b)) / 2",
-          lambda x, b: np.where(x > 0, (x + np.hypot(x, math.sqrt(b))) / 2, b / 2 / (np.hypot(x, math.sqrt(b)) - x)),
+          _squareplus,
           "J. Barron, arXiv:2112.11687, 2021", "gem_activations.torch.Squareplus", "relative", {"b": 4.0}),
     Entry("smelu", "SmeLU", "0 for x < -beta, (x+beta)^2 / (4 beta) for |x| <= beta, else x", _smelu,
           "G. Shamir, D. Lin, L. Coviello, arXiv:2010.09931, 2020", "gem_activations.torch.SmeLU", "relative", {"beta": 1.0}),

@@ -217,7 +217,8 @@ class GemSpec:
             array([0., 1., 2.])
         """
         y = _array(y)
-        below = y / self.leak if self.leak else np.where(y < 0, np.nan, y)
+        with np.errstate(over="ignore"):
+            below = y / self.leak if self.leak else np.where(y < 0, np.nan, y)
         solvable = (y > 0) & np.isfinite(y)
         return np.where(solvable, self._solve(np.where(solvable, y, 1.0)), below)
 

@@ -1,0 +1,65 @@
+"""The string grammar: what is read, what is written, what is refused."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gem_activations.errors import ActivationNameError
+from gem_activations.grammar import format_call, format_number, parse_call, to_exact
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gem", ("gem", {})),
+        ("gem()", ("gem", {})),
+        ("  gem ( n = 2 ) ", ("gem", {"n": 2})),
+        ("egem(eps=1e-4)", ("egem", {"eps": Fraction(1, 10000)})),
+        ("egem(eps=1/10000)", ("egem", {"eps": Fraction(1, 10000)})),
+        ("segem(n=2, eps=1E-4, leak=.01)", ("segem", {"n": 2, "eps": Fraction(1, 10000), "leak": Fraction(1, 100)})),
+        ("hardtanh(min_val=-2, max_val=+2.5)", ("hardtanh", {"min_val": -2, "max_val": Fraction(5, 2)})),
+        ("gem(n=2.0)", ("gem", {"n": 2})),
+    ],
+)
+def test_reads(text, expected):
+    assert parse_call(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "GEM", "gem(", "gem)", "gem(n)", "gem(n=)", "gem(=2)", "gem(2)", "gem(n=2,)", "gem(n=2 eps=1)",
+        "gem(n=two)", "gem(n=1/0)", "gem(n=nan)", "gem(n=inf)", "gem(n=1e9999)", "gem(n=0x10)", "gem(n=1_0)",
+        "gem(n=1,n=2)", "gem(n=2)(n=3)", "gem(n=(2))", "gem n=2", "__import__('os')", "gem(n=1+1)", None, 3,
+    ],
+)  # fmt: skip
+def test_refuses_in_one_line(text):
+    with pytest.raises(ActivationNameError) as caught:
+        parse_call(text)
+    assert "\n" not in str(caught.value)
+    assert str(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1, "1"), (1.0, "1"), (0, "0"), (-2, "-2"), (0.01, "0.01"), (1e-4, "1e-4"), (1e-12, "1e-12"), (1e6, "1e6"),
+        (0.25, "0.25"), (2.5e-7, "2.5e-7"), (Fraction(1, 3), "1/3"),
+        (-0.5, "-0.5"), (123456, "123456"), (1e300, "1e300"),
+    ],
+)  # fmt: skip
+def test_writes_the_shortest_spelling(value, text):
+    assert format_number(value) == text
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.fractions())
+def test_numbers_round_trip_exactly(value):
+    if abs(value) != 0 and not 1e-300 < abs(value) < 1e300:
+        value = 0
+    name, arguments = parse_call(format_call("gem", {"n": value}))
+    assert name == "gem"
+    assert arguments == {"n": to_exact(value)}
+    if isinstance(value, float):
+        assert float(arguments["n"]) == value
