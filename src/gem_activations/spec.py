@@ -59,13 +59,13 @@ class GemSpec:
     Returns: A frozen, hashable value. Called on an array of any shape it returns float64 values of the same shape.
     Raises: SpecError: a parameter is out of its range, or eps^(1/(2n)) lies outside 1e-30 .. 1e30.
     Edge cases: f(+inf) = +inf; f(-inf) is 0 for leak = 0, else -inf; NaN stays NaN; f'(0) = leak; f''(0) = 0.
+    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     Example:
         >>> spec = GemSpec(n=2)
         >>> print(spec, spec.smoothness, spec.lipschitz)
         gem(n=2) 4 1.5625
         >>> spec([-1.0, 0.0, 1.0, 2.0])
         array([0.        , 0.        , 0.5       , 1.88235294])
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     """
 
     n: int = 1

@@ -24,11 +24,11 @@ def gem(x: Tensor, *, n: int = 1) -> Tensor:
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: n out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0.
+    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     Example:
         >>> import torch
         >>> gem(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
         tensor([0.0000, 0.0000, 0.5000, 1.6000])
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     """
     return activate(x, _spec(n, 1.0, 0.0))
 
@@ -44,11 +44,11 @@ def egem(x: Tensor, *, n: int = 1, eps: float = 1e-4) -> Tensor:
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: n or eps out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0.
+    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     Example:
         >>> import torch
         >>> egem(torch.tensor([-1.0, 0.01, 1.0]))
         tensor([0.0000, 0.0050, 0.9999])
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     """
     return activate(x, _spec(n, eps, 0.0))
 
@@ -65,11 +65,11 @@ def segem(x: Tensor, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) -> Te
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = -inf, f(NaN) = NaN, f'(0) = leak.
+    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     Example:
         >>> import torch
         >>> segem(torch.tensor([-1.0, 0.0, 1.0]))
         tensor([-0.0100,  0.0000,  0.9999])
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     """
     return activate(x, _spec(n, eps, leak))
 
