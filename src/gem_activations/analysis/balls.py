@@ -1,0 +1,219 @@
+"""From SymPy expressions to FLINT balls: rigorous values, derivatives and decimal enclosures.
+
+A `Tape` is an expression in `X` as straight-line code. It runs on real balls, on complex balls (for integration) and
+on power series of real balls (for derivatives of any order at once); every result encloses the true value.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from math import factorial
+from typing import Any
+
+import flint
+import sympy as sp
+from flint import acb, arb, arb_series
+
+from .values import CertificateError
+
+PRECISION = 256
+DIGITS = 20
+X = sp.Symbol("x", real=True)
+flint.ctx.prec = PRECISION
+
+FUNCTIONS: dict[Any, Callable[[Any, bool], Any]] = {
+    sp.exp: lambda value, _: value.exp(),
+    sp.log: lambda value, analytic: value.log(analytic=analytic) if isinstance(value, acb) else value.log(),
+    sp.erf: lambda value, _: value.erf(),
+    sp.erfc: lambda value, _: value.erfc(),
+    sp.sin: lambda value, _: value.sin(),
+    sp.cos: lambda value, _: value.cos(),
+    sp.atan: lambda value, _: value.atan(),
+    sp.tanh: lambda value, _: _tanh(value),
+    sp.sinh: lambda value, _: (value.exp() - (-value).exp()) / 2,
+    sp.cosh: lambda value, _: (value.exp() + (-value).exp()) / 2,
+}
+_CONSTANTS = {sp.pi: arb.pi, sp.E: arb.const_e, sp.EulerGamma: arb.const_euler}
+
+
+class Tape:
+    """An expression in `X` as a list of steps, each a ball operation on earlier results.
+
+    Args:
+        expression: A SymPy expression with no free symbol but `X`.
+    Raises: CertificateError: the expression holds a function that the analysis does not know.
+    Example:
+        >>> Tape(X**2 + sp.Rational(1, 2))(arb(2)).str(5, radius=False)
+        '4.5000'
+    """
+
+    def __init__(self, expression: sp.Expr) -> None:
+        self._steps: list[tuple[Callable[..., Any], tuple[int, ...]]] = []
+        self._constants: list[Any] = [None]
+        self._places: dict[sp.Basic, int] = {X: 0}
+        self._code: list[tuple[int, Callable[..., Any] | None, Any]] = []
+        self._result = self._place(expression)
+
+    def __call__(self, x: Any, analytic: bool = False) -> Any:
+        """Give the value at a ball; `analytic` asks complex roots and logarithms to refuse their branch cuts."""
+        values = [x]
+        for operation, argument in self._code:
+            values.append(argument if operation is None else operation(values, argument, analytic))
+        return values[self._result]
+
+    def jet(self, x: arb, order: int) -> list[arb]:
+        """Give balls around f, f', ..., f^(order), each valid for every point of the ball x."""
+        flint.ctx.cap = order + 1
+        series = self(arb_series([x, 1], order + 1))
+        if isinstance(series, arb):
+            return [series] + [arb(0)] * order
+        return [series[k] * factorial(k) for k in range(order + 1)]
+
+    def _emit(self, operation: Callable[..., Any] | None, argument: Any) -> int:
+        self._code.append((operation, argument))
+        return len(self._code)
+
+    def _place(self, node: sp.Basic) -> int:
+        if node not in self._places:
+            self._places[node] = self._compile(node)
+        return self._places[node]
+
+    def _compile(self, node: sp.Basic) -> int:
+        if not node.has(X):
+            return self._emit(None, constant_ball(node))
+        if isinstance(node, (sp.Add, sp.Mul)):
+            return self._emit(_add if isinstance(node, sp.Add) else _multiply, [self._place(part) for part in node.args])
+        if isinstance(node, sp.Pow):
+            base, exponent = node.args
+            if exponent.is_Rational:
+                return self._emit(_power, (self._place(base), Fraction(int(exponent.p), int(exponent.q))))
+            return self._place(sp.exp(exponent * sp.log(base), evaluate=False))
+        if node.func in FUNCTIONS:
+            return self._emit(_apply, (self._place(node.args[0]), FUNCTIONS[node.func]))
+        raise CertificateError(f"the analysis does not know the function {node.func.__name__} in {node}")
+
+
+def _add(values: list[Any], places: list[int], _: bool) -> Any:
+    total = values[places[0]]
+    for place in places[1:]:
+        total = total + values[place]
+    return total
+
+
+def _multiply(values: list[Any], places: list[int], _: bool) -> Any:
+    product = values[places[0]]
+    for place in places[1:]:
+        product = product * values[place]
+    return product
+
+
+def _apply(values: list[Any], argument: tuple[int, Callable[[Any, bool], Any]], analytic: bool) -> Any:
+    place, function = argument
+    return function(values[place], analytic)
+
+
+def _power(values: list[Any], argument: tuple[int, Fraction], analytic: bool) -> Any:
+    place, exponent = argument
+    base, whole = values[place], exponent.numerator
+    if exponent.denominator == 2:
+        base = base.sqrt(analytic=analytic) if isinstance(base, acb) else base.sqrt()
+    elif exponent.denominator > 2:
+        logarithm = FUNCTIONS[sp.log](base, analytic)
+        return (logarithm * arb(flint.fmpq(exponent.numerator, exponent.denominator))).exp()
+    return base**whole if whole >= 0 else 1 / base**-whole
+
+
+def _tanh(value: Any) -> Any:
+    return 1 - 2 / ((2 * value).exp() + 1) if isinstance(value, arb_series) else value.tanh()
+
+
+@lru_cache(maxsize=4096)
+def constant_ball(expression: sp.Expr) -> arb:
+    """Enclose a real constant expression.
+
+    Raises: CertificateError: it has a free symbol, or an unknown function.
+    """
+    if expression.is_Rational:
+        return arb(flint.fmpq(int(expression.p), int(expression.q)))
+    if expression in (sp.oo, -sp.oo):
+        return arb.pos_inf() if expression == sp.oo else arb.neg_inf()
+    if expression in _CONSTANTS:
+        return _CONSTANTS[expression]()
+    if expression.is_Float:
+        raise CertificateError(f"{expression} is a rounded number; write exact rationals, for example 1/3 or 0.01")
+    if isinstance(expression, (sp.Add, sp.Mul)):
+        balls = [constant_ball(part) for part in expression.args]
+        return (_add if isinstance(expression, sp.Add) else _multiply)(balls, list(range(len(balls))), False)
+    if isinstance(expression, sp.Pow):
+        base, exponent = expression.args
+        if exponent.is_Rational:
+            return _power([constant_ball(base)], (0, Fraction(int(exponent.p), int(exponent.q))), False)
+        return (constant_ball(exponent) * constant_ball(base).log()).exp()
+    if expression.func in FUNCTIONS:
+        return FUNCTIONS[expression.func](constant_ball(expression.args[0]), False)
+    if expression.func in (sp.gamma, sp.beta):
+        balls = [constant_ball(part) for part in expression.args]
+        top = balls[0].gamma()
+        return top if len(balls) == 1 else top * balls[1].gamma() / (balls[0] + balls[1]).gamma()
+    raise CertificateError(f"the analysis does not know the constant {expression}")
+
+
+@lru_cache(maxsize=1024)
+def tape(expression: sp.Expr) -> Tape:
+    """Compile an expression once."""
+    return Tape(expression)
+
+
+def sign_of(ball: arb) -> int | None:
+    """Give -1, 0 or 1 where the ball proves it, else None."""
+    if not ball.is_finite():
+        return None
+    return 1 if ball > 0 else -1 if ball < 0 else 0 if ball.is_zero() else None
+
+
+def constant_sign(expression: sp.Expr) -> int:
+    """Give the sign of a real constant, proving zero by exact algebra where the ball cannot exclude it."""
+    sign = sign_of(constant_ball(expression))
+    if sign is not None:
+        return sign
+    simple = sp.simplify(expression)
+    if simple.is_zero:
+        return 0
+    sign = sign_of(constant_ball(simple))
+    if sign is None:
+        raise CertificateError(f"cannot decide the sign of {expression}")
+    return sign
+
+
+def hull(left: arb, right: arb) -> arb:
+    """Give the smallest ball that holds both balls."""
+    return left.union(right)
+
+
+def decimals(ball: arb) -> tuple[str, str]:
+    """Give two decimal strings around a finite ball, rounded outwards at about 20 significant digits."""
+    middle, radius, exponent = (int(part) for part in ball.mid_rad_10exp(DIGITS))
+    if radius and len(str(abs(middle))) > 2:
+        excess = max(len(str(max(abs(middle), radius))) - DIGITS, 0)
+    else:
+        excess = 0
+    scale = 10**excess
+    low, high = (middle - radius) // scale, -(-(middle + radius) // scale)
+    return _decimal(low, exponent + excess), _decimal(high, exponent + excess)
+
+
+def _decimal(digits: int, exponent: int) -> str:
+    if digits == 0:
+        return "0"
+    while digits % 10 == 0:
+        digits, exponent = digits // 10, exponent + 1
+    sign, text = "-" if digits < 0 else "", str(abs(digits))
+    point = len(text) + exponent
+    if -5 < point <= 0:
+        return f"{sign}0.{'0' * -point}{text}"
+    if 0 < point < len(text):
+        return f"{sign}{text[:point]}.{text[point:]}"
+    if len(text) <= point <= 18:
+        return f"{sign}{text}{'0' * (point - len(text))}"
+    mantissa = text if len(text) == 1 else f"{text[0]}.{text[1:]}"
+    return f"{sign}{mantissa}e{point - 1}"

@@ -1,0 +1,112 @@
+"""Real numbers of a proof: an exact expression where there is one, and always a ball around it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import sympy as sp
+from flint import arb
+
+from .balls import X, constant_ball, constant_sign, decimals, sign_of, tape
+from .values import CertificateError, Value
+
+LONGEST_EXACT = 90
+
+
+@dataclass(frozen=True)
+class Number:
+    """A real number, or +-oo: `exact` is None where only the ball is known."""
+
+    exact: sp.Expr | None
+    ball: arb
+
+    @property
+    def finite(self) -> bool:
+        """Whether the number is neither oo nor -oo."""
+        return self.exact not in (sp.oo, -sp.oo)
+
+    def __neg__(self) -> "Number":
+        """Give the number with its sign changed."""
+        return Number(None if self.exact is None else -self.exact, -self.ball)
+
+    def magnitude(self) -> "Number":
+        """Give the absolute value."""
+        if self.exact is not None:
+            return exact(sp.Abs(self.exact)) if constant_sign(self.exact) < 0 else self
+        return Number(None, abs(self.ball))
+
+    def to_value(self, note: str = "") -> Value:
+        """Write the number for a certificate."""
+        if not self.finite:
+            return Value("infinite", str(self.exact), note=note)
+        low, high = decimals(self.ball)
+        approx = float(self.ball.mid())
+        text = "" if self.exact is None else str(self.exact)
+        if text and len(text) <= LONGEST_EXACT:
+            return Value("exact", text, low, high, approx, note)
+        return Value("enclosure", "", low, high, approx, note)
+
+
+def exact(expression: sp.Expr | int) -> Number:
+    """Give the number of an exact expression."""
+    expression = sp.sympify(expression)
+    return Number(expression, constant_ball(expression))
+
+
+@lru_cache(maxsize=4096)
+def tidy(expression: sp.Expr) -> sp.Expr:
+    """Simplify a constant, keeping the shorter spelling."""
+    if expression.is_Rational or not expression.is_number or not expression.is_finite:
+        return expression
+    found = [expression]
+    for simplify in (sp.radsimp, lambda e: sp.simplify(sp.powsimp(sp.expand(e))), sp.factor):
+        found.append(simplify(found[-1]))
+    return min(found, key=lambda e: (sp.count_ops(e), len(str(e))))
+
+
+def compare(left: Number, right: Number) -> int:
+    """Give the sign of left - right; 0 also where two balls of 256-bit arithmetic cannot be told apart."""
+    if not (left.finite and right.finite):
+        a, b = (0 if n.finite else 1 if n.exact == sp.oo else -1 for n in (left, right))
+        return (a > b) - (a < b)
+    sign = sign_of(left.ball - right.ball)
+    if sign is not None:
+        return sign
+    if left.exact is not None and right.exact is not None:
+        return constant_sign(left.exact - right.exact)
+    return 0
+
+
+def same(left: Number, right: Number) -> bool:
+    """Whether two numbers are proved equal.
+
+    Raises: CertificateError: they lie too close to tell.
+    """
+    if compare(left, right):
+        return False
+    if left.exact is None or right.exact is None:
+        if left.finite and right.finite and not left.ball.overlaps(right.ball):
+            return False
+        raise CertificateError(f"two points near {float(left.ball.mid()):.6g} cannot be told apart")
+    return True
+
+
+def greatest(numbers: Iterable[Number]) -> Number:
+    """Give the greatest number; of numbers that cannot be told apart, an exact one, or a ball around them."""
+    found = list(numbers)
+    best = found[0]
+    for number in found[1:]:
+        order = compare(number, best)
+        if order > 0 or (order == 0 and best.exact is None and number.exact is not None):
+            best = number
+        elif order == 0 and best.exact is None:
+            best = Number(None, best.ball.union(number.ball))
+    return best
+
+
+def at(expression: sp.Expr, point: Number) -> Number:
+    """Evaluate an expression in x at a finite point."""
+    if point.exact is not None:
+        return exact(tidy(expression.subs(X, point.exact)))
+    value = tape(expression)(point.ball)
+    return Number(None, value)

@@ -1,0 +1,128 @@
+"""An activation as exact analytic pieces on the real line, and what differentiation does to them."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import sympy as sp
+
+from .balls import X, constant_sign
+from .numbers import tidy
+from .tails import limit
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One analytic expression on the open interval (low, high); ends exact, +-oo allowed."""
+
+    low: sp.Expr
+    high: sp.Expr
+    expression: sp.Expr
+
+    def derivative(self, order: int) -> sp.Expr:
+        """Give the expression of the order-th derivative."""
+        return _derivative(self.expression, order)
+
+    def end(self, order: int, right: bool) -> sp.Expr:
+        """Give the one-sided limit of the order-th derivative at an end of the interval, exact or +-oo."""
+        point = self.high if right else self.low
+        expression = self.derivative(order)
+        if not point.is_finite:
+            return limit(expression, point)
+        value = expression.subs(X, point)
+        if value.is_finite and value.is_real:
+            return tidy(value)
+        return limit(expression, point, "-" if right else "+")
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A function on the real line, ready for proofs.
+
+    Attributes:
+        name: Canonical string, or the expression.
+        title: Name as the literature writes it.
+        pieces: The pieces from left to right; they cover the line but for the joints between them.
+        at_joints: f at each joint, in order.
+        reading: Remarks on the definition.
+        scheme: Steps (symbol, expression) shared by value and gradient, then f and f', where a hand-written
+            evaluation scheme beats the derived one; None otherwise. It is proved equal to the pieces.
+        family: (n, eps, leak), exact, for a member of the GEM family.
+    """
+
+    name: str
+    title: str
+    pieces: tuple[Piece, ...]
+    at_joints: tuple[sp.Expr, ...]
+    reading: str = ""
+    scheme: "Scheme | None" = None
+    family: tuple[int, sp.Rational, sp.Rational] | None = None
+
+    @cached_property
+    def joints(self) -> tuple[sp.Expr, ...]:
+        """The finite points between pieces."""
+        return tuple(piece.high for piece in self.pieces[:-1])
+
+    @cached_property
+    def continuous(self) -> bool:
+        """Whether f is continuous on the line."""
+        return all(left == right == value for (left, right), value in zip(self.sides(0), self.at_joints, strict=True))
+
+    def sides(self, order: int) -> list[tuple[sp.Expr, sp.Expr]]:
+        """Give the limits of the order-th derivative from the left and from the right of each joint."""
+        pairs = zip(self.pieces, self.pieces[1:], strict=False)
+        return [(left.end(order, right=True), right.end(order, right=False)) for left, right in pairs]
+
+    def at(self, point: sp.Expr) -> sp.Expr:
+        """Give the exact value f(point)."""
+        for joint, value in zip(self.joints, self.at_joints, strict=True):
+            if point == joint:
+                return value
+        for piece in self.pieces:
+            if constant_sign(piece.high - point) > 0 if piece.high.is_finite else True:
+                return tidy(piece.expression.subs(X, point))
+        raise AssertionError("the pieces cover the line")
+
+    def split(self, *points: sp.Expr) -> tuple[Piece, ...]:
+        """Give the pieces cut further at the given points."""
+        pieces: list[Piece] = []
+        for piece in self.pieces:
+            cuts = [p for p in points if _strictly(piece.low, p) and _strictly(p, piece.high)]
+            fences = [piece.low, *sorted(cuts), piece.high]
+            pieces += [Piece(a, b, piece.expression) for a, b in zip(fences, fences[1:], strict=False)]
+        return tuple(pieces)
+
+    def map(self, change, *, cuts: tuple[sp.Expr, ...] = ()) -> "Formula":  # noqa: ANN001
+        """Give the formula with every piece's expression changed; `change` takes a piece and gives an expression."""
+        pieces = tuple(replace(piece, expression=change(piece)) for piece in self.split(*cuts))
+        joints = tuple(sp.nan for _ in pieces[:-1])
+        return Formula(self.name, self.title, pieces, joints)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Straight-line code of the costliest piece: shared steps, then the value and the gradient in their symbols."""
+
+    steps: tuple[tuple[sp.Symbol, sp.Expr], ...]
+    value: sp.Expr
+    gradient: sp.Expr
+    remark: str
+
+
+def _strictly(low: sp.Expr, high: sp.Expr) -> bool:
+    if not (low.is_finite and high.is_finite):
+        return low == -sp.oo or high == sp.oo
+    return constant_sign(high - low) > 0
+
+
+@lru_cache(maxsize=1024)
+def _derivative(expression: sp.Expr, order: int) -> sp.Expr:
+    return expression if order == 0 else sp.diff(_derivative(expression, order - 1), X)
+
+
+def line(*parts: sp.Expr) -> tuple[Piece, ...]:
+    """Give pieces from expression, joint, expression, joint, ..., expression."""
+    fences = [-sp.oo, *(sp.sympify(p) for p in parts[1::2]), sp.oo]
+    return tuple(
+        Piece(low, high, sp.sympify(expression))
+        for low, high, expression in zip(fences, fences[1:], parts[::2], strict=False)
+    )

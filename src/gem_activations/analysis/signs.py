@@ -1,0 +1,274 @@
+"""Where an analytic expression is zero, positive or negative on an interval, proved.
+
+Every irreducible factor is settled by the strongest method that applies: exact roots of a polynomial in x or in one
+exponential; for a + b sqrt(p), exact roots of the conjugate product; else branch and bound with balls, where a box is
+dropped when the enclosure excludes zero and kept as one root when the derivative's enclosure excludes zero and the
+ends have opposite signs. Half-lines are closed by dominance (`tails`). A zero that is known exactly, of any order m,
+is fenced off by an interval on which the m-th derivative has no zero.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cmp_to_key, lru_cache
+
+import flint
+import sympy as sp
+from flint import arb
+
+from .balls import Tape, X, constant_ball, constant_sign, sign_of, tape
+from .numbers import Number, at, compare, exact, same, tidy
+from .tails import UndecidedError, find_tail
+from .tower import Factor, factorise, without_root
+from .values import CertificateError
+
+MOST_BOXES = 20_000
+_HIGHEST_ORDER = 12
+
+
+class PoleError(CertificateError):
+    """The expression has a pole inside the interval."""
+
+
+@dataclass(frozen=True)
+class SignMap:
+    """Zeros of an expression inside an open interval, in rising order, and its sign before, between and after them."""
+
+    zeros: tuple[Number, ...]
+    signs: tuple[int, ...]
+    method: str
+
+
+@lru_cache(maxsize=2048)
+def sign_map(expression: sp.Expr, low: sp.Expr, high: sp.Expr) -> SignMap:
+    """Find all zeros and signs on the open interval (low, high), ends exact, +-oo allowed.
+
+    Raises: PoleError: a pole inside; UndecidedError: the proof could not be closed.
+    """
+    product = factorise(expression)
+    if product.sign == 0:
+        return SignMap((), (0,), "identically zero")
+    zeros: list[Number] = []
+    methods = set()
+    for factor in product.factors:
+        found, method = _factor_zeros(factor, low, high)
+        if found and factor.multiplicity < 0:
+            raise PoleError(f"{expression} has a pole at x = {found[0].to_value()}")
+        methods.add(method)
+        zeros += found
+    ordered = _distinct(zeros)
+    signs = tuple(_sign_at(product.sign, product.factors, point) for point in _between(ordered, low, high))
+    return SignMap(ordered, signs, "; ".join(sorted(methods - {""})) or "exact algebra")
+
+
+def _distinct(zeros: list[Number]) -> tuple[Number, ...]:
+    ordered = sorted(zeros, key=cmp_to_key(compare))
+    kept: list[Number] = []
+    for zero in ordered:
+        if not kept or not same(kept[-1], zero):
+            kept.append(zero)
+    return tuple(kept)
+
+
+def _between(zeros: tuple[Number, ...], low: sp.Expr, high: sp.Expr) -> list[arb]:
+    fences = [constant_ball(low), *(zero.ball for zero in zeros), constant_ball(high)]
+    points = []
+    for left, right in zip(fences, fences[1:], strict=False):
+        if left.is_finite() and right.is_finite():
+            points.append(((left + right) / 2).mid())
+        elif left.is_finite() or right.is_finite():
+            points.append((left + 1).mid() if left.is_finite() else (right - 1).mid())
+        else:
+            points.append(arb(0))
+    return points
+
+
+def _sign_at(sign: int, factors: tuple[Factor, ...], point: arb) -> int:
+    for factor in factors:
+        if factor.multiplicity % 2:
+            part = sign_of(tape(factor.expression)(point))
+            if part is None:
+                raise UndecidedError(f"the sign of {factor.expression} at {point.str(6)} is not decided")
+            sign *= part
+    return sign
+
+
+def _factor_zeros(factor: Factor, low: sp.Expr, high: sp.Expr) -> tuple[list[Number], str]:
+    if factor.lifted.is_Symbol and factor.lifted != X and factor.lifted.is_positive:
+        return [], ""
+    candidates = _exact_zeros(factor)
+    if candidates is None:
+        return _ball_zeros(factor.expression, low, high), "ball arithmetic, branch and bound"
+    return [zero for zero in candidates if _inside(zero, low, high)], "exact algebra"
+
+
+def _inside(zero: Number, low: sp.Expr, high: sp.Expr) -> bool:
+    return compare(zero, exact(low)) > 0 and compare(zero, exact(high)) < 0
+
+
+def _exact_zeros(factor: Factor) -> list[Number] | None:
+    conjugate = without_root(factor)
+    if conjugate is not None:
+        zeros = _exact_zeros_of(conjugate[2])
+        return None if zeros is None else [z for z in zeros if _vanishes(factor.expression, z)]
+    functions = factor.generators
+    if not functions:
+        return _exact_zeros_of(factor.expression)
+    if len(functions) > 1 or X in factor.lifted.free_symbols:
+        return None
+    symbol, function = next(iter(functions.items()))
+    if not isinstance(function, sp.exp):
+        return None
+    rate = sp.cancel(function.args[0] / X)
+    zeros = None if rate.has(X) else _exact_zeros_of(factor.lifted.xreplace({symbol: X}), factor)
+    if zeros is None or any(zero.exact is None for zero in zeros):
+        return None
+    return [exact(tidy(sp.log(zero.exact) / rate)) for zero in zeros if sign_of(zero.ball) == 1]
+
+
+def _exact_zeros_of(expression: sp.Expr, factor: Factor | None = None) -> list[Number] | None:
+    """Give the real zeros of a polynomial in X, None where its coefficients are too deep for exact roots."""
+    if factor is not None:
+        expression = expression.xreplace({s: v for s, v in factor.tower if not v.has(X)})
+    if not expression.is_polynomial(X):
+        return None
+    zeros: list[Number] = []
+    for part, _ in sp.factor_list(expression, X)[1]:
+        found = _roots(sp.Poly(part, X))
+        if found is None:
+            return None
+        zeros += found
+    return zeros
+
+
+def _roots(polynomial: sp.Poly) -> list[Number] | None:
+    step = math.gcd(*(power for (power,) in polynomial.monoms()))
+    inner = sp.Poly([polynomial.nth(k * step) for k in range(polynomial.degree() // step, -1, -1)], X)
+    if inner.degree() <= 2:
+        return [root for t in _quadratic(inner) for root in _real_powers(t, step)]
+    if not all(c.is_Rational for c in polynomial.all_coeffs()):
+        return None
+    intervals = polynomial.intervals(eps=sp.Rational(1, 10**6))
+    return [_refine(tape(polynomial.as_expr()), constant_ball(a), constant_ball(b)) for (a, b), _ in intervals]
+
+
+def _quadratic(polynomial: sp.Poly) -> list[sp.Expr]:
+    if polynomial.degree() == 1:
+        slope, offset = polynomial.all_coeffs()
+        return [tidy(-offset / slope)]
+    a, b, c = polynomial.all_coeffs()
+    if constant_sign(b**2 - 4 * a * c) < 0:
+        return []
+    root = sp.sqrt(tidy(b**2 - 4 * a * c))
+    return [tidy((-b - root) / (2 * a)), tidy((-b + root) / (2 * a))]
+
+
+def _real_powers(value: sp.Expr, step: int) -> list[Number]:
+    if step == 1 or value == 0:
+        return [exact(value)]
+    sign = constant_sign(value)
+    if step % 2:
+        return [exact(sign * sp.Abs(value) ** sp.Rational(1, step))]
+    root = value ** sp.Rational(1, step)
+    return [exact(-root), exact(root)] if sign > 0 else []
+
+
+def _vanishes(expression: sp.Expr, zero: Number) -> bool:
+    value = at(expression, zero)
+    return sign_of(value.ball) is None if value.exact is None else constant_sign(value.exact) == 0
+
+
+def _refine(function: Tape, low: arb, high: arb) -> Number:
+    """Shrink an interval with exactly one simple root by interval Newton steps, after bisection where those stall."""
+    box = low.union(high)
+    first = sign_of(function(low))
+    for _ in range(400):
+        middle = box.mid()
+        slope = function.jet(box, 1)[1]
+        if sign_of(slope):
+            newer = (middle - function(middle) / slope).intersection(box)
+            if not newer.rad() < box.rad() * 0.75:
+                return Number(None, newer)
+            box = newer
+        else:
+            sign = sign_of(function(middle))
+            if sign is None or first is None:
+                raise UndecidedError("a root could not be refined")
+            low, high = (middle, high) if sign == first else (low, middle)
+            box = low.union(high)
+    raise UndecidedError("a root could not be refined")
+
+
+def _ball_zeros(expression: sp.Expr, low: sp.Expr, high: sp.Expr) -> list[Number]:
+    function = tape(expression)
+    start = -_tail_start(expression.subs(X, -X), -high) if low == -sp.oo else low
+    end = _tail_start(expression, low) if high == sp.oo else high
+    zeros: list[Number] = []
+    cursor = constant_ball(start)
+    for point in sorted({start, end, sp.Integer(0)}, key=constant_ball):
+        if constant_sign(point - start) < 0 or constant_sign(end - point) < 0:
+            continue
+        fence = _fence(expression, point, constant_ball(end) - constant_ball(start))
+        if fence is None:
+            continue
+        middle = constant_ball(point)
+        if point not in (start, end):
+            zeros.append(exact(point))
+        if point != start:
+            zeros += _isolate(function, cursor, middle - fence)
+        cursor = middle + fence
+    if cursor < constant_ball(end):
+        zeros += _isolate(function, cursor, constant_ball(end))
+    return zeros
+
+
+def _tail_start(expression: sp.Expr, low: sp.Expr) -> sp.Integer:
+    first = 2 if low == -sp.oo else max(2, int(sp.floor(low)) + 2)
+    return sp.Integer(find_tail(expression, first)[0])
+
+
+def _fence(expression: sp.Expr, point: sp.Expr, width: arb) -> arb | None:
+    """Give a radius within which an exact zero at the point is the only one; None where the point is no zero."""
+    order, derivative = 0, expression
+    while constant_sign(derivative.subs(X, point)) == 0:
+        order, derivative = order + 1, sp.diff(derivative, X)
+        if order > _HIGHEST_ORDER:
+            raise UndecidedError(f"{expression} is flat to order {order} at {point}")
+    if order == 0:
+        return None
+    radius = width / 4
+    for _ in range(200):
+        around = constant_ball(point) + arb(0, radius.upper())
+        if sign_of(tape(expression).jet(around, order)[order]):
+            return radius
+        radius /= 2
+    raise UndecidedError(f"the zero of {expression} at {point} could not be fenced off")
+
+
+def _isolate(function: Tape, low: arb, high: arb) -> list[Number]:
+    zeros: list[Number] = []
+    stack = [(Fraction(0), Fraction(1))]
+    width = high - low
+    for _ in range(MOST_BOXES):
+        if not stack:
+            return zeros
+        first, last = stack.pop()
+        a, b = low + width * _arb(first), low + width * _arb(last)
+        box = a.union(b)
+        value, slope = function.jet(box, 1)
+        if sign_of(value) or sign_of(function(box.mid()) + slope * (box - box.mid())):
+            continue
+        ends = sign_of(function(a)), sign_of(function(b))
+        if sign_of(slope) and None not in ends and 0 not in ends:
+            if ends[0] != ends[1]:
+                zeros.append(_refine(function, a, b))
+            continue
+        middle = (first + last) / 2
+        if not sign_of(function(low + width * _arb(middle))):
+            middle = first + (last - first) * Fraction(7, 16)
+        stack += [(middle, last), (first, middle)]
+    raise UndecidedError(f"more than {MOST_BOXES} boxes were needed")
+
+
+def _arb(fraction: Fraction) -> arb:
+    return arb(flint.fmpq(fraction.numerator, fraction.denominator))

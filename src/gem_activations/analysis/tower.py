@@ -1,0 +1,127 @@
+"""Expressions as polynomials in a tower of generators: x, exponentials over x, roots, and constants.
+
+The sign of a derivative is then the sign of its polynomial factors, which exact algebra can often settle alone:
+a factor in x has exact roots, and so has a factor in one exponential.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import sympy as sp
+
+from .balls import X, constant_sign
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One irreducible factor of a numerator or denominator, as a polynomial in the tower and as a function of x.
+
+    Attributes:
+        lifted: Polynomial in X and the tower's symbols.
+        expression: The same function, in X alone.
+        multiplicity: Power in the product, below 0 for a factor of the denominator.
+        tower: Symbol -> the function of X, or the constant, that it stands for.
+    """
+
+    lifted: sp.Expr
+    expression: sp.Expr
+    multiplicity: int
+    tower: tuple[tuple[sp.Symbol, sp.Expr], ...]
+
+    @property
+    def generators(self) -> dict[sp.Symbol, sp.Expr]:
+        """The symbols in this factor that stand for functions of x."""
+        return {s: f for s, f in self.tower if s in self.lifted.free_symbols and f.has(X)}
+
+
+@dataclass(frozen=True)
+class Product:
+    """An expression as sign * product of factors; `factors` is empty and `sign` 0 where it vanishes identically."""
+
+    sign: int
+    factors: tuple[Factor, ...]
+
+
+class _Lifter:
+    """Replaces every exponential, root and irrational constant by a symbol."""
+
+    def __init__(self) -> None:
+        self.symbols: dict[sp.Expr, sp.Symbol] = {}
+
+    def lift(self, node: sp.Expr) -> sp.Expr:
+        if node == X or node.is_Rational:
+            return node
+        if isinstance(node, (sp.Add, sp.Mul)):
+            return node.func(*(self.lift(part) for part in node.args))
+        if isinstance(node, sp.exp):
+            return sp.Mul(*(self._exponential(term) for term in sp.Add.make_args(sp.expand(node.args[0]))))
+        if isinstance(node, sp.Pow) and node.exp.is_Integer:
+            return self.lift(node.base) ** node.exp
+        if isinstance(node, sp.Pow) and node.exp.is_Rational:
+            return self._symbol(node.base ** sp.Rational(1, node.exp.q)) ** node.exp.p
+        return self._symbol(node)
+
+    def _exponential(self, term: sp.Expr) -> sp.Expr:
+        for known, symbol in self.symbols.items():
+            if isinstance(known, sp.exp):
+                ratio = sp.cancel(term / known.args[0])
+                if ratio.is_Rational:
+                    return symbol**ratio
+        return self._symbol(sp.exp(term))
+
+    def _symbol(self, function: sp.Expr) -> sp.Symbol:
+        if function not in self.symbols:
+            positive = isinstance(function, (sp.exp, sp.Pow)) or not function.has(X)
+            self.symbols[function] = sp.Dummy(f"u{len(self.symbols)}", positive=positive or None, real=True)
+        return self.symbols[function]
+
+    def whole(self, lifted: sp.Expr) -> sp.Expr:
+        """Rescale the exponential symbols so that every power of them is whole."""
+        for function, symbol in list(self.symbols.items()):
+            powers = [power.exp for power in lifted.atoms(sp.Pow) if power.base == symbol]
+            common = math.lcm(*(int(power.q) for power in powers if power.is_Rational))
+            if common > 1 and isinstance(function, sp.exp):
+                del self.symbols[function]
+                finer = self._symbol(sp.exp(function.args[0] / common))
+                lifted = lifted.subs(symbol, finer**common)
+        return lifted
+
+
+@lru_cache(maxsize=512)
+def factorise(expression: sp.Expr) -> Product:
+    """Write an expression as a product of irreducible polynomials over its tower of generators."""
+    lifter = _Lifter()
+    lifted = lifter.whole(lifter.lift(expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)))
+    numerator, denominator = sp.fraction(sp.cancel(sp.together(lifted)))
+    tower = tuple((symbol, function) for function, symbol in lifter.symbols.items())
+    back = dict(tower)
+    sign, factors = 1, []
+    for part, direction in ((numerator, 1), (denominator, -1)):
+        constant, pairs = sp.factor_list(part)
+        sign *= constant_sign(constant)
+        for lifted_factor, multiplicity in pairs:
+            function = lifted_factor.xreplace(back)
+            if function.has(X):
+                factors.append(Factor(lifted_factor, function, direction * multiplicity, tower))
+            elif multiplicity % 2 or constant_sign(function) == 0:
+                sign *= constant_sign(function)
+    return Product(sign, tuple(factors) if sign else ())
+
+
+
+def without_root(factor: Factor) -> tuple[sp.Expr, sp.Expr, sp.Expr] | None:
+    """Give (A, B s, A^2 - B^2 s^2) for a factor A + B s with s a square root and A, B free of it; None otherwise.
+
+    A zero of A + B s is a zero of the third, which holds no root.
+    """
+    roots = [(s, f) for s, f in factor.generators.items() if isinstance(f, sp.Pow) and f.exp == sp.Rational(1, 2)]
+    if len(roots) != 1 or len(factor.generators) != 1:
+        return None
+    symbol, root = roots[0]
+    polynomial = sp.Poly(factor.lifted, symbol)
+    if polynomial.degree() != 1:
+        return None
+    back = dict(factor.tower)
+    slope, offset = (sp.sympify(c).xreplace(back) for c in polynomial.all_coeffs())
+    return offset, slope * root, sp.expand(offset**2 - slope**2 * root.base)

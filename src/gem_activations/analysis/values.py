@@ -1,0 +1,142 @@
+"""What a certificate holds: values with the proof method beside each, as frozen dataclasses and as JSON.
+
+Every number is a pair of decimal strings that were rounded outwards from a ball of 256-bit arithmetic; the exact
+expression stands beside them where there is one. Nothing here imports SymPy or FLINT.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ..errors import GemError
+
+SCHEMA = "gem-activations certificate 1"
+Kind = Literal["exact", "enclosure", "infinite", "absent", "statement", "open"]
+GROUPS = {
+    "class": "Differentiability",
+    "bounds": "Boundedness",
+    "stationarity": "Stationarity and shape",
+    "smoothness": "Smoothness constants",
+    "gate": "Gate",
+    "distance": "Distance to ReLU",
+    "propagation": "Signal propagation",
+    "inverse": "Invertibility and conditioning",
+    "cost": "Arithmetic cost",
+}
+
+
+class CertificateError(GemError):
+    """A function that cannot be certified: a pole, a free symbol, a function that the analysis does not know."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number or statement of a certificate.
+
+    Attributes:
+        kind: "exact" (a closed expression), "enclosure" (low <= value <= high is proved), "infinite", "absent" (does
+            not exist; `note` says why), "statement" (`note` is the proved statement) or "open" (the proof was not
+            closed; low and high hold the best enclosure found, where there is one).
+        exact: The exact expression in ASCII, "" where there is none.
+        low, high: Decimal strings, rounded outwards, so that low <= value <= high; "" where there is no number.
+        approx: The nearest float64, for reading only; None where there is no number.
+        note: What a reader has to know beside the number: the kind of a point, the reason of an absence.
+    """
+
+    kind: Kind
+    exact: str = ""
+    low: str = ""
+    high: str = ""
+    approx: float | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        """Write the value as a table cell."""
+        number = self._number()
+        return f"{number} ({self.note})" if number and self.note else number or self.note
+
+    def _number(self) -> str:
+        if self.kind == "infinite":
+            return self.exact
+        if self.approx is None:
+            return ""
+        digits = f"{self.approx:.10g}"
+        if self.kind == "exact":
+            return self.exact if self.exact == digits else f"{self.exact} = {digits}"
+        return f"[{self.low}, {self.high}]"
+
+
+@dataclass(frozen=True)
+class Property:
+    """One row of a certificate: a value, the points where it is taken, and the method that proves it.
+
+    Attributes:
+        group: A key of `GROUPS`.
+        key: Name of the row, unique in its certificate and stable between versions.
+        title: The row's name in words.
+        value: The value.
+        where: Points of the real line that belong to the value, in rising order; empty where there are none.
+        method: How the value was proved.
+    """
+
+    group: str
+    key: str
+    title: str
+    value: Value
+    where: tuple[Value, ...] = ()
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The proved properties of one activation. Index it by a row's key.
+
+    Attributes:
+        name: The canonical string of the activation, or the expression.
+        title: Name as the literature writes it.
+        formula: The pieces in ASCII, which the proofs start from.
+        reading: Remarks on the definition that was certified ("" where there is nothing to remark).
+        properties: The rows, in the order of `GROUPS`.
+    Example:
+        >>> row = Property("class", "order", "Largest k with f in C^k", Value("exact", "2", "2", "2", 2.0))
+        >>> str(Certificate("gem", "GEM", "x^3/(x^2+1)", "", (row,))["order"].value)
+        '2'
+    """
+
+    name: str
+    title: str
+    formula: str
+    reading: str
+    properties: tuple[Property, ...] = field(repr=False)
+
+    def __getitem__(self, key: str) -> Property:
+        """Give the row called `key`. Raises: CertificateError: no such row."""
+        for row in self.properties:
+            if row.key == key:
+                return row
+        keys = ", ".join(row.key for row in self.properties)
+        raise CertificateError(f"the certificate of {self.name} has no row {key!r}; it has {keys}")
+
+    def to_json(self) -> str:
+        """Write the certificate as JSON text; equal certificates give equal text."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Certificate":
+        """Read what `to_json` wrote.
+
+        Raises: CertificateError: the text is no certificate of this schema.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            if data.pop("schema") != SCHEMA:
+                raise CertificateError(f"the file is not a {SCHEMA!r}; write it again with `gem-act certify`")
+            rows = tuple(_row(row) for row in data.pop("properties"))
+            return cls(properties=rows, **data)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise CertificateError(f"the file is not a certificate ({error}); write it again") from None
+
+
+def _row(data: dict[str, Any]) -> Property:
+    where = tuple(Value(**point) for point in data.pop("where"))
+    return Property(value=Value(**data.pop("value")), where=where, **data)
