@@ -29,6 +29,10 @@ class TensorError(GemError):
     """A tensor of a dtype, layout or device that the function cannot serve."""
 
 
+class BackendError(GemError):
+    """A backend that was asked for by name and is not available, or cannot serve the tensor."""
+
+
 class MissingDependencyError(GemError):
     """An optional library that the call needs is not installed."""
 

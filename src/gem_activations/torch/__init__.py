@@ -15,13 +15,14 @@ try:
 except ModuleNotFoundError as error:
     raise MissingDependencyError("PyTorch is not installed; run: pip install 'gem-activations[torch]'") from error
 
-from .functional import activate, egem, gem, segem
-from .modules import EGEM, GEM, SEGEM, make_activation
+from .functional import activate, egem, gem, gem_glu, segem
+from .modules import EGEM, GEM, GEMGLU, SEGEM, make_activation
 from .relatives import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
 
 __all__ = [
     "EGEM",
     "GEM",
+    "GEMGLU",
     "ISRLU",
     "SEGEM",
     "GoLU",
@@ -32,6 +33,7 @@ __all__ = [
     "activate",
     "egem",
     "gem",
+    "gem_glu",
     "make_activation",
     "segem",
 ]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..spec import GemSpec
 from . import formula
-from .backends import Backend
+from .backends import PLAIN, Backend
+from .dispatch import is_traced
 
 
 def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bool, inplace: bool) -> Tensor:
@@ -25,6 +26,11 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bo
         inplace: Overwrite x; needs from_output.
     """
     return Activation.apply(x, spec, backend, from_output, inplace)  # pyright: ignore[reportReturnType]
+
+
+def apply_gated_eagerly(x: Tensor, gate: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
+    """Give x * f(gate) of ordinary tensors of one shape, dtype and device; differentiable in both."""
+    return GatedUnit.apply(x, gate, spec, backend)  # pyright: ignore[reportReturnType]
 
 
 class Activation(torch.autograd.Function):
@@ -51,7 +57,7 @@ class Activation(torch.autograd.Function):
             x = Inverse.apply(kept, spec) if from_output else kept
             grad_x = Gradient.apply(grads[0], x, spec, backend)
         else:
-            grad_x = backend.backward(grads[0], kept, spec, from_output)
+            grad_x = _usable(backend, grads[0]).backward(grads[0], kept, spec, from_output)
         return grad_x, None, None, None, None
 
     @staticmethod
@@ -72,7 +78,7 @@ class Gradient(torch.autograd.Function):
         ctx.save_for_backward(grad, x)
         ctx.spec = spec
         if x.dtype == grad.dtype:
-            return backend.backward(grad, x, spec, False)
+            return _usable(backend, grad).backward(grad, x, spec, False)
         return (grad * formula.derivative(x, spec)).to(grad.dtype)
 
     @staticmethod
@@ -102,3 +108,41 @@ class Inverse(torch.autograd.Function):
         slope = formula.derivative(x, spec)
         flat = slope == 0
         return torch.where(flat, 0.0, grads[0] / torch.where(flat, 1.0, slope)).to(dtype), None
+
+
+class GatedUnit(torch.autograd.Function):
+    """x * f(gate), keeping both inputs and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
+        """Compute x * f(gate)."""
+        ctx.save_for_backward(x, gate)
+        ctx.save_for_forward(x, gate)
+        ctx.settings = spec, backend
+        return backend.glu_forward(x, gate, spec)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Give grad * f(gate) and grad * x * f'(gate)."""
+        x, gate = ctx.saved_tensors
+        spec, backend = ctx.settings
+        if torch.is_grad_enabled():
+            grad_x = grads[0] * apply_eagerly(gate, spec, PLAIN, from_output=False, inplace=False)
+            grad_gate = Gradient.apply(grads[0] * x, gate, spec, PLAIN)
+        else:
+            grad_x, grad_gate = _usable(backend, grads[0]).glu_backward(grads[0], x, gate, spec)
+        return grad_x, grad_gate, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Give x_tangent * f(gate) + x * f'(gate) * gate_tangent for forward-mode differentiation."""
+        x, gate = ctx.saved_tensors
+        spec, _ = ctx.settings
+        from_x = 0 if tangents[0] is None else tangents[0] * formula.value(gate, spec)
+        from_gate = 0 if tangents[1] is None else x * formula.derivative(gate, spec) * tangents[1]
+        return from_x + from_gate
+
+
+def _usable(backend: Backend, grad: Tensor) -> Backend:
+    # A gradient can arrive traced or batched (vmap over backward passes) though the forward pass was eager.
+    return PLAIN if is_traced(grad) else backend

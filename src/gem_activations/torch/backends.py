@@ -1,4 +1,4 @@
-"""Where the arithmetic runs: the plain formula, or a kernel library. Each backend has the same two methods."""
+"""Where the arithmetic of an eager call runs: the plain formula, the C kernels or the Triton kernels."""
 
 from typing import Protocol
 
@@ -9,9 +9,10 @@ from . import formula
 
 
 class Backend(Protocol):
-    """What computes values and gradients on real (not traced, not wrapped) tensors, outside autograd."""
+    """What computes values and gradients on ordinary tensors (not traced, not wrapped), outside autograd."""
 
-    name: str
+    orders_from_output: range
+    """The n for which, at leak 0, the gradient from the output costs no more than the gradient from the input."""
 
     def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
         """Give f(x) in the dtype and memory format of x; x itself, overwritten, where `inplace`."""
@@ -21,11 +22,19 @@ class Backend(Protocol):
         """Give grad * f'(x), where `kept` is x, or f(x) if `from_output`; all of one dtype and shape."""
         ...
 
+    def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
+        """Give x * f(gate) in the memory format of x."""
+        ...
+
+    def glu_backward(self, grad: Tensor, x: Tensor, gate: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
+        """Give grad * f(gate) and grad * x * f'(gate)."""
+        ...
+
 
 class Plain:
     """The plain formula in torch operations, on any device."""
 
-    name = "plain"
+    orders_from_output = range(0)  # Without a kernel the inverse is an iteration over whole tensors.
 
     def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
         """Give f(x); see Backend."""
@@ -36,6 +45,17 @@ class Plain:
         """Give grad * f'(x); see Backend."""
         x = formula.inverse(kept, spec) if from_output else formula.widen(kept)
         return (grad * formula.derivative(x, spec)).to(grad.dtype)
+
+    def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
+        """Give x * f(gate); see Backend."""
+        return (x * formula.value(formula.widen(gate), spec)).to(x.dtype)
+
+    def glu_backward(self, grad: Tensor, x: Tensor, gate: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
+        """Give both gradients; see Backend."""
+        wide = formula.widen(gate)
+        grad_x = grad * formula.value(wide, spec)
+        grad_gate = formula.widen(grad) * x * formula.derivative(wide, spec)
+        return grad_x.to(x.dtype), grad_gate.to(gate.dtype)
 
 
 PLAIN = Plain()

@@ -1,7 +1,7 @@
 """`gem`, `egem` and `segem` on tensors, and the one place where an implementation is chosen."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,18 +9,28 @@ from torch import Tensor
 from ..errors import TensorError
 from ..spec import GemSpec
 from . import formula
-from .autograd import apply_eagerly
-from .backends import PLAIN
+from .autograd import apply_eagerly, apply_gated_eagerly
+from .backends import Backend
+from .dispatch import BackendName, choose_backend, is_traced, refuse_forced_kernel
 
+Save = Literal["auto", "input", "output"]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def gem(x: Tensor, *, n: int = 1) -> Tensor:
+def gem(
+    x: Tensor,
+    *,
+    n: int = 1,
+    inplace: bool = False,
+    save: Save = "auto",
+    backend: BackendName = "auto",
+) -> Tensor:
     """Apply GEM, x^(2n+1) / (1 + x^(2n)) for x > 0, else 0, elementwise.
 
     Args:
         x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
+        inplace, save, backend: As for `activate`.
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: n out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0.
@@ -30,10 +40,18 @@ def gem(x: Tensor, *, n: int = 1) -> Tensor:
         >>> gem(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
         tensor([0.0000, 0.0000, 0.5000, 1.6000])
     """
-    return activate(x, _spec(n, 1.0, 0.0))
+    return activate(x, _spec(n, 1.0, 0.0), inplace=inplace, save=save, backend=backend)
 
 
-def egem(x: Tensor, *, n: int = 1, eps: float = 1e-4) -> Tensor:
+def egem(
+    x: Tensor,
+    *,
+    n: int = 1,
+    eps: float = 1e-4,
+    inplace: bool = False,
+    save: Save = "auto",
+    backend: BackendName = "auto",
+) -> Tensor:
     """Apply E-GEM, x^(2n+1) / (eps + x^(2n)) for x > 0, else 0, elementwise.
 
     Args:
@@ -41,6 +59,7 @@ def egem(x: Tensor, *, n: int = 1, eps: float = 1e-4) -> Tensor:
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
         eps: Width of the transition, eps > 0: the gate is 1/2 at x = eps^(1/(2n)); eps -> 0 gives ReLU. That eps is
             added to x^(2n) is our reading of the paper.
+        inplace, save, backend: As for `activate`.
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: n or eps out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0.
@@ -50,10 +69,19 @@ def egem(x: Tensor, *, n: int = 1, eps: float = 1e-4) -> Tensor:
         >>> egem(torch.tensor([-1.0, 0.01, 1.0]))
         tensor([0.0000, 0.0050, 0.9999])
     """
-    return activate(x, _spec(n, eps, 0.0))
+    return activate(x, _spec(n, eps, 0.0), inplace=inplace, save=save, backend=backend)
 
 
-def segem(x: Tensor, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) -> Tensor:
+def segem(
+    x: Tensor,
+    *,
+    n: int = 1,
+    eps: float = 1e-4,
+    leak: float = 0.01,
+    inplace: bool = False,
+    save: Save = "auto",
+    backend: BackendName = "auto",
+) -> Tensor:
     """Apply SE-GEM, x (leak + (1 - leak) F(x)) elementwise, with F(x) = x^(2n) / (eps + x^(2n)) for x > 0, else 0.
 
     Args:
@@ -62,6 +90,7 @@ def segem(x: Tensor, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) -> Te
         eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
         leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1. That the gate is
             floored is our reading of the paper.
+        inplace, save, backend: As for `activate`.
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = -inf, f(NaN) = NaN, f'(0) = leak.
@@ -71,53 +100,98 @@ def segem(x: Tensor, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) -> Te
         >>> segem(torch.tensor([-1.0, 0.0, 1.0]))
         tensor([-0.0100,  0.0000,  0.9999])
     """
-    return activate(x, _spec(n, eps, leak))
+    return activate(x, _spec(n, eps, leak), inplace=inplace, save=save, backend=backend)
 
 
-def activate(x: Tensor, spec: GemSpec, *, inplace: bool = False) -> Tensor:
+def activate(
+    x: Tensor,
+    spec: GemSpec,
+    *,
+    inplace: bool = False,
+    save: Save = "auto",
+    backend: BackendName = "auto",
+) -> Tensor:
     """Apply the activation that `spec` describes: the dispatch that every function and module goes through.
 
     Under a tracer, a transform or a tensor subclass the plain formula is given, in operations that these can
-    differentiate, batch and fuse. An eager call on an ordinary tensor uses an autograd function with the analytic
-    gradient.
+    differentiate, batch and fuse. An eager call on an ordinary tensor uses a kernel, where there is one, and an
+    autograd function with the analytic gradient.
 
     Args:
         x: Any shape; float16, bfloat16, float32 or float64.
         spec: A member of the family.
-        inplace: Write the result into the storage of x, and return x.
+        inplace: Write the result into the storage of x, and return x; the gradient is then taken from the output.
+        save: What eager mode keeps for the backward pass: "input", "output" (which the next layer keeps anyway), or
+            "auto": the output where a kernel computes the gradient from it as fast as from the input, else the input.
+        backend: "plain" (torch operations), "cpu" (the C kernels), "triton" (the GPU kernels), or "auto": the fastest
+            that serves x.
     Returns: Same shape, dtype, device and memory format as x.
-    Raises: TensorError: an integer, boolean or complex tensor, or no tensor.
+    Raises: TensorError: an integer, boolean or complex tensor, or no tensor; BackendError: a forced backend that cannot
+        serve x, or an unknown name.
     Example:
         >>> import torch
         >>> activate(torch.ones(2), GemSpec.from_scale(1, 0.5))
         tensor([0.8000, 0.8000])
     """
+    _check(x)
+    if is_traced(x):
+        refuse_forced_kernel(backend)
+        return x.copy_(formula.value(x.clone(), spec)) if inplace else formula.value(x, spec)
+    chosen = choose_backend(backend, x)
+    return apply_eagerly(x, spec, chosen, from_output=_keeps_output(save, inplace, chosen, spec), inplace=inplace)
+
+
+def gem_glu(
+    x: Tensor, gate: Tensor, *, n: int = 1, eps: float = 1.0, leak: float = 0.0, backend: BackendName = "auto"
+) -> Tensor:
+    """Apply the gated unit x * f(gate) elementwise, f the member of the family with the given parameters.
+
+    Only the two inputs are kept for the backward pass.
+
+    Args:
+        x: Any shape; float16, bfloat16, float32 or float64.
+        gate: Same shape, dtype and device as x.
+        n: Smoothness order, 1 <= n <= 64.
+        eps: Width of the transition, eps > 0.
+        leak: Floor of the gate of f, 0 <= leak < 1.
+        backend: As for `activate`.
+    Returns: Same shape, dtype and device as x, in the memory format of x.
+    Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or two tensors
+        that differ in shape, dtype or device; BackendError: a forced backend that cannot serve x.
+    Example:
+        >>> import torch
+        >>> gem_glu(torch.tensor([2.0, 2.0]), torch.tensor([1.0, -1.0]))
+        tensor([1., 0.])
+    """
+    spec = _spec(n, eps, leak)
+    _check(x)
+    _check(gate)
+    for aspect in ("shape", "dtype", "device"):
+        if getattr(x, aspect) != getattr(gate, aspect):
+            raise TensorError(
+                f"x and gate must agree in {aspect}, got {getattr(x, aspect)} and {getattr(gate, aspect)}"
+            )
+    if is_traced(x) or is_traced(gate):
+        refuse_forced_kernel(backend)
+        return x * formula.value(gate, spec)
+    return apply_gated_eagerly(x, gate, spec, choose_backend(backend, x))
+
+
+def _check(x: Tensor) -> None:
     if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  # an untyped caller may pass anything
         raise TensorError(f"expected a torch.Tensor, got {type(x).__name__}")
     if x.dtype not in DTYPES:
-        raise TensorError(
-            f"expected a tensor of dtype float16, bfloat16, float32 or float64, got {x.dtype}; convert it"
-        )
-    if _is_traced(x):
-        return x.copy_(formula.value(x.clone(), spec)) if inplace else formula.value(x, spec)
-    # In place, the input is overwritten, so that only the output is left to differentiate from.
-    return apply_eagerly(x, spec, PLAIN, from_output=inplace, inplace=inplace)
+        raise TensorError(f"expected a tensor of dtype float16, bfloat16, float32 or float64, got {x.dtype}")
 
 
-def _is_traced(x: Tensor) -> bool:
-    """Tell whether x is no ordinary tensor with data of its own, or whether what is done with it is being recorded."""
-    return (
-        torch.compiler.is_compiling()
-        or type(x) not in (Tensor, torch.nn.Parameter)
-        or x.is_meta
-        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        or _transforms_active()
-        or _dispatch_modes() > 0
-    )
-
-
-_transforms_active: Any = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
-_dispatch_modes: Any = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
+def _keeps_output(save: Save, inplace: bool, backend: Backend, spec: GemSpec) -> bool:
+    if save == "auto":
+        return inplace or (spec.leak == 0 and spec.n in backend.orders_from_output)
+    if save == "input" and inplace:
+        raise TensorError("save='input' with inplace=True: the input is overwritten; use save='output' or 'auto'")
+    if save not in ("input", "output"):
+        raise TensorError(f"save={save!r}: expected 'auto', 'input' or 'output'")
+    return save == "output"
 
 
 def _spec(n: int, eps: float, leak: float) -> GemSpec:

@@ -8,24 +8,28 @@ from torch import Tensor, nn
 from .. import catalog
 from ..grammar import format_number
 from ..spec import GemSpec
-from .functional import activate
+from .dispatch import BackendName
+from .functional import Save, activate, gem_glu
 
 
 class _Member(nn.Module):
     """A member of the family: fixed parameters, nothing to learn and nothing in the state_dict."""
 
-    def __init__(self, spec: GemSpec, inplace: bool) -> None:
+    def __init__(self, spec: GemSpec, inplace: bool, save: Save, backend: BackendName) -> None:
         super().__init__()
         self.spec = spec
         self.inplace = inplace
+        self.save: Save = save
+        self.backend: BackendName = backend
 
     def forward(self, x: Tensor) -> Tensor:
         """Give f(x): same shape, dtype, device and memory format as x."""
-        return activate(x, self.spec, inplace=self.inplace)
+        return activate(x, self.spec, inplace=self.inplace, save=self.save, backend=self.backend)
 
     def _describe(self, *names: str) -> str:
         shown = [f"{name}={format_number(getattr(self.spec, name))}" for name in names]
-        return ", ".join(shown + ["inplace=True"] * self.inplace)
+        options = [f"{name}={getattr(self, name)!r}" for name in ("save", "backend") if getattr(self, name) != "auto"]
+        return ", ".join(shown + ["inplace=True"] * self.inplace + options)
 
 
 class GEM(_Member):
@@ -35,6 +39,7 @@ class GEM(_Member):
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
         inplace: Overwrite the input with the output, as nn.ReLU(inplace=True) does; the gradient is taken from the
             output and stays exact.
+        save, backend: As for `gem_activations.torch.activate`.
     Raises: SpecError: n out of its range; TensorError (at the call): an integer, boolean or complex tensor.
     Edge cases: as `gem_activations.torch.gem`.
     Example:
@@ -42,8 +47,10 @@ class GEM(_Member):
         GEM(n=2)
     """
 
-    def __init__(self, n: int = 1, inplace: bool = False) -> None:
-        super().__init__(GemSpec(n), inplace)
+    def __init__(
+        self, n: int = 1, inplace: bool = False, *, save: Save = "auto", backend: BackendName = "auto"
+    ) -> None:
+        super().__init__(GemSpec(n), inplace, save, backend)
 
     def extra_repr(self) -> str:
         """Give the parameters as the constructor takes them."""
@@ -57,6 +64,7 @@ class EGEM(_Member):
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
         eps: Width of the transition, eps > 0, added to x^(2n); eps -> 0 gives ReLU.
         inplace: Overwrite the input with the output; the gradient stays exact.
+        save, backend: As for `gem_activations.torch.activate`.
     Raises: SpecError: n or eps out of its range; TensorError (at the call): an integer, boolean or complex tensor.
     Edge cases: as `gem_activations.torch.egem`.
     Example:
@@ -64,8 +72,16 @@ class EGEM(_Member):
         EGEM(n=1, eps=10)
     """
 
-    def __init__(self, n: int = 1, eps: float = 1e-4, inplace: bool = False) -> None:
-        super().__init__(GemSpec(n, eps), inplace)
+    def __init__(
+        self,
+        n: int = 1,
+        eps: float = 1e-4,
+        inplace: bool = False,
+        *,
+        save: Save = "auto",
+        backend: BackendName = "auto",
+    ) -> None:
+        super().__init__(GemSpec(n, eps), inplace, save, backend)
 
     def extra_repr(self) -> str:
         """Give the parameters as the constructor takes them."""
@@ -80,6 +96,7 @@ class SEGEM(_Member):
         eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
         leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1.
         inplace: Overwrite the input with the output; the gradient stays exact.
+        save, backend: As for `gem_activations.torch.activate`.
     Raises: SpecError: a parameter out of its range; TensorError (at the call): an integer, boolean or complex tensor.
     Edge cases: as `gem_activations.torch.segem`.
     Example:
@@ -87,12 +104,67 @@ class SEGEM(_Member):
         SEGEM(n=1, eps=1e-4, leak=0.01)
     """
 
-    def __init__(self, n: int = 1, eps: float = 1e-4, leak: float = 0.01, inplace: bool = False) -> None:
-        super().__init__(GemSpec(n, eps, leak), inplace)
+    def __init__(
+        self,
+        n: int = 1,
+        eps: float = 1e-4,
+        leak: float = 0.01,
+        inplace: bool = False,
+        *,
+        save: Save = "auto",
+        backend: BackendName = "auto",
+    ) -> None:
+        super().__init__(GemSpec(n, eps, leak), inplace, save, backend)
 
     def extra_repr(self) -> str:
         """Give the parameters as the constructor takes them."""
         return self._describe("n", "eps", "leak")
+
+
+class GEMGLU(nn.Module):
+    """A gated linear unit with a member of the family as its gate: (x V + c) * f(x W + b).
+
+    Two linear maps of the input, as in GEGLU and SwiGLU (Shazeer, arXiv:2002.05202); the product with f is fused
+    forward and backward, and keeps only its two inputs.
+
+    Args:
+        in_features: Size of the last dimension of the input.
+        out_features: Size of the last dimension of the output.
+        bias: Give both maps a bias.
+        n, eps, leak: The member of the family; the defaults are GEM's.
+        backend: As for `gem_activations.torch.activate`.
+    Raises: SpecError: n, eps or leak out of its range.
+    Example:
+        >>> import torch
+        >>> GEMGLU(4, 8, bias=False, n=2)(torch.ones(3, 4)).shape
+        torch.Size([3, 8])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        n: int = 1,
+        eps: float = 1.0,
+        leak: float = 0.0,
+        backend: BackendName = "auto",
+    ) -> None:
+        super().__init__()
+        self.spec = GemSpec(n, eps, leak)
+        self.backend: BackendName = backend
+        self.value = nn.Linear(in_features, out_features, bias)
+        self.gate = nn.Linear(in_features, out_features, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give (x V + c) * f(x W + b): shape (..., in_features) to (..., out_features)."""
+        n, eps, leak = self.spec.n, self.spec.eps, self.spec.leak
+        return gem_glu(self.value(x), self.gate(x), n=n, eps=eps, leak=leak, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        """Give the member of the family."""
+        return str(self.spec)
 
 
 def make_activation(activation: str | catalog.Activation, **options: Any) -> nn.Module:
