@@ -1,0 +1,89 @@
+"""A comparison made of drawn numbers, for the tests of what reads the store."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gem_activations.lab.store import Comparison, EpochMetrics, RunResult
+
+ARMS = {"relu": 0.95, "gelu": 0.96, "gem": 0.955, "gem(n=2)": 0.965, "segem(eps=1e-4, leak=0.01)": 0.95}
+
+
+def _epochs(final: float, noise: np.random.Generator, count: int) -> tuple[EpochMetrics, ...]:
+    progress = 1 - 0.5 ** np.arange(1, count + 1)
+    return tuple(
+        EpochMetrics(
+            epoch=number + 1,
+            train_loss=float(2.3 * np.exp(-4 * share) + 0.02 * noise.random()),
+            train_accuracy=final * float(share),
+            validation_loss=float(2.3 * np.exp(-3 * share)),
+            validation_accuracy=min(1.0, final * float(share) + 0.01 * float(noise.random())),
+            learning_rate=1e-3,
+            seconds=1.5,
+        )
+        for number, share in enumerate(progress)
+    )
+
+
+def fabricate_comparison(
+    folder: Path,
+    *,
+    arms: Mapping[str, float] = ARMS,
+    baseline: str = "gelu",
+    seeds: int = 3,
+    failed: Sequence[tuple[str, int]] = (),
+    missing: Sequence[tuple[str, int]] = (),
+) -> Comparison:
+    """Make a comparison whose accuracies are an arm's level plus noise, half of it shared by the runs of a seed."""
+    noise = np.random.default_rng(7)
+    shared = 0.003 * noise.standard_normal(seeds)
+    results: list[RunResult] = []
+    curves: dict[tuple[str, int], tuple[EpochMetrics, ...]] = {}
+    for seed in range(seeds):
+        for activation, level in arms.items():
+            accuracy = round(float(level + shared[seed] + 0.003 * noise.standard_normal()), 4)
+            if (activation, seed) in missing:
+                continue
+            bad = (activation, seed) in failed
+            curves[activation, seed] = _epochs(accuracy, noise, 2 if bad else 6)
+            results.append(
+                RunResult(
+                    activation=activation,
+                    seed=seed,
+                    status="failed" if bad else "finished",
+                    reason="the training loss is nan in epoch 3" if bad else "",
+                    test_accuracy=None if bad else accuracy,
+                    test_loss=None if bad else 0.1,
+                    validation_accuracy=None if bad else accuracy,
+                    validation_loss=None if bad else 0.12,
+                    best_epoch=None if bad else 6,
+                    epochs=2 if bad else 6,
+                    parameters=4810,
+                    step_seconds=0.002,
+                    step_time_ratio=1.0 if activation == "relu" else 1.2 + 0.01 * seed,
+                    seconds=9.5,
+                )
+            )
+    return Comparison(
+        folder=folder,
+        recipe={"name": "digits", "test_rule": "scored once, by the epoch of best validation accuracy", "batch": 64},
+        activations=tuple(arms),
+        baseline=baseline,
+        seeds=seeds,
+        results=tuple(results),
+        curves=curves,
+        environment={"command": "gem-act compare digits", "versions": {"torch": "2.13.0"}, "cpu": "2 cores"},
+        missing=tuple(missing),
+    )
+
+
+@pytest.fixture
+def fabricate(tmp_path: Path) -> Callable[..., Comparison]:
+    """Give `fabricate_comparison` for the test's own folder."""
+
+    def make(**choices: object) -> Comparison:
+        return fabricate_comparison(tmp_path / "out", **choices)  # pyright: ignore[reportArgumentType]
+
+    return make
