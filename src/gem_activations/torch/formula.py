@@ -44,7 +44,9 @@ def inverse(y: Tensor, spec: GemSpec) -> Tensor:
     """Give, in float64 and without gradient, the x with f(x) = y; 0 for y <= 0 where leak is 0.
 
     Newton's method on log f over log x, kept inside a bracket; f is strictly increasing for x > 0, so that the root
-    is one. Source of the bracket: f(x) <= x, and f(x) >= (1 - leak) x - a where a is the scale.
+    is one. Source of the bracket: f(x) <= x, and f(x) >= (1 - leak) x - a where a is the scale. Where leak > 0, the
+    slope of log f over log x has a hump and Newton's method can run in a cycle: a step must halve the one before,
+    else the bracket is halved.
     """
     with torch.no_grad():
         y = y.double()
@@ -53,14 +55,16 @@ def inverse(y: Tensor, spec: GemSpec) -> Tensor:
         high = high + spec.scale * (high / spec.scale) ** (1 / (2 * spec.n + 1))
         if spec.leak:
             high = torch.minimum(high, target / spec.leak)
-        x = high
+        x, last = high, torch.full_like(high, torch.inf)
         for _ in range(100):
             reached = value(x, spec)
             low, high = torch.where(reached < target, x, low), torch.where(reached > target, x, high)
             following = x * (target / reached) ** (reached / (x * derivative(x, spec)))
-            inside = (following >= low) & (following <= high)
-            following = torch.where(inside, following, low.sqrt() * high.sqrt())
-            settled = (following - x).abs() <= 4e-16 * x
+            step = (following - x).abs()
+            converges = (following >= low) & (following <= high) & (step <= torch.maximum(last / 2, 1e-12 * x))
+            following = torch.where(converges, following, low.sqrt() * high.sqrt())
+            last = (following - x).abs()
+            settled = last <= 1e-15 * x
             x = torch.where(reached == target, x, following)
             if bool((settled | (reached == target)).all()):
                 break
