@@ -31,6 +31,8 @@ class Number:
 
     def magnitude(self) -> "Number":
         """Give the absolute value."""
+        if not self.finite:
+            return exact(sp.oo)
         if self.exact is not None:
             return exact(sp.Abs(self.exact)) if constant_sign(self.exact) < 0 else self
         return Number(None, abs(self.ball))
@@ -58,6 +60,8 @@ def tidy(expression: sp.Expr) -> sp.Expr:
     """Simplify a constant, keeping the shorter spelling."""
     if expression.is_Rational or not expression.is_number or not expression.is_finite:
         return expression
+    if expression.has(sp.erf):
+        return min((expression, sp.expand(expression)), key=lambda e: (sp.count_ops(e), len(str(e))))
     found = [expression]
     for simplify in (sp.radsimp, lambda e: sp.simplify(sp.powsimp(sp.expand(e))), sp.factor):
         found.append(simplify(found[-1]))
@@ -104,9 +108,15 @@ def greatest(numbers: Iterable[Number]) -> Number:
     return best
 
 
+@lru_cache(maxsize=512)
+def plain(expression: sp.Expr) -> sp.Expr:
+    """Write hyperbolic functions as exponentials, which reduce at logarithms."""
+    return expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)
+
+
 def at(expression: sp.Expr, point: Number) -> Number:
     """Evaluate an expression in x at a finite point."""
     if point.exact is not None:
-        return exact(tidy(expression.subs(X, point.exact)))
+        return exact(tidy(plain(expression).subs(X, point.exact)))
     value = tape(expression)(point.ball)
     return Number(None, value)

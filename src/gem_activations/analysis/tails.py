@@ -7,6 +7,8 @@ and if that is below |c0|, the sign of c0 is the sign of the whole on the half-l
 is settled from its derivative: with the sign of f' and the limit L of f known, f is monotone between f(start) and L.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import sympy as sp
@@ -25,7 +27,7 @@ class UndecidedError(CertificateError):
     """A proof that could not be closed."""
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=1024)
 def limit(expression: sp.Expr, point: sp.Expr, side: str = "+") -> sp.Expr:
     """Give the exact limit, +-oo included.
 
@@ -33,6 +35,12 @@ def limit(expression: sp.Expr, point: sp.Expr, side: str = "+") -> sp.Expr:
         point: A number (approached from `side`), oo or -oo.
     Raises: CertificateError: there is no limit on the extended line.
     """
+    if point == -sp.oo:
+        return limit(expression.subs(X, -X), sp.oo)
+    if point == sp.oo:
+        known = _leading_limit(expression)
+        if known is not None:
+            return known
     try:
         value = sp.limit(expression, X, point, side)
     except (NotImplementedError, ValueError, TypeError, RecursionError) as error:
@@ -40,6 +48,34 @@ def limit(expression: sp.Expr, point: sp.Expr, side: str = "+") -> sp.Expr:
     if isinstance(value, sp.AccumBounds) or value.has(sp.zoo, sp.nan, sp.I, sp.Limit):
         raise CertificateError(f"{expression} has no real limit at {point} (found {value})")
     return sp.simplify(value) if value.has(sp.Add) else value
+
+
+def _leading_limit(expression: sp.Expr) -> sp.Expr | None:
+    """Give the limit at infinity from the dominant monomial of every factor; None where a factor is of another kind."""
+    product = factorise(expression)
+    if product.sign == 0:
+        return sp.Integer(0)
+    size, rate = product.scale, sp.Integer(0)
+    try:
+        for factor in product.factors:
+            if not all(isinstance(function, sp.exp) for function in factor.generators.values()):
+                return None
+            lead = _lead(factor, find_tail(factor.expression)[0], 0)
+            if lead.coefficient is None:
+                return None
+            size *= lead.coefficient**factor.multiplicity
+            rate += lead.rate * factor.multiplicity
+    except UndecidedError:
+        return None
+    rate = sp.expand(rate)
+    if not rate.has(X):
+        growth = constant_sign(rate)
+    else:
+        end = limit(rate, sp.oo)
+        growth = constant_sign(end) if end.is_finite else (1 if end == sp.oo else -1)
+        if growth == 0:
+            return None
+    return size if growth == 0 else sp.Integer(0) if growth < 0 else sp.oo * constant_sign(size)
 
 
 def find_tail(expression: sp.Expr, first: int = 2) -> tuple[int, int]:
@@ -74,7 +110,7 @@ def _factor_sign(factor: Factor, start: int, depth: int) -> int:
     if factor.lifted.is_Symbol and factor.lifted != X and factor.lifted.is_positive:
         return 1
     if all(isinstance(function, sp.exp) for function in factor.generators.values()):
-        return _dominance(factor, start, depth)
+        return _lead(factor, start, depth).sign
     conjugate = without_root(factor)
     if conjugate is not None:
         return _conjugate_sign(conjugate, start, depth)
@@ -102,27 +138,40 @@ def _from_derivative(expression: sp.Expr, start: int, depth: int) -> int:
     return there
 
 
-def _dominance(factor: Factor, start: int, depth: int) -> int:
+@dataclass(frozen=True)
+class _Lead:
+    """The dominant monomial: sign and exact value of its coefficient, and x times its logarithmic derivative."""
+
+    sign: int
+    coefficient: sp.Expr | None
+    rate: sp.Expr
+
+
+def _lead(factor: Factor, start: int, depth: int) -> _Lead:
     lifted, functions, constants = _near_one(factor, start)
-    names = [X, *functions]
-    terms = [(powers, _enclose(c, constants)) for powers, c in sp.Poly(lifted, *names).terms()]
+    terms = sp.Poly(lifted, X, *functions).terms()
+    sizes = [_enclose(c, constants) for _, c in terms]
     values = [arb(start), *(tape(function)(arb(start)) for function in functions.values())]
-    sizes = [_monomial(values, powers) for powers, _ in terms]
     lead = max(range(len(terms)), key=lambda k: _far(functions, terms[k][0], start))
+    powers, coefficient = terms[lead]
     rest = arb(0)
-    for k, (powers, coefficient) in enumerate(terms):
+    for k, (others, _) in enumerate(terms):
         if k == lead:
             continue
-        shift = [p - q for p, q in zip(powers, terms[lead][0], strict=True)]
-        rate = shift[0] + X * sum(b * sp.diff(f.args[0], X) for b, f in zip(shift[1:], functions.values(), strict=True))
-        if not _negative(sp.sympify(rate), start, depth):
+        rate = _rate(functions, [p - q for p, q in zip(others, powers, strict=True)])
+        if not _negative(rate, start, depth):
             raise UndecidedError(f"{factor.expression}: no monomial dominates beyond {start}")
-        rest += abs(coefficient) * sizes[k] / sizes[lead]
-    leading = terms[lead][1]
-    sign = sign_of(leading)
-    if sign is None or not rest < abs(leading):
+        rest += abs(sizes[k]) * _monomial(values, others) / _monomial(values, powers)
+    sign = sign_of(sizes[lead])
+    if sign is None or not rest < abs(sizes[lead]):
         raise UndecidedError(f"{factor.expression} may change sign beyond {start}")
-    return sign
+    exact = None if lifted is not factor.lifted else sp.sympify(coefficient).xreplace(dict(factor.tower))
+    return _Lead(sign, exact, _rate(functions, powers))
+
+
+def _rate(functions: dict[sp.Symbol, sp.Expr], powers: Sequence[int]) -> sp.Expr:
+    slopes = (b * sp.diff(f.args[0], X) for b, f in zip(powers[1:], functions.values(), strict=True))
+    return sp.sympify(powers[0] + X * sum(slopes))
 
 
 def _near_one(factor: Factor, start: int) -> tuple[sp.Expr, dict[sp.Symbol, sp.Expr], dict[sp.Symbol, arb]]:

@@ -37,8 +37,9 @@ class Factor:
 
 @dataclass(frozen=True)
 class Product:
-    """An expression as sign * product of factors; `factors` is empty and `sign` 0 where it vanishes identically."""
+    """An expression as scale * product of factors; `scale` is an exact constant, 0 for the zero function."""
 
+    scale: sp.Expr
     sign: int
     factors: tuple[Factor, ...]
 
@@ -87,27 +88,34 @@ class _Lifter:
                 lifted = lifted.subs(symbol, finer**common)
         return lifted
 
+    def reduce(self, lifted: sp.Expr) -> sp.Expr:
+        """Use s^2 = p for every square root s of a polynomial p in x."""
+        for function, symbol in self.symbols.items():
+            if isinstance(function, sp.Pow) and function.exp == sp.Rational(1, 2) and function.base.is_polynomial(X):
+                lifted = sp.rem(lifted, symbol**2 - function.base, symbol)
+        return lifted
+
 
 @lru_cache(maxsize=512)
 def factorise(expression: sp.Expr) -> Product:
     """Write an expression as a product of irreducible polynomials over its tower of generators."""
     lifter = _Lifter()
     lifted = lifter.whole(lifter.lift(expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)))
-    numerator, denominator = sp.fraction(sp.cancel(sp.together(lifted)))
+    numerator, denominator = (lifter.reduce(part) for part in sp.fraction(sp.cancel(sp.together(lifted))))
     tower = tuple((symbol, function) for function, symbol in lifter.symbols.items())
     back = dict(tower)
-    sign, factors = 1, []
+    scale, factors = sp.Integer(1), []
     for part, direction in ((numerator, 1), (denominator, -1)):
         constant, pairs = sp.factor_list(part)
-        sign *= constant_sign(constant)
+        scale *= constant**direction
         for lifted_factor, multiplicity in pairs:
             function = lifted_factor.xreplace(back)
             if function.has(X):
                 factors.append(Factor(lifted_factor, function, direction * multiplicity, tower))
-            elif multiplicity % 2 or constant_sign(function) == 0:
-                sign *= constant_sign(function)
-    return Product(sign, tuple(factors) if sign else ())
-
+            else:
+                scale *= function ** (direction * multiplicity)
+    sign = constant_sign(scale)
+    return Product(scale, sign, tuple(factors) if sign else ())
 
 
 def without_root(factor: Factor) -> tuple[sp.Expr, sp.Expr, sp.Expr] | None:

@@ -1,0 +1,89 @@
+"""Boundedness and smoothness constants: suprema and infima of f, f' and f'', limits and asymptotes."""
+
+import sympy as sp
+
+from .balls import X
+from .extrema import Extremum, infimum, supremum, supremum_of_magnitude
+from .numbers import Number, exact, tidy
+from .pieces import Formula
+from .smoothness import breaks
+from .tails import limit
+from .values import CertificateError, Property, Value
+
+
+def boundedness(formula: Formula) -> list[Property]:
+    """Prove the rows of group "bounds"."""
+    rows = [
+        _row("bounds", "infimum", "inf f", infimum(formula.pieces)),
+        _row("bounds", "supremum", "sup f", supremum(formula.pieces)),
+    ]
+    for key, end, piece in (("left", -sp.oo, formula.pieces[0]), ("right", sp.oo, formula.pieces[-1])):
+        value = limit(piece.expression, end)
+        sign = "-" if end == -sp.oo else "+"
+        rows.append(Property("bounds", f"limit_{key}", f"lim f at {sign}inf", exact(value).to_value(), (), "exact limit"))
+        rows.append(
+            Property("bounds", f"asymptote_{key}", f"Asymptote at {sign}inf", _asymptote(piece.expression, end), (), "exact limit")
+        )
+    return rows
+
+
+def _asymptote(expression: sp.Expr, end: sp.Expr) -> Value:
+    slope = limit(sp.cancel(expression / X) if expression.is_rational_function(X) else expression / X, end)
+    if not slope.is_finite:
+        return Value("absent", note="f grows faster than every line")
+    offset = limit(sp.cancel(expression - slope * X) if expression.is_rational_function(X) else expression - slope * X, end)
+    if not offset.is_finite:
+        return Value("absent", note=f"f / x tends to {slope}, f - ({slope}) x has no finite limit")
+    return Value("statement", note=f"y = {tidy(slope * X + offset) if slope else offset}")
+
+
+def smoothness_constants(formula: Formula) -> list[Property]:
+    """Prove the rows of group "smoothness": Lipschitz constants of f and f', infimum of f'."""
+    return [_lipschitz(formula), _slope(formula), _gradient_lipschitz(formula)]
+
+
+def _lipschitz(formula: Formula) -> Property:
+    title = "Lipschitz constant, sup |f'|"
+    if not formula.continuous:
+        return _absent("lipschitz", title, _jumps(formula, 0, "f"))
+    return _row("smoothness", "lipschitz", title, supremum_of_magnitude(formula.pieces, 1))
+
+
+def _slope(formula: Formula) -> Property:
+    found = infimum(formula.pieces, 1)
+    row = _row("smoothness", "slope_infimum", "inf f'", found)
+    if formula.continuous:
+        return row
+    value = Value(**{**row.value.__dict__, "note": "where f' exists; f jumps elsewhere"})
+    return Property(row.group, row.key, row.title, value, row.where, row.method)
+
+
+def _gradient_lipschitz(formula: Formula) -> Property:
+    title = "Lipschitz constant of the gradient, sup |f''|"
+    if any(b is not None and b.order <= 1 for b in breaks(formula)):
+        return _absent("gradient_lipschitz", title, _jumps(formula, 1, "f'"))
+    return _row("smoothness", "gradient_lipschitz", title, supremum_of_magnitude(formula.pieces, 2))
+
+
+def _jumps(formula: Formula, order: int, what: str) -> str:
+    joints = [str(b.joint) for b in breaks(formula) if b is not None and b.order <= order]
+    return f"infinite: {what} jumps at x = {', '.join(joints)}"
+
+
+def _absent(key: str, title: str, reason: str) -> Property:
+    return Property("smoothness", key, title, Value("absent", note=reason), (), "exact one-sided derivatives")
+
+
+def _row(group: str, key: str, title: str, found: Extremum) -> Property:
+    where = tuple(_point(point, how) for point, how in zip(found.points, found.attained, strict=True))
+    return Property(group, key, title, _value(found.value), where, found.method)
+
+
+def _value(number: Number) -> Value:
+    if number.finite and not number.ball.is_finite():
+        raise CertificateError("an enclosure is not finite")
+    return number.to_value()
+
+
+def _point(point: Number, how: str) -> Value:
+    return Value("statement", note=how) if how.startswith("throughout") else point.to_value(how)

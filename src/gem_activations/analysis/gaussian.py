@@ -1,0 +1,115 @@
+"""Expectations of a function of a normal variable, each a ball that holds the true value.
+
+Polynomial pieces have closed forms in erf and exp. On the others the integrand is analytic, and FLINT integrates it
+with error bounds (`acb.integral`); what lies beyond `REACH` standard deviations is bounded by |f(x)| <= A + L |x|.
+"""
+
+from collections.abc import Sequence
+
+import sympy as sp
+from flint import acb, arb, ctx
+
+from .balls import X, constant_ball, tape
+from .extrema import supremum_of_magnitude
+from .numbers import Number, exact, tidy
+from .pieces import Formula, Piece
+from .tails import UndecidedError
+
+REACH = 18
+_WORK_PRECISION = 160
+_TOLERANCE_BITS = 110
+
+
+def expectation(formula: Formula, integrands: Sequence[sp.Expr], growth: int, variance: sp.Expr) -> Number:
+    """Give E h(x) for x ~ N(0, variance), h given by one expression in x on each piece of the formula.
+
+    Args:
+        growth: 0, 1 or 2 where h is f'^2, f or f^2; 4 where it is x^2 f^2. It chooses the bound of the tails.
+        variance: Exact, above 0.
+    Raises: UndecidedError: f is not Lipschitz continuous on a piece that has no closed form.
+    """
+    if all(integrand.is_polynomial(X) for integrand in integrands):
+        parts = (closed_form(piece, h) for piece, h in zip(formula.pieces, integrands, strict=True))
+        return exact(tidy(sum(parts, sp.Integer(0)).subs(X, sp.sqrt(variance))))
+    return Number(None, enclose(formula, integrands, growth, constant_ball(variance)))
+
+
+def enclose(formula: Formula, integrands: Sequence[sp.Expr], growth: int, variance: arb) -> arb:
+    """Give the expectation for a variance that is itself a ball; see `expectation`."""
+    total, deviation = arb(0), variance.sqrt()
+    for piece, integrand in zip(formula.pieces, integrands, strict=True):
+        if integrand.is_polynomial(X):
+            total += tape(closed_form(piece, integrand))(deviation)
+        else:
+            total += _integral(piece, integrand, deviation)
+            total += arb(0, _tail(formula, piece, growth, deviation).upper())
+    return total
+
+
+def closed_form(piece: Piece, integrand: sp.Expr) -> sp.Expr:
+    """Integrate a polynomial over the piece under N(0, s^2); the result is an expression in which x stands for s."""
+    low, high = piece.low / X, piece.high / X
+    if integrand == 0:
+        return sp.Integer(0)
+    total = sp.Integer(0)
+    for (power,), coefficient in sp.Poly(integrand, X).terms():
+        total += coefficient * X**power * _moment(int(power), low, high)
+    return total
+
+
+def _density(z: sp.Expr) -> sp.Expr:
+    return sp.exp(-(z**2) / 2) / sp.sqrt(2 * sp.pi)
+
+
+def _moment(power: int, low: sp.Expr, high: sp.Expr) -> sp.Expr:
+    """Give the integral of z^power phi(z) from low to high."""
+    if power == 0:
+        upper, lower = (_distribution(end) for end in (high, low))
+        return upper - lower
+    edges = [-(end ** (power - 1)) * _density(end) if _finite(end) else sp.Integer(0) for end in (high, low)]
+    lower_moment = (power - 1) * _moment(power - 2, low, high) if power > 1 else sp.Integer(0)
+    return lower_moment + edges[0] - edges[1]
+
+
+def _finite(end: sp.Expr) -> bool:
+    return not end.has(sp.oo, -sp.oo)
+
+
+def _distribution(end: sp.Expr) -> sp.Expr:
+    if _finite(end):
+        return sp.erf(end / sp.sqrt(2)) / 2
+    return sp.Rational(1, 2) * (1 if end.subs(X, 1) == sp.oo else -1)
+
+
+def _integral(piece: Piece, integrand: sp.Expr, deviation: arb) -> arb:
+    edge = deviation * REACH
+    low = constant_ball(piece.low) if piece.low.is_finite else -edge
+    high = constant_ball(piece.high) if piece.high.is_finite else edge
+    code, rate = tape(integrand), 1 / (2 * deviation * deviation)
+
+    def weighted(x: acb, analytic: bool) -> acb:
+        return code(x, analytic) * (-x * x * rate).exp()
+
+    tolerance = arb(2) ** -_TOLERANCE_BITS
+    with ctx.workprec(_WORK_PRECISION):
+        value = acb.integral(weighted, low, high, rel_tol=tolerance, abs_tol=tolerance).real
+    if not value.is_finite():
+        raise UndecidedError(f"the integral of {integrand} under the normal law did not converge")
+    return value / (deviation * (2 * arb.pi()).sqrt())
+
+
+def _tail(formula: Formula, piece: Piece, growth: int, deviation: arb) -> arb:
+    """Bound the integral of |h| over |x| > REACH * deviation, with |f| <= A + L |x| and |f| <= 1 + f^2."""
+    if piece.low.is_finite and piece.high.is_finite:
+        return arb(0)
+    slope = supremum_of_magnitude(formula.pieces, 1).value
+    if not (slope.finite and formula.continuous):
+        raise UndecidedError("f is not Lipschitz continuous, so that its tails have no bound here")
+    height, rise = abs(constant_ball(formula.at(sp.Integer(0)))), slope.ball * deviation
+    # (a + b z)^2 <= 2 a^2 + 2 b^2 z^2; the truncated moments of the normal law are closed.
+    t = arb(REACH)
+    density, rest = (-t * t / 2).exp() / (2 * arb.pi()).sqrt(), (t / arb(2).sqrt()).erfc() / 2
+    second, fourth = t * density + rest, (t**3 + 3 * t) * density + 3 * rest
+    if growth == 4:
+        return 4 * deviation**2 * (height**2 * second + rise**2 * fourth)
+    return 2 * (1 + 2 * height**2) * rest + 4 * rise**2 * second + 2 * slope.ball**2 * rest

@@ -1,0 +1,107 @@
+"""Invertibility, and the conditioning of x and of the gradient as functions of the output y = f(x)."""
+
+import sympy as sp
+
+from .balls import X
+from .extrema import Extremum, infimum, supremum, supremum_of_magnitude
+from .pieces import Formula, Piece
+from .stationarity import structure
+from .values import CertificateError, Property, Value
+
+
+def inverse(formula: Formula) -> list[Property]:
+    """Prove the rows of group "inverse"."""
+    found = structure(formula, 1)
+    signs = found.signs
+    if not formula.continuous or {1, -1} <= signs:
+        why = "f is not monotone" if {1, -1} <= signs else "f is not continuous"
+        return [
+            _row("invertible", "Invertible", Value("statement", note=f"no: {why}"), found.method),
+            _row("gradient_of_output", "f' is a function of y = f(x)", Value("absent", note=f"{why}: two inputs with one output"), ""),
+        ]
+    dead = [(low, high) for low, high, sign in found.cells if sign == 0]
+    rising = _merge([(low.exact, high.exact) for low, high, sign in found.cells if sign])
+    rows = [_row("invertible", "Invertible", _where(formula, rising, bool(dead)), found.method)]
+    pieces = tuple(p for p in formula.split(sp.Integer(0)) if p.derivative(1) != 0)
+    rows.append(_sensitivity(pieces))
+    if formula.at(sp.Integer(0)) == 0:
+        rows += _relative(pieces)
+    if formula.family is not None and formula.family[2] == 0:
+        rows.append(_theorem())
+    return rows
+
+
+def _row(key: str, title: str, value: Value, method: str) -> Property:
+    return Property("inverse", key, title, value, (), method)
+
+
+def _merge(cells: list[tuple[sp.Expr | None, sp.Expr | None]]) -> list[tuple[sp.Expr, sp.Expr]]:
+    merged: list[tuple[sp.Expr, sp.Expr]] = []
+    for low, high in cells:
+        if low is None or high is None:
+            raise CertificateError("a stretch of a monotone function has an end without an exact form")
+        if merged and merged[-1][1] == low:
+            merged[-1] = (merged[-1][0], high)
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def _where(formula: Formula, rising: list[tuple[sp.Expr, sp.Expr]], dead: bool) -> Value:
+    low, high = infimum(formula.pieces).value.to_value(), supremum(formula.pieces).value.to_value()
+    image = f"{low._number()} to {high._number()}"  # pyright: ignore[reportPrivateUsage]
+    if not dead:
+        return Value("statement", note=f"yes, on the whole line; the outputs run from {image}")
+    parts = ", ".join(f"{'(' if a == -sp.oo else '['}{a}, {b}{')' if b == sp.oo else ']'}" for a, b in rising)
+    return Value("statement", note=f"only where f' > 0: on {parts}; the outputs run from {image}")
+
+
+def _sensitivity(pieces: tuple[Piece, ...]) -> Property:
+    title = "sup |f''/f'|, the change of the gradient per unit of output"
+    ratios = tuple(Piece(p.low, p.high, _reduce(p.derivative(2) / p.derivative(1))) for p in pieces)
+    return _bound("gradient_sensitivity", title, supremum_of_magnitude(ratios, 0))
+
+
+def _relative(pieces: tuple[Piece, ...]) -> list[Property]:
+    inputs = tuple(Piece(p.low, p.high, _reduce(p.expression / (X * p.derivative(1)))) for p in pieces)
+    ratio = "(dx/x) / (dy/y) = f / (x f')"
+    slopes = tuple(
+        Piece(p.low, p.high, _reduce(p.expression * p.derivative(2) / p.derivative(1) ** 2)) for p in pieces
+    )
+    return [
+        _bound("input_conditioning_min", f"inf of {ratio}", infimum(inputs)),
+        _bound("input_conditioning_max", f"sup of {ratio}", supremum(inputs)),
+        _bound("gradient_conditioning", "sup |(df'/f') / (dy/y)| = sup |f f'' / f'^2|", supremum_of_magnitude(slopes, 0)),
+    ]
+
+
+def _reduce(expression: sp.Expr) -> sp.Expr:
+    plain = expression.rewrite([sp.tanh], sp.exp)
+    return sp.cancel(plain) if plain.is_rational_function(X) else sp.together(plain)
+
+
+def _bound(key: str, title: str, found: Extremum) -> Property:
+    where = tuple(
+        Value("statement", note=how) if how.startswith("throughout") else point.to_value(how)
+        for point, how in zip(found.points, found.attained, strict=True)
+    )
+    return Property("inverse", key, title, found.value.to_value(), where, found.method)
+
+
+def _theorem() -> Property:
+    n, eps, x, gate = sp.symbols("n eps x F", positive=True)
+    rise = x ** (2 * n) / (x ** (2 * n) + eps)
+    value = x * rise
+    logarithmic = sp.simplify(x * sp.diff(value, x) / value - (1 + 2 * n * (1 - rise)))
+    slope = rise * (1 + 2 * n * (1 - rise))
+    identity = sp.simplify(sp.diff(value, x) - slope)
+    if logarithmic != 0 or identity != 0:
+        raise CertificateError("x f'/f is not 1 + 2n (1 - F)")
+    chain = sp.factor((1 + 2 * n * (1 - gate)) - 1), sp.factor(2 * n + 1 - (1 + 2 * n * (1 - gate)))
+    note = (
+        "for every n, eps and x > 0: x f'/f = 1 + 2n (1 - F), between 1 and 2n + 1 "
+        f"(the gaps are {chain[0]} and {chain[1]}, 0 < F < 1), so dx/x = (dy/y) / (1 + 2n (1 - F)): "
+        "rounding in y is never amplified in x"
+    )
+    method = "symbolic identity in n, eps and x"
+    return Property("inverse", "family_conditioning", "Conditioning of the family", Value("statement", note=note), (), method)

@@ -1,0 +1,177 @@
+"""The differentiability class of a function from its exact one-sided derivatives at the joints of its pieces."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sympy as sp
+
+from .balls import X, constant_sign
+from .numbers import exact, tidy
+from .pieces import Formula, Piece
+from .signs import PoleError, sign_map
+from .tails import UndecidedError
+from .values import CertificateError, Property, Value
+
+MOST_ORDERS = 140
+_N, _EPS, _LEAK = 8, sp.Symbol("eps", positive=True), sp.Symbol("leak", nonnegative=True)
+
+
+@dataclass(frozen=True)
+class Break:
+    """The first derivative that is discontinuous at a joint: its order, and its value on either side."""
+
+    joint: sp.Expr
+    order: int
+    left: sp.Expr
+    right: sp.Expr
+
+
+def one_sided(expression: sp.Expr, point: sp.Expr) -> Iterator[sp.Expr]:
+    """Give f, f', f'', ... at a point where the expression is analytic, exactly; symbols in it stay symbols.
+
+    A rational function is expanded by dividing power series, anything else by repeated differentiation.
+    Example:
+        >>> from itertools import islice
+        >>> list(islice(one_sided(X**3 / (X**2 + 1), sp.Integer(0)), 5))
+        [0, 0, 0, 6, 0]
+    """
+    top, bottom = sp.fraction(sp.together(expression.subs(X, X + point)))
+    if top.is_polynomial(X) and bottom.is_polynomial(X):
+        yield from _series(sp.Poly(top, X), sp.Poly(bottom, X))
+        return
+    while True:
+        yield tidy(expression.subs(X, point))
+        expression = sp.diff(expression, X)
+
+
+def _series(top: sp.Poly, bottom: sp.Poly) -> Iterator[sp.Expr]:
+    if bottom.nth(0) == 0:
+        raise CertificateError(f"{top.as_expr() / bottom.as_expr()} has a pole at 0")
+    coefficients: list[sp.Expr] = []
+    while True:
+        k = len(coefficients)
+        taken = sum(bottom.nth(j) * coefficients[k - j] for j in range(1, min(k, bottom.degree()) + 1))
+        coefficients.append(sp.cancel((top.nth(k) - taken) / bottom.nth(0)))
+        yield sp.factor(coefficients[k] * sp.factorial(k))
+
+
+def breaks(formula: Formula) -> list[Break | None]:
+    """Give the first break at each joint; None where two pieces continue each other analytically.
+
+    Raises: UndecidedError: more than 140 derivatives agree.
+    """
+    return [
+        _first_break(left, right, value)
+        for left, right, value in zip(formula.pieces, formula.pieces[1:], formula.at_joints, strict=False)
+    ]
+
+
+def _first_break(left: Piece, right: Piece, value: sp.Expr) -> Break | None:
+    joint = left.high
+    if sp.simplify(left.expression - right.expression) == 0 and _equal(left.end(0, right=True), value):
+        return None
+    sides = zip(one_sided(left.expression, joint), one_sided(right.expression, joint), range(MOST_ORDERS), strict=False)
+    for before, after, order in sides:
+        if not _equal(before, after) or (order == 0 and not _equal(before, value)):
+            return Break(joint, order, before, after)
+    raise UndecidedError(f"{MOST_ORDERS} derivatives agree at x = {joint}")
+
+
+def _equal(left: sp.Expr, right: sp.Expr) -> bool:
+    if left.is_finite and right.is_finite:
+        return constant_sign(left - right) == 0
+    return left == right
+
+
+def require_analytic(piece: Piece) -> None:
+    """Prove that a piece is analytic on its interval, its finite ends included.
+
+    Raises: CertificateError: a pole, a logarithm or root of a number that is not above 0, or an end at infinity.
+    """
+    for part in sp.preorder_traversal(piece.expression):
+        inside = None
+        if isinstance(part, sp.log):
+            inside = part.args[0]
+        elif isinstance(part, sp.Pow) and (not part.exp.is_Integer or part.exp < 0) and part.base.has(X):
+            inside = part.base
+        if inside is None:
+            continue
+        try:
+            signs = sign_map(inside, piece.low, piece.high)
+        except PoleError as error:
+            raise CertificateError(str(error)) from None
+        whole = isinstance(part, sp.Pow) and part.exp.is_Integer
+        ends = [constant_sign(inside.subs(X, end)) for end in (piece.low, piece.high) if end.is_finite]
+        if signs.zeros or 0 in ends:
+            where = signs.zeros[0].to_value() if signs.zeros else f"an end of ({piece.low}, {piece.high})"
+            what = "a pole" if whole else "a singularity"
+            raise CertificateError(f"{piece.expression} has {what} at x = {where}, where {inside} = 0")
+        if not whole and signs.signs[0] < 0:
+            raise CertificateError(f"{piece.expression} is not real on ({piece.low}, {piece.high}): {inside} < 0")
+
+
+def family_jump(n: int) -> sp.Expr:
+    """Give the jump of the (2n+1)-th derivative at 0 for symbolic eps and leak, after proving all lower ones equal.
+
+    Raises: CertificateError: the proof fails.
+    """
+    from .formulas import member  # noqa: PLC0415
+
+    right = one_sided(member(n, _EPS, _LEAK), sp.Integer(0))
+    left = one_sided(_LEAK * X, sp.Integer(0))
+    for order, before, after in zip(range(2 * n + 2), left, right, strict=False):
+        jump = sp.factor(after - before)
+        if order <= 2 * n and jump != 0:
+            raise CertificateError(f"the derivative of order {order} jumps by {jump} at 0")
+        if order == 2 * n + 1:
+            return jump
+    raise AssertionError("unreachable")
+
+
+def smoothness(formula: Formula) -> list[Property]:
+    """Prove the rows of group "class"."""
+    for piece in formula.pieces:
+        require_analytic(piece)
+    found = [b for b in breaks(formula) if b is not None]
+    method = "exact one-sided derivatives at every joint"
+    if not found:
+        whole = Value("statement", note="infinity: f is C^infinity, analytic on the line")
+        return [Property("class", "order", "Largest k with f in C^k", whole, (), "one analytic piece"), _branches(formula)]
+    order = min(b.order for b in found) - 1
+    rows = [Property("class", "order", "Largest k with f in C^k", _order(order), (), method), _branches(formula)]
+    first = [b for b in found if b.order == order + 1]
+    where = tuple(
+        exact(b.joint).to_value(f"from {b.left} to {b.right}, a jump of {tidy(b.right - b.left)}") for b in first
+    )
+    largest = max((sp.Abs(b.right - b.left) for b in first), key=lambda v: float(v))
+    title = f"Largest jump of the derivative of order {order + 1}" if order >= 0 else "Largest jump of f"
+    rows.append(Property("class", "jump", title, exact(tidy(largest)).to_value(), where, method))
+    if formula.family is not None:
+        rows.append(_theorem(formula.family[0]))
+    return rows
+
+
+def _order(order: int) -> Value:
+    if order < 0:
+        return Value("absent", note="f is not continuous")
+    return exact(sp.Integer(order)).to_value()
+
+
+def _branches(formula: Formula) -> Property:
+    note = f"{len(formula.pieces)} piece(s), each C^infinity (analytic) up to and including its ends"
+    method = "no denominator, root or logarithm vanishes on a closed piece"
+    return Property("class", "branches", "Each branch", Value("statement", note=note), (), method)
+
+
+def _theorem(n: int) -> Property:
+    orders = sorted({*range(1, _N + 1), n} if n <= 2 * _N else set(range(1, _N + 1)))
+    claim = all(sp.simplify(family_jump(m) - (1 - _LEAK) * sp.factorial(2 * m + 1) / _EPS) == 0 for m in orders)
+    if not claim:
+        raise CertificateError("the jump at 0 is not (1 - leak) (2n+1)! / eps")
+    text = ", ".join(map(str, orders))
+    note = (
+        "for every eps > 0 and leak: f is exactly C^(2n), and the derivative of order 2n+1 jumps at 0 by "
+        f"(1 - leak) (2n+1)! / eps (n = {text})"
+    )
+    method = "power series of f at 0+ with symbolic eps and leak"
+    return Property("class", "family_theorem", "Class of the family", Value("statement", note=note), (), method)

@@ -1,0 +1,174 @@
+"""Stationary points, dead regions, inflection points, monotonicity and convexity, from the sign structure of f' and f''."""
+
+from dataclasses import dataclass
+
+import sympy as sp
+
+from .numbers import Number, at, exact
+from .pieces import Formula
+from .signs import sign_map
+from .smoothness import breaks
+from .values import Property, Value
+
+_KINDS = {(-1, 1): "local minimum", (1, -1): "local maximum", (1, 1): "saddle, f rises on both sides",
+          (-1, -1): "saddle, f falls on both sides"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point between two open intervals of constant sign of f^(k).
+
+    Attributes:
+        point: Where.
+        left, right: The sign of f^(k) beside the point.
+        joint: Whether two pieces meet here.
+        jump: Sign of the jump of f^(k-1) here; 0 where that is continuous.
+        vanishes: Whether f^(k) exists here and is 0.
+    """
+
+    point: Number
+    left: int
+    right: int
+    joint: bool
+    jump: int
+    vanishes: bool
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The sign of f^(k) on the line: intervals, the marks between them, and the method."""
+
+    cells: tuple[tuple[Number, Number, int], ...]
+    marks: tuple[Mark, ...]
+    method: str
+
+    @property
+    def signs(self) -> set[int]:
+        """All signs that occur, jumps of the derivative below included."""
+        return {sign for _, _, sign in self.cells} | {mark.jump for mark in self.marks}
+
+
+def structure(formula: Formula, order: int) -> Structure:
+    """Find the sign of f^(order) everywhere, order 1 or 2.
+
+    Raises: UndecidedError: a proof could not be closed.
+    """
+    cells: list[tuple[Number, Number, int]] = []
+    methods: set[str] = set()
+    inner: list[Number] = []
+    for piece in formula.pieces:
+        signs = sign_map(piece.derivative(order), piece.low, piece.high)
+        methods.add(signs.method)
+        fences = [exact(piece.low), *signs.zeros, exact(piece.high)]
+        cells += list(zip(fences, fences[1:], signs.signs, strict=False))
+        inner += signs.zeros
+    below, here = formula.sides(order - 1), formula.sides(order)
+    marks = []
+    for (_, point, left), (_, _, right) in zip(cells, cells[1:], strict=False):
+        index = next((k for k, joint in enumerate(formula.joints) if point.exact == joint), None)
+        if index is None or point in inner:
+            marks.append(Mark(point, left, right, joint=False, jump=0, vanishes=True))
+            continue
+        jump = at(below[index][1] - below[index][0], point)
+        sign = 0 if jump.exact == 0 else 1 if jump.ball > 0 else -1
+        flat = here[index] == (0, 0) and sign == 0 and _smooth_below(formula, index, order)
+        marks.append(Mark(point, left, right, joint=True, jump=sign, vanishes=flat))
+    return Structure(tuple(cells), tuple(marks), "; ".join(sorted(methods)))
+
+
+def _smooth_below(formula: Formula, index: int, order: int) -> bool:
+    broken = breaks(formula)[index]
+    return broken is None or broken.order >= order
+
+
+def stationarity(formula: Formula) -> list[Property]:
+    """Prove the rows of group "stationarity"."""
+    first, second = structure(formula, 1), structure(formula, 2)
+    return [
+        _stationary_points(formula, first),
+        _dead_regions(formula, first),
+        _kinks(formula, first),
+        _inflections(formula, second),
+        _statement("monotonicity", "Monotone", _monotone(first), first.method),
+        _statement("convexity", "Convex or concave", _convex(formula, second), second.method),
+    ]
+
+
+def _statement(key: str, title: str, note: str, method: str) -> Property:
+    return Property("stationarity", key, title, Value("statement", note=note), (), method)
+
+
+def _count(key: str, title: str, where: list[Value], method: str) -> Property:
+    return Property("stationarity", key, title, exact(len(where)).to_value(), tuple(where), method)
+
+
+def _stationary_points(formula: Formula, found: Structure) -> Property:
+    points = []
+    for mark in found.marks:
+        if mark.vanishes and 0 not in (mark.left, mark.right):
+            value = _height(formula, mark.point)
+            points.append(mark.point.to_value(f"{_KINDS[mark.left, mark.right]}, f = {value}"))
+    return _count("stationary_points", "Isolated stationary points", points, found.method)
+
+
+def _height(formula: Formula, point: Number) -> str:
+    if point.exact is not None:
+        value = exact(formula.at(point.exact)).to_value()
+        return value.exact if value.kind == "exact" and len(value.exact) <= 12 else f"{value.approx:.12g}"
+    piece = next(p for p in formula.pieces if p.high == sp.oo or point.ball < exact(p.high).ball)
+    return f"{at(piece.expression, point).to_value().approx:.12g}"
+
+
+def _dead_regions(formula: Formula, found: Structure) -> Property:
+    regions = []
+    for low, high, sign in found.cells:
+        if sign == 0:
+            half_line = not (low.finite and high.finite)
+            measure = "inf" if half_line else str(exact(high.exact - low.exact).exact)  # pyright: ignore[reportOperatorIssue]
+            brackets = f"{'(' if low.exact == -sp.oo else '['}{low.exact}, {high.exact}{')' if high.exact == sp.oo else ']'}"
+            regions.append(Value("statement", note=f"{brackets}, {'a half-line' if half_line else 'measure ' + measure}"))
+    row = _count("dead_regions", "Intervals with f' = 0 (dead regions)", regions, found.method)
+    note = "" if regions else "none"
+    value = Value(**{**row.value.__dict__, "note": note})
+    return Property(row.group, row.key, row.title, value, row.where, row.method)
+
+
+def _kinks(formula: Formula, found: Structure) -> Property:
+    sides, points = formula.sides(1), []
+    for mark, (before, after) in zip((m for m in found.marks if m.joint), sides, strict=True):
+        if before == after and mark.jump == 0:
+            continue
+        kind = "f jumps" if mark.jump else f"f' from {before} to {after}"
+        extremum = _KINDS.get((mark.left, mark.right), "") if not mark.jump and mark.left != mark.right else ""
+        points.append(mark.point.to_value(f"{kind}{', ' + extremum if extremum else ''}"))
+    return _count("kinks", "Points where f' does not exist", points, "exact one-sided derivatives")
+
+
+def _inflections(formula: Formula, found: Structure) -> Property:
+    points = []
+    for mark in found.marks:
+        if mark.left * mark.right == -1 and mark.jump == 0 and formula.continuous:
+            bend = "convex to concave" if mark.left > 0 else "concave to convex"
+            points.append(mark.point.to_value(bend))
+    return _count("inflection_points", "Inflection points", points, found.method)
+
+
+def _monotone(found: Structure) -> str:
+    signs = found.signs
+    strict = all(sign != 0 for _, _, sign in found.cells)
+    if -1 not in signs:
+        return "strictly increasing" if strict else "non-decreasing"
+    if 1 not in signs:
+        return "strictly decreasing" if strict else "non-increasing"
+    return "not monotone"
+
+
+def _convex(formula: Formula, found: Structure) -> str:
+    if not formula.continuous:
+        return "neither (f is not continuous)"
+    signs = found.signs
+    if signs == {0}:
+        return "affine"
+    if -1 not in signs:
+        return "convex"
+    return "concave" if 1 not in signs else "neither"
