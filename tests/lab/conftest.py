@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gem_activations.lab.recipes import make_recipe
+from gem_activations.lab.report import write_report
 from gem_activations.lab.store import Comparison, EpochMetrics, RunResult
 
 ARMS = {"relu": 0.95, "gelu": 0.96, "gem": 0.955, "gem(n=2)": 0.965, "segem(eps=1e-4, leak=0.01)": 0.95}
@@ -68,7 +70,7 @@ def fabricate_comparison(
             )
     return Comparison(
         folder=folder,
-        recipe={"name": "digits", "test_rule": "scored once, by the epoch of best validation accuracy", "batch": 64},
+        recipe=make_recipe("digits").pipeline(),
         activations=tuple(arms),
         baseline=baseline,
         seeds=seeds,
@@ -87,3 +89,13 @@ def fabricate(tmp_path: Path) -> Callable[..., Comparison]:
         return fabricate_comparison(tmp_path / "out", **choices)  # pyright: ignore[reportArgumentType]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """Give a comparison whose report is written; tests only read it."""
+    comparison = fabricate_comparison(
+        tmp_path_factory.mktemp("reported") / "out", failed=[("gem", 1)], missing=[("relu", 2)]
+    )
+    write_report(comparison)
+    return comparison

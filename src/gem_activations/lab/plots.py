@@ -41,6 +41,10 @@ def comparison_figures(comparison: Comparison) -> dict[str, Figure]:
             figures["validation-accuracy"] = _curve_figure(comparison, looks, "validation_accuracy")
             figures["train-loss"] = _curve_figure(comparison, looks, "train_loss")
         figures["activations"] = _activation_figure(comparison.activations, looks)
+        for figure in figures.values():
+            # Laid out once here, not again for each file it is written to.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
         return figures
 
 

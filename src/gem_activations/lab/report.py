@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 import polars as pl
+from filelock import FileLock
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich import box
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from .. import __version__
 from ..catalog import parse
+from ..errors import StoreError
 from .drawing import INK, render
 from .plots import comparison_figures
 from .statistics import ArmSummary, summarise
@@ -55,25 +57,40 @@ def write_report(comparison: Comparison) -> None:
     """Write the report of a comparison into its folder, replacing an older one.
 
     `report.html`, `results.parquet` and `results.csv` (one row a run), `summary.csv` (one row an activation, fractions
-    and not percent), and `plots/NAME.png` and `.svg`. Each file appears by atomic rename. The same store gives the
-    same bytes.
+    and not percent), and `plots/NAME.png` and `.svg`. Each file appears by atomic rename; two
+    processes that write one report wait for each other. The same store gives the same bytes.
 
     Args:
         comparison: From `store.load_comparison`; it may be unfinished, and have one arm or one seed.
     Raises: StoreError: a file cannot be written.
     """
+    try:
+        comparison.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(comparison.folder / ".report.lock")
+        lock.acquire()
+    except OSError as error:
+        reason = error.strerror or error
+        raise StoreError(f"cannot write {comparison.folder}: {reason}; give a folder that can be written") from error
+    with lock:
+        lock.release()  # `with` took it a second time.
+        for name, content in _contents(comparison):
+            write_atomically(comparison.folder / name, content)
+
+
+def _contents(comparison: Comparison) -> Iterator[tuple[str, bytes]]:
+    """Make the files of the report one after the other: name in the folder, content."""
     arms = summarise(comparison)
     figures = comparison_figures(comparison)
     for name, figure in figures.items():
         for suffix in ("png", "svg"):
-            write_atomically(comparison.folder / "plots" / f"{name}.{suffix}", render(figure, suffix))
+            yield f"plots/{name}.{suffix}", render(figure, suffix)
     results = results_frame(comparison)
     parquet = io.BytesIO()
     results.write_parquet(parquet)
-    write_atomically(comparison.folder / "results.parquet", parquet.getvalue())
-    write_atomically(comparison.folder / "results.csv", results.write_csv().encode())
-    write_atomically(comparison.folder / "summary.csv", summary_frame(arms).write_csv().encode())
-    write_atomically(comparison.folder / "report.html", _page(comparison, arms, figures).encode())
+    yield "results.parquet", parquet.getvalue()
+    yield "results.csv", results.write_csv().encode()
+    yield "summary.csv", summary_frame(arms).write_csv().encode()
+    yield "report.html", _page(comparison, arms, figures).encode()
 
 
 def results_frame(comparison: Comparison) -> pl.DataFrame:
@@ -158,6 +175,8 @@ def _page(comparison: Comparison, arms: tuple[ArmSummary, ...], figures: Mapping
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     command = comparison.environment.get("command", "")
     return template.render(
+        title=comparison.recipe.get("title") or comparison.recipe.get("name") or "Comparison",
+        rule=comparison.recipe.get("rule", ""),
         comparison=comparison,
         arms=arms,
         sentences=summary_sentences(arms, comparison.baseline),

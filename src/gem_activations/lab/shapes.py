@@ -11,6 +11,7 @@ Array = NDArray[np.float64]
 
 REACH = 3.0
 _STEP = 1e-4
+_TOLERANCE = 1e-3
 
 
 class Shape(NamedTuple):
@@ -43,10 +44,10 @@ def sample_shape(activation: Activation, *, points: int = 800) -> Shape:
     spec = activation.spec
     if spec is not None:
         return Shape(x, spec(x), spec.derivative(x), spec.second_derivative(x))
-    (first, second), (first_half, second_half) = (
-        _differences(activation, x, _STEP),
-        _differences(activation, x, _STEP / 2),
-    )
+    first, second = _differences(activation, x, _STEP)
+    first_half, second_half = _differences(activation, x, _STEP / 2)
+    # On a kink itself the central slope is the mean of both sides for every step: there the sides disagree.
+    first = np.where(np.abs(second) * _STEP > _TOLERANCE, np.nan, first)
     return Shape(x, activation(x), _settled(first, first_half), _settled(second, second_half))
 
 
@@ -56,4 +57,4 @@ def _differences(activation: Activation, x: Array, step: float) -> tuple[Array, 
 
 
 def _settled(values: Array, at_half_step: Array) -> Array:
-    return np.where(np.abs(values - at_half_step) > 1e-3 * (1 + np.abs(values)), np.nan, values)
+    return np.where(np.abs(values - at_half_step) > _TOLERANCE * (1 + np.abs(values)), np.nan, values)

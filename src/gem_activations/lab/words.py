@@ -10,7 +10,7 @@ from .statistics import SEEDS_CAP, ArmSummary, Interval, PairedDifference
 
 NOTHING = "-"
 # Percent of 95 % BCa intervals that hold the mean of normal differences, by pairs; docs/statistics.md has the command.
-_COVERAGE = {2: 50, 3: 75, 4: 80, 5: 85, 6: 86, 7: 88}
+_COVERAGE = {2: 50, 3: 72, 4: 80, 5: 84, 6: 86, 7: 87}
 
 
 def accuracy_text(arm: ArmSummary) -> str:

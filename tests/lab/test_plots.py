@@ -1,0 +1,189 @@
+import dataclasses
+import io
+import math
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import norm
+
+from gem_activations.catalog import ENTRIES, parse
+from gem_activations.errors import SettingError
+from gem_activations.lab.drawing import FAMILY, GREY, RIVALS, render, styles
+from gem_activations.lab.plots import comparison_figures, write_family_picture
+from gem_activations.lab.shapes import sample_shape
+from gem_activations.lab.statistics import summarise
+
+EVERY_PLOT = ["accuracy", "differences", "validation-accuracy", "train-loss", "activations"]
+
+
+def lines_of(axes, color):
+    return [line for line in axes.get_lines() if line.get_color() == color]
+
+
+def points_of(axes, color, marker):
+    drawn = [line.get_xdata() for line in lines_of(axes, color) if line.get_marker() == marker]
+    return np.concatenate([np.atleast_1d(x) for x in drawn])
+
+
+def test_a_finished_comparison_has_every_plot(fabricate):
+    assert list(comparison_figures(fabricate())) == EVERY_PLOT
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        ({"arms": {"gelu": 0.9}}, ["accuracy", "validation-accuracy", "train-loss", "activations"]),
+        ({"seeds": 1}, EVERY_PLOT),
+        ({"arms": {"gelu": 0.9, "gem": 0.9}, "seeds": 1, "missing": [("gelu", 0), ("gem", 0)]}, ["activations"]),
+        ({"arms": {"gelu": 0.9}, "seeds": 1, "failed": [("gelu", 0)]}, EVERY_PLOT[2:]),
+    ],
+)
+def test_a_plot_without_anything_to_show_is_left_out(fabricate, choices, expected):
+    figures = comparison_figures(fabricate(**choices))
+    assert list(figures) == expected
+    for figure in figures.values():
+        assert len(render(figure, "svg")) > 1000
+
+
+def test_a_run_that_failed_before_its_first_epoch_is_drawn_nowhere(fabricate):
+    comparison = fabricate(failed=[("gem", 0)])
+    curves = {run: curve for run, curve in comparison.curves.items() if run != ("gem", 0)}
+    figures = comparison_figures(dataclasses.replace(comparison, curves={**curves, ("gem", 0): ()}))
+    panel = figures["train-loss"].axes[2]
+    assert [line.get_marker() for line in panel.get_lines()].count("x") == 0
+
+
+def test_accuracies_are_drawn_in_percent(fabricate):
+    comparison = fabricate()
+    axes = comparison_figures(comparison)["accuracy"].axes[0]
+    drawn = points_of(axes, styles(comparison.activations)["gem"].color, "o")
+    stored = [100 * run.test_accuracy for run in comparison.results if run.activation == "gem"]
+    assert sorted(drawn) == pytest.approx(sorted(stored))
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(comparison.activations)
+
+
+def test_differences_are_drawn_pair_by_pair_with_both_intervals(fabricate):
+    comparison = fabricate(failed=[("gem", 1)], seeds=4)
+    color = styles(comparison.activations)["gem"].color
+    axes = comparison_figures(comparison)["differences"].axes[0]
+    scores = {(run.activation, run.seed): run.test_accuracy for run in comparison.results}
+    expected = [100 * (scores["gem", seed] - scores["gelu", seed]) for seed in (0, 2, 3)]
+    assert points_of(axes, color, "o") == pytest.approx(expected)
+    difference = next(arm.difference for arm in summarise(comparison) if arm.activation == "gem")
+    bars = [tuple(line.get_xdata()) for line in lines_of(axes, color) if line.get_marker() == "None"]
+    assert bars == [tuple(100 * end for end in interval) for interval in (difference.student, difference.bootstrap)]
+    low, high = axes.get_xlim()
+    assert low < bars[0][0] < bars[0][1] < high
+
+
+def test_the_wide_interval_of_two_seeds_does_not_set_the_frame(fabricate):
+    comparison = fabricate(seeds=2)
+    axes = comparison_figures(comparison)["differences"].axes[0]
+    widest = max(arm.difference.student.high for arm in summarise(comparison) if arm.difference)
+    assert axes.get_xlim()[1] < 100 * widest
+
+
+def test_learning_curves_show_mean_range_and_failed_runs(fabricate):
+    comparison = fabricate(failed=[("gem", 1)])
+    figure = comparison_figures(comparison)["validation-accuracy"]
+    panel = figure.axes[list(comparison.activations).index("gem")]
+    color = styles(comparison.activations)["gem"].color
+    mean, *failed = lines_of(panel, color)
+    finished = [[epoch.validation_accuracy for epoch in comparison.curves["gem", seed]] for seed in (0, 2)]
+    assert mean.get_ydata() == pytest.approx(100 * np.mean(finished, axis=0))
+    band = panel.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((100 * np.min(finished), 100 * np.max(finished)))
+    assert len(failed[0].get_xdata()) == 2
+    assert failed[-1].get_marker() == "x"
+
+
+def test_the_family_has_its_own_colours():
+    looks = styles(["relu", "gelu", "gem", "mish", "egem(eps=1e-4)", "segem(eps=1e-4, leak=0.01)"])
+    assert [look.color for look in looks.values()] == [GREY, RIVALS[0], FAMILY[0], RIVALS[1], FAMILY[1], FAMILY[2]]
+    assert len(set(FAMILY + RIVALS)) == len(FAMILY) + len(RIVALS)
+    assert {look.marker for look in styles(list(ENTRIES)).values()} == {"D", "o", "s"}
+
+
+def luminance(color):
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("color", [GREY, *FAMILY, *RIVALS])
+@pytest.mark.parametrize("page", ["#ffffff", "#14181d"])
+def test_every_colour_can_be_seen_on_a_light_and_on_a_dark_page(color, page):
+    darker, lighter = sorted([luminance(color), luminance(page)])
+    assert (lighter + 0.05) / (darker + 0.05) > 2.1
+
+
+def test_equal_input_gives_equal_bytes_in_another_process(tmp_path):
+    script = (
+        "import sys, pathlib; from gem_activations.lab.plots import write_family_picture; "
+        "write_family_picture(pathlib.Path(sys.argv[1]))"
+    )
+    for name in ("a.svg", "b.svg"):
+        subprocess.run([sys.executable, "-c", script, tmp_path / name], check=True)
+    first, second = ((tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
+    assert first == second
+    assert b"<dc:date>" not in first
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_the_family_picture_is_a_file_of_its_suffix(tmp_path, suffix):
+    path = tmp_path / "folder" / f"family.{suffix}"
+    write_family_picture(path)
+    content = path.read_bytes()
+    if suffix == "svg":
+        texts = {element.text for element in ET.fromstring(content).iter("{http://www.w3.org/2000/svg}text")}
+        assert {"relu", "gelu", "gem", "gem(n=2)", "gem(n=3)", "egem(eps=0.1)", "f'", "f''"} <= texts
+    else:
+        assert Image.open(io.BytesIO(content)).size == (2000, 740)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_another_suffix_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(SettingError, match=r"\.png or \.svg"):
+        write_family_picture(tmp_path / "family.jpg")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_derivatives_of_gelu_are_its_analytic_ones():
+    x, value, first, second = sample_shape(parse("gelu"))
+    np.testing.assert_allclose(value, x * norm.cdf(x), atol=1e-15)
+    np.testing.assert_allclose(first, norm.cdf(x) + x * norm.pdf(x), atol=1e-8)
+    np.testing.assert_allclose(second, (2 - x**2) * norm.pdf(x), atol=1e-6)
+
+
+def test_derivatives_of_the_family_are_its_closed_forms():
+    x, value, first, second = sample_shape(parse("gem(n=2)"))
+    positive = np.maximum(x, 0)
+    gate = positive**4 / (1 + positive**4)
+    np.testing.assert_allclose(value, positive * gate, atol=1e-15)
+    np.testing.assert_allclose(first, gate * (5 - 4 * gate), atol=1e-14)
+    inside = x > 0.01
+    expected = 4 / x[inside] * gate[inside] * (1 - gate[inside]) * (5 - 8 * gate[inside])
+    np.testing.assert_allclose(second[inside], expected, atol=1e-12)
+
+
+def test_relu_has_no_derivative_at_its_kink_and_the_right_ones_beside_it():
+    x, _, first, second = sample_shape(parse("relu"))
+    away = np.abs(x) > 1e-3
+    np.testing.assert_allclose(first[away], (x[away] > 0).astype(float), atol=1e-10)
+    np.testing.assert_allclose(second[away], 0, atol=1e-6)
+    assert math.isnan(first[np.argmin(np.abs(x))])
+
+
+@pytest.mark.parametrize("name", list(ENTRIES))
+def test_every_activation_has_a_shape(name):
+    shape = sample_shape(parse(name))
+    assert np.isfinite(shape.value).all()
+    for values in (shape.first, shape.second):
+        assert np.isfinite(values).mean() > 0.9
+    steps = [b - a for a, b in pairwise(shape.x)]
+    assert min(steps) > 0

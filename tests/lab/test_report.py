@@ -1,0 +1,302 @@
+import dataclasses
+import io
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from gem_activations.errors import StoreError
+from gem_activations.lab.report import summary_table, summary_words, write_report
+from gem_activations.lab.statistics import SEEDS_CAP, summarise
+from gem_activations.lab.store import RunResult
+from gem_activations.lab.words import accuracy_text, points, seeds_text
+
+VOID = {"meta", "br", "hr", "img", "link"}
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and keeps what the tests ask for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.source = text
+        self.open, self.ids, self.attributes, self.rows, self.text = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        self.ids += [value for key, value in attrs if key == "id"]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+        if self.rows and self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def page_of(comparison):
+    return Page((comparison.folder / "report.html").read_text(encoding="utf-8"))
+
+
+def words_of(page):
+    return " ".join("".join(page.text).split())
+
+
+def arm_with(comparison, accuracies, activation="gem"):
+    """Replace the test accuracies of one arm, seed by seed."""
+    runs = tuple(
+        dataclasses.replace(run, test_accuracy=accuracies[run.seed]) if run.activation == activation else run
+        for run in comparison.results
+    )
+    return dataclasses.replace(comparison, results=runs)
+
+
+def baseline_plus(comparison, differences):
+    scores = {run.seed: run.test_accuracy for run in comparison.results if run.activation == comparison.baseline}
+    return arm_with(comparison, {seed: scores[seed] + differences[seed] for seed in scores})
+
+
+def difference_intervals(arm):
+    return arm.difference.bootstrap, arm.difference.student
+
+
+def sentence_about(activation, comparison):
+    return next(line for line in summary_words(comparison) if line.startswith(f"{activation}: "))
+
+
+def test_the_folder_holds_every_file_and_no_rest(reported):
+    comparison = reported
+    names = {path.relative_to(comparison.folder).as_posix() for path in comparison.folder.rglob("*") if path.is_file()}
+    stems = ("accuracy", "differences", "validation-accuracy", "train-loss", "activations")
+    plots = {f"plots/{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")}
+    assert names == plots | {"report.html", "results.parquet", "results.csv", "summary.csv", ".report.lock"}
+    for stem in stems:
+        assert ET.parse(comparison.folder / f"plots/{stem}.svg").getroot().tag.endswith("svg")
+        assert (comparison.folder / f"plots/{stem}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_store_gives_the_same_bytes(fabricate):
+    comparison = fabricate()
+    contents = []
+    for _ in range(2):
+        write_report(comparison)
+        contents.append({path: path.read_bytes() for path in comparison.folder.rglob("*") if path.is_file()})
+        shutil.rmtree(comparison.folder)
+    assert contents[0] == contents[1]
+
+
+def test_results_have_one_row_a_run_and_the_fields_of_the_store(reported):
+    table = pl.read_parquet(reported.folder / "results.parquet")
+    assert table.columns == [field.name for field in dataclasses.fields(RunResult)]
+    assert table.rows() == [dataclasses.astuple(run) for run in reported.results]
+    failed = table.filter(pl.col("status") == "failed")
+    assert failed.select("activation", "seed", "test_accuracy").rows() == [("gem", 1, None)]
+    as_text = pl.read_csv(reported.folder / "results.csv", schema=table.schema)
+    assert as_text.with_columns(pl.col("reason").fill_null("")).equals(table)
+
+
+def test_results_of_a_comparison_without_a_run_keep_their_types(fabricate):
+    comparison = fabricate(arms={"gelu": 0.9}, seeds=1, missing=[("gelu", 0)])
+    write_report(comparison)
+    schema = pl.read_parquet(comparison.folder / "results.parquet").schema
+    assert (schema["test_accuracy"], schema["seed"], schema["status"]) == (pl.Float64, pl.Int64, pl.String)
+
+
+def test_the_summary_file_holds_the_statistics(reported):
+    rows = {row["activation"]: row for row in pl.read_csv(reported.folder / "summary.csv").to_dicts()}
+    for arm in summarise(reported):
+        row = rows[arm.activation]
+        assert row["test_accuracy_mean"] == pytest.approx(arm.mean)
+        if arm.difference is None:
+            assert row["bootstrap_low"] is None
+        else:
+            assert (row["bootstrap_low"], row["bootstrap_high"]) == pytest.approx(tuple(arm.difference.bootstrap))
+            assert (row["student_low"], row["student_high"]) == pytest.approx(tuple(arm.difference.student))
+            assert row["difference_shown"] is arm.difference.shown
+
+
+def test_the_page_needs_nothing_from_outside(reported):
+    page = page_of(reported)
+    assert {"script", "link", "img", "iframe", "object"}.isdisjoint(re.findall(r"<(\w+)", page.source))
+    addresses = [value for key, value in page.attributes if key in ("href", "xlink:href", "src", "srcset", "action")]
+    addresses += re.findall(r"url\(([^)]*)\)", page.source)
+    assert addresses
+    assert {address[0] for address in addresses} == {"#"}
+    assert "@import" not in page.source
+
+
+def test_identifiers_are_unique_and_every_reference_has_its_target(reported):
+    page = page_of(reported)
+    assert len(page.ids) == len(set(page.ids))
+    references = set(re.findall(r"(?:xlink:href=\"#|url\(#)([^\")]+)", page.source))
+    assert references
+    assert references <= set(page.ids)
+
+
+def test_the_page_says_what_was_compared_and_how_to_make_it_again(reported):
+    page = page_of(reported)
+    text = words_of(page)
+    assert reported.recipe["title"] in text
+    assert reported.recipe["rule"] in text
+    assert "training.learning_rate" in text
+    assert "gem-act compare digits" in text
+    assert f"gem-act report {reported.folder}" in text
+    assert "versions.torch" in text
+    for sentence in summary_words(reported):
+        assert sentence in text
+
+
+def test_the_page_has_a_row_for_every_arm_with_both_intervals(reported):
+    rows = {row[0].strip(): [cell.strip() for cell in row] for row in reversed(page_of(reported).rows)}
+    for arm in summarise(reported):
+        row = rows[arm.activation]
+        assert row[1] == accuracy_text(arm)
+        assert row[-2:] == [str(arm.failed), str(arm.missing)]
+        if arm.difference is None:
+            assert row[2] == "baseline"
+        else:
+            bootstrap, student = (f"[{points(i.low)}, {points(i.high)}]" for i in difference_intervals(arm))
+            assert row[2].startswith(f"{points(arm.difference.mean)} {bootstrap}")
+            assert row[3] == student
+
+
+def test_what_a_run_says_is_escaped(fabricate):
+    comparison = fabricate(failed=[("gem", 0)])
+    runs = tuple(
+        dataclasses.replace(run, reason="<script>alert(1)</script> & more") if run.reason else run
+        for run in comparison.results
+    )
+    comparison = dataclasses.replace(comparison, results=runs, environment={"command": "<b>run</b>"})
+    write_report(comparison)
+    page = page_of(comparison)
+    assert "<script" not in page.source
+    assert "<b>" not in page.source
+    assert "failed, <script>alert(1)</script> & more" in words_of(page)
+
+
+def test_failed_and_missing_runs_are_listed(reported):
+    text = words_of(page_of(reported))
+    assert "gem, seed 1: failed, the training loss is nan in epoch 3" in text
+    assert "relu, seed 2: no result yet" in text
+    assert "14 of 15 runs have a result" in text
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"arms": {"gelu": 0.9}},
+        {"arms": {"gelu": 0.9}, "seeds": 1, "missing": [("gelu", 0)]},
+        {"seeds": 1},
+        {"arms": {"gelu": 0.9, "gem": 0.9}, "failed": [("gelu", 0), ("gelu", 1), ("gelu", 2)]},
+    ],
+)
+def test_any_comparison_has_a_report(fabricate, choices):
+    comparison = fabricate(**choices)
+    write_report(comparison)
+    page = page_of(comparison)
+    assert summary_words(comparison)[0] in words_of(page)
+    assert summary_table(comparison).row_count == len(comparison.activations)
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(fabricate):
+    comparison = fabricate()
+    comparison.folder.parent.mkdir(exist_ok=True)
+    comparison.folder.write_text("a file, not a folder")
+    with pytest.raises(StoreError, match="cannot write"):
+        write_report(comparison)
+    assert comparison.folder.read_text() == "a file, not a folder"
+
+
+def printed(table):
+    console = Console(width=120, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_terminal_table(fabricate):
+    comparison = fabricate(failed=[("gem", 1)])
+    lines = printed(summary_table(comparison)).splitlines()
+    gem = next(line for line in lines if line.startswith(" gem "))
+    arms = {arm.activation: arm for arm in summarise(comparison)}
+    assert accuracy_text(arms["gem"]) in gem
+    assert points(arms["gem"].difference.mean) in gem
+    assert "1 of 3" in gem
+    assert "baseline" in next(line for line in lines if line.startswith(" gelu "))
+    assert any("fewer than 8 seeds" in line for line in lines)
+
+
+def test_eight_seeds_carry_no_star(fabricate):
+    assert "*" not in printed(summary_table(fabricate(seeds=8)))
+
+
+def test_words_where_a_difference_is_shown(fabricate):
+    comparison = baseline_plus(fabricate(), [0.010, 0.011, 0.012])
+    assert sentence_about("gem", comparison).startswith("gem: a difference is shown, 1.10 points above gelu [+1.0")
+    assert "gem (+1.10)" in summary_words(comparison)[0]
+
+
+def test_words_where_the_bootstrap_interval_contains_zero(fabricate):
+    sentence = sentence_about("gem", baseline_plus(fabricate(), [-0.01, 0.02, 0.005]))
+    assert sentence.startswith("gem: no difference is shown: +0.50 points [-1.00, +2.00] over 3 paired seeds.")
+    # Mean 0.5, standard deviation 1.5: effect size 1/3, 73 pairs in the tables.
+    assert "About 73 seeds would be needed" in sentence
+
+
+def test_words_where_only_student_contains_zero(fabricate):
+    sentence = sentence_about("gem", baseline_plus(fabricate(), [0.001, 0.01, 0.02]))
+    assert sentence.startswith("gem: no difference is shown: +1.03 points over 3 paired seeds.")
+    assert "too short for 3 paired seeds; Student's t interval [-1.3" in sentence
+
+
+def test_words_where_all_differences_are_equal(fabricate):
+    sentence = sentence_about("gem", baseline_plus(fabricate(), [0.01] * 3))
+    assert sentence.startswith("gem: no difference is shown: +1.00 points on each of 3 paired seeds")
+
+
+def test_words_for_one_seed(fabricate):
+    sentence = sentence_about("gem", fabricate(seeds=1))
+    assert sentence.startswith("gem: no difference is shown: ")
+    assert "one seed gives no interval" in sentence
+
+
+def test_words_for_failed_runs_name_the_pairs(fabricate):
+    words = summary_words(fabricate(failed=[("gem", 1), ("gelu", 0)]))
+    assert "gem: 1 of 3 runs failed; its mean leaves them out, and its comparison stands on 1 pair." in words
+    assert "gelu: 1 of 3 runs failed; its mean leaves them out." in words
+
+
+def test_no_arm_is_called_best_where_nothing_is_shown(fabricate):
+    comparison = baseline_plus(fabricate(arms={"gelu": 0.95, "gem": 0.95}), [0.01, -0.01, 0.02])
+    words = summary_words(comparison)
+    assert words[0] == "No activation is shown to differ from gelu."
+    assert not re.search(r"\b(best|wins?|beats?|above|below)\b", " ".join(words))
+
+
+def test_many_arms_carry_the_note_on_their_number(fabricate):
+    assert any("4 comparisons are not corrected" in line for line in summary_words(fabricate()))
+    two = fabricate(arms={"gelu": 0.95, "gem": 0.95})
+    assert not any("not corrected" in line for line in summary_words(two))
+
+
+def test_numbers_as_text():
+    assert [points(value) for value in (0.0042, -0.00001, 0.0, 1e-17)] == ["+0.42", "-0.001", "0.00", "0.00"]
+    assert [seeds_text(value) for value in (None, 57, SEEDS_CAP, SEEDS_CAP + 1)] == ["-", "57", "10,000", "> 10,000"]
