@@ -236,23 +236,28 @@ class GemSpec:
             return 1 / (1 + eps / power), 1 / (1 + power / eps)
 
     def _solve(self, y: Array) -> Array:
-        """Solve f(x) = y > 0 by Newton's method on log f over log x, kept inside a bracket."""
+        """Solve f(x) = y > 0 by Newton's method on log f over log x, kept inside a bracket.
+
+        Where leak > 0 the slope of log f over log x has a hump and Newton's method can run in a cycle: a step must halve
+        the one before, else the bracket is halved.
+        """
         low, high = y, y / (1 - self.leak)
         with np.errstate(all="ignore"):
             high = high + self.scale * (high / self.scale) ** (1 / (2 * self.n + 1))
             high = np.minimum(high, y / self.leak) if self.leak else high
             high = np.minimum(high, np.finfo(np.float64).max)
-            x = high
-            for _ in range(200):
+            x, last = high, np.full_like(high, np.inf)
+            for _ in range(100):
                 value = self(x)
                 low, high = np.where(value < y, x, low), np.where(value > y, x, high)
-                step = (y / value) ** (value / (x * self.derivative(x)))
-                following = x * step
-                inside = (following >= low) & (following <= high)
-                following = np.where(inside, following, np.sqrt(low) * np.sqrt(high))
-                settled = np.abs(following - x) <= 2e-16 * x
+                following = x * (y / value) ** (value / (x * self.derivative(x)))
+                step = np.abs(following - x)
+                converges = (following >= low) & (following <= high) & (step <= np.maximum(last / 2, 1e-12 * x))
+                following = np.where(converges, following, np.sqrt(low) * np.sqrt(high))
+                last = np.abs(following - x)
                 x = np.where(value == y, x, following)
-                if np.all(settled | (value == y)):
+                # Convergence is quadratic: after a step of 1e-10 the error is below rounding.
+                if np.all((converges & (last <= 1e-10 * x)) | (value == y)):
                     break
         return x
 
