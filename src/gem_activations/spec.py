@@ -246,7 +246,7 @@ class GemSpec:
             high = high + self.scale * (high / self.scale) ** (1 / (2 * self.n + 1))
             high = np.minimum(high, y / self.leak) if self.leak else high
             high = np.minimum(high, np.finfo(np.float64).max)
-            x, last = high, np.full_like(high, np.inf)
+            x, last, done = high, np.full_like(high, np.inf), np.zeros_like(high, dtype=bool)
             for _ in range(100):
                 value = self(x)
                 low, high = np.where(value < y, x, low), np.where(value > y, x, high)
@@ -255,9 +255,10 @@ class GemSpec:
                 converges = (following >= low) & (following <= high) & (step <= np.maximum(last / 2, 1e-12 * x))
                 following = np.where(converges, following, np.sqrt(low) * np.sqrt(high))
                 last = np.abs(following - x)
-                x = np.where(value == y, x, following)
-                # Convergence is quadratic: after a step of 1e-10 the error is below rounding.
-                if np.all((converges & (last <= 1e-10 * x)) | (value == y)):
+                x = np.where(done | (value == y), x, following)
+                # Convergence is quadratic: after a step of 1e-10 the error is below rounding, and x stays as it is.
+                done = done | (value == y) | (converges & (last <= 1e-10 * x))
+                if np.all(done):
                     break
         return x
 

@@ -55,7 +55,7 @@ def inverse(y: Tensor, spec: GemSpec) -> Tensor:
         high = high + spec.scale * (high / spec.scale) ** (1 / (2 * spec.n + 1))
         if spec.leak:
             high = torch.minimum(high, target / spec.leak)
-        x, last = high, torch.full_like(high, torch.inf)
+        x, last, done = high, torch.full_like(high, torch.inf), torch.zeros_like(high, dtype=torch.bool)
         for _ in range(100):
             reached = value(x, spec)
             low, high = torch.where(reached < target, x, low), torch.where(reached > target, x, high)
@@ -64,9 +64,10 @@ def inverse(y: Tensor, spec: GemSpec) -> Tensor:
             converges = (following >= low) & (following <= high) & (step <= torch.maximum(last / 2, 1e-12 * x))
             following = torch.where(converges, following, low.sqrt() * high.sqrt())
             last = (following - x).abs()
-            settled = converges & (last <= 1e-10 * x)  # Quadratic: the next error is below rounding.
-            x = torch.where(reached == target, x, following)
-            if bool((settled | (reached == target)).all()):
+            x = torch.where(done | (reached == target), x, following)
+            # Convergence is quadratic: after a step of 1e-10 the error is below rounding, and x stays as it is.
+            done = done | (reached == target) | (converges & (last <= 1e-10 * x))
+            if bool(done.all()):
                 break
         below = y / spec.leak if spec.leak else y.clamp(min=0)
         return torch.where((y > 0) & torch.isfinite(y), x, below)
