@@ -1,0 +1,38 @@
+"""The command line `gem-act`: runs a command and turns every error that a user can cause into one line."""
+
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .errors import GemError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `gem-act`.
+
+    Args:
+        arguments: The words after the command's name; None for those of the process.
+    Returns: Exit status: 0, or 2 for a user's error, or 130 for an interruption.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        print(f"gem-act {__version__}")
+        return 0
+    try:
+        from .commands import run_command
+
+        run_command(words)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "gem_activations"):
+            raise
+        return _fail(f"{error.name} is not installed; run: pip install 'gem-activations[lab]'")
+    except (GemError, OSError) as error:
+        return _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt as interruption:
+        return _fail("; ".join(["interrupted", *map(str, interruption.args)]), status=130)
+    return 0
+
+
+def _fail(message: str, status: int = 2) -> int:
+    print(f"gem-act: {message}", file=sys.stderr)
+    return status

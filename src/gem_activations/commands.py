@@ -1,0 +1,156 @@
+"""The commands of `gem-act`, each a dataclass that the command line is made from.
+
+Frameworks are imported where a command runs, so that help and errors come at once.
+"""
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import tyro
+from tyro.conf import DisallowNone, Positional, arg, subcommand
+
+from . import catalog
+from .grammar import format_call
+from .lab.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WIDE = 1000
+_RECIPE_HELP = "What is trained on what. " + " ".join(
+    f"{name}: {(recipe.__doc__ or '').strip()}" for name, recipe in RECIPES.items()
+)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train one model with several activations from several seeds, and report what the data allow to say.
+
+    The same command run again goes on where it was stopped; more activations or seeds extend the comparison.
+    """
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help=_RECIPE_HELP)]
+    activations: Annotated[tuple[str, ...] | None, arg(metavar="A [B ...]")] = None
+    """Activations to compare, such as gelu gem "egem(eps=1e-4)"; the recipe's where not given."""
+    seeds: int | None = None
+    """Number of runs of each activation; the recipe's where not given."""
+    epochs: int | None = None
+    """Epochs of each run; the recipe's where not given."""
+    baseline: str | None = None
+    """Activation that the others are compared with; the recipe's where not given."""
+    model: str | None = None
+    """mlp or cnn; the recipe's where not given."""
+    out: Path | None = None
+    """Output folder; runs/RECIPE where not given."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    data_dir: Path | None = None
+    """Folder with the data files; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given.
+    Files that are not there are downloaded to it."""
+
+    def run(self) -> None:
+        """Run the comparison, then write and print its report."""
+        from .lab.compare import compare
+        from .lab.progress import show_progress
+        from .lab.request import Request
+
+        request = Request(**{field.name: getattr(self, field.name) for field in fields(self)})
+        try:
+            with show_progress(_console(sys.stderr)) as observer:
+                compare(request, observer)
+            _report(request.folder)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"run the same command again to go on in {request.folder}") from None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Make the report of a comparison again from what its folder stores."""
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """Output folder of a comparison, finished or not."""
+
+    def run(self) -> None:
+        """Write and print the report."""
+        _report(self.folder)
+
+
+@dataclass(frozen=True)
+class List:
+    """Show every activation the project knows: name, defaults, formula, source."""
+
+    def run(self) -> None:
+        """Print the catalog, one row a line where it is piped."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table("name", "title", "formula", "group", "source", box=None, pad_edge=False)
+        for entry in catalog.ENTRIES.values():
+            call = format_call(entry.name, entry.defaults)
+            table.add_row(*map(escape, (call, entry.title, entry.formula, entry.group, entry.citation)))
+        _console(sys.stdout).print(table)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the picture of the family and its derivatives."""
+
+    out: Path
+    """File to write, ending in .svg or .png."""
+
+    def run(self) -> None:
+        """Draw it."""
+        from .lab.plots import write_family_picture
+
+        write_family_picture(self.out)
+        print(self.out)
+
+
+Command = (
+    Annotated[Compare, subcommand("compare")]
+    | Annotated[Report, subcommand("report")]
+    | Annotated[List, subcommand("list")]
+    | Annotated[Plot, subcommand("plot")]
+)
+
+
+def run_command(words: list[str]) -> None:
+    """Read the words of a command line and run the command they name.
+
+    Raises: SystemExit: after printing help, with status 0, or for words that fit no command, with status 2;
+        GemError: something the user asks for is wrong; KeyboardInterrupt: with what to do next as its argument.
+    """
+    description = "Smooth activation functions made of rational arithmetic, and a lab that compares them."
+    command = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType] -- a union of annotated types is tyro's way to name subcommands
+        prog="gem-act",
+        description=f"{description} `gem-act --version` prints the version.",
+        args=words,
+        config=(DisallowNone,),
+    )
+    command.run()
+
+
+def _report(folder: Path) -> None:
+    from .lab.report import summary_table, summary_words, write_report
+    from .lab.store import load_comparison
+
+    comparison = load_comparison(folder)
+    write_report(comparison)
+    console = _console(sys.stdout)
+    console.print(summary_table(comparison))
+    for line in (*summary_words(comparison), *_files(folder)):
+        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _files(folder: Path) -> list[str]:
+    return ["", f"Report: {folder / 'report.html'}", f"Plots: {folder / 'plots'}", f"Runs: {folder / 'results.csv'}"]
+
+
+def _console(stream: TextIO) -> "Console":
+    """Give a console of the terminal's width; a pipe or file gets lines as long as they need to be."""
+    from rich.console import Console
+
+    return Console(file=stream, width=None if stream.isatty() else _WIDE)

@@ -1,0 +1,177 @@
+"""Turn what a user asks for into a checked plan, before anything is trained or stored."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from .. import catalog
+from ..errors import SettingError, StoreError
+from .recipes import Recipe, make_recipe
+from .store import Plan, read_plan, write_plan
+
+_OWN_NAMES = ("comparison.json", "runs", "report.html", "results.csv", "results.parquet", "summary.csv", "plots")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for; None leaves the choice to the recipe.
+
+    Attributes:
+        recipe: Name of a recipe.
+        out: Output folder; None for runs/RECIPE.
+        activations: Strings of the catalog.
+        seeds: Number of runs of each activation.
+        epochs: Epochs of each run.
+        baseline: Activation that the others are compared with; None for the recipe's, or the first activation where
+            the recipe's is not among them.
+        model: "mlp" or "cnn".
+        device: "cpu", "cuda" or "cuda:N".
+        data_dir: Folder with data files; None for GEM_ACTIVATIONS_DATA, else the user's cache folder.
+    """
+
+    recipe: str
+    out: Path | None = None
+    activations: tuple[str, ...] | None = None
+    seeds: int | None = None
+    epochs: int | None = None
+    baseline: str | None = None
+    model: str | None = None
+    device: str = "cpu"
+    data_dir: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.out or Path("runs") / self.recipe
+
+
+def resolve_recipe(request: Request) -> Recipe:
+    """Give the recipe with the request's choices in it, all of them checked.
+
+    Raises: SettingError: an unknown recipe or model, a count below 1, a baseline that is not among the activations;
+        ActivationNameError, SpecError: a string that names no activation.
+    """
+    recipe = make_recipe(request.recipe, request.model)
+    for option, value in (("--seeds", request.seeds), ("--epochs", request.epochs)):
+        if value is not None and value < 1:
+            raise SettingError(f"{option} {value}: give a whole number of at least 1")
+    given = recipe.activations if request.activations is None else request.activations
+    if not given:
+        raise SettingError("--activations: give at least one activation")
+    activations = tuple(dict.fromkeys(str(catalog.parse(text)) for text in given))
+    baseline = str(catalog.parse(request.baseline or recipe.baseline))
+    if baseline not in activations:
+        if request.baseline is not None:
+            raise SettingError(f"--baseline {baseline} is not among the activations; add it to --activations")
+        baseline = activations[0]
+    epochs = request.epochs or recipe.training.epochs
+    return dataclasses.replace(
+        recipe,
+        activations=activations,
+        baseline=baseline,
+        seeds=request.seeds or recipe.seeds,
+        training=dataclasses.replace(recipe.training, epochs=epochs),
+    )
+
+
+def find_device(text: str) -> torch.device:
+    """Give the device of a name.
+
+    Raises: SettingError: the name is unknown, or the device is not there.
+    """
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise SettingError(f"--device {text}: expected cpu, cuda or cuda:N")
+    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= there:
+        found = f"{there} CUDA device(s)" if device.type == "cuda" else "one device, cpu"
+        raise SettingError(f"--device {text} is not there: torch finds {found} on this machine")
+    return device
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse an output folder that cannot be written, or that holds files of others under our names.
+
+    Raises: StoreError.
+    """
+    try:
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
+        foreign = sorted(names.intersection(_OWN_NAMES))
+        if foreign and "comparison.json" not in names:
+            raise StoreError(
+                f"{folder} holds {', '.join(foreign)} of no comparison; choose an empty or new --out folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise StoreError(f"cannot write to {folder}: {reason}; choose another --out folder") from error
+
+
+def agree_on_plan(request: Request, recipe: Recipe, device: torch.device, checksums: dict[str, str]) -> Plan:
+    """Start the comparison of a folder or join the one that is there; more activations and seeds extend it.
+
+    Returns: The plan as it is stored now, with the activations and seeds of every request so far.
+    Raises: StoreError: the folder belongs to another comparison; the differing settings are named.
+    """
+    folder = request.folder
+    with _lock(folder):
+        stored = read_plan(folder)
+        wanted = Plan(
+            recipe=_plain(recipe.pipeline()),
+            baseline=recipe.baseline,
+            device=device.type,
+            threads=recipe.threads or torch.get_num_threads(),
+            data=checksums,
+            activations=recipe.activations,
+            seeds=recipe.seeds,
+        )
+        if stored is not None:
+            wanted = _join(stored, wanted, request)
+        if wanted != stored:
+            write_plan(folder, wanted)
+    return wanted
+
+
+def _join(stored: Plan, wanted: Plan, request: Request) -> Plan:
+    joined = dataclasses.replace(
+        wanted,
+        activations=tuple(dict.fromkeys(stored.activations + wanted.activations)),
+        seeds=max(stored.seeds, wanted.seeds),
+        threads=stored.threads,
+        baseline=wanted.baseline if request.baseline else stored.baseline,
+    )
+    old, new = _settings(stored), _settings(joined)
+    differing = [f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in new if old.get(key) != new[key]]
+    if differing:
+        raise StoreError(
+            f"{request.folder} belongs to another comparison, which differs in {', '.join(differing)}; "
+            "choose another --out folder, or give the settings that it was made with"
+        )
+    return joined
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    """Give all that must not change within a comparison, one flat entry a setting."""
+    flat: dict[str, Any] = {"baseline": plan.baseline, "device": plan.device}
+    flat |= {f"data.{name}": checksum[:12] for name, checksum in plan.data.items()}
+    for key, value in plan.recipe.items():
+        flat |= {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / ".comparison.lock")
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(values))
