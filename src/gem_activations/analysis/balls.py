@@ -120,7 +120,17 @@ def _power(values: list[Any], argument: tuple[int, Fraction], analytic: bool) ->
     elif exponent.denominator > 2:
         logarithm = FUNCTIONS[sp.log](base, analytic)
         return (logarithm * arb(flint.fmpq(exponent.numerator, exponent.denominator))).exp()
-    return base**whole if whole >= 0 else 1 / base**-whole
+    return whole_power(base, whole) if whole >= 0 else 1 / whole_power(base, -whole)
+
+
+def whole_power(base: Any, power: int) -> Any:
+    """Give base^power, power >= 0, by repeated squaring; FLINT's own power goes through a logarithm at times."""
+    result = None
+    while power:
+        if power % 2:
+            result = base if result is None else result * base
+        base, power = base * base, power // 2
+    return arb(1) if result is None else result
 
 
 def _tanh(value: Any) -> Any:

@@ -1,5 +1,7 @@
 """Boundedness and smoothness constants: suprema and infima of f, f' and f'', limits and asymptotes."""
 
+from dataclasses import replace
+
 import sympy as sp
 
 from .balls import X
@@ -8,7 +10,7 @@ from .numbers import Number, exact, tidy
 from .pieces import Formula
 from .smoothness import breaks
 from .tails import limit
-from .values import CertificateError, Property, Value
+from .values import Property, Value
 
 
 def boundedness(formula: Formula) -> list[Property]:
@@ -54,8 +56,7 @@ def _slope(formula: Formula) -> Property:
     row = _row("smoothness", "slope_infimum", "inf f'", found)
     if formula.continuous:
         return row
-    value = Value(**{**row.value.__dict__, "note": "where f' exists; f jumps elsewhere"})
-    return Property(row.group, row.key, row.title, value, row.where, row.method)
+    return replace(row, value=replace(row.value, note="where f' exists; f jumps elsewhere"))
 
 
 def _gradient_lipschitz(formula: Formula) -> Property:
@@ -76,13 +77,7 @@ def _absent(key: str, title: str, reason: str) -> Property:
 
 def _row(group: str, key: str, title: str, found: Extremum) -> Property:
     where = tuple(_point(point, how) for point, how in zip(found.points, found.attained, strict=True))
-    return Property(group, key, title, _value(found.value), where, found.method)
-
-
-def _value(number: Number) -> Value:
-    if number.finite and not number.ball.is_finite():
-        raise CertificateError("an enclosure is not finite")
-    return number.to_value()
+    return Property(group, key, title, found.value.to_value(), where, found.method)
 
 
 def _point(point: Number, how: str) -> Value:

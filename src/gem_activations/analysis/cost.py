@@ -60,7 +60,9 @@ def _of_scheme(scheme: Scheme) -> tuple[Counter[str], Counter[str]]:
 
 def _of_piece(piece: Piece) -> tuple[Counter[str], Counter[str]]:
     value = _count(_straight([piece.expression]))
-    both = _count(_straight([piece.expression, piece.derivative(1)]))
+    derivative = piece.derivative(1)
+    spellings = (derivative, sp.factor(derivative), sp.together(derivative))
+    both = min((_count(_straight([piece.expression, d])) for d in spellings), key=lambda c: _weight(c, Counter()))
     return value, both - value
 
 

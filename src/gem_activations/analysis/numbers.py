@@ -41,6 +41,8 @@ class Number:
         """Write the number for a certificate."""
         if not self.finite:
             return Value("infinite", str(self.exact), note=note)
+        if not self.ball.is_finite():
+            raise CertificateError("an enclosure is not finite")
         low, high = decimals(self.ball)
         approx = float(self.ball.mid())
         text = "" if self.exact is None else str(self.exact)

@@ -47,7 +47,7 @@ def sign_map(expression: sp.Expr, low: sp.Expr, high: sp.Expr) -> SignMap:
     """
     product = factorise(expression)
     if product.sign == 0:
-        return SignMap((), (0,), "identically zero")
+        return SignMap((), (0,), "exact algebra")
     zeros: list[Number] = []
     methods = set()
     for factor in product.factors:

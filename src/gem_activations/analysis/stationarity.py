@@ -1,14 +1,14 @@
 """Stationary points, dead regions, inflection points, monotonicity and convexity, from the sign structure of f' and f''."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy as sp
 
-from .numbers import Number, at, exact
+from .numbers import Number, at, exact, tidy
 from .pieces import Formula
 from .signs import sign_map
 from .smoothness import breaks
-from .values import Property, Value
+from .values import CertificateError, Property, Value
 
 _KINDS = {(-1, 1): "local minimum", (1, -1): "local maximum", (1, 1): "saddle, f rises on both sides",
           (-1, -1): "saddle, f falls on both sides"}  # fmt: skip
@@ -121,16 +121,21 @@ def _height(formula: Formula, point: Number) -> str:
 
 def _dead_regions(formula: Formula, found: Structure) -> Property:
     regions = []
+    kinks = {mark.point.exact for mark in found.marks if mark.joint and not mark.vanishes}
     for low, high, sign in found.cells:
         if sign == 0:
-            half_line = not (low.finite and high.finite)
-            measure = "inf" if half_line else str(exact(high.exact - low.exact).exact)  # pyright: ignore[reportOperatorIssue]
-            brackets = f"{'(' if low.exact == -sp.oo else '['}{low.exact}, {high.exact}{')' if high.exact == sp.oo else ']'}"
-            regions.append(Value("statement", note=f"{brackets}, {'a half-line' if half_line else 'measure ' + measure}"))
+            left = "(" if low.exact in (-sp.oo, *kinks) else "["
+            right = ")" if high.exact in (sp.oo, *kinks) else "]"
+            measure = f"measure {_length(low, high)}" if low.finite and high.finite else "a half-line, measure inf"
+            regions.append(Value("statement", note=f"{left}{low.exact}, {high.exact}{right}, {measure}"))
     row = _count("dead_regions", "Intervals with f' = 0 (dead regions)", regions, found.method)
-    note = "" if regions else "none"
-    value = Value(**{**row.value.__dict__, "note": note})
-    return Property(row.group, row.key, row.title, value, row.where, row.method)
+    return row if regions else replace(row, value=replace(row.value, note="none"))
+
+
+def _length(low: Number, high: Number) -> sp.Expr:
+    if low.exact is None or high.exact is None:
+        raise CertificateError("the end of a dead region has no exact form")
+    return tidy(high.exact - low.exact)
 
 
 def _kinks(formula: Formula, found: Structure) -> Property:

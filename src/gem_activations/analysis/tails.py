@@ -14,7 +14,7 @@ from functools import lru_cache
 import sympy as sp
 from flint import arb
 
-from .balls import X, constant_ball, constant_sign, hull, sign_of, tape
+from .balls import X, constant_ball, constant_sign, hull, sign_of, tape, whole_power
 from .tower import Factor, factorise, without_root
 from .values import CertificateError
 
@@ -100,9 +100,15 @@ def tail_sign(expression: sp.Expr, start: int, depth: int = 0) -> int:
     """
     product = factorise(expression)
     sign = product.sign
-    for factor in product.factors:
-        if factor.multiplicity % 2:
-            sign *= _factor_sign(factor, start, depth)
+    try:
+        for factor in product.factors:
+            if factor.multiplicity % 2:
+                sign *= _factor_sign(factor, start, depth)
+    except UndecidedError:
+        if all(isinstance(f, (sp.exp, sp.Pow)) for factor in product.factors for f in factor.generators.values()):
+            raise
+        # A factor of a sum over a common denominator may be harder than the sum itself.
+        return _from_derivative(expression, start, depth)
     return sign
 
 
@@ -225,7 +231,7 @@ def _negative(rate: sp.Expr, start: int, depth: int) -> bool:
 def _monomial(values: list[arb], powers: tuple[int, ...]) -> arb:
     product = arb(1)
     for value, power in zip(values, powers, strict=True):
-        product *= value**power
+        product *= whole_power(value, power)
     return product
 
 

@@ -1,0 +1,29 @@
+"""Property certificates: what is proved of an activation, each number exact or as a rigorous enclosure.
+
+Needs the extra `certify` (SymPy, python-flint). The modules are imported when first used, so that `import
+gem_activations.analysis` is cheap.
+
+Example:
+    >>> from gem_activations.analysis import certify
+    >>> print(certify("gem(n=2)")["lipschitz"].value)
+    25/16 = 1.5625
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .certify import certify
+    from .values import Certificate, CertificateError, Property, Value
+
+__all__ = ["Certificate", "CertificateError", "Property", "Value", "certify"]
+
+_HOMES = {"certify": ".certify"} | dict.fromkeys(["Certificate", "CertificateError", "Property", "Value"], ".values")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,214 @@
+"""The L^1, L^2 and L^infinity distance to ReLU; for the family the closed form for every p, and its inverse in eps.
+
+Elsewhere the difference D = f - ReLU is integrated piece by piece with error bounds. On a half-line D decays like a
+power of x, and then x = 1/t makes the integrand analytic on a bounded interval; or |D(x)| <= |D(T)| exp(-r (x - T))
+for x >= T, which holds where D' + r D and D have opposite signs on [T, inf), a sign that `tails` proves.
+"""
+
+from dataclasses import dataclass
+
+import sympy as sp
+from flint import acb, arb, ctx
+
+from .balls import X, constant_ball, tape, whole_power
+from .extrema import supremum_of_magnitude
+from .numbers import LONGEST_EXACT, Number, exact, tidy
+from .pieces import Formula, Piece
+from .signs import sign_map
+from .tails import UndecidedError, limit, tail_sign
+from .tower import factorise, without_root
+from .values import Property, Value
+
+_WORK_PRECISION = 160
+_TOLERANCE_BITS = 110
+_RATES = (sp.Integer(1), *(sp.Rational(1, 2**k) for k in range(1, 8)))
+_T = sp.Symbol("t", positive=True)
+
+
+@dataclass(frozen=True)
+class _Diverges(Exception):  # noqa: N818
+    reason: str
+
+
+def distance(formula: Formula) -> list[Property]:
+    """Prove the rows of group "distance"."""
+    pieces = difference(formula)
+    rows = [_supremum(pieces)]
+    for p in (1, 2):
+        rows.append(_norm(formula, pieces, p))
+    if formula.family is not None and formula.family[2] == 0:
+        rows += _family(formula.family[0])
+    return rows
+
+
+def difference(formula: Formula) -> tuple[Piece, ...]:
+    """Give f - ReLU as pieces, cut at 0."""
+    return tuple(
+        Piece(p.low, p.high, sp.cancel(p.expression - X) if p.expression.is_rational_function(X) else p.expression - X)
+        if p.low.is_nonnegative
+        else p
+        for p in formula.split(sp.Integer(0))
+    )
+
+
+def _row(key: str, title: str, value: Value, method: str, where: tuple[Value, ...] = ()) -> Property:
+    return Property("distance", key, title, value, where, method)
+
+
+def _supremum(pieces: tuple[Piece, ...]) -> Property:
+    found = supremum_of_magnitude(pieces, 0)
+    where = tuple(
+        Value("statement", note=how) if how.startswith("throughout") else point.to_value(how)
+        for point, how in zip(found.points, found.attained, strict=True)
+    )
+    return _row("distance_sup", "L^infinity distance to ReLU, sup |f - ReLU|", found.value.to_value(), found.method, where)
+
+
+def _norm(formula: Formula, pieces: tuple[Piece, ...], p: int) -> Property:
+    key, title = f"distance_l{p}", f"L^{p} distance to ReLU"
+    try:
+        if formula.family is not None:
+            return _row(key, title, _closed_norm(formula.family, p).to_value(), "closed form, x = a (F / (1 - F))^(1/(2n))")
+        total, method = _power_integral(pieces, p)
+        if total.exact is not None:
+            return _row(key, title, exact(tidy(total.exact ** sp.Rational(1, p))).to_value(), method)
+        return _row(key, title, Number(None, total.ball if p == 1 else total.ball.sqrt()).to_value(), method)
+    except _Diverges as error:
+        return _row(key, title, Value("infinite", "oo", note=error.reason), "behaviour at infinity")
+
+
+def _closed_norm(family: tuple[int, sp.Rational, sp.Rational], p: int) -> Number:
+    n, eps, leak = family
+    if leak:
+        raise _Diverges(f"f - ReLU = {leak} x for x < 0")
+    if p * (2 * n - 1) <= 1:
+        raise _Diverges(f"|f - ReLU|^p falls like x^-{p * (2 * n - 1)}; the norm is finite where p (2n - 1) > 1")
+    power = eps ** sp.Rational(p + 1, 2 * n) * unit_integral(n, p)
+    value = sp.powsimp(power ** sp.Rational(1, p))
+    return Number(value if len(str(value)) <= LONGEST_EXACT else None, constant_ball(value))
+
+
+def unit_integral(n: int, p: int) -> sp.Expr:
+    """Give the integral of |f - ReLU|^p for eps = 1: B((p+1)/(2n), p - (p+1)/(2n)) / (2n)."""
+    first = sp.Rational(p + 1, 2 * n)
+    return sp.gammasimp(sp.gamma(first) * sp.gamma(p - first) / sp.gamma(p)) / (2 * n)
+
+
+def _family(n: int) -> list[Property]:
+    condition = f"finite where p (2n - 1) > 1, that is p > 1/{2 * n - 1}" if n > 1 else "finite for p > 1 only: L^1 diverges"
+    closed = (
+        f"(norm)^p = a^(p+1) / {2 * n} * B((p+1)/{2 * n}, p - (p+1)/{2 * n}), a = eps^(1/{2 * n}); {condition}; "
+        f"sup = a * {2 * n - 1}^({2 * n - 1}/{2 * n}) / {2 * n}"
+    )
+    wanted = (
+        f"for a wanted L^p distance d: eps = ({2 * n} d^p / B((p+1)/{2 * n}, p - (p+1)/{2 * n}))^({2 * n}/(p+1)); "
+        f"for a wanted sup distance d: eps = ({2 * n} d)^{2 * n} / {2 * n - 1}^{2 * n - 1}"
+    )
+    method = "substitution x = a (F / (1 - F))^(1/(2n)) in x (1 - F), a Beta integral; sup from f' exactly"
+    return [
+        _row("distance_all_p", "L^p distance to ReLU for every p", Value("statement", note=closed), method),
+        _row("eps_for_distance", "eps that gives a wanted distance", Value("statement", note=wanted), method),
+    ]
+
+
+def _power_integral(pieces: tuple[Piece, ...], p: int) -> tuple[Number, str]:
+    """Give the integral of |D|^p over the line. Raises: _Diverges: with the reason."""
+    for piece in pieces:
+        for infinite, far in ((piece.high == sp.oo, piece.expression), (piece.low == -sp.oo, piece.expression.subs(X, -X))):
+            if infinite:
+                _require_decay(far, p, "+" if piece.high == sp.oo and far is piece.expression else "-")
+    parts = [part for piece in pieces for part in _one_sign(piece)]
+    if all(part.expression.is_polynomial(X) and part.low.is_finite and part.high.is_finite or part.expression == 0
+           for part in parts):  # fmt: skip
+        total = sum((sp.Abs(sp.integrate(part.expression**p, (X, part.low, part.high))) for part in parts
+                     if part.expression != 0), sp.Integer(0))  # fmt: skip
+        return exact(tidy(total)), "exact integration of polynomials"
+    total = arb(0)
+    for part in parts:
+        total += abs(_integral(part, p))
+    return Number(None, total), "FLINT integration with error bounds; tails by x = 1/t or an exponential bound"
+
+
+def _require_decay(far: sp.Expr, p: int, sign: str) -> None:
+    end = limit(far, sp.oo)
+    if end != 0:
+        raise _Diverges(f"f - ReLU tends to {end} at {sign}inf")
+    order = _order(far)
+    if order is not None and order * p <= 1:
+        raise _Diverges(f"|f - ReLU|^{p} falls like |x|^-{order * p} at {sign}inf")
+
+
+def _order(far: sp.Expr) -> int | None:
+    """Give k where x^k D has a finite limit other than 0 at infinity; None where D falls faster than x^-4."""
+    for k in range(1, 5):
+        if limit(far * X**k, sp.oo) != 0:
+            return k
+    return None
+
+
+def _one_sign(piece: Piece) -> list[Piece]:
+    if piece.expression == 0:
+        return [piece]
+    zeros = sign_map(piece.expression, piece.low, piece.high).zeros
+    if any(zero.exact is None for zero in zeros):
+        raise UndecidedError("f - ReLU changes sign at a point without an exact form")
+    fences = [piece.low, *(zero.exact for zero in zeros if zero.exact is not None), piece.high]
+    return [Piece(a, b, piece.expression) for a, b in zip(fences, fences[1:], strict=False)]
+
+
+def _integral(part: Piece, p: int) -> arb:
+    if part.expression == 0:
+        return arb(0)
+    if part.low == -sp.oo:
+        return _integral(Piece(-part.high, sp.oo, part.expression.subs(X, -X)), p)
+    if part.high != sp.oo:
+        return _ball_integral(part.expression**p, constant_ball(part.low), constant_ball(part.high))
+    if _order(part.expression) is not None:
+        return _power_tail(part, p)
+    return _exponential_tail(part, p)
+
+
+def _power_tail(part: Piece, p: int) -> arb:
+    cut = sp.Max(part.low, 1) if part.low.is_finite else sp.Integer(1)
+    near = _ball_integral(part.expression**p, constant_ball(part.low), constant_ball(cut)) if cut != part.low else arb(0)
+    mirrored = _conjugate(part.expression).subs(X, 1 / _T) ** p / _T**2
+    mirrored = sp.cancel(sp.simplify(mirrored)).subs(_T, X)
+    return near + _ball_integral(mirrored, arb(0), 1 / constant_ball(cut))
+
+
+def _conjugate(expression: sp.Expr) -> sp.Expr:
+    """Write a factor a + b sqrt(c) as (a^2 - b^2 c) / (a - b sqrt(c)), which does not cancel where the factor tends to 0."""
+    product = factorise(expression)
+    result = product.scale
+    for factor in product.factors:
+        parts = without_root(factor)
+        if parts is not None and limit(factor.expression, sp.oo) == 0:
+            result *= (parts[2] / (parts[0] - parts[1])) ** factor.multiplicity
+        else:
+            result *= factor.expression**factor.multiplicity
+    return result
+
+
+def _exponential_tail(part: Piece, p: int) -> arb:
+    f = part.expression
+    for rate in _RATES:
+        start = max(int(128 / rate), int(sp.ceiling(part.low)) + 1)
+        try:
+            sign, slope = tail_sign(f, start), tail_sign(sp.diff(f, X) + rate * f, start)
+        except UndecidedError:
+            continue
+        if sign == -slope:
+            rest = whole_power(abs(tape(f)(arb(start))), p) / (p * constant_ball(rate))
+            near = _ball_integral(f**p, constant_ball(part.low), arb(start))
+            return near + arb(0, rest.upper())
+    raise UndecidedError(f"no exponential bound of {f} was proved")
+
+
+def _ball_integral(integrand: sp.Expr, low: arb, high: arb) -> arb:
+    code = tape(integrand)
+    tolerance = arb(2) ** -_TOLERANCE_BITS
+    with ctx.workprec(_WORK_PRECISION):
+        value = acb.integral(lambda x, analytic: code(x, analytic), low, high, rel_tol=tolerance, abs_tol=tolerance).real
+    if not value.is_finite():
+        raise UndecidedError(f"the integral of {integrand} did not converge")
+    return value

@@ -1,0 +1,112 @@
+"""What a user may ask a certificate of: a catalog string, a spec, or a SymPy expression in one real variable."""
+
+import sympy as sp
+
+from ..catalog import Activation, parse
+from ..spec import GemSpec
+from .balls import FUNCTIONS, X
+from .formulas import formula
+from .numbers import tidy
+from .pieces import Formula, Piece
+from .smoothness import require_analytic
+from .values import CertificateError
+
+Target = GemSpec | Activation | str | sp.Expr
+
+
+def read(target: Target) -> Formula:
+    """Turn what the user named into pieces, each proved analytic.
+
+    Raises: ActivationNameError, SpecError: as `catalog.parse`. CertificateError: an expression with free symbols, with
+        rounded numbers, with functions that the analysis does not know, with poles, or not defined on the whole line.
+    Example:
+        >>> x = sp.Symbol("x")
+        >>> [str(piece.expression) for piece in read(x * sp.Abs(x)).pieces]
+        ['-x**2', 'x**2']
+    """
+    if isinstance(target, GemSpec):
+        target = str(target)
+    if isinstance(target, str):
+        target = parse(target)
+    found = formula(target) if isinstance(target, Activation) else _from_expression(target)
+    for piece in found.pieces:
+        require_analytic(piece)
+    return found
+
+
+def _from_expression(target: sp.Expr) -> Formula:
+    if not isinstance(target, sp.Expr):
+        raise CertificateError(
+            f"{target!r} is not an activation; expected a name such as 'gelu', a GemSpec or a SymPy expression"
+        )
+    symbols = sorted(target.free_symbols, key=str)
+    if len(symbols) != 1:
+        names = ", ".join(map(str, symbols)) or "none"
+        raise CertificateError(f"{target} must have one free symbol, its input; it has {names}. Give the others values")
+    if target.atoms(sp.Float):
+        raise CertificateError(f"{target} holds rounded numbers; write exact ones, such as Rational(1, 10) for 0.1")
+    expression = target.subs(symbols[0], X)
+    if expression.has(sp.I, sp.zoo, sp.nan):
+        raise CertificateError(f"{target} is not a real function of a real variable")
+    pieces, values = _split(expression)
+    for piece in pieces:
+        _require_known(piece.expression)
+    result = Formula(str(target), str(target), tuple(pieces), tuple(values))
+    for joint, value, (left, right) in zip(result.joints, values, result.sides(0), strict=True):
+        if not (left.is_finite and right.is_finite):
+            raise CertificateError(f"{target} has a pole at x = {joint}")
+        if value not in (left, right):
+            raise CertificateError(f"{target} has an isolated value {value} at x = {joint}, between {left} and {right}")
+    return result
+
+
+def _require_known(expression: sp.Expr) -> None:
+    for part in sp.preorder_traversal(expression):
+        if isinstance(part, sp.Function) and part.func not in FUNCTIONS:
+            known = ", ".join(sorted(f.__name__ for f in FUNCTIONS))
+            raise CertificateError(f"the analysis does not know the function {part.func.__name__}; it knows {known}")
+
+
+def _split(expression: sp.Expr) -> tuple[list[Piece], list[sp.Expr]]:
+    """Give the pieces from left to right and f at the joints."""
+    folded = sp.piecewise_fold(expression.rewrite(sp.Piecewise))
+    if not isinstance(folded, sp.Piecewise):
+        return [Piece(-sp.oo, sp.oo, folded)], []
+    try:
+        pairs = folded.as_expr_set_pairs(sp.S.Reals)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise CertificateError(f"the conditions of {expression} cannot be turned into intervals: {error}") from None
+    spans: list[tuple[sp.Interval, sp.Expr]] = []
+    points: dict[sp.Expr, sp.Expr] = {}
+    for part, where in pairs:
+        for span in where.args if isinstance(where, sp.Union) else [where]:
+            if isinstance(span, sp.FiniteSet):
+                points |= {point: tidy(part.subs(X, point)) for point in span.args}
+            elif isinstance(span, sp.Interval):
+                spans.append((span, part))
+            else:
+                raise CertificateError(f"{expression} is split on {span}, which is not an interval")
+    return _order(expression, spans, points)
+
+
+def _order(
+    expression: sp.Expr, spans: list[tuple[sp.Interval, sp.Expr]], points: dict[sp.Expr, sp.Expr]
+) -> tuple[list[Piece], list[sp.Expr]]:
+    spans.sort(key=lambda pair: float(pair[0].start))
+    ends = [-sp.oo, *(span.end for span, _ in spans)]
+    starts = [*(span.start for span, _ in spans), sp.oo]
+    if ends != starts:
+        raise CertificateError(f"{expression} is not defined on the whole line")
+    pieces = [Piece(span.start, span.end, part) for span, part in spans]
+    values = []
+    for (left, low), (right, high) in zip(spans, spans[1:], strict=False):
+        joint = left.end
+        if joint in points:
+            values.append(points[joint])
+        elif left.contains(joint) == sp.true:
+            values.append(tidy(low.subs(X, joint)))
+        elif right.contains(joint) == sp.true:
+            values.append(tidy(high.subs(X, joint)))
+        else:
+            raise CertificateError(f"{expression} is not defined at x = {joint}")
+    return pieces, values
