@@ -88,7 +88,7 @@ def test_the_folder_holds_every_file_and_no_rest(reported):
     names = {path.relative_to(comparison.folder).as_posix() for path in comparison.folder.rglob("*") if path.is_file()}
     stems = ("accuracy", "differences", "validation-accuracy", "train-loss", "activations")
     plots = {f"plots/{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")}
-    assert names == plots | {"report.html", "results.parquet", "results.csv", "summary.csv", ".report.lock"}
+    assert names == plots | {"report.html", "results.parquet", "results.csv", "summary.csv"}
     for stem in stems:
         assert ET.parse(comparison.folder / f"plots/{stem}.svg").getroot().tag.endswith("svg")
         assert (comparison.folder / f"plots/{stem}.png").read_bytes().startswith(b"\x89PNG")

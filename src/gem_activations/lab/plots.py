@@ -89,7 +89,7 @@ def _accuracy_figure(comparison: Comparison, arms: Sequence[ArmSummary], looks: 
     for row, arm in enumerate(drawn):
         values = list(accuracies_by_seed(comparison, arm.activation).values())
         _draw_row(axes, row, values, looks[arm.activation], [(arm.interval, 1.2)])
-    _legend(axes, "mean of the finished runs", [("95 % Student t interval of the mean", 1.2)])
+    _legend(figure, "mean of the finished runs", [("95 % Student t interval of the mean", 1.2)])
     axes.set_xlabel("test accuracy, %")
     return figure
 
@@ -104,7 +104,7 @@ def _difference_figure(comparison: Comparison, arms: Sequence[ArmSummary], looks
         bars = [(difference.student, 1.2), (difference.bootstrap, 4.0)]
         _draw_row(axes, row, pairs, looks[arm.activation], bars)
     axes.axvline(0, color=INK, linewidth=1)
-    _legend(axes, "mean difference", [("95 % bootstrap interval", 4.0), ("95 % Student t interval", 1.2)])
+    _legend(figure, "mean difference", [("95 % bootstrap interval", 4.0), ("95 % Student t interval", 1.2)])
     axes.set_xlabel(f"difference to {comparison.baseline}, percentage points")
     return figure
 
@@ -127,14 +127,12 @@ def _draw_row(
     axes.autoscale_view(scaley=False)
 
 
-def _legend(axes: Axes, mean: str, bars: Sequence[tuple[str, float]]) -> None:
+def _legend(figure: Figure, mean: str, bars: Sequence[tuple[str, float]]) -> None:
     handles = [
         Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4, label="one seed"),
         Line2D([], [], color=GREY, marker="|", linestyle="", markersize=11, markeredgewidth=2.2, label=mean),
         *(Line2D([], [], color=GREY, linewidth=width, label=label) for label, width in bars),
     ]
-    figure = axes.get_figure(root=True)
-    assert figure is not None
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 

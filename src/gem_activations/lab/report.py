@@ -10,7 +10,6 @@ from typing import Any
 
 import jinja2
 import polars as pl
-from filelock import FileLock
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich import box
@@ -18,7 +17,6 @@ from rich.table import Table
 
 from .. import __version__
 from ..catalog import parse
-from ..errors import StoreError
 from .drawing import INK, render
 from .plots import comparison_figures
 from .statistics import ArmSummary, summarise
@@ -57,24 +55,15 @@ def write_report(comparison: Comparison) -> None:
     """Write the report of a comparison into its folder, replacing an older one.
 
     `report.html`, `results.parquet` and `results.csv` (one row a run), `summary.csv` (one row an activation, fractions
-    and not percent), and `plots/NAME.png` and `.svg`. Each file appears by atomic rename; two
-    processes that write one report wait for each other. The same store gives the same bytes.
+    and not percent), and `plots/NAME.png` and `.svg`. Each file appears by atomic rename. The same store gives the
+    same bytes. The caller sees to it that no other process writes the report of this folder at the same time.
 
     Args:
         comparison: From `store.load_comparison`; it may be unfinished, and have one arm or one seed.
     Raises: StoreError: a file cannot be written.
     """
-    try:
-        comparison.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(comparison.folder / ".report.lock")
-        lock.acquire()
-    except OSError as error:
-        reason = error.strerror or error
-        raise StoreError(f"cannot write {comparison.folder}: {reason}; give a folder that can be written") from error
-    with lock:
-        lock.release()  # `with` took it a second time.
-        for name, content in _contents(comparison):
-            write_atomically(comparison.folder / name, content)
+    for name, content in _contents(comparison):
+        write_atomically(comparison.folder / name, content)
 
 
 def _contents(comparison: Comparison) -> Iterator[tuple[str, bytes]]:
