@@ -1,0 +1,108 @@
+"""The one table of tolerances, each with its reason. A test that needs another adds it here, never in its own file.
+
+An ulp is the spacing of the result's dtype at the exact value; below the smallest normal number it is the constant
+spacing of the subnormal numbers (tests/ulps.py measures it). u is half an ulp of 1. Bounds that count roundings were
+derived first and then compared with the largest error seen, which stands beside them.
+"""
+
+ORACLE_ULPS = 4
+"""GemSpec's value and slope against mpmath: one power, one quotient, one sum, a second quotient, one or two products.
+Seen: 2."""
+
+
+def oracle_bend_ulps(condition: float) -> float:
+    """GemSpec's second derivative: as above, and its factor 1 + 2n - 4n F cancels near its zero.
+
+    `condition` is (1 + 2n + 4n F) / |1 + 2n - 4n F|, by which that subtraction amplifies a rounding of F. Seen: half.
+    """
+    return ORACLE_ULPS + condition
+
+
+def value_ulps(n: int) -> int:
+    """f in float32 and float64, over all finite inputs, subnormal results included: what the package promises.
+
+    2n - 1 products make x^(2n); eps, sum, quotient and the product by x round four times more, and half of them count
+    half. Seen in float32: 2.8 for n = 1, 12.8 for n = 8.
+    """
+    return 2 * n + 2
+
+
+def gradient_ulps(n: int) -> int:
+    """f' in float32 and float64, plus `gradient_floor`.
+
+    F (1 + 2n (1 - F)) has the roundings of f, and a product and a sum more. Seen in float32: 4.3 for n = 1, 13.2 for
+    n = 8.
+    """
+    return 2 * n + 4
+
+
+def traced_gradient_ulps(n: int) -> int:
+    """f' where a tracer or a transform differentiates the formula of f operation by operation.
+
+    x F' is the difference of two terms, each with the roundings of x^(2n). Seen in float32: 3.5 for n = 1, 26.4 for
+    n = 8.
+    """
+    return 4 * n + 2
+
+
+INVERSE_ULPS = 4
+"""The root of f(x) = y in float64 against the x that gave y: y is rounded, Newton's method stops within rounding of f.
+Seen: 3."""
+
+
+def gradient_from_output_ulps(n: int) -> int:
+    """f' in float64 from the output: the root, itself a float64, enters as x^(2n). In float32 the root is exact enough.
+
+    Seen: 148 for n = 64.
+    """
+    return gradient_ulps(n) + 2 * n * INVERSE_ULPS
+
+
+HALF_ULPS = 1
+"""f and f' in float16 and bfloat16 for every bit pattern: computed in float32 and rounded once, so that 1/2 and a
+trace of float32's error are to be expected; 1 is what the package promises."""
+
+
+def half_gradient_from_output_ulps(n: int) -> float:
+    """f' in float16 and bfloat16 from an output that is itself rounded to that dtype.
+
+    |f f'' / f'^2|, by which a relative change of f becomes one of f', stays below 1 + n/2; the output is half an ulp
+    off, which is at most one ulp of the slope for a factor 1. Seen: 1.3 for n = 1, 3.1 for n = 8.
+    """
+    return HALF_ULPS + 1 + n / 2
+
+
+GRADIENT_FLOOR = 1.0
+"""Absolute error of a gradient in units of the smallest normal number: where x^(2n) is subnormal, (2n+1)/eps times
+its lost bits remain in the slope. What a processor that flushes subnormal numbers to zero would lose anyway."""
+
+
+def bend_floor(n: int) -> float:
+    """Absolute error of f'' in units of sup |f''|.
+
+    The formula clamps its argument where 1 - F is 2^-60, so that f'' stays at 2n (2n - 1) 2^-60 / a there instead of
+    falling on to 0; sup |f''| is more than n / (2a), its value where F is 1/2.
+    """
+    return 4 * (2 * n - 1) * 2.0**-60
+
+
+GRADCHECK = {"eps": 1e-6, "atol": 1e-6, "rtol": 1e-5}
+"""torch.autograd.gradcheck in float64: central differences with step h have error h^2 f''' / 6, at most 1e-12 times
+1e5 for the narrowest transition used, and rounding 1e-16 / h."""
+
+HIGHER_DERIVATIVE = 1e-9
+"""f''' and the derivatives of transforms in float64, relative to the largest value on the grid: products of up to
+thirty factors, each with tens of roundings of 1e-16, and cancellation by up to 4n F per order."""
+
+SAME_MATHEMATICS = {"rtol": 1e-12, "atol": 1e-14}
+"""Two float64 evaluations of one model (checkpointed, distributed, exported): only the order of sums differs."""
+
+CATALOG = {
+    "float64": {"rtol": 1e-13, "atol": 4e-15},
+    "float32": {"rtol": 2e-6, "atol": 2e-6},
+}
+"""Modules against the float64 references of the catalog on [-30, 30]. Absolute parts: PyTorch's GELU and others take
+1 + erf(x) or 1 + tanh(x) in the negative tail, where the result is a difference of numbers near |x|."""
+
+SOFTPLUS_ATOL = 2.1e-9
+"""PyTorch's Softplus gives x itself beyond beta x = 20, which is log(1 + exp(-20)) = 2.06e-9 too little."""
