@@ -24,7 +24,10 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bo
         backend: What computes.
         from_output: Keep the output for the backward pass instead of the input.
         inplace: Overwrite x; needs from_output.
+    Raises: RuntimeError, before x is touched: inplace on a leaf that requires grad, or on a view of one.
     """
+    if inplace:
+        _refuse_leaf(x)
     return Activation.apply(x, spec, backend, from_output, inplace)  # pyright: ignore[reportReturnType]
 
 
@@ -43,6 +46,7 @@ class Activation(torch.autograd.Function):
         if inplace:
             ctx.mark_dirty(y)
         ctx.settings = spec, backend, from_output
+        ctx.inplace = inplace
         kept = y if from_output else x
         ctx.save_for_backward(kept)
         ctx.save_for_forward(kept)
@@ -66,7 +70,9 @@ class Activation(torch.autograd.Function):
         (kept,) = ctx.saved_tensors
         spec, _, from_output = ctx.settings
         x = Inverse.apply(kept, spec) if from_output else kept
-        return (tangents[0] * formula.derivative(x, spec)).to(kept.dtype)
+        change = (tangents[0] * formula.derivative(x, spec)).to(kept.dtype)
+        # Where x was overwritten, autograd wants its tangent overwritten as well.
+        return tangents[0].copy_(change) if ctx.inplace else change
 
 
 class Gradient(torch.autograd.Function):
@@ -76,6 +82,7 @@ class Gradient(torch.autograd.Function):
     def forward(ctx: Any, grad: Tensor, x: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
         """Compute grad * f'(x) in the dtype of grad; x may be wider."""
         ctx.save_for_backward(grad, x)
+        ctx.save_for_forward(grad, x)
         ctx.spec = spec
         if x.dtype == grad.dtype:
             return _usable(backend, grad).backward(grad, x, spec, False)
@@ -88,6 +95,14 @@ class Gradient(torch.autograd.Function):
         slope, bend = formula.derivative(x, ctx.spec), formula.second_derivative(x, ctx.spec)
         return (grads[0] * slope).to(grad.dtype), grads[0] * grad * bend, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Give grad_tangent * f'(x) + grad * f''(x) * x_tangent for forward mode over a backward pass."""
+        grad, x = ctx.saved_tensors
+        from_grad: Any = 0 if tangents[0] is None else tangents[0] * formula.derivative(x, ctx.spec)
+        from_x = 0 if tangents[1] is None else grad * formula.second_derivative(x, ctx.spec) * tangents[1]
+        return (from_grad + from_x).to(grad.dtype)
+
 
 class Inverse(torch.autograd.Function):
     """The x with f(x) = y in float64, as a differentiable function of y."""
@@ -97,6 +112,7 @@ class Inverse(torch.autograd.Function):
         """Solve f(x) = y; 0 where y <= 0 and leak is 0."""
         x = formula.inverse(y, spec)
         ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
         ctx.settings = spec, y.dtype
         return x
 
@@ -105,9 +121,13 @@ class Inverse(torch.autograd.Function):
         """Give grad / f'(x), and 0 where f' is 0: there every product with f' is 0 as well."""
         (x,) = ctx.saved_tensors
         spec, dtype = ctx.settings
-        slope = formula.derivative(x, spec)
-        flat = slope == 0
-        return torch.where(flat, 0.0, grads[0] / torch.where(flat, 1.0, slope)).to(dtype), None
+        return _divide_by_slope(grads[0], x, spec).to(dtype), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Give tangent / f'(x), and 0 where f' is 0."""
+        (x,) = ctx.saved_tensors
+        return _divide_by_slope(tangents[0].to(x.dtype), x, ctx.settings[0])
 
 
 class GatedUnit(torch.autograd.Function):
@@ -141,6 +161,20 @@ class GatedUnit(torch.autograd.Function):
         from_x = 0 if tangents[0] is None else tangents[0] * formula.value(gate, spec)
         from_gate = 0 if tangents[1] is None else x * formula.derivative(gate, spec) * tangents[1]
         return from_x + from_gate
+
+
+def _divide_by_slope(change: Tensor, x: Tensor, spec: GemSpec) -> Tensor:
+    slope = formula.derivative(x, spec)
+    flat = slope == 0
+    return torch.where(flat, 0.0, change / torch.where(flat, 1.0, slope))
+
+
+def _refuse_leaf(x: Tensor) -> None:
+    # An autograd function is refused only after it has run, when the leaf has already been overwritten.
+    owner = x if x._base is None else x._base
+    if torch.is_grad_enabled() and owner.is_leaf and owner.requires_grad:
+        view = "" if owner is x else "a view of "
+        raise RuntimeError(f"{view}a leaf Variable that requires grad is being used in an in-place operation.")
 
 
 def _usable(backend: Backend, grad: Tensor) -> Backend:
