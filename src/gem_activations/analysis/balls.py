@@ -14,11 +14,12 @@ import flint
 import sympy as sp
 from flint import acb, arb, arb_series
 
+from .expressions import Expr, X, arguments, to_fraction
 from .values import CertificateError
 
 PRECISION = 256
 DIGITS = 20
-X = sp.Symbol("x", real=True)
+_TAYLOR_TERMS = 8
 flint.ctx.prec = PRECISION
 
 FUNCTIONS: dict[Any, Callable[[Any, bool], Any]] = {
@@ -47,11 +48,9 @@ class Tape:
         '4.5000'
     """
 
-    def __init__(self, expression: sp.Expr) -> None:
-        self._steps: list[tuple[Callable[..., Any], tuple[int, ...]]] = []
-        self._constants: list[Any] = [None]
+    def __init__(self, expression: Expr) -> None:
         self._places: dict[sp.Basic, int] = {X: 0}
-        self._code: list[tuple[int, Callable[..., Any] | None, Any]] = []
+        self._code: list[tuple[Callable[..., Any] | None, Any]] = []
         self._result = self._place(expression)
 
     def __call__(self, x: Any, analytic: bool = False) -> Any:
@@ -63,11 +62,30 @@ class Tape:
 
     def jet(self, x: arb, order: int) -> list[arb]:
         """Give balls around f, f', ..., f^(order), each valid for every point of the ball x."""
+        return [c * factorial(k) for k, c in enumerate(self._coefficients(x, order))]
+
+    def taylor(self, box: arb, order: int = 0) -> tuple[arb, arb]:
+        """Give balls around f^(order) and f^(order+1) on a box, from the Taylor polynomial at its middle.
+
+        The remainder is the next Taylor coefficient over the whole box, so that the excess width falls with a high
+        power of the width of the box.
+        """
+        terms = order + _TAYLOR_TERMS
+        middle = box.mid()
+        coefficients = self._coefficients(middle, terms - 1)
+        coefficients.append(self._coefficients(box, terms)[terms])
+        value, slope, offset = arb(0), arb(0), box - middle
+        for k in range(terms, order, -1):
+            value = value * offset + coefficients[k] * (factorial(k) // factorial(k - order))
+            slope = slope * offset + coefficients[k] * (factorial(k) // factorial(k - order - 1))
+        return value * offset + coefficients[order] * factorial(order), slope
+
+    def _coefficients(self, x: arb, order: int) -> list[arb]:
         flint.ctx.cap = order + 1
         series = self(arb_series([x, 1], order + 1))
         if isinstance(series, arb):
             return [series] + [arb(0)] * order
-        return [series[k] * factorial(k) for k in range(order + 1)]
+        return [series[k] for k in range(order + 1)]
 
     def _emit(self, operation: Callable[..., Any] | None, argument: Any) -> int:
         self._code.append((operation, argument))
@@ -82,11 +100,13 @@ class Tape:
         if not node.has(X):
             return self._emit(None, constant_ball(node))
         if isinstance(node, (sp.Add, sp.Mul)):
-            return self._emit(_add if isinstance(node, sp.Add) else _multiply, [self._place(part) for part in node.args])
+            return self._emit(
+                _add if isinstance(node, sp.Add) else _multiply, [self._place(part) for part in node.args]
+            )
         if isinstance(node, sp.Pow):
-            base, exponent = node.args
+            base, exponent = arguments(node)
             if exponent.is_Rational:
-                return self._emit(_power, (self._place(base), Fraction(int(exponent.p), int(exponent.q))))
+                return self._emit(_power, (self._place(base), to_fraction(exponent)))
             return self._place(sp.exp(exponent * sp.log(base), evaluate=False))
         if node.func in FUNCTIONS:
             return self._emit(_apply, (self._place(node.args[0]), FUNCTIONS[node.func]))
@@ -138,7 +158,7 @@ def _tanh(value: Any) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def constant_ball(expression: sp.Expr) -> arb:
+def constant_ball(expression: Expr) -> arb:
     """Enclose a real constant expression.
 
     Raises: CertificateError: it has a free symbol, or an unknown function.
@@ -155,9 +175,9 @@ def constant_ball(expression: sp.Expr) -> arb:
         balls = [constant_ball(part) for part in expression.args]
         return (_add if isinstance(expression, sp.Add) else _multiply)(balls, list(range(len(balls))), False)
     if isinstance(expression, sp.Pow):
-        base, exponent = expression.args
+        base, exponent = arguments(expression)
         if exponent.is_Rational:
-            return _power([constant_ball(base)], (0, Fraction(int(exponent.p), int(exponent.q))), False)
+            return _power([constant_ball(base)], (0, to_fraction(exponent)), False)
         return (constant_ball(exponent) * constant_ball(base).log()).exp()
     if expression.func in FUNCTIONS:
         return FUNCTIONS[expression.func](constant_ball(expression.args[0]), False)
@@ -169,7 +189,7 @@ def constant_ball(expression: sp.Expr) -> arb:
 
 
 @lru_cache(maxsize=1024)
-def tape(expression: sp.Expr) -> Tape:
+def tape(expression: Expr) -> Tape:
     """Compile an expression once."""
     return Tape(expression)
 
@@ -181,7 +201,7 @@ def sign_of(ball: arb) -> int | None:
     return 1 if ball > 0 else -1 if ball < 0 else 0 if ball.is_zero() else None
 
 
-def constant_sign(expression: sp.Expr) -> int:
+def constant_sign(expression: Expr) -> int:
     """Give the sign of a real constant, proving zero by exact algebra where the ball cannot exclude it."""
     sign = sign_of(constant_ball(expression))
     if sign is not None:
@@ -203,10 +223,7 @@ def hull(left: arb, right: arb) -> arb:
 def decimals(ball: arb) -> tuple[str, str]:
     """Give two decimal strings around a finite ball, rounded outwards at about 20 significant digits."""
     middle, radius, exponent = (int(part) for part in ball.mid_rad_10exp(DIGITS))
-    if radius and len(str(abs(middle))) > 2:
-        excess = max(len(str(max(abs(middle), radius))) - DIGITS, 0)
-    else:
-        excess = 0
+    excess = max(len(str(max(abs(middle), radius))) - DIGITS, 0)
     scale = 10**excess
     low, high = (middle - radius) // scale, -(-(middle + radius) // scale)
     return _decimal(low, exponent + excess), _decimal(high, exponent + excess)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from .balls import X
+from .expressions import Expr, X
 from .extrema import Extremum, infimum, supremum, supremum_of_magnitude
 from .numbers import Number, exact, tidy
 from .pieces import Formula
@@ -22,18 +22,29 @@ def boundedness(formula: Formula) -> list[Property]:
     for key, end, piece in (("left", -sp.oo, formula.pieces[0]), ("right", sp.oo, formula.pieces[-1])):
         value = limit(piece.expression, end)
         sign = "-" if end == -sp.oo else "+"
-        rows.append(Property("bounds", f"limit_{key}", f"lim f at {sign}inf", exact(value).to_value(), (), "exact limit"))
         rows.append(
-            Property("bounds", f"asymptote_{key}", f"Asymptote at {sign}inf", _asymptote(piece.expression, end), (), "exact limit")
+            Property("bounds", f"limit_{key}", f"lim f at {sign}inf", exact(value).to_value(), (), "exact limit")
+        )
+        rows.append(
+            Property(
+                "bounds",
+                f"asymptote_{key}",
+                f"Asymptote at {sign}inf",
+                _asymptote(piece.expression, end),
+                (),
+                "exact limit",
+            )
         )
     return rows
 
 
-def _asymptote(expression: sp.Expr, end: sp.Expr) -> Value:
+def _asymptote(expression: Expr, end: Expr) -> Value:
     slope = limit(sp.cancel(expression / X) if expression.is_rational_function(X) else expression / X, end)
     if not slope.is_finite:
         return Value("absent", note="f grows faster than every line")
-    offset = limit(sp.cancel(expression - slope * X) if expression.is_rational_function(X) else expression - slope * X, end)
+    offset = limit(
+        sp.cancel(expression - slope * X) if expression.is_rational_function(X) else expression - slope * X, end
+    )
     if not offset.is_finite:
         return Value("absent", note=f"f / x tends to {slope}, f - ({slope}) x has no finite limit")
     return Value("statement", note=f"y = {tidy(slope * X + offset) if slope else offset}")

@@ -9,6 +9,7 @@ from ..grammar import to_exact
 from .bounds import boundedness, smoothness_constants
 from .cost import cost
 from .distance import distance
+from .expressions import Expr
 from .gates import gate
 from .inverse import inverse
 from .pieces import Formula
@@ -59,14 +60,14 @@ def _attempt(group: str, maker: Callable[[Formula], list[Property]], formula: Fo
         return [Property(group, f"{group}_open", GROUPS[group], Value("open", note=f"not closed: {error}"), (), "")]
 
 
-def _variance(variance: int | float | Fraction) -> sp.Rational:
+def _variance(variance: int | float | Fraction) -> Expr:
     try:
         exact = to_exact(variance)
     except (TypeError, ValueError, OverflowError):
         exact = 0
     if exact <= 0:
         raise CertificateError(f"variance={variance}: expected a finite number above 0")
-    return sp.Rational(exact.numerator, exact.denominator)
+    return sp.Integer(exact.numerator) / exact.denominator
 
 
 def _spell(formula: Formula) -> str:

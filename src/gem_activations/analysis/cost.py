@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 import sympy as sp
 
+from .expressions import Expr, to_fraction
 from .pieces import Formula, Piece, Scheme
 from .values import CertificateError, Property, Value
 
-_KINDS = ("additions", "multiplications", "divisions", "roots", "transcendental calls")
+_KINDS: tuple[str, ...] = ("additions", "multiplications", "divisions", "roots", "transcendental calls")
 
 
 def cost(formula: Formula) -> list[Property]:
@@ -66,19 +67,19 @@ def _of_piece(piece: Piece) -> tuple[Counter[str], Counter[str]]:
     return value, both - value
 
 
-def _straight(expressions: list[sp.Expr]) -> list[sp.Expr]:
+def _straight(expressions: list[Expr]) -> list[Expr]:
     steps, results = sp.cse(expressions, order="none")
     return [step for _, step in steps] + list(results)
 
 
-def _count(steps: Iterable[sp.Expr]) -> Counter[str]:
+def _count(steps: Iterable[Expr]) -> Counter[str]:
     counted: Counter[str] = Counter()
     for step in steps:
         _walk(step, counted)
     return counted
 
 
-def _walk(node: sp.Expr, counted: Counter[str]) -> None:
+def _walk(node: Expr, counted: Counter[str]) -> None:
     if not node.free_symbols or node.is_Symbol:
         return
     if isinstance(node, sp.Pow):
@@ -115,11 +116,12 @@ def _power(node: sp.Pow, counted: Counter[str]) -> None:
     if not node.exp.is_Rational:
         counted["transcendental calls"] += 1
         return
-    if node.exp.q == 2:
+    exponent = to_fraction(node.exp)
+    if exponent.denominator == 2:
         counted["roots"] += 1
-    elif node.exp.q > 2:
+    elif exponent.denominator > 2:
         counted["transcendental calls"] += 1
-    whole = abs(int(node.exp.p))
+    whole = abs(exponent.numerator)
     counted["multiplications"] += whole.bit_length() - 1 + whole.bit_count() - 1
-    if node.exp < 0:
+    if exponent < 0:
         counted["divisions"] += 1

@@ -5,12 +5,14 @@ power of x, and then x = 1/t makes the integrand analytic on a bounded interval;
 for x >= T, which holds where D' + r D and D have opposite signs on [T, inf), a sign that `tails` proves.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import sympy as sp
 from flint import acb, arb, ctx
 
-from .balls import X, constant_ball, tape, whole_power
+from .balls import constant_ball, tape, whole_power
+from .expressions import Expr, X
 from .extrema import supremum_of_magnitude
 from .numbers import LONGEST_EXACT, Number, exact, tidy
 from .pieces import Formula, Piece
@@ -61,14 +63,18 @@ def _supremum(pieces: tuple[Piece, ...]) -> Property:
         Value("statement", note=how) if how.startswith("throughout") else point.to_value(how)
         for point, how in zip(found.points, found.attained, strict=True)
     )
-    return _row("distance_sup", "L^infinity distance to ReLU, sup |f - ReLU|", found.value.to_value(), found.method, where)
+    return _row(
+        "distance_sup", "L^infinity distance to ReLU, sup |f - ReLU|", found.value.to_value(), found.method, where
+    )
 
 
 def _norm(formula: Formula, pieces: tuple[Piece, ...], p: int) -> Property:
     key, title = f"distance_l{p}", f"L^{p} distance to ReLU"
     try:
         if formula.family is not None:
-            return _row(key, title, _closed_norm(formula.family, p).to_value(), "closed form, x = a (F / (1 - F))^(1/(2n))")
+            return _row(
+                key, title, _closed_norm(formula.family, p).to_value(), "closed form, x = a (F / (1 - F))^(1/(2n))"
+            )
         total, method = _power_integral(pieces, p)
         if total.exact is not None:
             return _row(key, title, exact(tidy(total.exact ** sp.Rational(1, p))).to_value(), method)
@@ -88,14 +94,16 @@ def _closed_norm(family: tuple[int, sp.Rational, sp.Rational], p: int) -> Number
     return Number(value if len(str(value)) <= LONGEST_EXACT else None, constant_ball(value))
 
 
-def unit_integral(n: int, p: int) -> sp.Expr:
+def unit_integral(n: int, p: int) -> Expr:
     """Give the integral of |f - ReLU|^p for eps = 1: B((p+1)/(2n), p - (p+1)/(2n)) / (2n)."""
     first = sp.Rational(p + 1, 2 * n)
-    return sp.gammasimp(sp.gamma(first) * sp.gamma(p - first) / sp.gamma(p)) / (2 * n)
+    return sp.gammasimp(sp.gamma(first) * sp.gamma(p - first) / (2 * n * sp.gamma(p)))
 
 
 def _family(n: int) -> list[Property]:
-    condition = f"finite where p (2n - 1) > 1, that is p > 1/{2 * n - 1}" if n > 1 else "finite for p > 1 only: L^1 diverges"
+    condition = (
+        f"finite where p (2n - 1) > 1, that is p > 1/{2 * n - 1}" if n > 1 else "finite for p > 1 only: L^1 diverges"
+    )
     closed = (
         f"(norm)^p = a^(p+1) / {2 * n} * B((p+1)/{2 * n}, p - (p+1)/{2 * n}), a = eps^(1/{2 * n}); {condition}; "
         f"sup = a * {2 * n - 1}^({2 * n - 1}/{2 * n}) / {2 * n}"
@@ -114,11 +122,14 @@ def _family(n: int) -> list[Property]:
 def _power_integral(pieces: tuple[Piece, ...], p: int) -> tuple[Number, str]:
     """Give the integral of |D|^p over the line. Raises: _Diverges: with the reason."""
     for piece in pieces:
-        for infinite, far in ((piece.high == sp.oo, piece.expression), (piece.low == -sp.oo, piece.expression.subs(X, -X))):
+        for infinite, far in (
+            (piece.high == sp.oo, piece.expression),
+            (piece.low == -sp.oo, piece.expression.subs(X, -X)),
+        ):
             if infinite:
                 _require_decay(far, p, "+" if piece.high == sp.oo and far is piece.expression else "-")
     parts = [part for piece in pieces for part in _one_sign(piece)]
-    if all(part.expression.is_polynomial(X) and part.low.is_finite and part.high.is_finite or part.expression == 0
+    if all((part.expression.is_polynomial(X) and part.low.is_finite and part.high.is_finite) or part.expression == 0
            for part in parts):  # fmt: skip
         total = sum((sp.Abs(sp.integrate(part.expression**p, (X, part.low, part.high))) for part in parts
                      if part.expression != 0), sp.Integer(0))  # fmt: skip
@@ -129,7 +140,7 @@ def _power_integral(pieces: tuple[Piece, ...], p: int) -> tuple[Number, str]:
     return Number(None, total), "FLINT integration with error bounds; tails by x = 1/t or an exponential bound"
 
 
-def _require_decay(far: sp.Expr, p: int, sign: str) -> None:
+def _require_decay(far: Expr, p: int, sign: str) -> None:
     end = limit(far, sp.oo)
     if end != 0:
         raise _Diverges(f"f - ReLU tends to {end} at {sign}inf")
@@ -138,7 +149,7 @@ def _require_decay(far: sp.Expr, p: int, sign: str) -> None:
         raise _Diverges(f"|f - ReLU|^{p} falls like |x|^-{order * p} at {sign}inf")
 
 
-def _order(far: sp.Expr) -> int | None:
+def _order(far: Expr) -> int | None:
     """Give k where x^k D has a finite limit other than 0 at infinity; None where D falls faster than x^-4."""
     for k in range(1, 5):
         if limit(far * X**k, sp.oo) != 0:
@@ -153,7 +164,7 @@ def _one_sign(piece: Piece) -> list[Piece]:
     if any(zero.exact is None for zero in zeros):
         raise UndecidedError("f - ReLU changes sign at a point without an exact form")
     fences = [piece.low, *(zero.exact for zero in zeros if zero.exact is not None), piece.high]
-    return [Piece(a, b, piece.expression) for a, b in zip(fences, fences[1:], strict=False)]
+    return [Piece(a, b, piece.expression) for a, b in itertools.pairwise(fences)]
 
 
 def _integral(part: Piece, p: int) -> arb:
@@ -170,14 +181,16 @@ def _integral(part: Piece, p: int) -> arb:
 
 def _power_tail(part: Piece, p: int) -> arb:
     cut = sp.Max(part.low, 1) if part.low.is_finite else sp.Integer(1)
-    near = _ball_integral(part.expression**p, constant_ball(part.low), constant_ball(cut)) if cut != part.low else arb(0)
+    near = (
+        _ball_integral(part.expression**p, constant_ball(part.low), constant_ball(cut)) if cut != part.low else arb(0)
+    )
     mirrored = _conjugate(part.expression).subs(X, 1 / _T) ** p / _T**2
     mirrored = sp.cancel(sp.simplify(mirrored)).subs(_T, X)
     return near + _ball_integral(mirrored, arb(0), 1 / constant_ball(cut))
 
 
-def _conjugate(expression: sp.Expr) -> sp.Expr:
-    """Write a factor a + b sqrt(c) as (a^2 - b^2 c) / (a - b sqrt(c)), which does not cancel where the factor tends to 0."""
+def _conjugate(expression: Expr) -> Expr:
+    """Write a factor a + b sqrt(c) that tends to 0 as (a^2 - b^2 c) / (a - b sqrt(c)), which does not cancel."""
     product = factorise(expression)
     result = product.scale
     for factor in product.factors:
@@ -204,11 +217,13 @@ def _exponential_tail(part: Piece, p: int) -> arb:
     raise UndecidedError(f"no exponential bound of {f} was proved")
 
 
-def _ball_integral(integrand: sp.Expr, low: arb, high: arb) -> arb:
+def _ball_integral(integrand: Expr, low: arb, high: arb) -> arb:
     code = tape(integrand)
     tolerance = arb(2) ** -_TOLERANCE_BITS
     with ctx.workprec(_WORK_PRECISION):
-        value = acb.integral(lambda x, analytic: code(x, analytic), low, high, rel_tol=tolerance, abs_tol=tolerance).real
+        value = acb.integral(
+            lambda x, analytic: code(x, analytic), low, high, rel_tol=tolerance, abs_tol=tolerance
+        ).real
     if not value.is_finite():
         raise UndecidedError(f"the integral of {integrand} did not converge")
     return value

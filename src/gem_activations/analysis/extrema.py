@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cmp_to_key
 
-from .balls import X
+from .expressions import X
 from .numbers import Number, at, compare, exact, greatest
 from .pieces import Piece
 from .signs import sign_map

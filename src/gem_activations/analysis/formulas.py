@@ -9,7 +9,7 @@ from typing import Any
 import sympy as sp
 
 from ..catalog import Activation
-from .balls import X
+from .expressions import Expr, X
 from .pieces import Formula, Piece, Scheme, line
 from .values import CertificateError
 
@@ -17,9 +17,7 @@ _R = sp.Rational
 _S = sp.Symbol("s", real=True)
 _T = sp.Symbol("t", real=True)
 _SIGMOID = 1 / (1 + sp.exp(-X))
-_READING = (
-    "The definition is this project's reading of the paper: eps is added to x^(2n), and leak floors the gate."
-)
+_READING = "The definition is this project's reading of the paper: eps is added to x^(2n), and leak floors the gate."
 
 
 def formula(activation: Activation) -> Formula:
@@ -41,18 +39,18 @@ def formula(activation: Activation) -> Formula:
     return Formula(str(activation), activation.entry.title, pieces, at_joints, **extra)
 
 
-def member(n: int, eps: sp.Expr, leak: sp.Expr) -> sp.Expr:
-    """Give the positive branch of a member of the family, x (leak + (1 - leak) x^(2n) / (x^(2n) + eps)), as one fraction."""
+def member(n: int, eps: Expr, leak: Expr) -> Expr:
+    """Give x (leak + (1 - leak) x^(2n) / (x^(2n) + eps)), the positive branch of a member, as one fraction."""
     return X * (X ** (2 * n) + leak * eps) / (X ** (2 * n) + eps)
 
 
 _Built = tuple[tuple[Piece, ...], dict[str, Any]]
 
 
-def _family(n: sp.Integer, eps: sp.Expr = sp.Integer(1), leak: sp.Expr = sp.Integer(0)) -> _Built:
+def _family(n: Expr, eps: Expr = sp.S.One, leak: Expr = sp.S.Zero) -> _Built:
     order = int(n)
     power, gate = sp.Symbol("p", real=True), sp.Symbol("F", real=True)
-    steps: list[tuple[sp.Symbol, sp.Expr]] = [(power, X ** (2 * order)), (gate, power / (power + eps))]
+    steps: list[tuple[sp.Symbol, Expr]] = [(power, X ** (2 * order)), (gate, power / (power + eps))]
     value, gradient = X * gate, gate * (1 + 2 * order * (1 - gate))
     if leak:
         value, gradient = X * (leak + (1 - leak) * gate), leak + (1 - leak) * gradient
@@ -62,19 +60,21 @@ def _family(n: sp.Integer, eps: sp.Expr = sp.Integer(1), leak: sp.Expr = sp.Inte
     }  # fmt: skip
 
 
-def _linear(slope: sp.Expr, reading: str = "") -> _Built:
+def _linear(slope: Expr, reading: str = "") -> _Built:
     return line(slope * X, 0, X), {"reading": reading}
 
 
-def _gated(gate: sp.Expr, shared: sp.Expr, gradient: sp.Expr) -> _Built:
+def _gated(gate: Expr, shared: Expr, gradient: Expr) -> _Built:
     return line(X * gate), {"scheme": Scheme(((_S, shared),), X * _S, gradient, "gate first, shared by the gradient")}
 
 
-def _whole(expression: sp.Expr, shared: sp.Expr, gradient: sp.Expr) -> _Built:
-    return line(expression), {"scheme": Scheme(((_S, shared),), _S, gradient, "the gradient is a polynomial in the value")}
+def _whole(expression: Expr, shared: Expr, gradient: Expr) -> _Built:
+    return line(expression), {
+        "scheme": Scheme(((_S, shared),), _S, gradient, "the gradient is a polynomial in the value")
+    }
 
 
-def _rrelu(lower: sp.Expr, upper: sp.Expr) -> _Built:
+def _rrelu(lower: Expr, upper: Expr) -> _Built:
     return _linear((lower + upper) / 2, "Evaluation form: the slope is the mean of the training law.")
 
 
@@ -85,36 +85,36 @@ def _selu() -> _Built:
     }
 
 
-def _hardtanh(min_val: sp.Expr, max_val: sp.Expr) -> _Built:
+def _hardtanh(min_val: Expr, max_val: Expr) -> _Built:
     if not min_val < max_val:
         raise CertificateError(f"hardtanh needs min_val < max_val, not {min_val} and {max_val}")
     return line(min_val, min_val, X, max_val, max_val), {}
 
 
-def _positive(name: str, value: sp.Expr) -> sp.Expr:
+def _positive(name: str, value: Expr) -> Expr:
     if not value > 0:
         raise CertificateError(f"{name} = {value}: the certificate needs a number above 0")
     return value
 
 
-def _hardshrink(lambd: sp.Expr) -> _Built:
+def _hardshrink(lambd: Expr) -> _Built:
     _positive("lambd", lambd)
     return line(X, -lambd, 0, lambd, X), {"at_joints": (sp.Integer(0), sp.Integer(0))}
 
 
-def _softshrink(lambd: sp.Expr) -> _Built:
+def _softshrink(lambd: Expr) -> _Built:
     return line(X + _positive("lambd", lambd), -lambd, 0, lambd, X - lambd), {}
 
 
-def _smelu(beta: sp.Expr) -> _Built:
+def _smelu(beta: Expr) -> _Built:
     return line(0, -_positive("beta", beta), (X + beta) ** 2 / (4 * beta), beta, X), {}
 
 
-def _exponential(alpha: sp.Expr, width: sp.Expr) -> _Built:
+def _exponential(alpha: Expr, width: Expr) -> _Built:
     return line(alpha * (sp.exp(X / width) - 1), 0, X), {}
 
 
-def _isrlu(alpha: sp.Expr) -> _Built:
+def _isrlu(alpha: Expr) -> _Built:
     return line(X / sp.sqrt(1 + _positive("alpha", alpha) * X**2), 0, X), {}
 
 
@@ -127,7 +127,7 @@ def _gelu_tanh() -> _Built:
     return line(X * (1 + sp.tanh(inner)) / 2), {}
 
 
-def _softplus(beta: sp.Expr) -> _Built:
+def _softplus(beta: Expr) -> _Built:
     return line(sp.log(1 + sp.exp(_positive("beta", beta) * X)) / beta), {}
 
 

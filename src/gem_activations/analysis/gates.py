@@ -1,11 +1,13 @@
 """The gate f(x) / x: whether it is the cumulative distribution function (CDF) of a law, and of which."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 
 import sympy as sp
 from sympy import stats
 
-from .balls import X, constant_sign
+from .balls import constant_sign
+from .expressions import Expr, X, arguments
 from .pieces import Formula, Piece
 from .signs import sign_map
 from .tails import limit
@@ -18,7 +20,11 @@ _EPS = sp.Symbol("eps", positive=True)
 def gate(formula: Formula) -> list[Property]:
     """Prove the rows of group "gate"."""
     if not formula.continuous or formula.at(sp.Integer(0)) != 0:
-        why = f"f(0) = {formula.at(sp.Integer(0))}, so f(x) / x has a pole at 0" if formula.continuous else "f is not continuous"
+        why = (
+            f"f(0) = {formula.at(sp.Integer(0))}, so f(x) / x has a pole at 0"
+            if formula.continuous
+            else "f is not continuous"
+        )
         return [_row("gate_cdf", "The gate f(x)/x is a CDF", Value("absent", note=why), "value at 0")]
     pieces = _gate_pieces(formula)
     left, right = _limits(formula)
@@ -30,7 +36,9 @@ def gate(formula: Formula) -> list[Property]:
     floor = formula.family[2] if formula.family else sp.Integer(0)
     if fault and floor:
         lifted = [Piece(p.low, p.high, sp.cancel((p.expression - floor) / (1 - floor))) for p in pieces]
-        rows.append(_row("gate_cdf", "The gate f(x)/x is a CDF", Value("statement", note=f"no: {fault}"), "signs and limits"))
+        rows.append(
+            _row("gate_cdf", "The gate f(x)/x is a CDF", Value("statement", note=f"no: {fault}"), "signs and limits")
+        )
         rows.append(_row("gate_law", "(gate - leak) / (1 - leak)", _law(formula, lifted), "symbolic identity"))
         return rows
     verdict = f"no: {fault}" if fault else "yes: rises from 0 to 1"
@@ -49,12 +57,12 @@ def _gate_pieces(formula: Formula) -> list[Piece]:
             for p in formula.split(sp.Integer(0))]  # fmt: skip
 
 
-def _limits(formula: Formula) -> tuple[sp.Expr, sp.Expr]:
+def _limits(formula: Formula) -> tuple[Expr, Expr]:
     ends = ((formula.pieces[0].expression, -sp.oo), (formula.pieces[-1].expression, sp.oo))
     return tuple(limit(sp.cancel(e / X) if e.is_rational_function(X) else e / X, end) for e, end in ends)  # pyright: ignore[reportReturnType]
 
 
-def _fault(pieces: list[Piece], left: sp.Expr, right: sp.Expr) -> str:
+def _fault(pieces: list[Piece], left: Expr, right: Expr) -> str:
     if left != 0:
         return f"the gate tends to {left} at -inf, not to 0"
     if right != 1:
@@ -64,7 +72,7 @@ def _fault(pieces: list[Piece], left: sp.Expr, right: sp.Expr) -> str:
         signs = sign_map(X * sp.diff(f, X) - f, piece.low, piece.high)  # The sign of x^2 times the gate's slope.
         if -1 in signs.signs:
             return f"it falls somewhere on ({piece.low}, {piece.high})"
-    for before, after in zip(pieces, pieces[1:], strict=False):
+    for before, after in itertools.pairwise(pieces):
         if constant_sign(after.end(0, right=False) - before.end(0, right=True)) < 0:
             return f"it jumps down at x = {before.high}"
     return ""
@@ -77,26 +85,30 @@ def _law(formula: Formula, pieces: list[Piece]) -> Value:
     return Value("statement", note="none of: normal, logistic, Gumbel, uniform, log-logistic, point mass")
 
 
-def _candidates(formula: Formula) -> Iterator[tuple[str, sp.Expr]]:
+def _candidates(formula: Formula) -> Iterator[tuple[str, Expr]]:
     if formula.family is not None:
         n, eps, _ = formula.family
         scale = eps ** sp.Rational(1, 2 * n)
         yield f"log-logistic with shape {2 * n} and scale {scale}", _log_logistic(n, eps)
     yield "point mass at 0", sp.Piecewise((0, X < 0), (1, True))
-    yield "standard normal", stats.cdf(stats.Normal("Z", 0, 1))(X)
-    yield "standard logistic", stats.cdf(stats.Logistic("L", 0, 1))(X)
-    yield "standard Gumbel (of maxima)", stats.cdf(stats.Gumbel("G", 1, 0))(X)
+    yield "standard normal", _cdf(stats.Normal("Z", 0, 1))(X)
+    yield "standard logistic", _cdf(stats.Logistic("L", 0, 1))(X)
+    yield "standard Gumbel (of maxima)", _cdf(stats.Gumbel("G", 1, 0))(X)
     if len(formula.joints) == 2:
         low, high = formula.joints
-        yield f"uniform on [{low}, {high}]", stats.cdf(stats.Uniform("U", low, high))(X)
+        yield f"uniform on [{low}, {high}]", _cdf(stats.Uniform("U", low, high))(X)
 
 
-def _log_logistic(n: int, eps: sp.Expr) -> sp.Expr:
-    law = stats.cdf(stats.LogLogistic("Y", eps ** sp.Rational(1, 2 * n), 2 * n))(_POSITIVE)
+def _cdf(law: Expr) -> Callable[[Expr], Expr]:
+    return stats.cdf(law)  # pyright: ignore[reportReturnType] -- SymPy's annotation says dict.
+
+
+def _log_logistic(n: int, eps: Expr) -> Expr:
+    law = _cdf(stats.LogLogistic("Y", eps ** sp.Rational(1, 2 * n), 2 * n))(_POSITIVE)
     return sp.Piecewise((0, X < 0), (law.subs(_POSITIVE, X), True))
 
 
-def _agrees(piece: Piece, law: sp.Expr) -> bool:
+def _agrees(piece: Piece, law: Expr) -> bool:
     inner = sp.Dummy(positive=True)
     if piece.low == 0 and piece.high == sp.oo:
         point, sample = inner, sp.Integer(1)
@@ -111,19 +123,19 @@ def _agrees(piece: Piece, law: sp.Expr) -> bool:
     return sp.simplify(sp.powdenest(difference, force=True)) == 0 or sp.simplify(difference.rewrite(sp.erf)) == 0
 
 
-def _middle(piece: Piece) -> sp.Expr:
+def _middle(piece: Piece) -> Expr:
     if piece.low.is_finite and piece.high.is_finite:
         return (piece.low * 2 + piece.high) / 3
     return piece.low + 1 if piece.low.is_finite else piece.high - 1 if piece.high.is_finite else sp.Rational(1, 3)
 
 
-def _branch(law: sp.Expr, sample: sp.Expr) -> sp.Expr:
+def _branch(law: Expr, sample: Expr) -> Expr:
     if not isinstance(law, sp.Piecewise):
         return law
-    return next(expression for expression, condition in law.args if condition.subs(X, sample) == sp.true)
+    return next(expression for expression, condition in arguments(law) if condition.subs(X, sample) == sp.true)
 
 
 def family_is_log_logistic(n: int) -> bool:
-    """Whether x^(2n) / (x^(2n) + eps), with symbolic eps, is the log-logistic CDF of shape 2n and scale eps^(1/(2n))."""
-    law = stats.cdf(stats.LogLogistic("Y", _EPS ** sp.Rational(1, 2 * n), 2 * n))(_POSITIVE)
+    """Whether F is the log-logistic CDF of shape 2n and scale eps^(1/(2n)), for symbolic eps."""
+    law = _cdf(stats.LogLogistic("Y", _EPS ** sp.Rational(1, 2 * n), 2 * n))(_POSITIVE)
     return sp.simplify(_POSITIVE ** (2 * n) / (_POSITIVE ** (2 * n) + _EPS) - law) == 0

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import sympy as sp
 from flint import acb, arb, ctx
 
-from .balls import X, constant_ball, tape
+from .balls import constant_ball, tape
+from .expressions import Expr, X
 from .extrema import supremum_of_magnitude
 from .numbers import Number, exact, tidy
 from .pieces import Formula, Piece
@@ -20,7 +21,7 @@ _WORK_PRECISION = 160
 _TOLERANCE_BITS = 110
 
 
-def expectation(formula: Formula, integrands: Sequence[sp.Expr], growth: int, variance: sp.Expr) -> Number:
+def expectation(formula: Formula, integrands: Sequence[Expr], growth: int, variance: Expr) -> Number:
     """Give E h(x) for x ~ N(0, variance), h given by one expression in x on each piece of the formula.
 
     Args:
@@ -34,7 +35,7 @@ def expectation(formula: Formula, integrands: Sequence[sp.Expr], growth: int, va
     return Number(None, enclose(formula, integrands, growth, constant_ball(variance)))
 
 
-def enclose(formula: Formula, integrands: Sequence[sp.Expr], growth: int, variance: arb) -> arb:
+def enclose(formula: Formula, integrands: Sequence[Expr], growth: int, variance: arb) -> arb:
     """Give the expectation for a variance that is itself a ball; see `expectation`."""
     total, deviation = arb(0), variance.sqrt()
     for piece, integrand in zip(formula.pieces, integrands, strict=True):
@@ -46,7 +47,7 @@ def enclose(formula: Formula, integrands: Sequence[sp.Expr], growth: int, varian
     return total
 
 
-def closed_form(piece: Piece, integrand: sp.Expr) -> sp.Expr:
+def closed_form(piece: Piece, integrand: Expr) -> Expr:
     """Integrate a polynomial over the piece under N(0, s^2); the result is an expression in which x stands for s."""
     low, high = piece.low / X, piece.high / X
     if integrand == 0:
@@ -57,11 +58,11 @@ def closed_form(piece: Piece, integrand: sp.Expr) -> sp.Expr:
     return total
 
 
-def _density(z: sp.Expr) -> sp.Expr:
+def _density(z: Expr) -> Expr:
     return sp.exp(-(z**2) / 2) / sp.sqrt(2 * sp.pi)
 
 
-def _moment(power: int, low: sp.Expr, high: sp.Expr) -> sp.Expr:
+def _moment(power: int, low: Expr, high: Expr) -> Expr:
     """Give the integral of z^power phi(z) from low to high."""
     if power == 0:
         upper, lower = (_distribution(end) for end in (high, low))
@@ -71,17 +72,17 @@ def _moment(power: int, low: sp.Expr, high: sp.Expr) -> sp.Expr:
     return lower_moment + edges[0] - edges[1]
 
 
-def _finite(end: sp.Expr) -> bool:
+def _finite(end: Expr) -> bool:
     return not end.has(sp.oo, -sp.oo)
 
 
-def _distribution(end: sp.Expr) -> sp.Expr:
+def _distribution(end: Expr) -> Expr:
     if _finite(end):
         return sp.erf(end / sp.sqrt(2)) / 2
     return sp.Rational(1, 2) * (1 if end.subs(X, 1) == sp.oo else -1)
 
 
-def _integral(piece: Piece, integrand: sp.Expr, deviation: arb) -> arb:
+def _integral(piece: Piece, integrand: Expr, deviation: arb) -> arb:
     edge = deviation * REACH
     low = constant_ball(piece.low) if piece.low.is_finite else -edge
     high = constant_ball(piece.high) if piece.high.is_finite else edge

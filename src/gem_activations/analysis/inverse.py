@@ -2,7 +2,7 @@
 
 import sympy as sp
 
-from .balls import X
+from .expressions import Expr, X
 from .extrema import Extremum, infimum, supremum, supremum_of_magnitude
 from .pieces import Formula, Piece
 from .stationarity import structure
@@ -17,7 +17,12 @@ def inverse(formula: Formula) -> list[Property]:
         why = "f is not monotone" if {1, -1} <= signs else "f is not continuous"
         return [
             _row("invertible", "Invertible", Value("statement", note=f"no: {why}"), found.method),
-            _row("gradient_of_output", "f' is a function of y = f(x)", Value("absent", note=f"{why}: two inputs with one output"), ""),
+            _row(
+                "gradient_of_output",
+                "f' is a function of y = f(x)",
+                Value("absent", note=f"{why}: two inputs with one output"),
+                "",
+            ),
         ]
     dead = [(low, high) for low, high, sign in found.cells if sign == 0]
     rising = _merge([(low.exact, high.exact) for low, high, sign in found.cells if sign])
@@ -35,8 +40,8 @@ def _row(key: str, title: str, value: Value, method: str) -> Property:
     return Property("inverse", key, title, value, (), method)
 
 
-def _merge(cells: list[tuple[sp.Expr | None, sp.Expr | None]]) -> list[tuple[sp.Expr, sp.Expr]]:
-    merged: list[tuple[sp.Expr, sp.Expr]] = []
+def _merge(cells: list[tuple[Expr | None, Expr | None]]) -> list[tuple[Expr, Expr]]:
+    merged: list[tuple[Expr, Expr]] = []
     for low, high in cells:
         if low is None or high is None:
             raise CertificateError("a stretch of a monotone function has an end without an exact form")
@@ -47,7 +52,7 @@ def _merge(cells: list[tuple[sp.Expr | None, sp.Expr | None]]) -> list[tuple[sp.
     return merged
 
 
-def _where(formula: Formula, rising: list[tuple[sp.Expr, sp.Expr]], dead: bool) -> Value:
+def _where(formula: Formula, rising: list[tuple[Expr, Expr]], dead: bool) -> Value:
     low, high = infimum(formula.pieces).value.to_value(), supremum(formula.pieces).value.to_value()
     image = f"{low._number()} to {high._number()}"  # pyright: ignore[reportPrivateUsage]
     if not dead:
@@ -65,17 +70,17 @@ def _sensitivity(pieces: tuple[Piece, ...]) -> Property:
 def _relative(pieces: tuple[Piece, ...]) -> list[Property]:
     inputs = tuple(Piece(p.low, p.high, _reduce(p.expression / (X * p.derivative(1)))) for p in pieces)
     ratio = "(dx/x) / (dy/y) = f / (x f')"
-    slopes = tuple(
-        Piece(p.low, p.high, _reduce(p.expression * p.derivative(2) / p.derivative(1) ** 2)) for p in pieces
-    )
+    slopes = tuple(Piece(p.low, p.high, _reduce(p.expression * p.derivative(2) / p.derivative(1) ** 2)) for p in pieces)
     return [
         _bound("input_conditioning_min", f"inf of {ratio}", infimum(inputs)),
         _bound("input_conditioning_max", f"sup of {ratio}", supremum(inputs)),
-        _bound("gradient_conditioning", "sup |(df'/f') / (dy/y)| = sup |f f'' / f'^2|", supremum_of_magnitude(slopes, 0)),
+        _bound(
+            "gradient_conditioning", "sup |(df'/f') / (dy/y)| = sup |f f'' / f'^2|", supremum_of_magnitude(slopes, 0)
+        ),
     ]
 
 
-def _reduce(expression: sp.Expr) -> sp.Expr:
+def _reduce(expression: Expr) -> Expr:
     plain = expression.rewrite([sp.tanh], sp.exp)
     return sp.cancel(plain) if plain.is_rational_function(X) else sp.together(plain)
 
@@ -104,4 +109,6 @@ def _theorem() -> Property:
         "rounding in y is never amplified in x"
     )
     method = "symbolic identity in n, eps and x"
-    return Property("inverse", "family_conditioning", "Conditioning of the family", Value("statement", note=note), (), method)
+    return Property(
+        "inverse", "family_conditioning", "Conditioning of the family", Value("statement", note=note), (), method
+    )

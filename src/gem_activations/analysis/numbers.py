@@ -7,7 +7,8 @@ from functools import lru_cache
 import sympy as sp
 from flint import arb
 
-from .balls import X, constant_ball, constant_sign, decimals, sign_of, tape
+from .balls import constant_ball, constant_sign, decimals, sign_of, tape
+from .expressions import Expr, X
 from .values import CertificateError, Value
 
 LONGEST_EXACT = 90
@@ -17,7 +18,7 @@ LONGEST_EXACT = 90
 class Number:
     """A real number, or +-oo: `exact` is None where only the ball is known."""
 
-    exact: sp.Expr | None
+    exact: Expr | None
     ball: arb
 
     @property
@@ -51,14 +52,14 @@ class Number:
         return Value("enclosure", "", low, high, approx, note)
 
 
-def exact(expression: sp.Expr | int) -> Number:
+def exact(expression: Expr | int) -> Number:
     """Give the number of an exact expression."""
     expression = sp.sympify(expression)
     return Number(expression, constant_ball(expression))
 
 
 @lru_cache(maxsize=4096)
-def tidy(expression: sp.Expr) -> sp.Expr:
+def tidy(expression: Expr) -> Expr:
     """Simplify a constant, keeping the shorter spelling."""
     if expression.is_Rational or not expression.is_number or not expression.is_finite:
         return expression
@@ -111,12 +112,12 @@ def greatest(numbers: Iterable[Number]) -> Number:
 
 
 @lru_cache(maxsize=512)
-def plain(expression: sp.Expr) -> sp.Expr:
+def plain(expression: Expr) -> Expr:
     """Write hyperbolic functions as exponentials, which reduce at logarithms."""
     return expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)
 
 
-def at(expression: sp.Expr, point: Number) -> Number:
+def at(expression: Expr, point: Number) -> Number:
     """Evaluate an expression in x at a finite point."""
     if point.exact is not None:
         return exact(tidy(plain(expression).subs(X, point.exact)))

@@ -1,11 +1,13 @@
 """An activation as exact analytic pieces on the real line, and what differentiation does to them."""
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import sympy as sp
 
-from .balls import X, constant_sign
+from .balls import constant_sign
+from .expressions import Expr, X
 from .numbers import tidy
 from .tails import limit
 
@@ -14,15 +16,15 @@ from .tails import limit
 class Piece:
     """One analytic expression on the open interval (low, high); ends exact, +-oo allowed."""
 
-    low: sp.Expr
-    high: sp.Expr
-    expression: sp.Expr
+    low: Expr
+    high: Expr
+    expression: Expr
 
-    def derivative(self, order: int) -> sp.Expr:
+    def derivative(self, order: int) -> Expr:
         """Give the expression of the order-th derivative."""
         return _derivative(self.expression, order)
 
-    def end(self, order: int, right: bool) -> sp.Expr:
+    def end(self, order: int, right: bool) -> Expr:
         """Give the one-sided limit of the order-th derivative at an end of the interval, exact or +-oo."""
         point = self.high if right else self.low
         expression = self.derivative(order)
@@ -52,13 +54,13 @@ class Formula:
     name: str
     title: str
     pieces: tuple[Piece, ...]
-    at_joints: tuple[sp.Expr, ...]
+    at_joints: tuple[Expr, ...]
     reading: str = ""
     scheme: "Scheme | None" = None
     family: tuple[int, sp.Rational, sp.Rational] | None = None
 
     @cached_property
-    def joints(self) -> tuple[sp.Expr, ...]:
+    def joints(self) -> tuple[Expr, ...]:
         """The finite points between pieces."""
         return tuple(piece.high for piece in self.pieces[:-1])
 
@@ -67,12 +69,12 @@ class Formula:
         """Whether f is continuous on the line."""
         return all(left == right == value for (left, right), value in zip(self.sides(0), self.at_joints, strict=True))
 
-    def sides(self, order: int) -> list[tuple[sp.Expr, sp.Expr]]:
+    def sides(self, order: int) -> list[tuple[Expr, Expr]]:
         """Give the limits of the order-th derivative from the left and from the right of each joint."""
         pairs = zip(self.pieces, self.pieces[1:], strict=False)
         return [(left.end(order, right=True), right.end(order, right=False)) for left, right in pairs]
 
-    def at(self, point: sp.Expr) -> sp.Expr:
+    def at(self, point: Expr) -> Expr:
         """Give the exact value f(point)."""
         for joint, value in zip(self.joints, self.at_joints, strict=True):
             if point == joint:
@@ -82,16 +84,16 @@ class Formula:
                 return tidy(piece.expression.subs(X, point))
         raise AssertionError("the pieces cover the line")
 
-    def split(self, *points: sp.Expr) -> tuple[Piece, ...]:
+    def split(self, *points: Expr) -> tuple[Piece, ...]:
         """Give the pieces cut further at the given points."""
         pieces: list[Piece] = []
         for piece in self.pieces:
             cuts = [p for p in points if _strictly(piece.low, p) and _strictly(p, piece.high)]
             fences = [piece.low, *sorted(cuts), piece.high]
-            pieces += [Piece(a, b, piece.expression) for a, b in zip(fences, fences[1:], strict=False)]
+            pieces += [Piece(a, b, piece.expression) for a, b in itertools.pairwise(fences)]
         return tuple(pieces)
 
-    def map(self, change, *, cuts: tuple[sp.Expr, ...] = ()) -> "Formula":  # noqa: ANN001
+    def map(self, change, *, cuts: tuple[Expr, ...] = ()) -> "Formula":
         """Give the formula with every piece's expression changed; `change` takes a piece and gives an expression."""
         pieces = tuple(replace(piece, expression=change(piece)) for piece in self.split(*cuts))
         joints = tuple(sp.nan for _ in pieces[:-1])
@@ -102,24 +104,24 @@ class Formula:
 class Scheme:
     """Straight-line code of the costliest piece: shared steps, then the value and the gradient in their symbols."""
 
-    steps: tuple[tuple[sp.Symbol, sp.Expr], ...]
-    value: sp.Expr
-    gradient: sp.Expr
+    steps: tuple[tuple[sp.Symbol, Expr], ...]
+    value: Expr
+    gradient: Expr
     remark: str
 
 
-def _strictly(low: sp.Expr, high: sp.Expr) -> bool:
+def _strictly(low: Expr, high: Expr) -> bool:
     if not (low.is_finite and high.is_finite):
         return low == -sp.oo or high == sp.oo
     return constant_sign(high - low) > 0
 
 
 @lru_cache(maxsize=1024)
-def _derivative(expression: sp.Expr, order: int) -> sp.Expr:
+def _derivative(expression: Expr, order: int) -> Expr:
     return expression if order == 0 else sp.diff(_derivative(expression, order - 1), X)
 
 
-def line(*parts: sp.Expr) -> tuple[Piece, ...]:
+def line(*parts: Expr) -> tuple[Piece, ...]:
     """Give pieces from expression, joint, expression, joint, ..., expression."""
     fences = [-sp.oo, *(sp.sympify(p) for p in parts[1::2]), sp.oo]
     return tuple(

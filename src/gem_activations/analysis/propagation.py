@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import sympy as sp
 from flint import arb
 
-from .balls import X, constant_sign, sign_of
+from .balls import constant_sign, sign_of
+from .expressions import Expr, X
 from .gaussian import enclose, expectation
 from .numbers import Number, at, compare, exact, greatest, tidy
 from .pieces import Formula
@@ -33,7 +34,7 @@ class Moments:
     fourth: Number
 
 
-def moments(formula: Formula, variance: sp.Expr) -> Moments:
+def moments(formula: Formula, variance: Expr) -> Moments:
     """Give the moments as exact numbers or balls. Raises: UndecidedError, as `expectation`."""
     f, d = _squares(formula, 0), _squares(formula, 1)
     mean = exact(0) if is_odd(formula) else expectation(formula, [p.expression for p in formula.pieces], 1, variance)
@@ -43,12 +44,12 @@ def moments(formula: Formula, variance: sp.Expr) -> Moments:
     return Moments(mean, second, slope, fourth)
 
 
-def _squares(formula: Formula, order: int) -> list[sp.Expr]:
+def _squares(formula: Formula, order: int) -> list[Expr]:
     squares = [piece.derivative(order) ** 2 for piece in formula.pieces]
     return [sp.expand(e) if e.is_polynomial(X) else e for e in squares]
 
 
-def _times_square(parts: list[sp.Expr]) -> list[sp.Expr]:
+def _times_square(parts: list[Expr]) -> list[Expr]:
     return [sp.expand(X**2 * e) if e.is_polynomial(X) else X**2 * e for e in parts]
 
 
@@ -61,7 +62,7 @@ def is_odd(formula: Formula) -> bool:
     )
 
 
-def propagation(formula: Formula, variance: sp.Expr = sp.Integer(1)) -> list[Property]:
+def propagation(formula: Formula, variance: Expr = sp.S.One) -> list[Property]:
     """Prove the rows of group "propagation" for inputs of the given variance."""
     found = moments(formula, variance)
     law = f"for x ~ N(0, {variance})"
@@ -81,7 +82,7 @@ def _row(key: str, title: str, number: Number, method: str) -> Property:
     return Property("propagation", key, title, number.to_value(), (), method)
 
 
-def _ratios(found: Moments, variance: sp.Expr) -> tuple[Number, Number]:
+def _ratios(found: Moments, variance: Expr) -> tuple[Number, Number]:
     if found.second.exact is not None and found.slope.exact is not None:
         gain = tidy(sp.sqrt(variance / found.second.exact))
         return exact(gain), exact(tidy(variance * found.slope.exact / found.second.exact))
@@ -89,7 +90,7 @@ def _ratios(found: Moments, variance: sp.Expr) -> tuple[Number, Number]:
     return Number(None, (q / found.second.ball).sqrt()), Number(None, q * found.slope.ball / found.second.ball)
 
 
-def _fixed_points(formula: Formula, found: Moments, variance: sp.Expr) -> list[Property]:
+def _fixed_points(formula: Formula, found: Moments, variance: Expr) -> list[Property]:
     # The density of N(0, q) has the q-derivative (x^2/q - 1) / (2q) times itself, so that f needs no derivative:
     # V'(q) = (E x^2 f^2 / q - E f^2) / (2q), and the slope under the gain is q V'(q) / V(q).
     slope = Number(None, (found.fourth.ball / found.second.ball / exact(variance).ball - 1) / 2)
@@ -110,7 +111,7 @@ def _fixed_points(formula: Formula, found: Moments, variance: sp.Expr) -> list[P
     return rows
 
 
-def _uniqueness(direction: int | None, variance: sp.Expr) -> Property:
+def _uniqueness(direction: int | None, variance: Expr) -> Property:
     title = f"Uniqueness of q = {variance} under the gain"
     words = {
         None: Value("open", note="not closed: V(q)/q was not proved monotone (its pointwise bound h is not)"),
@@ -123,7 +124,7 @@ def _uniqueness(direction: int | None, variance: sp.Expr) -> Property:
 
 @dataclass(frozen=True)
 class Spread:
-    """What is known of V(q)/q: its direction (1 rises, -1 falls, 0 constant, None unknown) and h's extreme values / 2."""
+    """What is known of V(q)/q: direction (1 rises, -1 falls, 0 constant, None unknown), extreme values of h / 2."""
 
     direction: int | None
     turning: tuple[Number, ...]
@@ -149,7 +150,7 @@ def ratio_bounds(formula: Formula) -> Spread:
     return Spread(signs.pop() if signs else 0, ())
 
 
-def _slope_signs(formula: Formula, low: sp.Expr, high: sp.Expr) -> tuple[set[int], list[Number]]:
+def _slope_signs(formula: Formula, low: Expr, high: Expr) -> tuple[set[int], list[Number]]:
     right, left = _branch(formula, low, high), _branch(formula, -high, -low).subs(X, -X)
     halves: set[int] = set()
     for f in (right, left):
@@ -165,14 +166,14 @@ def _slope_signs(formula: Formula, low: sp.Expr, high: sp.Expr) -> tuple[set[int
     return set(found.signs), [at(halved, zero) for zero in found.zeros]
 
 
-def _branch(formula: Formula, low: sp.Expr, high: sp.Expr) -> sp.Expr:
+def _branch(formula: Formula, low: Expr, high: Expr) -> Expr:
     for piece in formula.pieces:
         if exact(piece.low).ball <= exact(low).ball and exact(piece.high).ball >= exact(high).ball:
             return piece.expression
     raise AssertionError("the fences hold every joint")
 
 
-def _jump(formula: Formula, fence: sp.Expr) -> int:
+def _jump(formula: Formula, fence: Expr) -> int:
     change = sp.Integer(0)
     for joint, (before, after) in zip(formula.joints, formula.sides(0), strict=True):
         if joint == fence:
@@ -189,7 +190,9 @@ def _ratio_limits(formula: Formula) -> tuple[Number, Number]:
     slopes = [p.end(1, right=p.high == 0) for p in middle]
     near = sp.oo if any(end != 0 for end in ends) else tidy(sum(s**2 for s in slopes) / 2)
     first, last = formula.pieces[0].expression, formula.pieces[-1].expression
-    far = [limit(sp.cancel(e / X) if e.is_rational_function(X) else e / X, s) for e, s in ((first, -sp.oo), (last, sp.oo))]
+    far = [
+        limit(sp.cancel(e / X) if e.is_rational_function(X) else e / X, s) for e, s in ((first, -sp.oo), (last, sp.oo))
+    ]
     return exact(near), exact(tidy(sum(s**2 for s in far) / 2) if all(s.is_finite for s in far) else sp.oo)
 
 

@@ -7,16 +7,19 @@ ends have opposite signs. Half-lines are closed by dominance (`tails`). A zero t
 is fenced off by an interval on which the m-th derivative has no zero.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cmp_to_key, lru_cache
+from typing import Any
 
 import flint
 import sympy as sp
 from flint import arb
 
-from .balls import Tape, X, constant_ball, constant_sign, sign_of, tape
+from .balls import Tape, constant_ball, constant_sign, sign_of, tape
+from .expressions import Expr, X
 from .numbers import Number, at, compare, exact, same, tidy
 from .tails import UndecidedError, find_tail
 from .tower import Factor, factorise, without_root
@@ -40,7 +43,7 @@ class SignMap:
 
 
 @lru_cache(maxsize=2048)
-def sign_map(expression: sp.Expr, low: sp.Expr, high: sp.Expr) -> SignMap:
+def sign_map(expression: Expr, low: Expr, high: Expr) -> SignMap:
     """Find all zeros and signs on the open interval (low, high), ends exact, +-oo allowed.
 
     Raises: PoleError: a pole inside; UndecidedError: the proof could not be closed.
@@ -70,10 +73,10 @@ def _distinct(zeros: list[Number]) -> tuple[Number, ...]:
     return tuple(kept)
 
 
-def _between(zeros: tuple[Number, ...], low: sp.Expr, high: sp.Expr) -> list[arb]:
+def _between(zeros: tuple[Number, ...], low: Expr, high: Expr) -> list[arb]:
     fences = [constant_ball(low), *(zero.ball for zero in zeros), constant_ball(high)]
     points = []
-    for left, right in zip(fences, fences[1:], strict=False):
+    for left, right in itertools.pairwise(fences):
         if left.is_finite() and right.is_finite():
             points.append(((left + right) / 2).mid())
         elif left.is_finite() or right.is_finite():
@@ -93,7 +96,7 @@ def _sign_at(sign: int, factors: tuple[Factor, ...], point: arb) -> int:
     return sign
 
 
-def _factor_zeros(factor: Factor, low: sp.Expr, high: sp.Expr) -> tuple[list[Number], str]:
+def _factor_zeros(factor: Factor, low: Expr, high: Expr) -> tuple[list[Number], str]:
     if factor.lifted.is_Symbol and factor.lifted != X and factor.lifted.is_positive:
         return [], ""
     candidates = _exact_zeros(factor)
@@ -102,7 +105,7 @@ def _factor_zeros(factor: Factor, low: sp.Expr, high: sp.Expr) -> tuple[list[Num
     return [zero for zero in candidates if _inside(zero, low, high)], "exact algebra"
 
 
-def _inside(zero: Number, low: sp.Expr, high: sp.Expr) -> bool:
+def _inside(zero: Number, low: Expr, high: Expr) -> bool:
     return compare(zero, exact(low)) > 0 and compare(zero, exact(high)) < 0
 
 
@@ -126,7 +129,7 @@ def _exact_zeros(factor: Factor) -> list[Number] | None:
     return [exact(tidy(sp.log(zero.exact) / rate)) for zero in zeros if sign_of(zero.ball) == 1]
 
 
-def _exact_zeros_of(expression: sp.Expr, factor: Factor | None = None) -> list[Number] | None:
+def _exact_zeros_of(expression: Expr, factor: Factor | None = None) -> list[Number] | None:
     """Give the real zeros of a polynomial in X, None where its coefficients are too deep for exact roots."""
     if factor is not None:
         expression = expression.xreplace({s: v for s, v in factor.tower if not v.has(X)})
@@ -142,17 +145,18 @@ def _exact_zeros_of(expression: sp.Expr, factor: Factor | None = None) -> list[N
 
 
 def _roots(polynomial: sp.Poly) -> list[Number] | None:
+    degree = int(polynomial.degree())
     step = math.gcd(*(power for (power,) in polynomial.monoms()))
-    inner = sp.Poly([polynomial.nth(k * step) for k in range(polynomial.degree() // step, -1, -1)], X)
+    inner = sp.Poly([polynomial.nth(k * step) for k in range(degree // step, -1, -1)], X)
     if inner.degree() <= 2:
         return [root for t in _quadratic(inner) for root in _real_powers(t, step)]
     if not all(c.is_Rational for c in polynomial.all_coeffs()):
         return None
-    intervals = polynomial.intervals(eps=sp.Rational(1, 10**6))
+    intervals: list[Any] = polynomial.intervals(eps=sp.Rational(1, 10**6))
     return [_refine(tape(polynomial.as_expr()), constant_ball(a), constant_ball(b)) for (a, b), _ in intervals]
 
 
-def _quadratic(polynomial: sp.Poly) -> list[sp.Expr]:
+def _quadratic(polynomial: sp.Poly) -> list[Expr]:
     if polynomial.degree() == 1:
         slope, offset = polynomial.all_coeffs()
         return [tidy(-offset / slope)]
@@ -163,7 +167,7 @@ def _quadratic(polynomial: sp.Poly) -> list[sp.Expr]:
     return [tidy((-b - root) / (2 * a)), tidy((-b + root) / (2 * a))]
 
 
-def _real_powers(value: sp.Expr, step: int) -> list[Number]:
+def _real_powers(value: Expr, step: int) -> list[Number]:
     if step == 1 or value == 0:
         return [exact(value)]
     sign = constant_sign(value)
@@ -173,7 +177,7 @@ def _real_powers(value: sp.Expr, step: int) -> list[Number]:
     return [exact(-root), exact(root)] if sign > 0 else []
 
 
-def _vanishes(expression: sp.Expr, zero: Number) -> bool:
+def _vanishes(expression: Expr, zero: Number) -> bool:
     value = at(expression, zero)
     return sign_of(value.ball) is None if value.exact is None else constant_sign(value.exact) == 0
 
@@ -199,7 +203,7 @@ def _refine(function: Tape, low: arb, high: arb) -> Number:
     raise UndecidedError("a root could not be refined")
 
 
-def _ball_zeros(expression: sp.Expr, low: sp.Expr, high: sp.Expr) -> list[Number]:
+def _ball_zeros(expression: Expr, low: Expr, high: Expr) -> list[Number]:
     function = tape(expression)
     start = -_tail_start(expression.subs(X, -X), -high) if low == -sp.oo else low
     end = _tail_start(expression, low) if high == sp.oo else high
@@ -222,12 +226,12 @@ def _ball_zeros(expression: sp.Expr, low: sp.Expr, high: sp.Expr) -> list[Number
     return zeros
 
 
-def _tail_start(expression: sp.Expr, low: sp.Expr) -> sp.Integer:
+def _tail_start(expression: Expr, low: Expr) -> sp.Integer:
     first = 2 if low == -sp.oo else max(2, int(sp.floor(low)) + 2)
     return sp.Integer(find_tail(expression, first)[0])
 
 
-def _fence(expression: sp.Expr, point: sp.Expr, width: arb) -> arb | None:
+def _fence(expression: Expr, point: Expr, width: arb) -> arb | None:
     """Give a radius within which an exact zero at the point is the only one; None where the point is no zero."""
     order, derivative = 0, expression
     while constant_sign(derivative.subs(X, point)) == 0:
@@ -239,7 +243,7 @@ def _fence(expression: sp.Expr, point: sp.Expr, width: arb) -> arb | None:
     radius = width / 4
     for _ in range(200):
         around = constant_ball(point) + arb(0, radius.upper())
-        if sign_of(tape(expression).jet(around, order)[order]):
+        if sign_of(tape(expression).taylor(around, order)[0]):
             return radius
         radius /= 2
     raise UndecidedError(f"the zero of {expression} at {point} could not be fenced off")
@@ -256,7 +260,9 @@ def _isolate(function: Tape, low: arb, high: arb) -> list[Number]:
         a, b = low + width * _arb(first), low + width * _arb(last)
         box = a.union(b)
         value, slope = function.jet(box, 1)
-        if sign_of(value) or sign_of(function(box.mid()) + slope * (box - box.mid())):
+        if not sign_of(value) and not sign_of(slope):
+            value, slope = function.taylor(box)
+        if sign_of(value):
             continue
         ends = sign_of(function(a)), sign_of(function(b))
         if sign_of(slope) and None not in ends and 0 not in ends:

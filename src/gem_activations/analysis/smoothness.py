@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from .balls import X, constant_sign
+from .balls import constant_sign
+from .expressions import Expr, X
 from .numbers import exact, tidy
 from .pieces import Formula, Piece
 from .signs import PoleError, sign_map
@@ -20,13 +21,13 @@ _N, _EPS, _LEAK = 8, sp.Symbol("eps", positive=True), sp.Symbol("leak", nonnegat
 class Break:
     """The first derivative that is discontinuous at a joint: its order, and its value on either side."""
 
-    joint: sp.Expr
+    joint: Expr
     order: int
-    left: sp.Expr
-    right: sp.Expr
+    left: Expr
+    right: Expr
 
 
-def one_sided(expression: sp.Expr, point: sp.Expr) -> Iterator[sp.Expr]:
+def one_sided(expression: Expr, point: Expr) -> Iterator[Expr]:
     """Give f, f', f'', ... at a point where the expression is analytic, exactly; symbols in it stay symbols.
 
     A rational function is expanded by dividing power series, anything else by repeated differentiation.
@@ -44,13 +45,13 @@ def one_sided(expression: sp.Expr, point: sp.Expr) -> Iterator[sp.Expr]:
         expression = sp.diff(expression, X)
 
 
-def _series(top: sp.Poly, bottom: sp.Poly) -> Iterator[sp.Expr]:
+def _series(top: sp.Poly, bottom: sp.Poly) -> Iterator[Expr]:
     if bottom.nth(0) == 0:
         raise CertificateError(f"{top.as_expr() / bottom.as_expr()} has a pole at 0")
-    coefficients: list[sp.Expr] = []
+    coefficients: list[Expr] = []
     while True:
         k = len(coefficients)
-        taken = sum(bottom.nth(j) * coefficients[k - j] for j in range(1, min(k, bottom.degree()) + 1))
+        taken = sum(bottom.nth(j) * coefficients[k - j] for j in range(1, min(k, int(bottom.degree())) + 1))
         coefficients.append(sp.cancel((top.nth(k) - taken) / bottom.nth(0)))
         yield sp.factor(coefficients[k] * sp.factorial(k))
 
@@ -66,7 +67,7 @@ def breaks(formula: Formula) -> list[Break | None]:
     ]
 
 
-def _first_break(left: Piece, right: Piece, value: sp.Expr) -> Break | None:
+def _first_break(left: Piece, right: Piece, value: Expr) -> Break | None:
     joint = left.high
     if sp.simplify(left.expression - right.expression) == 0 and _equal(left.end(0, right=True), value):
         return None
@@ -77,7 +78,7 @@ def _first_break(left: Piece, right: Piece, value: sp.Expr) -> Break | None:
     raise UndecidedError(f"{MOST_ORDERS} derivatives agree at x = {joint}")
 
 
-def _equal(left: sp.Expr, right: sp.Expr) -> bool:
+def _equal(left: Expr, right: Expr) -> bool:
     if left.is_finite and right.is_finite:
         return constant_sign(left - right) == 0
     return left == right
@@ -110,12 +111,12 @@ def require_analytic(piece: Piece) -> None:
             raise CertificateError(f"{piece.expression} is not real on ({piece.low}, {piece.high}): {inside} < 0")
 
 
-def family_jump(n: int) -> sp.Expr:
+def family_jump(n: int) -> Expr:
     """Give the jump of the (2n+1)-th derivative at 0 for symbolic eps and leak, after proving all lower ones equal.
 
     Raises: CertificateError: the proof fails.
     """
-    from .formulas import member  # noqa: PLC0415
+    from .formulas import member
 
     right = one_sided(member(n, _EPS, _LEAK), sp.Integer(0))
     left = one_sided(_LEAK * X, sp.Integer(0))
@@ -136,7 +137,10 @@ def smoothness(formula: Formula) -> list[Property]:
     method = "exact one-sided derivatives at every joint"
     if not found:
         whole = Value("statement", note="infinity: f is C^infinity, analytic on the line")
-        return [Property("class", "order", "Largest k with f in C^k", whole, (), "one analytic piece"), _branches(formula)]
+        return [
+            Property("class", "order", "Largest k with f in C^k", whole, (), "one analytic piece"),
+            _branches(formula),
+        ]
     order = min(b.order for b in found) - 1
     rows = [Property("class", "order", "Largest k with f in C^k", _order(order), (), method), _branches(formula)]
     first = [b for b in found if b.order == order + 1]

@@ -1,17 +1,21 @@
 """What a user may ask a certificate of: a catalog string, a spec, or a SymPy expression in one real variable."""
 
+import itertools
+from typing import Any
+
 import sympy as sp
 
 from ..catalog import Activation, parse
 from ..spec import GemSpec
-from .balls import FUNCTIONS, X
+from .balls import FUNCTIONS
+from .expressions import Expr, X, arguments
 from .formulas import formula
 from .numbers import tidy
 from .pieces import Formula, Piece
 from .smoothness import require_analytic
 from .values import CertificateError
 
-Target = GemSpec | Activation | str | sp.Expr
+Target = GemSpec | Activation | str | Expr
 
 
 def read(target: Target) -> Formula:
@@ -45,7 +49,7 @@ def _from_expression(target: sp.Expr) -> Formula:
         raise CertificateError(f"{target} must have one free symbol, its input; it has {names}. Give the others values")
     if target.atoms(sp.Float):
         raise CertificateError(f"{target} holds rounded numbers; write exact ones, such as Rational(1, 10) for 0.1")
-    expression = target.subs(symbols[0], X)
+    expression: Any = target.subs(symbols[0], X)
     if expression.has(sp.I, sp.zoo, sp.nan):
         raise CertificateError(f"{target} is not a real function of a real variable")
     pieces, values = _split(expression)
@@ -67,7 +71,7 @@ def _require_known(expression: sp.Expr) -> None:
             raise CertificateError(f"the analysis does not know the function {part.func.__name__}; it knows {known}")
 
 
-def _split(expression: sp.Expr) -> tuple[list[Piece], list[sp.Expr]]:
+def _split(expression: sp.Expr) -> tuple[list[Piece], list[Expr]]:
     """Give the pieces from left to right and f at the joints."""
     folded = sp.piecewise_fold(expression.rewrite(sp.Piecewise))
     if not isinstance(folded, sp.Piecewise):
@@ -76,8 +80,8 @@ def _split(expression: sp.Expr) -> tuple[list[Piece], list[sp.Expr]]:
         pairs = folded.as_expr_set_pairs(sp.S.Reals)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise CertificateError(f"the conditions of {expression} cannot be turned into intervals: {error}") from None
-    spans: list[tuple[sp.Interval, sp.Expr]] = []
-    points: dict[sp.Expr, sp.Expr] = {}
+    spans: list[tuple[sp.Interval, Expr]] = []
+    points: dict[Expr, Expr] = {}
     for part, where in pairs:
         for span in where.args if isinstance(where, sp.Union) else [where]:
             if isinstance(span, sp.FiniteSet):
@@ -90,16 +94,16 @@ def _split(expression: sp.Expr) -> tuple[list[Piece], list[sp.Expr]]:
 
 
 def _order(
-    expression: sp.Expr, spans: list[tuple[sp.Interval, sp.Expr]], points: dict[sp.Expr, sp.Expr]
-) -> tuple[list[Piece], list[sp.Expr]]:
-    spans.sort(key=lambda pair: float(pair[0].start))
+    expression: Expr, spans: list[tuple[sp.Interval, Expr]], points: dict[Expr, Expr]
+) -> tuple[list[Piece], list[Expr]]:
+    spans.sort(key=lambda pair: float(arguments(pair[0])[0]))
     ends = [-sp.oo, *(span.end for span, _ in spans)]
     starts = [*(span.start for span, _ in spans), sp.oo]
     if ends != starts:
         raise CertificateError(f"{expression} is not defined on the whole line")
     pieces = [Piece(span.start, span.end, part) for span, part in spans]
     values = []
-    for (left, low), (right, high) in zip(spans, spans[1:], strict=False):
+    for (left, low), (right, high) in itertools.pairwise(spans):
         joint = left.end
         if joint in points:
             values.append(points[joint])

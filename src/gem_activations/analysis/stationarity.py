@@ -1,9 +1,11 @@
-"""Stationary points, dead regions, inflection points, monotonicity and convexity, from the sign structure of f' and f''."""
+"""Stationary points, dead regions, inflection points, monotonicity, convexity: the sign structure of f' and f''."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import sympy as sp
 
+from .expressions import Expr
 from .numbers import Number, at, exact, tidy
 from .pieces import Formula
 from .signs import sign_map
@@ -64,7 +66,7 @@ def structure(formula: Formula, order: int) -> Structure:
         inner += signs.zeros
     below, here = formula.sides(order - 1), formula.sides(order)
     marks = []
-    for (_, point, left), (_, _, right) in zip(cells, cells[1:], strict=False):
+    for (_, point, left), (_, _, right) in itertools.pairwise(cells):
         index = next((k for k, joint in enumerate(formula.joints) if point.exact == joint), None)
         if index is None or point in inner:
             marks.append(Mark(point, left, right, joint=False, jump=0, vanishes=True))
@@ -86,7 +88,7 @@ def stationarity(formula: Formula) -> list[Property]:
     first, second = structure(formula, 1), structure(formula, 2)
     return [
         _stationary_points(formula, first),
-        _dead_regions(formula, first),
+        _dead_regions(first),
         _kinks(formula, first),
         _inflections(formula, second),
         _statement("monotonicity", "Monotone", _monotone(first), first.method),
@@ -119,7 +121,7 @@ def _height(formula: Formula, point: Number) -> str:
     return f"{at(piece.expression, point).to_value().approx:.12g}"
 
 
-def _dead_regions(formula: Formula, found: Structure) -> Property:
+def _dead_regions(found: Structure) -> Property:
     regions = []
     kinks = {mark.point.exact for mark in found.marks if mark.joint and not mark.vanishes}
     for low, high, sign in found.cells:
@@ -132,7 +134,7 @@ def _dead_regions(formula: Formula, found: Structure) -> Property:
     return row if regions else replace(row, value=replace(row.value, note="none"))
 
 
-def _length(low: Number, high: Number) -> sp.Expr:
+def _length(low: Number, high: Number) -> Expr:
     if low.exact is None or high.exact is None:
         raise CertificateError("the end of a dead region has no exact form")
     return tidy(high.exact - low.exact)

@@ -14,7 +14,8 @@ from functools import lru_cache
 import sympy as sp
 from flint import arb
 
-from .balls import X, constant_ball, constant_sign, hull, sign_of, tape, whole_power
+from .balls import constant_ball, constant_sign, hull, sign_of, tape, whole_power
+from .expressions import Expr, X, arguments
 from .tower import Factor, factorise, without_root
 from .values import CertificateError
 
@@ -28,7 +29,7 @@ class UndecidedError(CertificateError):
 
 
 @lru_cache(maxsize=1024)
-def limit(expression: sp.Expr, point: sp.Expr, side: str = "+") -> sp.Expr:
+def limit(expression: Expr, point: Expr, side: str = "+") -> Expr:
     """Give the exact limit, +-oo included.
 
     Args:
@@ -50,7 +51,7 @@ def limit(expression: sp.Expr, point: sp.Expr, side: str = "+") -> sp.Expr:
     return sp.simplify(value) if value.has(sp.Add) else value
 
 
-def _leading_limit(expression: sp.Expr) -> sp.Expr | None:
+def _leading_limit(expression: Expr) -> Expr | None:
     """Give the limit at infinity from the dominant monomial of every factor; None where a factor is of another kind."""
     product = factorise(expression)
     if product.sign == 0:
@@ -78,7 +79,7 @@ def _leading_limit(expression: sp.Expr) -> sp.Expr | None:
     return size if growth == 0 else sp.Integer(0) if growth < 0 else sp.oo * constant_sign(size)
 
 
-def find_tail(expression: sp.Expr, first: int = 2) -> tuple[int, int]:
+def find_tail(expression: Expr, first: int = 2) -> tuple[int, int]:
     """Give (start, sign) with the sign constant on [start, inf); 0 only for the zero function.
 
     Raises: UndecidedError: no start up to 4096 could be proved.
@@ -93,7 +94,7 @@ def find_tail(expression: sp.Expr, first: int = 2) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)
-def tail_sign(expression: sp.Expr, start: int, depth: int = 0) -> int:
+def tail_sign(expression: Expr, start: int, depth: int = 0) -> int:
     """Give the sign that the expression keeps on [start, inf), start >= 1.
 
     Raises: UndecidedError: not proved from this start.
@@ -123,14 +124,14 @@ def _factor_sign(factor: Factor, start: int, depth: int) -> int:
     return _from_derivative(factor.expression, start, depth)
 
 
-def _conjugate_sign(parts: tuple[sp.Expr, sp.Expr, sp.Expr], start: int, depth: int) -> int:
+def _conjugate_sign(parts: tuple[Expr, Expr, Expr], start: int, depth: int) -> int:
     plain, root, norm = (tail_sign(part, start, depth) for part in parts)
     if plain * root >= 0:
         return plain or root
     return plain * norm
 
 
-def _from_derivative(expression: sp.Expr, start: int, depth: int) -> int:
+def _from_derivative(expression: Expr, start: int, depth: int) -> int:
     if depth >= _DEPTH:
         raise UndecidedError(f"the sign of {expression} beyond {start} is not settled by {depth} derivatives")
     slope = tail_sign(sp.diff(expression, X), start, depth + 1)
@@ -149,8 +150,8 @@ class _Lead:
     """The dominant monomial: sign and exact value of its coefficient, and x times its logarithmic derivative."""
 
     sign: int
-    coefficient: sp.Expr | None
-    rate: sp.Expr
+    coefficient: Expr | None
+    rate: Expr
 
 
 def _lead(factor: Factor, start: int, depth: int) -> _Lead:
@@ -175,13 +176,13 @@ def _lead(factor: Factor, start: int, depth: int) -> _Lead:
     return _Lead(sign, exact, _rate(functions, powers))
 
 
-def _rate(functions: dict[sp.Symbol, sp.Expr], powers: Sequence[int]) -> sp.Expr:
+def _rate(functions: dict[sp.Symbol, Expr], powers: Sequence[int]) -> Expr:
     slopes = (b * sp.diff(f.args[0], X) for b, f in zip(powers[1:], functions.values(), strict=True))
     return sp.sympify(powers[0] + X * sum(slopes))
 
 
-def _near_one(factor: Factor, start: int) -> tuple[sp.Expr, dict[sp.Symbol, sp.Expr], dict[sp.Symbol, arb]]:
-    """Expand every exp(h) with h = c exp(g) -> 0: sum of h^j / j! for j < J, plus h^J / J! times a number in [1, exp(h(start))]."""
+def _near_one(factor: Factor, start: int) -> tuple[Expr, dict[sp.Symbol, Expr], dict[sp.Symbol, arb]]:
+    """Expand every exp(h) with h = c exp(g) -> 0 as its series to h^3 plus h^4 / 4! times [1, exp(h(start))]."""
     lifted, functions = factor.lifted, factor.generators
     constants = {symbol: constant_ball(value) for symbol, value in factor.tower if not value.has(X)}
     for symbol, function in list(functions.items()):
@@ -199,13 +200,13 @@ def _near_one(factor: Factor, start: int) -> tuple[sp.Expr, dict[sp.Symbol, sp.E
     return lifted, functions, constants
 
 
-def _as_power(exponent: sp.Expr, tower: dict[sp.Symbol, sp.Expr], functions: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
+def _as_power(exponent: Expr, tower: dict[sp.Symbol, Expr], functions: dict[sp.Symbol, Expr]) -> Expr:
     coefficient, inner = exponent.as_independent(X)
     if not (coefficient.is_Rational and isinstance(inner, sp.exp)):
         raise UndecidedError(f"exp({exponent}) tends to 1 and {exponent} is not a power of an exponential")
     for symbol, function in tower.items():
         if isinstance(function, sp.exp):
-            ratio = sp.cancel(inner.args[0] / function.args[0])
+            ratio = sp.cancel(arguments(inner)[0] / arguments(function)[0])
             if ratio.is_Integer and ratio > 0:
                 functions[symbol] = function
                 return coefficient * symbol**ratio
@@ -214,7 +215,7 @@ def _as_power(exponent: sp.Expr, tower: dict[sp.Symbol, sp.Expr], functions: dic
     return coefficient * symbol
 
 
-def _enclose(coefficient: sp.Expr, constants: dict[sp.Symbol, arb]) -> arb:
+def _enclose(coefficient: Expr, constants: dict[sp.Symbol, arb]) -> arb:
     symbols = sorted(coefficient.free_symbols, key=str)
     total = arb(0)
     for powers, number in sp.Poly(coefficient, *symbols).terms() if symbols else [((), coefficient)]:
@@ -222,7 +223,7 @@ def _enclose(coefficient: sp.Expr, constants: dict[sp.Symbol, arb]) -> arb:
     return total
 
 
-def _negative(rate: sp.Expr, start: int, depth: int) -> bool:
+def _negative(rate: Expr, start: int, depth: int) -> bool:
     if not rate.has(X):
         return constant_sign(rate) < 0
     return tail_sign(rate, start, depth) < 0
@@ -235,7 +236,7 @@ def _monomial(values: list[arb], powers: tuple[int, ...]) -> arb:
     return product
 
 
-def _far(functions: dict[sp.Symbol, sp.Expr], powers: tuple[int, ...], start: int) -> float:
+def _far(functions: dict[sp.Symbol, Expr], powers: tuple[int, ...], start: int) -> float:
     # Only a guess of which monomial leads; the proof does not rest on it.
     point = arb(start) * 4
     logarithm = powers[0] * point.log()

@@ -10,7 +10,8 @@ from functools import lru_cache
 
 import sympy as sp
 
-from .balls import X, constant_sign
+from .balls import constant_sign
+from .expressions import Expr, X, arguments, to_fraction
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class Factor:
         tower: Symbol -> the function of X, or the constant, that it stands for.
     """
 
-    lifted: sp.Expr
-    expression: sp.Expr
+    lifted: Expr
+    expression: Expr
     multiplicity: int
-    tower: tuple[tuple[sp.Symbol, sp.Expr], ...]
+    tower: tuple[tuple[sp.Symbol, Expr], ...]
 
     @property
-    def generators(self) -> dict[sp.Symbol, sp.Expr]:
+    def generators(self) -> dict[sp.Symbol, Expr]:
         """The symbols in this factor that stand for functions of x."""
         return {s: f for s, f in self.tower if s in self.lifted.free_symbols and f.has(X)}
 
@@ -39,7 +40,7 @@ class Factor:
 class Product:
     """An expression as scale * product of factors; `scale` is an exact constant, 0 for the zero function."""
 
-    scale: sp.Expr
+    scale: Expr
     sign: int
     factors: tuple[Factor, ...]
 
@@ -48,9 +49,9 @@ class _Lifter:
     """Replaces every exponential, root and irrational constant by a symbol."""
 
     def __init__(self) -> None:
-        self.symbols: dict[sp.Expr, sp.Symbol] = {}
+        self.symbols: dict[Expr, sp.Symbol] = {}
 
-    def lift(self, node: sp.Expr) -> sp.Expr:
+    def lift(self, node: Expr) -> Expr:
         if node == X or node.is_Rational:
             return node
         if isinstance(node, (sp.Add, sp.Mul)):
@@ -60,10 +61,11 @@ class _Lifter:
         if isinstance(node, sp.Pow) and node.exp.is_Integer:
             return self.lift(node.base) ** node.exp
         if isinstance(node, sp.Pow) and node.exp.is_Rational:
-            return self._symbol(node.base ** sp.Rational(1, node.exp.q)) ** node.exp.p
+            exponent = to_fraction(node.exp)
+            return self._symbol(node.base ** sp.Rational(1, exponent.denominator)) ** exponent.numerator
         return self._symbol(node)
 
-    def _exponential(self, term: sp.Expr) -> sp.Expr:
+    def _exponential(self, term: Expr) -> Expr:
         for known, symbol in self.symbols.items():
             if isinstance(known, sp.exp):
                 ratio = sp.cancel(term / known.args[0])
@@ -71,24 +73,24 @@ class _Lifter:
                     return symbol**ratio
         return self._symbol(sp.exp(term))
 
-    def _symbol(self, function: sp.Expr) -> sp.Symbol:
+    def _symbol(self, function: Expr) -> sp.Symbol:
         if function not in self.symbols:
             positive = isinstance(function, (sp.exp, sp.Pow)) or not function.has(X)
             self.symbols[function] = sp.Dummy(f"u{len(self.symbols)}", positive=positive or None, real=True)
         return self.symbols[function]
 
-    def whole(self, lifted: sp.Expr) -> sp.Expr:
+    def whole(self, lifted: Expr) -> Expr:
         """Rescale the exponential symbols so that every power of them is whole."""
         for function, symbol in list(self.symbols.items()):
             powers = [power.exp for power in lifted.atoms(sp.Pow) if power.base == symbol]
             common = math.lcm(*(int(power.q) for power in powers if power.is_Rational))
             if common > 1 and isinstance(function, sp.exp):
                 del self.symbols[function]
-                finer = self._symbol(sp.exp(function.args[0] / common))
+                finer = self._symbol(sp.exp(arguments(function)[0] / common))
                 lifted = lifted.subs(symbol, finer**common)
         return lifted
 
-    def reduce(self, lifted: sp.Expr) -> sp.Expr:
+    def reduce(self, lifted: Expr) -> Expr:
         """Use s^2 = p for every square root s of a polynomial p in x."""
         for function, symbol in self.symbols.items():
             if isinstance(function, sp.Pow) and function.exp == sp.Rational(1, 2) and function.base.is_polynomial(X):
@@ -97,7 +99,7 @@ class _Lifter:
 
 
 @lru_cache(maxsize=512)
-def factorise(expression: sp.Expr) -> Product:
+def factorise(expression: Expr) -> Product:
     """Write an expression as a product of irreducible polynomials over its tower of generators."""
     lifter = _Lifter()
     lifted = lifter.whole(lifter.lift(expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)))
@@ -118,7 +120,7 @@ def factorise(expression: sp.Expr) -> Product:
     return Product(scale, sign, tuple(factors) if sign else ())
 
 
-def without_root(factor: Factor) -> tuple[sp.Expr, sp.Expr, sp.Expr] | None:
+def without_root(factor: Factor) -> tuple[Expr, Expr, Expr] | None:
     """Give (A, B s, A^2 - B^2 s^2) for a factor A + B s with s a square root and A, B free of it; None otherwise.
 
     A zero of A + B s is a zero of the third, which holds no root.

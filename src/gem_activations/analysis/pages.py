@@ -1,0 +1,98 @@
+"""The pages of docs/properties: one for each activation of the catalog, with a plot, and one that compares them all.
+
+    python -m gem_activations.analysis.pages docs/properties            write them
+    python -m gem_activations.analysis.pages docs/properties --check    fail where they are stale
+
+A page is stale when the text made now differs from the file, or the file or its plot is missing. Plots are not compared
+byte by byte, since other releases of Matplotlib may round otherwise.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .command import CertifyRequest, certify_all, file_stem
+from .files import write_atomically
+from .tables import comparison_table, to_markdown
+from .values import Certificate
+
+INDEX = "README.md"
+_INTRODUCTION = """# Proved properties of every activation
+
+Each number is exact, or an interval [lo, hi] that is proved to hold the true value; the page of each activation has
+the proof method beside it. The table rounds to six digits. `gem-act certify NAME` makes the same for any parameters.
+These pages are made by `make properties`; do not edit them.
+
+Methods. "Exact algebra": derivatives by SymPy, factored into polynomials in x, one exponential or one square root,
+whose roots are exact. "Ball arithmetic, branch and bound": every box of a subdivision is either excluded by an
+enclosure of the value, or holds one root by the sign of the enclosed derivative; half-lines are closed by a proof of
+which term dominates. Integrals: FLINT's adaptive quadrature with error bounds, tails bounded. Limits are those of the
+dominant term, or SymPy's. A sample is never evidence here; the tests use dense samples at 50 digits to attack the
+certificates.
+
+"C^k" is the differentiability class; "dead regions" are intervals with f' = 0. "gain" and "chi" are for a standard
+normal input, as in [the mathematics](../mathematics.md); "variance-map slope" is the slope of q -> E f^2 at q = 1 when
+weights are scaled by the gain. RReLU is in evaluation form, PReLU at its initial slope.
+
+"""
+
+
+def texts(certificates: Sequence[Certificate]) -> dict[str, str]:
+    """Give file name -> text of every page."""
+    stems = {c.name: file_stem(c.name) for c in certificates}
+    pages = {f"{stems[c.name]}.md": _page(c, stems[c.name]) for c in certificates}
+    links = {name: f"{stem}.md" for name, stem in stems.items()}
+    return {INDEX: _INTRODUCTION + comparison_table(certificates, links)} | pages
+
+
+def _page(certificate: Certificate, stem: str) -> str:
+    heading, _, rest = to_markdown(certificate).partition("\n")
+    plot = f"![f, f' and f'' of {certificate.title}]({stem}.svg)"
+    footer = (
+        f'[All activations]({INDEX}). Made by `make properties`; `gem-act certify "{certificate.name}"` prints it.\n'
+    )
+    return f"{heading}\n\n{plot}\n{rest}\n{footer}"
+
+
+def stale(folder: Path, pages: dict[str, str]) -> list[str]:
+    """Give the names of the files in the folder that are missing, differ, or belong to no activation."""
+    found = [name for name, text in pages.items() if not _holds(folder / name, text)]
+    plots = [name.replace(".md", ".svg") for name in pages if name != INDEX]
+    found += [name for name in plots if not (folder / name).is_file()]
+    known = {*pages, *plots}
+    return found + sorted(path.name for path in folder.glob("*.*") if path.name not in known)
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+def write(folder: Path, certificates: Sequence[Certificate]) -> None:
+    """Write all pages and plots. Raises: OSError: a file cannot be written."""
+    from .drawing import draw
+    from .source import read
+
+    for name, text in texts(certificates).items():
+        write_atomically(folder / name, text.encode())
+    for certificate in certificates:
+        draw(read(certificate.name), folder / f"{file_stem(certificate.name)}.svg")
+
+
+def main(words: Sequence[str]) -> int:
+    """Write or check the pages; give the exit status."""
+    folders = [word for word in words if word != "--check"]
+    if len(folders) != 1:
+        print("usage: python -m gem_activations.analysis.pages FOLDER [--check]", file=sys.stderr)
+        return 2
+    folder, certificates = Path(folders[0]), list(certify_all(CertifyRequest(("all",))))
+    if "--check" not in words:
+        write(folder, certificates)
+        return 0
+    names = stale(folder, texts(certificates))
+    if names:
+        print(f"{folder} is stale: {', '.join(names)}; run `make properties` and commit", file=sys.stderr)
+    return 1 if names else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
