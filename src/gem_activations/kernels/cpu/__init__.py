@@ -1,0 +1,24 @@
+"""The C library: elementwise kernels on raw pointers, for NumPy here and for any framework that has pointers.
+
+`load` gives the library, or None where it cannot be used; `status` tells which and why. `Library` calls it with raw
+pointers; the functions below call it with NumPy arrays. No framework is imported.
+"""
+
+from .arrays import backward, backward_from_output, forward, glu_backward, glu_forward, second
+from .library import DTYPES, Library, SpecHandle
+from .loader import Status, load, status
+
+__all__ = [
+    "DTYPES",
+    "Library",
+    "SpecHandle",
+    "Status",
+    "backward",
+    "backward_from_output",
+    "forward",
+    "glu_backward",
+    "glu_forward",
+    "load",
+    "second",
+    "status",
+]

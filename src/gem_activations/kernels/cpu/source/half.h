@@ -1,0 +1,106 @@
+/* bfloat16 and float16: blocks are widened to float, computed, and rounded once to nearest, ties to even. */
+
+/* Small enough that the five buffers stay in the first-level cache, large enough to hide the calls. */
+enum { BLOCK = 512 };
+
+typedef void (*widen_function)(float *out, const uint16_t *half, int64_t count);
+typedef void (*narrow_function)(uint16_t *half, const float *x, int64_t count);
+
+static void widen_bfloat16(float *out, const uint16_t *half, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) out[i] = float_of((uint32_t)half[i] << 16);
+}
+
+static void narrow_bfloat16(uint16_t *half, const float *x, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        const uint32_t bits = bits_of(x[i]);
+        const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+        const uint32_t quiet = (bits >> 16) | 0x40u; /* rounding could carry a NaN into infinity */
+        half[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+    }
+}
+
+/* float16 in plain integer and float operations, for processors without conversion instructions. */
+static ALWAYS_INLINE float widen_one(uint16_t half)
+{
+    const uint32_t magnitude = (uint32_t)(half & 0x7fffu) << 13, sign = (uint32_t)(half & 0x8000u) << 16;
+    const uint32_t exponent = magnitude & 0x0f800000u;
+    const uint32_t normal = magnitude + ((127u - 15u) << 23);
+    const uint32_t special = magnitude + ((255u - 31u) << 23);
+    const uint32_t subnormal = bits_of(float_of(magnitude + (113u << 23)) - 0x1p-14f);
+    const uint32_t bits = exponent == 0x0f800000u ? special : exponent == 0 ? subnormal : normal;
+    return float_of(bits | sign);
+}
+
+static ALWAYS_INLINE uint16_t narrow_one(float x)
+{
+    const uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffffu, sign = (bits >> 16) & 0x8000u;
+    const uint32_t odd = (magnitude >> 13) & 1u;
+    const uint32_t normal = (magnitude - ((127u - 15u) << 23) + 0xfffu + odd) >> 13;
+    /* Adding 1/2 aligns a subnormal's last place with the float's, so that the addition rounds it. */
+    const uint32_t subnormal = bits_of(float_of(magnitude < 0x38800000u ? magnitude : 0) + 0.5f) - 0x3f000000u;
+    const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+    const uint32_t large = magnitude > 0x7f800000u ? 0x7e00u | ((magnitude >> 13) & 0x3ffu) : 0x7c00u;
+    return (uint16_t)(sign | (magnitude >= 0x477ff000u ? large : finite));
+}
+
+#if GEM_HAS_F16C
+static void widen_float16(float *out, const uint16_t *half, int64_t count)
+{
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(half + i))));
+    for (; i < count; i++) out[i] = widen_one(half[i]);
+}
+
+static void narrow_float16(uint16_t *half, const float *x, int64_t count)
+{
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        _mm_storeu_si128((__m128i *)(half + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+    for (; i < count; i++) half[i] = narrow_one(x[i]);
+}
+#else
+static void widen_float16(float *out, const uint16_t *half, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) out[i] = widen_one(half[i]);
+}
+
+static void narrow_float16(uint16_t *half, const float *x, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) half[i] = narrow_one(x[i]);
+}
+#endif
+
+/* All inputs of a block are read before an output of it is written: in place works. */
+static ALWAYS_INLINE void staged(gem_kernel kernel, widen_function widen, narrow_function narrow, int outputs, int used,
+                                 const gem_spec *spec, char *const arrays[], int64_t count)
+{
+    float buffers[GEM_MAX_ARRAYS][BLOCK];
+    char *staging[GEM_MAX_ARRAYS];
+    for (int k = 0; k < used; k++) staging[k] = (char *)buffers[k];
+    for (int64_t start = 0; start < count; start += BLOCK) {
+        const int64_t length = count - start < BLOCK ? count - start : BLOCK;
+        for (int k = outputs; k < used; k++) widen(buffers[k], (const uint16_t *)arrays[k] + start, length);
+        kernel(spec, staging, length);
+        for (int k = 0; k < outputs; k++) narrow((uint16_t *)arrays[k] + start, buffers[k], length);
+    }
+}
+
+#define DEFINE_STAGED(OPERATION, TYPE, OUTPUTS, USED)                                                          \
+    static void OPERATION##_##TYPE(const gem_spec *spec, char *const arrays[], int64_t count)                  \
+    {                                                                                                          \
+        staged(OPERATION##_float, widen_##TYPE, narrow_##TYPE, OUTPUTS, USED, spec, arrays, count);            \
+    }
+
+#define DEFINE_HALF_TYPES(OPERATION, OUTPUTS, USED)    \
+    DEFINE_STAGED(OPERATION, bfloat16, OUTPUTS, USED)  \
+    DEFINE_STAGED(OPERATION, float16, OUTPUTS, USED)
+
+DEFINE_HALF_TYPES(forward, 1, 2)
+DEFINE_HALF_TYPES(backward, 1, 3)
+DEFINE_HALF_TYPES(backward_from_output, 1, 3)
+DEFINE_HALF_TYPES(second, 1, 3)
+DEFINE_HALF_TYPES(glu_forward, 1, 3)
+DEFINE_HALF_TYPES(glu_backward, 2, 5)

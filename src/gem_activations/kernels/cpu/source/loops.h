@@ -1,0 +1,80 @@
+/* The kernels of one compute type, REAL = float or double, over dense arrays. Included once for each.
+ *
+ * Loops are plain so that the compiler vectorises them. An output may be the very array of an input, therefore no
+ * `restrict`; INDEPENDENT says that no element depends on another one's output, which holds in place too.
+ */
+
+/* Calls LOOP with the compile-time constant n for the common orders, and n = 0 for those in `exponent`. */
+#define BY_ORDER(LOOP)                                    \
+    switch (spec->n) {                                    \
+    case 1: LOOP(spec, arrays, count, 1); break;          \
+    case 2: LOOP(spec, arrays, count, 2); break;          \
+    case 3: LOOP(spec, arrays, count, 3); break;          \
+    case 4: LOOP(spec, arrays, count, 4); break;          \
+    default: LOOP(spec, arrays, count, 0);     \
+    }
+
+#define DEFINE_KERNEL(OPERATION)                                                                     \
+    static void NAME(OPERATION)(const gem_spec *spec, char *const arrays[], int64_t count)           \
+    {                                                                                                \
+        BY_ORDER(NAME(OPERATION##_loop))                                                             \
+    }
+
+static ALWAYS_INLINE void NAME(forward_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
+{
+    const NAME(constants) c = NAME(constants_of)(spec, spec->n);
+    REAL *out = (REAL *)arrays[0];
+    const REAL *x = (const REAL *)arrays[1];
+    INDEPENDENT
+    for (int64_t i = 0; i < count; i++) out[i] = NAME(value)(c, x[i], n);
+}
+
+static ALWAYS_INLINE void NAME(backward_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
+{
+    const NAME(constants) c = NAME(constants_of)(spec, spec->n);
+    REAL *out = (REAL *)arrays[0];
+    const REAL *grad = (const REAL *)arrays[1], *x = (const REAL *)arrays[2];
+    INDEPENDENT
+    for (int64_t i = 0; i < count; i++) out[i] = grad[i] * NAME(derivative)(c, x[i], n);
+}
+
+static ALWAYS_INLINE void NAME(second_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
+{
+    const NAME(constants) c = NAME(constants_of)(spec, spec->n - 1);
+    REAL *out = (REAL *)arrays[0];
+    const REAL *grad = (const REAL *)arrays[1], *x = (const REAL *)arrays[2];
+    INDEPENDENT
+    for (int64_t i = 0; i < count; i++) out[i] = grad[i] * NAME(second_derivative)(c, x[i], n);
+}
+
+static ALWAYS_INLINE void NAME(glu_forward_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
+{
+    const NAME(constants) c = NAME(constants_of)(spec, spec->n);
+    REAL *out = (REAL *)arrays[0];
+    const REAL *x = (const REAL *)arrays[1], *gate = (const REAL *)arrays[2];
+    INDEPENDENT
+    for (int64_t i = 0; i < count; i++) out[i] = x[i] * NAME(value)(c, gate[i], n);
+}
+
+static ALWAYS_INLINE void NAME(glu_backward_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
+{
+    const NAME(constants) c = NAME(constants_of)(spec, spec->n);
+    REAL *grad_x = (REAL *)arrays[0], *grad_gate = (REAL *)arrays[1];
+    const REAL *grad = (const REAL *)arrays[2], *x = (const REAL *)arrays[3], *gate = (const REAL *)arrays[4];
+    INDEPENDENT
+    for (int64_t i = 0; i < count; i++) {
+        const REAL upstream = grad[i], factor = x[i], input = gate[i];
+        const NAME(gate_pair) pair = NAME(gate_of)(c, input, n);
+        grad_x[i] = upstream * NAME(value_of)(c, input, pair.rise);
+        grad_gate[i] = upstream * factor * NAME(slope_of)(c, pair);
+    }
+}
+
+DEFINE_KERNEL(forward)
+DEFINE_KERNEL(backward)
+DEFINE_KERNEL(second)
+DEFINE_KERNEL(glu_forward)
+DEFINE_KERNEL(glu_backward)
+
+#undef DEFINE_KERNEL
+#undef BY_ORDER

@@ -1,0 +1,168 @@
+"""Write gradient_table.h: the gradient f' of GEM (leak 0) as a function of its output, by piecewise polynomials.
+
+With u = y / scale the gradient depends on u and n only. Far below the transition it is V + c1 V^2 + c2 V^3, where
+V = (2n+1) u^(2n/(2n+1)) repeats every 2n+1 octaves of u, but for a power of two. Everywhere else V is defined by the
+same cubic, so that one rule serves all u. The table has V over one period of the power law and over the octaves, or
+parts of octaves, above: polynomials in the mantissa of u less 3/2. Above the last octave the gradient is 1 to within
+the bound. Everything is computed with 50 digits and rounded once.
+
+Run: .venv/bin/python tools/make_gradient_tables.py
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import mpmath
+from mpmath import mpf
+
+HEADER = Path(__file__).parents[1] / "src/gem_activations/kernels/cpu/source/gradient_table.h"
+COLUMNS = 32  # what a permute of two AVX-512 registers selects from
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the pieces of one order lie, in powers of two of u.
+
+    The columns of the table are one period of 2n+1 octaves that ends at `low`, the octaves of low .. split, and those
+    of split .. high in 2^log2_parts parts each.
+    """
+
+    n: int
+    low: int
+    split: int
+    high: int
+    log2_parts: int
+    degree: int
+
+    @property
+    def period(self) -> int:
+        return 2 * self.n + 1
+
+    @property
+    def parts(self) -> int:
+        return 2**self.log2_parts
+
+    @property
+    def columns(self) -> int:
+        return self.period + self.split - self.low + self.parts * (self.high - self.split)
+
+
+LAYOUTS = (
+    Layout(n=1, low=-10, split=11, high=11, log2_parts=0, degree=6),
+    Layout(n=2, low=-11, split=-3, high=6, log2_parts=1, degree=5),
+    Layout(n=3, low=-10, split=-3, high=4, log2_parts=1, degree=6),
+    Layout(n=4, low=-10, split=-2, high=3, log2_parts=1, degree=6),
+)
+
+
+def gradient(n: int, u: mpf) -> mpf:
+    """Give f' = G (1 + 2n (1 - G)) where G^(2n+1) = u^(2n) (1 - G)."""
+    t = u + u ** (mpf(1) / (2 * n + 1))
+    while True:  # Newton from above on t^(2n+1) = u (t^(2n) + 1), which is convex there
+        power = t ** (2 * n)
+        step = (t * power - u * (power + 1)) / ((2 * n + 1) * power - 2 * n * u * power / t)
+        t -= step
+        if abs(step) < abs(t) * mpf(10) ** -40:
+            break
+    gate = t ** (2 * n) / (t ** (2 * n) + 1)
+    return gate * (1 + 2 * n * (1 - gate))
+
+
+def power_law(n: int, u: mpf) -> mpf:
+    return (2 * n + 1) * u ** (mpf(2 * n) / (2 * n + 1))
+
+
+def interpolate(function, start: mpf, end: mpf, degree: int) -> list[mpf]:
+    """Give the coefficients, constant first, of the polynomial through `function` at the Chebyshev nodes."""
+    nodes = [
+        (start + end) / 2 + (end - start) / 2 * mpmath.cospi((k + mpf(1) / 2) / (degree + 1)) for k in range(degree + 1)
+    ]
+    matrix = mpmath.matrix([[node**power for power in range(degree + 1)] for node in nodes])
+    return list(mpmath.lu_solve(matrix, mpmath.matrix([function(node) for node in nodes])))
+
+
+@functools.cache
+def series(layout: Layout) -> tuple[mpf, mpf]:
+    """Give c1 and c2 as the float32 numbers that the header has.
+
+    c2 is the second coefficient of the expansion of f' in V, but not less than 0.38 / (2n+1)^2: the cubic then rises
+    with V everywhere, as the definition of V needs. c1 is fitted where the power law is used.
+    """
+    m = mpf(layout.period)
+    largest = power_law(layout.n, mpf(2) ** layout.low)
+    c2 = rounded(max((mpf(3) / 2 - 1 / (2 * m)) / m**3, mpf("0.38") / m**2))
+
+    def remainder(value: mpf) -> mpf:
+        u = (value / m) ** (m / (2 * layout.n))
+        return (gradient(layout.n, u) / value - 1) / value - c2 * value
+
+    return rounded(interpolate(remainder, mpf(0), largest, 0)[0]), c2
+
+
+def rounded(value: mpf) -> mpf:
+    return mpf(float(number(value)[:-1]))
+
+
+def base(layout: Layout, u: mpf) -> mpf:
+    """Give V with V + c1 V^2 + c2 V^3 = f'."""
+    if u < mpf(2) ** layout.low:
+        return power_law(layout.n, u)
+    c1, c2 = series(layout)
+    slope = gradient(layout.n, u)
+    return mpmath.findroot(lambda v: v * (1 + v * (c1 + c2 * v)) - slope, slope)
+
+
+def pieces(layout: Layout) -> list[list[mpf]]:
+    """Give the polynomials, in the order of the table's columns."""
+    result = []
+    for octave in range(layout.low - layout.period, layout.high):
+        parts = layout.parts if octave >= layout.split else 1
+        for part in range(parts):
+            start = mpf(part) / parts - mpf(1) / 2
+            values = functools.partial(in_octave, layout, octave)
+            result.append(interpolate(values, start, start + mpf(1) / parts, layout.degree))
+    return result
+
+
+def in_octave(layout: Layout, octave: int, z: mpf) -> mpf:
+    return base(layout, (z + mpf(3) / 2) * mpf(2) ** octave)
+
+
+def least(layout: Layout) -> int:
+    """Give the smallest u with a normal float32 gradient, as float bits counted from those of 1, rounded up."""
+    u = (mpf(2) ** -126 / layout.period) ** (mpf(layout.period) / (2 * layout.n))
+    octave = int(mpmath.floor(mpmath.log(u, 2)))
+    return octave * 2**23 + int(mpmath.ceil((u / mpf(2) ** octave - 1) * 2**23)) + 16
+
+
+def number(value: mpf) -> str:
+    return f"{float(value):.9e}f" if value else "0.0f"
+
+
+def table(layout: Layout) -> list[str]:
+    columns = pieces(layout)
+    assert len(columns) == layout.columns <= COLUMNS, (layout, len(columns))
+    columns += [[mpf(0)] * (layout.degree + 1)] * (COLUMNS - len(columns))
+    n, names = layout.n, ("low", "split", "high", "log2_parts", "degree")
+    values = {name: getattr(layout, name) for name in names} | {"least": least(layout)}
+    lines = [f"enum {{ {', '.join(f'{name.upper()}_{n} = {value}' for name, value in values.items())} }};"]
+    lines.append(f"static const float series_{n}[2] = {{{', '.join(map(number, series(layout)))}}};")
+    lines.append(f"static const _Alignas(64) float table_{n}[{layout.degree + 1}][{COLUMNS}] = {{")
+    for power in range(layout.degree + 1):
+        row = [number(column[power]) for column in columns]
+        rows = [", ".join(row[k : k + 6]) for k in range(0, COLUMNS, 6)]
+        lines.append("    {" + ",\n     ".join(rows) + "},")
+    return [*lines, "};", ""]
+
+
+def main() -> None:
+    with mpmath.workdps(50):
+        lines = ["/* Written by tools/make_gradient_tables.py, which says what the numbers are. Do not edit. */", ""]
+        for layout in LAYOUTS:
+            lines += table(layout)
+    HEADER.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
