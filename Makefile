@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help demo test check install lock clean
+.PHONY: help demo test check properties install lock clean
 
 help:
 	@echo "make demo   install, then compare eight activations on handwritten digits (about two minutes)"
 	@echo "make test   install, then run the tests"
-	@echo "make check  install, then lint, format check, types and import rules"
+	@echo "make check  install, then lint, format check, types, import rules and the pages of proved properties"
+	@echo "make properties  install, then prove again what docs/properties says (about a minute)"
 
 install: $(READY)
 
@@ -30,6 +31,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/python -m gem_activations.analysis.pages docs/properties --check
+
+properties: $(READY)
+	$(BIN)/python -m gem_activations.analysis.pages docs/properties
 
 lock: $(READY)
 	@( head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/^torch==.*/torch==2.13.0/' ) > constraints.new

@@ -108,11 +108,38 @@ class Plot:
         print(self.out)
 
 
+@dataclass(frozen=True)
+class Certify:
+    """Prove properties of activations: smoothness, bounds, Lipschitz constants, signal propagation and more.
+
+    Each number is exact or an interval that is proved to hold it, with the method beside it.
+    """
+
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="A [B ...]")]
+    """Activations, such as gelu "egem(eps=1/10000)", or all."""
+    out: Path = Path("certificates")
+    """Folder for NAME.json and NAME.md."""
+    variance: str = "1"
+    """Variance of the normal input of the signal-propagation rows, an exact number such as 1/4."""
+
+    def run(self) -> None:
+        """Prove, print and write."""
+        from .analysis.command import CertifyRequest, certify_all
+
+        console = _console(sys.stdout)
+        for certificate in certify_all(CertifyRequest(self.names, self.out, self.variance)):
+            from .analysis.printing import print_certificate
+
+            print_certificate(certificate, console)
+        print(f"Certificates: {self.out}")
+
+
 Command = (
     Annotated[Compare, subcommand("compare")]
     | Annotated[Report, subcommand("report")]
     | Annotated[List, subcommand("list")]
     | Annotated[Plot, subcommand("plot")]
+    | Annotated[Certify, subcommand("certify")]
 )
 
 

@@ -5,12 +5,14 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import catalog
-from ..errors import ActivationNameError, MissingDependencyError, StoreError
+from ..errors import ActivationNameError, MissingDependencyError, SpecError, StoreError
+from ..grammar import parse_call
 
 if TYPE_CHECKING:
     from .values import Certificate
@@ -86,8 +88,6 @@ def _certify(name: str, variance: str) -> "Certificate":
         raise MissingDependencyError(
             f"{error.name} is not installed; run: pip install 'gem-activations[certify]'"
         ) from None
-    from fractions import Fraction
-
     return certify(name, variance=Fraction(variance))
 
 
@@ -98,12 +98,13 @@ def _in_parallel(names: list[str], variance: str) -> "Iterator[Certificate]":
 
 
 def _variance(text: str) -> str:
-    from ..grammar import parse_call
-
-    _, arguments = parse_call(f"n(q={text})")
-    if arguments["q"] <= 0:
-        raise ActivationNameError(f"variance {text}: expected a number above 0")
-    return str(arguments["q"])
+    try:
+        _, arguments = parse_call(f"normal(variance={text})")
+    except ActivationNameError:
+        arguments = {}
+    if not arguments.get("variance", 0) > 0:
+        raise SpecError(f"variance {text!r}: expected a number above 0, such as 2, 0.5 or 1/4")
+    return str(arguments["variance"])
 
 
 def _write(certificate: "Certificate", folder: Path) -> None:

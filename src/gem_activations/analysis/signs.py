@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cmp_to_key, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import flint
 import sympy as sp
@@ -152,7 +152,7 @@ def _roots(polynomial: sp.Poly) -> list[Number] | None:
         return [root for t in _quadratic(inner) for root in _real_powers(t, step)]
     if not all(c.is_Rational for c in polynomial.all_coeffs()):
         return None
-    intervals: list[Any] = polynomial.intervals(eps=sp.Rational(1, 10**6))
+    intervals = cast(Any, polynomial.intervals(eps=sp.Rational(1, 10**6)))
     return [_refine(tape(polynomial.as_expr()), constant_ball(a), constant_ball(b)) for (a, b), _ in intervals]
 
 
