@@ -15,6 +15,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingDependencyError("PyTorch is not installed; run: pip install 'gem-activations[torch]'") from error
 
+from .dispatch import backend_info
 from .functional import activate, egem, gem, gem_glu, segem
 from .modules import EGEM, GEM, GEMGLU, SEGEM, make_activation
 from .relatives import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
@@ -31,6 +32,7 @@ __all__ = [
     "Squareplus",
     "TeLU",
     "activate",
+    "backend_info",
     "egem",
     "gem",
     "gem_glu",

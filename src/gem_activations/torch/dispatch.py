@@ -1,26 +1,78 @@
 """Which backend serves an eager call. `choose_backend` is the whole rule."""
 
+import warnings
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..errors import BackendError
+from ..kernels import cpu
 from .backends import PLAIN, Backend
+from .compiled import load_cpu, load_triton
 
 BackendName = Literal["auto", "plain", "cpu", "triton"]
 
+_told: set[str] = set()
+
 
 def choose_backend(name: BackendName, x: Tensor) -> Backend:
-    """Give the backend for an ordinary tensor x.
+    """Give the backend for an ordinary tensor x: the kernels of its device, else the plain formula.
 
     Raises: BackendError: an unknown name, or a backend forced by name that cannot serve x.
     """
+    if name == "plain":
+        return PLAIN
+    kernels, reason = _kernels(x) if name == "auto" else _forced(name, x)
+    if kernels is not None:
+        return kernels
+    if name != "auto":
+        raise BackendError(f"backend={name!r} cannot serve this call: {reason}; use backend='auto' or 'plain'")
+    if reason and reason not in _told:
+        _told.add(reason)
+        warnings.warn(f"gem_activations computes by the slower plain formula: {reason}", RuntimeWarning, stacklevel=4)
+    return PLAIN
+
+
+def backend_info() -> dict[str, str]:
+    """Tell what serves eager calls: for each backend "in use", with details, or why it is not.
+
+    Returns: Keys plain, cpu and triton, each with one sentence.
+    Example:
+        >>> sorted(backend_info())
+        ['cpu', 'plain', 'triton']
+    """
+    library = cpu.status()
+    triton, reason = load_triton()
+    served = f"in use for CPU tensors: instruction set {library.isa}, {library.path}"
+    cuda = "in use for CUDA tensors" if torch.cuda.is_available() else "installed; there is no CUDA device"
+    return {
+        "plain": "in use for every other tensor, and under tracers and transforms",
+        "cpu": served if library.available else f"not in use: {library.reason}",
+        "triton": f"not in use: {reason}" if triton is None else cuda,
+    }
+
+
+def _kernels(x: Tensor) -> tuple[Backend | None, str]:
+    """Give the kernels for the device of x, or None and the reason; no reason for a device that has none."""
+    if x.layout is not torch.strided:
+        return None, ""
+    if x.is_cpu:
+        kernels = load_cpu()
+        return kernels, "" if kernels else cpu.status().reason
+    return load_triton() if x.is_cuda else (None, "")
+
+
+def _forced(name: str, x: Tensor) -> tuple[Backend | None, str]:
     if name not in get_args(BackendName):
         raise BackendError(f"backend={name!r}: expected one of {', '.join(get_args(BackendName))}")
-    if name in ("cpu", "triton"):
-        raise BackendError(f"backend={name!r} is not available")
-    return PLAIN
+    if x.layout is not torch.strided:
+        return None, f"it takes strided tensors, not {x.layout}"
+    if name == "cpu":
+        return _kernels(x) if x.is_cpu else (None, f"it takes CPU tensors, not one on {x.device}")
+    kernels, reason = load_triton()
+    refusal = reason if kernels is None else kernels.reason_not_served(x) or ""
+    return (None, refusal) if refusal else (kernels, "")
 
 
 def refuse_forced_kernel(name: BackendName) -> None:
@@ -33,16 +85,21 @@ def refuse_forced_kernel(name: BackendName) -> None:
 
 
 def is_traced(x: Tensor) -> bool:
-    """Tell whether x is no ordinary tensor with data of its own, or whether what is done with it is being recorded."""
+    """Tell whether x is no ordinary tensor with data of its own, or whether what is done with it is being recorded.
+
+    A tensor without storage is sparse, or the batch that vmap makes of the gradients of a backward pass.
+    """
     return (
         torch.compiler.is_compiling()
         or type(x) not in (Tensor, torch.nn.Parameter)
         or x.is_meta
+        or not _has_storage(x)
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or _transforms_active()
         or _dispatch_modes() > 0
     )
 
 
+_has_storage: Any = torch._C._has_storage  # pyright: ignore[reportPrivateUsage]
 _transforms_active: Any = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
 _dispatch_modes: Any = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]

@@ -195,8 +195,12 @@ def _keeps_output(save: Save, inplace: bool, backend: Backend, spec: GemSpec) ->
 
 
 def _spec(n: int, eps: float, leak: float) -> GemSpec:
-    # The compiler traces through a cache and warns; it folds the constant anyway.
-    return GemSpec(n, eps, leak) if torch.compiler.is_compiling() else _cached_spec(n, eps, leak)
+    if not torch.compiler.is_compiling():
+        return _cached_spec(n, eps, leak)  # Not for the compiler, which warns about caches; it folds the constant.
+    from torch.fx.experimental.symbolic_shapes import guard_scalar  # Loaded by the compiler; slow to import otherwise.
+
+    # With dynamic shapes the compiler makes symbols of numbers too; a spec is a constant of the graph.
+    return GemSpec(guard_scalar(n), guard_scalar(eps), guard_scalar(leak))
 
 
 _cached_spec = lru_cache(maxsize=256, typed=True)(GemSpec)
