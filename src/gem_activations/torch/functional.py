@@ -1,7 +1,7 @@
 """`gem`, `egem` and `segem` on tensors, and the one place where an implementation is chosen."""
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -200,7 +200,8 @@ def _spec(n: int, eps: float, leak: float) -> GemSpec:
     from torch.fx.experimental.symbolic_shapes import guard_scalar  # Loaded by the compiler; slow to import otherwise.
 
     # With dynamic shapes the compiler makes symbols of numbers too; a spec is a constant of the graph.
-    return GemSpec(guard_scalar(n), guard_scalar(eps), guard_scalar(leak))
+    numbers: Any = [guard_scalar(number) for number in (n, eps, leak)]
+    return GemSpec(*numbers)
 
 
 _cached_spec = lru_cache(maxsize=256, typed=True)(GemSpec)
