@@ -1,0 +1,72 @@
+"""What the compiler makes of the kernels for NVIDIA GPUs. It needs none: the code is compiled and read, not run."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from gem_activations import GemSpec
+
+POINTERS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
+KERNELS = ("gem_forward_kernel", "gem_backward_kernel", "gem_glu_forward_kernel", "gem_glu_backward_kernel")
+
+
+@pytest.fixture
+def compiled(kernels, tmp_path, monkeypatch):
+    """Compile a kernel as the launcher would for aligned storage whose size is a multiple of 16."""
+    if kernels.INTERPRETED:
+        pytest.skip("the interpreter compiles nothing")
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from gem_activations.kernels.triton.parameters import member, start_polynomial
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+    def build(name, dtype, spec, from_output=False, capability=90):
+        function = getattr(kernels.elementwise, name)
+        bits = {"fp64": 64, "fp32": 32}.get(POINTERS[dtype], 16)
+        constants = {"member": member(spec, bits), "block": kernels.BLOCK}
+        if name == "gem_backward_kernel":
+            constants["start"] = start_polynomial(spec.n) if from_output else ()
+        signature, aligned = {}, {}
+        for position, argument in enumerate(function.arg_names):
+            signature[argument] = "constexpr" if argument in constants else "i64"
+            if argument.endswith("_ptr"):
+                signature[argument] = "*" + POINTERS[dtype]
+            if argument not in constants:
+                aligned[(position,)] = [["tt.divisibility", 16]]
+        source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=aligned)
+        return SimpleNamespace(**triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm)
+
+    return build
+
+
+@pytest.mark.parametrize("dtype", POINTERS)
+@pytest.mark.parametrize("name", KERNELS)
+def test_memory_is_moved_16_bytes_at_a_time_from_64_bit_addresses(compiled, name, dtype):
+    code = compiled(name, dtype, GemSpec(2))
+    moves = re.findall(r"(?:ld|st)\.global\.(\S+)", code.ptx)
+    assert moves
+    assert set(moves) <= {"v4.b32", "v2.b64"}
+    products = re.findall(r"arith\.muli .* : (\S+)", code.ttir)
+    assert products == ["i64"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("spec", [GemSpec(1), GemSpec(4), GemSpec(9, 1, 0.1)], ids=str)
+def test_the_gradient_from_the_output_has_no_branch_and_spills_nothing(compiled, spec, dtype):
+    code = compiled("gem_backward_kernel", dtype, spec, from_output=True)
+    assert not re.search(r"(?:ld|st)\.local", code.ptx)
+    assert not re.search(r"@%p\d+ bra", code.ptx)
+
+
+def test_older_gpus_are_compiled_for(compiled):
+    assert ".target sm_80" in compiled("gem_forward_kernel", "bfloat16", GemSpec(), capability=80).ptx
+    assert ".target sm_75" in compiled("gem_backward_kernel", "float16", GemSpec(), True, capability=75).ptx
+
+
+def test_constants_of_float64_keep_all_their_digits(compiled):
+    code = compiled("gem_forward_kernel", "float64", GemSpec(1, 1.1))
+    assert "0d3FF199999999999A" in code.ptx
