@@ -4,17 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help demo test check properties install lock clean
+.PHONY: help demo test check bench properties install lock clean
 
 help:
 	@echo "make demo   install, then compare eight activations on handwritten digits (about two minutes)"
 	@echo "make test   install, then run the tests"
 	@echo "make check  install, then lint, format check, types, import rules and the pages of proved properties"
+	@echo "make bench  install, then time the activations beside their rivals (about two minutes)"
 	@echo "make properties  install, then prove again what docs/properties says (about a minute)"
 
 install: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt setup.py $(wildcard src/gem_activations/kernels/cpu/source/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
@@ -32,6 +33,9 @@ check: $(READY)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m gem_activations.analysis.pages docs/properties --check
+
+bench: $(READY)
+	$(BIN)/gem-act bench --short
 
 properties: $(READY)
 	$(BIN)/python -m gem_activations.analysis.pages docs/properties

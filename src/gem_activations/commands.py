@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import tyro
-from tyro.conf import DisallowNone, Positional, arg, subcommand
+from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, arg, subcommand
 
 from . import catalog
 from .grammar import format_call
@@ -134,11 +134,51 @@ class Certify:
         print(f"Certificates: {self.out}")
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Time activations beside their rivals in one process on the same data, and measure the memory of whole blocks.
+
+    Every GEM row is checked against the oracle first; a wrong one is not timed. Without options the full table is made,
+    which takes about an hour on two cores; --short takes about two minutes.
+    """
+
+    short: Annotated[bool, FlagCreatePairsOff] = False
+    """Two sizes, one dtype, one block."""
+    log2_sizes: tuple[int, ...] | None = None
+    """Numbers of elements, as powers of two."""
+    dtypes: tuple[str, ...] | None = None
+    """Of float32, bfloat16, float16, float64."""
+    layouts: tuple[str, ...] | None = None
+    """Of contiguous, channels_last."""
+    directions: tuple[str, ...] | None = None
+    """Of forward, backward, both."""
+    orders: tuple[int, ...] | None = None
+    """The n of GEM."""
+    blocks: tuple[str, ...] | None = None
+    """Of feed-forward, gpt2-block, resnet56, or none."""
+    compiled: bool | None = None
+    """Time torch.compile's code too; needs a C++ compiler."""
+    seconds: float | None = None
+    """Wanted length of the timing of each table."""
+    out: Path | None = None
+    """File for the rows, one JSON object a line."""
+
+    def run(self) -> None:
+        """Measure and print."""
+        from .bench.run import make_plan, run_benchmark
+
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        out, short = chosen.pop("out"), chosen.pop("short")
+        plan = make_plan(short, {name: value for name, value in chosen.items() if value is not None})
+        run_benchmark(plan, out, _console(sys.stdout))
+
+
 Command = (
     Annotated[Compare, subcommand("compare")]
     | Annotated[Report, subcommand("report")]
     | Annotated[List, subcommand("list")]
     | Annotated[Plot, subcommand("plot")]
+    | Annotated[Bench, subcommand("bench")]
     | Annotated[Certify, subcommand("certify")]
 )
 

@@ -1,0 +1,162 @@
+"""The benchmark as a whole: which rows are measured, the table that is printed, the file that keeps them."""
+
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import SettingError
+from ..lab.environment import describe_environment
+from ..lab.store import write_atomically
+from ..spec import GemSpec
+from .blocks import ARMS, BLOCKS, BlockRow, measure_block, row_as_dict
+from .elementwise import DIRECTIONS, DTYPES, LAYOUTS, Case, candidates, cases, measure
+from .timing import Timing
+
+MAX_LOG2_SIZE = 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        log2_sizes: Numbers of elements, as powers of two.
+        dtypes: Of float32, bfloat16, float16, float64.
+        layouts: Of contiguous, channels_last.
+        directions: Of forward, backward, both.
+        orders: The n of GEM.
+        compiled: Time torch.compile's code too.
+        blocks: Names of the whole blocks to measure, keys of blocks.BLOCKS.
+        seconds: Wanted length of each table.
+    """
+
+    log2_sizes: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    layouts: tuple[str, ...]
+    directions: tuple[str, ...]
+    orders: tuple[int, ...]
+    compiled: bool
+    blocks: tuple[str, ...]
+    seconds: float
+
+
+SHORT = Plan(
+    log2_sizes=(12, 22),
+    dtypes=("float32",),
+    layouts=("contiguous",),
+    directions=DIRECTIONS,
+    orders=(1, 2),
+    compiled=False,
+    blocks=("feed-forward",),
+    seconds=3.0,
+)
+FULL = Plan(
+    log2_sizes=tuple(range(10, 27, 2)),
+    dtypes=("float32", "bfloat16", "float16"),
+    layouts=LAYOUTS,
+    directions=DIRECTIONS,
+    orders=(1, 2, 3, 4),
+    compiled=True,
+    blocks=tuple(BLOCKS),
+    seconds=4.0,
+)
+
+
+def make_plan(short: bool, changes: Mapping[str, Any]) -> Plan:
+    """Give the short or the full plan with some fields replaced.
+
+    Raises: SettingError: a dtype, layout, direction, block, size, order or time that there is not.
+    """
+    plan = replace(SHORT if short else FULL, **changes)
+    if plan.blocks == ("none",):
+        plan = replace(plan, blocks=())
+    known: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
+        "dtype": (plan.dtypes, DTYPES),
+        "layout": (plan.layouts, LAYOUTS),
+        "direction": (plan.directions, DIRECTIONS),
+        "block": (plan.blocks, BLOCKS),
+    }
+    for what, (given, expected) in known.items():
+        for name in given:
+            if name not in expected:
+                raise SettingError(f"{what} {name!r}: expected one of {', '.join(expected)}")
+    if not all(0 <= size <= MAX_LOG2_SIZE for size in plan.log2_sizes):
+        raise SettingError(f"sizes {plan.log2_sizes}: expected powers of two from 0 to {MAX_LOG2_SIZE}")
+    if not 0 < plan.seconds < math.inf:
+        raise SettingError(f"seconds={plan.seconds}: expected a number above 0")
+    for n in plan.orders:
+        GemSpec(n)
+    return plan
+
+
+def run_benchmark(plan: Plan, out: Path | None, console: Console) -> None:
+    """Measure, print a table for each case and block, and keep the rows as JSON lines.
+
+    Args:
+        plan: What to measure.
+        out: File for the rows; it appears at the end, by atomic rename. None keeps nothing.
+        console: Where the tables go.
+    Raises: WrongResultError: a kernel's result is wrong.
+    """
+    environment = describe_environment(torch.device("cpu"))
+    rows = [{"row": "environment", **environment}]
+    for record in _measurements(plan, console):
+        rows.append(record)
+    if out is not None:
+        write_atomically(out, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        console.print(f"Rows: {out}", markup=False)
+
+
+def _measurements(plan: Plan, console: Console) -> Iterator[dict[str, Any]]:
+    functions = candidates(plan.orders, plan.compiled)
+    sizes = [2**power for power in plan.log2_sizes]
+    for case in cases(sizes, list(plan.dtypes), list(plan.layouts), list(plan.directions)):
+        timings = measure(case, functions, plan.seconds)
+        console.print(_case_table(case, timings))
+        for name, timing in timings.items():
+            yield {"row": "elementwise", **asdict(case), "name": name, **_seconds(timing)}
+    for block in plan.blocks:
+        measured = measure_block(block, list(ARMS), plan.seconds * 4)
+        console.print(_block_table(measured))
+        yield from ({"row": "block", **row_as_dict(row)} for row in measured)
+
+
+def _seconds(timing: Timing) -> dict[str, Any]:
+    return {"seconds": timing.median, "low": timing.low, "high": timing.high, "rounds": timing.rounds}
+
+
+def _case_table(case: Case, timings: dict[str, Timing]) -> Table:
+    title = f"{case.direction}, 2^{case.size.bit_length() - 1} {case.dtype}, {case.layout}"
+    peers = ("copy", "relu", "gelu")
+    table = Table("", "median us", "quartiles us", *(f"/ {peer}" for peer in peers), title=title, title_justify="left")
+    for name, timing in timings.items():
+        spread = f"{timing.low * 1e6:.1f} .. {timing.high * 1e6:.1f}"
+        ratios = (f"{timing.median / timings[peer].median:.2f}" for peer in peers)
+        table.add_row(name, f"{timing.median * 1e6:.1f}", spread, *ratios)
+    return table
+
+
+def _block_table(rows: list[BlockRow]) -> Table:
+    columns = ("", "step ms", "quartiles ms", "/ relu", "/ gelu", "kept MiB", "peak MiB")
+    table = Table(*columns, title=BLOCKS[rows[0].block].title, title_justify="left")
+    medians = {row.arm: row.timing.median for row in rows}
+    for row in rows:
+        timing = row.timing
+        peak = "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}"
+        table.add_row(
+            row.arm,
+            f"{timing.median * 1e3:.2f}",
+            f"{timing.low * 1e3:.2f} .. {timing.high * 1e3:.2f}",
+            f"{timing.median / medians['relu']:.3f}",
+            f"{timing.median / medians['gelu']:.3f}",
+            f"{row.kept_bytes / 2**20:.1f}",
+            peak,
+        )
+    return table

@@ -1,0 +1,57 @@
+"""Timing of callables in turn, so that a drift of the machine's speed meets all of them alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Call = Callable[[int], object]
+"""A call to time; its argument is the number of the round, by which it picks one of its rotating buffers."""
+
+SHORTEST_SAMPLE = 1e-4
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call: median and quartiles over the rounds."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+
+def time_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int = 200) -> dict[str, Timing]:
+    """Time every call once a round, for about `seconds` in all.
+
+    Args:
+        calls: Name to call. A call that is too short to time alone is repeated within a round.
+        seconds: Wanted length of the whole measurement; at least 5 rounds are made.
+        most_rounds: No more rounds than this.
+    Returns: Name to Timing, in seconds for one call.
+    """
+    repeats = {name: _repeats(call) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    start = time.perf_counter()
+    for number in range(most_rounds):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            for repeat in range(repeats[name]):
+                call(number + repeat)
+            samples[name].append((time.perf_counter() - begin) / repeats[name])
+        if number >= 4 and time.perf_counter() - start > seconds:
+            break
+    return {name: _summary(values) for name, values in samples.items()}
+
+
+def _repeats(call: Call) -> int:
+    for number in range(2):  # The first calls build caches and touch the memory.
+        call(number)
+    begin = time.perf_counter()
+    call(2)
+    return max(1, round(SHORTEST_SAMPLE / max(time.perf_counter() - begin, 1e-9)))
+
+
+def _summary(values: list[float]) -> Timing:
+    low, median, high = statistics.quantiles(values, n=4)
+    return Timing(median, low, high, len(values))

@@ -1,0 +1,97 @@
+"""The benchmark: its rows and refusals, never its times."""
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from gem_activations import GemError
+from gem_activations.bench.blocks import ARMS, BLOCKS, kept_bytes
+from gem_activations.bench.elementwise import Case, WrongResultError, candidates, cases, measure
+from gem_activations.bench.run import make_plan, run_benchmark
+from gem_activations.bench.timing import time_in_turn
+from gem_activations.lab.resnet import ResNet
+from gem_activations.torch import gem
+
+MIB = 2**20
+
+
+def test_a_small_plan_gives_a_row_for_every_case_and_candidate(tmp_path):
+    changes = {"log2_sizes": (10,), "directions": ("forward", "both"), "orders": (1, 3), "blocks": (), "seconds": 0.01}
+    out = tmp_path / "rows.jsonl"
+    screen = io.StringIO()
+    run_benchmark(make_plan(True, changes), out, Console(file=screen, width=120))
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    names = ["copy", *candidates((1, 3), compiled=False)]
+    assert rows[0]["row"] == "environment"
+    assert rows[0]["packages"]["torch"] == torch.__version__
+    assert [row["name"] for row in rows[1:]] == names * 2
+    assert all(0 < row["low"] <= row["seconds"] <= row["high"] for row in rows[1:])
+    assert "both, 2^10 float32" in screen.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_right_kernels_are_timed(dtype, layout):
+    timings = measure(Case(2048, dtype, layout, "forward"), candidates((1, 4), compiled=False), 0.001)
+    assert "gem(n=4) kernel from output" in timings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (lambda x: gem(x) * 1.00001, "value"),
+        (lambda x: gem(x) + torch.where(x > 3, torch.nan, 0.0), "value"),
+        (lambda x: gem(x.detach()) + (x - x.detach()) * 0.5, "gradient"),
+    ],
+)
+def test_a_wrong_kernel_is_not_timed(wrong, what):
+    with pytest.raises(WrongResultError, match=what):
+        measure(Case(4096, "float32", "contiguous", "forward"), {"gem(n=1) wrong": wrong}, 0.001)
+
+
+def test_channels_last_needs_whole_images():
+    layouts = [case.layout for case in cases([512, 2048], ["float32"], ["contiguous", "channels_last"], ["forward"])]
+    assert layouts == ["contiguous", "contiguous", "channels_last"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtypes": ("int8",)}, {"layouts": ("rows",)}, {"directions": ("up",)}, {"blocks": ("vgg",)},
+        {"log2_sizes": (31,)}, {"log2_sizes": (-1,)}, {"seconds": 0.0}, {"seconds": float("nan")}, {"orders": (0,)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_plans_are_refused(changes):
+    with pytest.raises(GemError):
+        make_plan(True, changes)
+
+
+def test_bytes_kept_by_the_feed_forward_block():
+    """1,024 tokens, float32: input 3 MiB, hidden layer 12 MiB; a rival that keeps its input keeps 12 MiB more."""
+    block = BLOCKS["feed-forward"]
+
+    def kept(arm):
+        return kept_bytes(block.build(ARMS[arm]), torch.randn(block.shape, requires_grad=True)) / MIB
+
+    assert kept("relu") == kept("relu in place") == kept("gem(n=1) from output") == kept("gem(n=1) in place") == 15
+    assert kept("gelu") == kept("silu") == kept("mish") == kept("gem(n=1) from input") == 27
+
+
+def test_resnet_56_has_the_published_size():
+    assert sum(parameter.numel() for parameter in ResNet().parameters()) == 853_018
+
+
+def test_timing_calls_every_candidate_equally_often():
+    counts = {"a": 0, "b": 0}
+
+    def count(name):
+        counts[name] += 1
+        return sum(range(20_000))  # Long enough not to be repeated within a round.
+
+    timings = time_in_turn({name: lambda _, name=name: count(name) for name in counts}, seconds=0, most_rounds=50)
+    assert counts["a"] == counts["b"]
+    assert timings["a"].rounds == timings["b"].rounds == 5
