@@ -1,0 +1,151 @@
+"""Certificates under attack: dense samples at 50 digits, taken from definitions that the proofs never saw."""
+
+from itertools import pairwise
+
+import mpmath as mp
+import numpy as np
+import pytest
+
+from gem_activations.catalog import ENTRIES, parse
+
+from .definitions import DEFINITIONS
+
+POINTS = 120
+SLACK = mp.mpf(10) ** -30  # Of the numerical derivatives at 50 digits, far below any enclosure's width.
+
+
+def interval(value):
+    """Give the bounds of a value, infinities included."""
+    if value.kind == "infinite":
+        bound = mp.inf if value.exact == "oo" else -mp.inf
+        return bound, bound
+    return mp.mpf(value.low), mp.mpf(value.high)
+
+
+def samples(name, joints):
+    """Give points around every place where the function bends, on both scales, none on a joint."""
+    activation = parse(name)
+    scale = activation.spec.scale if activation.spec else 1.0
+    spread = np.concatenate([np.linspace(-7, 8, POINTS // 2), np.geomspace(1e-3, 40, POINTS // 4)])
+    points = np.concatenate([spread, -spread[POINTS // 2 :], spread * scale])
+    points = np.concatenate([points, *[[joint - 1e-4, joint + 1e-4] for joint in joints]])
+    return [mp.mpf(float(p)) for p in sorted(set(points)) if all(abs(p - joint) > 1e-6 for joint in joints)]
+
+
+def derivatives(f, joints, points):
+    """Give [f, f', f''] at the points, by finite differences that do not cross a joint."""
+    rows = []
+    for x in points:
+        gap = min([abs(x - mp.mpf(joint)) for joint in joints] + [mp.mpf(1)])
+        step = min(gap / 8, mp.mpf(10) ** -12)
+        with mp.workdps(120):
+            low, middle, high = (f(x + k * step) for k in (-1, 0, 1))
+            far_low, far_high = f(x - 2 * step), f(x + 2 * step)
+            slope = (8 * (high - low) - (far_high - far_low)) / (12 * step)
+            bend = (16 * (high + low) - (far_high + far_low) - 30 * middle) / (12 * step**2)
+        rows.append((f(x), slope, bend))
+    return rows
+
+
+@pytest.fixture(params=DEFINITIONS, scope="module")
+def attacked(request, certificate):
+    f, joints = DEFINITIONS[request.param]
+    points = samples(request.param, joints)
+    return certificate(request.param), points, derivatives(f, joints, points), joints
+
+
+def test_every_entry_of_the_catalog_is_attacked():
+    assert {parse(name).name for name in DEFINITIONS} == set(ENTRIES)
+
+
+# Row of a certificate -> (order of the derivative it bounds, whether of its magnitude, whether from above).
+BOUNDS = {
+    "infimum": (0, False, False),
+    "supremum": (0, False, True),
+    "lipschitz": (1, True, True),
+    "slope_infimum": (1, False, False),
+    "gradient_lipschitz": (2, True, True),
+}
+
+
+@pytest.mark.parametrize("key", BOUNDS)
+def test_no_sample_leaves_an_enclosure(attacked, key):
+    certificate, points, rows, _ = attacked
+    order, magnitude, above = BOUNDS[key]
+    value = certificate[key].value
+    if value.kind == "absent":
+        assert value.note
+        return
+    low, high = interval(value)
+    for x, row in zip(points, rows, strict=True):
+        sample = abs(row[order]) if magnitude else row[order]
+        assert (sample <= high + SLACK) if above else (sample >= low - SLACK), f"fails at x = {mp.nstr(x, 20)}"
+
+
+def test_no_sample_is_farther_from_relu(attacked):
+    certificate, points, rows, _ = attacked
+    _, high = interval(certificate["distance_sup"].value)
+    assert max(abs(f - max(x, 0)) for x, (f, _, _) in zip(points, rows, strict=True)) <= high + SLACK
+
+
+def test_the_shape_agrees_with_the_samples(attacked):
+    certificate, _, rows, _ = attacked
+    slopes = [d for _, d, _ in rows]
+    bends = [b for _, _, b in rows if abs(b) > mp.mpf(10) ** -25]
+    verdict = certificate["monotonicity"].value.note
+    assert (min(slopes) >= -SLACK) == (verdict in ("strictly increasing", "non-decreasing"))
+    if certificate["convexity"].value.note == "convex":
+        assert min(bends, default=0) >= 0
+    if certificate["convexity"].value.note == "concave":
+        assert max(bends, default=0) <= 0
+
+
+def test_slope_changes_sign_only_where_a_point_is_certified(attacked):
+    certificate, points, rows, joints = attacked
+    certified = [float(p.approx) for p in certificate["stationary_points"].where] + [float(j) for j in joints]
+    moving = [(x, d) for x, (_, d, _) in zip(points, rows, strict=True) if abs(d) > SLACK]
+    for (x, d), (y, e) in pairwise(moving):
+        if d * e < 0:
+            assert any(x <= point <= y for point in certified), (float(x), float(y))
+
+
+def test_bend_changes_sign_only_where_an_inflection_is_certified(attacked):
+    certificate, points, rows, joints = attacked
+    certified = [float(p.approx) for p in certificate["inflection_points"].where] + [float(j) for j in joints]
+    bending = [(x, b) for x, (_, _, b) in zip(points, rows, strict=True) if abs(b) > mp.mpf(10) ** -25]
+    for (x, b), (y, c) in pairwise(bending):
+        if b * c < 0:
+            assert any(x <= point <= y for point in certified), (float(x), float(y))
+
+
+@pytest.mark.parametrize(("key", "order"), [("lipschitz", 1), ("gradient_lipschitz", 2)])
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_bounds_are_taken_where_the_certificate_says(name, key, order, certificate):
+    row = certificate(name)[key]
+    f, joints = DEFINITIONS[name]
+    if row.value.approx is None:
+        assert row.value.kind in ("absent", "infinite")
+        return
+    for where in row.where:
+        if where.approx is None or where.note == "limit":
+            continue
+        nudge = {"from the left": -1, "from the right": 1}.get(where.note, 0) * mp.mpf(10) ** -20
+        x = mp.mpf(where.low) + nudge
+        if not nudge and any(abs(x - joint) < 1e-9 for joint in joints):
+            x += mp.mpf(10) ** -20
+        taken = abs(derivatives(f, joints, [x])[0][order])
+        assert abs(taken - mp.mpf(row.value.low)) <= mp.mpf(10) ** -12 * abs(taken)
+
+
+def test_enclosures_are_narrow(certificate):
+    for name in DEFINITIONS:
+        for row in certificate(name).properties:
+            for value in (row.value, *row.where):
+                if value.low:
+                    low, high = mp.mpf(value.low), mp.mpf(value.high)
+                    assert low <= high <= low + abs(low) * mp.mpf(10) ** -12, (name, row.key)
+
+
+def test_nothing_is_open_but_one_uniqueness(certificate):
+    rows = [(name, row) for name in DEFINITIONS for row in certificate(name).properties]
+    assert [(name, row.key) for name, row in rows if row.value.kind == "open"] == [("telu", "uniqueness")]

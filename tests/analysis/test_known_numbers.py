@@ -1,0 +1,192 @@
+"""Certificates against numbers known from elsewhere: closed forms, the literature, the spec's own constants."""
+
+import math
+from itertools import pairwise
+
+import mpmath as mp
+import numpy as np
+import pytest
+import sympy as sp
+
+from gem_activations import GemSpec
+from gem_activations.analysis.gates import family_is_log_logistic
+from gem_activations.analysis.smoothness import family_jump
+from gem_activations.catalog import parse
+
+from .definitions import DEFINITIONS
+
+FAMILY = ["gem", "gem(n=2)", "gem(n=3)", "egem(eps=1e-4)", "egem(n=2, eps=10)", "segem(eps=1e-4, leak=0.01)"]
+# Gain and chi of docs/mathematics.md, to the digits printed there.
+PROPAGATION = {
+    "relu": (1.4142, 1.000), "gelu": (1.534, 1.072), "silu": (1.677, 1.067), "mish": (1.487, 1.059),
+    "gem": (2.0694, 1.269), "gem(n=2)": (1.8086, 1.489), "gem(n=3)": (1.7140, 1.686), "egem(eps=1e-4)": (1.4144, 1.003),
+    "egem(eps=1e-6)": (1.4142, 1.000), "egem(eps=10)": (5.828, 1.566), "egem(n=2, eps=1e-4)": (1.4152, 1.055),
+    "egem(n=2, eps=1e-6)": (1.4142, 1.018), "egem(n=2, eps=10)": (2.952, 1.812),
+}  # fmt: skip
+
+
+def exact(row):
+    return sp.sympify(row.value.exact)
+
+
+def test_gelu(certificate):
+    gelu = certificate("gelu")
+    assert exact(gelu["lipschitz"]) == sp.erf(1) / 2 + sp.exp(-1) / sp.sqrt(sp.pi) + sp.Rational(1, 2)
+    assert gelu["lipschitz"].value.approx == pytest.approx(1.128904145, abs=1e-9)
+    assert [p.exact for p in gelu["lipschitz"].where] == ["sqrt(2)"]
+    assert gelu["slope_infimum"].value.approx == pytest.approx(-0.128904145, abs=1e-9)
+    assert gelu["infimum"].value.approx == pytest.approx(-0.169971, abs=5e-7)
+    assert gelu["infimum"].where[0].approx == pytest.approx(-0.751792, abs=5e-7)
+    assert exact(gelu["gradient_lipschitz"]) == sp.sqrt(2 / sp.pi)
+    assert [p.exact for p in gelu["gradient_lipschitz"].where] == ["0"]
+    assert not gelu["lipschitz"].value.approx < 1.084
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_constants_of_the_spec(name, certificate):
+    spec, found = parse(name).spec, certificate(name)
+    assert found["order"].value.exact == str(spec.smoothness)
+    assert found["lipschitz"].value.approx == pytest.approx(spec.lipschitz, rel=1e-15)
+    assert found["gradient_lipschitz"].value.approx == pytest.approx(spec.sup_second_derivative, rel=1e-13)
+    jump = (1 - spec.leak) * math.factorial(2 * spec.n + 1) / spec.eps
+    assert found["jump"].value.approx == pytest.approx(jump, rel=1e-14)
+    if spec.leak == 0:
+        assert found["distance_sup"].value.approx == pytest.approx(spec.distance_to_relu(), rel=1e-14)
+        assert found["distance_l2"].value.approx == pytest.approx(spec.distance_to_relu(2), rel=1e-13)
+        assert found["dead_regions"].where[0].note.startswith("(-oo, 0]")
+    else:
+        assert found["dead_regions"].value.exact == "0"
+        assert found["slope_infimum"].value.approx == spec.leak
+
+
+def test_l1_distance_diverges_for_n_1_only(certificate):
+    assert certificate("gem")["distance_l1"].value.kind == "infinite"
+    assert exact(certificate("gem(n=2)")["distance_l1"]) == sp.pi / 4
+
+
+@pytest.mark.parametrize("name", ["gem(n=2)", "gem(n=3)"])
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_beta_integral_against_quadrature(name, p, certificate):
+    f, _ = DEFINITIONS[name]
+    norm = mp.quad(lambda x: (x - f(x)) ** p, [0, 1, 4, mp.inf]) ** (mp.mpf(1) / p)
+    row = certificate(name)[f"distance_l{p}"]
+    assert abs(norm - mp.mpf(row.value.low)) < mp.mpf(10) ** -15
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_jump_of_the_family_for_symbolic_eps_and_leak(n):
+    jump = family_jump(n)
+    names = {str(symbol): symbol for symbol in jump.free_symbols}
+    assert sp.simplify(jump - (1 - names["leak"]) * sp.factorial(2 * n + 1) / names["eps"]) == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+def test_gate_is_log_logistic_for_symbolic_eps(n):
+    assert family_is_log_logistic(n)
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        ("gelu", "standard normal"), ("silu", "standard logistic"), ("golu", "standard Gumbel (of maxima)"),
+        ("hardswish", "uniform on [-3, 3]"), ("relu", "point mass at 0"),
+        ("gem(n=2)", "log-logistic with shape 4 and scale 1"),
+        ("egem(eps=1e-4)", "log-logistic with shape 2 and scale 1/100"),
+        ("mish", "none of: normal, logistic, Gumbel, uniform, log-logistic, point mass"),
+    ],
+)  # fmt: skip
+def test_law_of_the_gate(name, law, certificate):
+    assert certificate(name)["gate_cdf"].value.note.startswith("yes")
+    assert certificate(name)["gate_law"].value.note == law
+
+
+def test_a_gate_with_a_floor_is_no_cdf(certificate):
+    segem = certificate("segem(eps=1e-4, leak=0.01)")
+    assert segem["gate_cdf"].value.note.startswith("no")
+    assert segem["gate_law"].value.note == "log-logistic with shape 2 and scale 1/100"
+
+
+@pytest.mark.parametrize("name", PROPAGATION)
+def test_gain_and_chi_of_the_mathematics(name, certificate):
+    gain, chi = PROPAGATION[name]
+    digits = 4 if name in ("relu", "gem", "gem(n=2)", "gem(n=3)") or "e-" in name else 3
+    found = certificate(name)
+    assert round(found["gain"].value.approx, digits) == pytest.approx(gain, abs=1e-9)
+    assert round(found["chi"].value.approx, 3) == pytest.approx(chi, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_moments_against_gauss_legendre(name, certificate):
+    activation, found = parse(name), certificate(name)
+    scale = activation.spec.scale if activation.spec else 1.0
+    cuts = sorted({-12.0, -6.0, -3.0, -1.0, 0.0, 1.0, 3.0, 6.0, 12.0, -0.5, 0.5, *(scale * 4.0 ** np.arange(-3, 3))})
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    total = dict.fromkeys(["mean", "second_moment", "fourth"], 0.0)
+    for low, high in pairwise(cuts):
+        z = low + (high - low) * (nodes + 1) / 2
+        mass = weights * (high - low) / 2 * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        value = activation(z)
+        total["mean"] += float(mass @ value)
+        total["second_moment"] += float(mass @ value**2)
+        total["fourth"] += float(mass @ (z * value) ** 2)
+    assert found["mean"].value.approx == pytest.approx(total["mean"], rel=1e-11, abs=1e-14)
+    assert found["second_moment"].value.approx == pytest.approx(total["second_moment"], rel=1e-11)
+    slope = (total["fourth"] / total["second_moment"] - 1) / 2
+    assert found["map_slope"].value.approx == pytest.approx(slope, rel=1e-10)
+
+
+@pytest.mark.parametrize("name", ["gelu", "mish", "gem", "egem(eps=1e-4)", "golu", "tanh"])
+def test_gradient_moment_against_quadrature(name, certificate):
+    f, _ = DEFINITIONS[name]
+    cuts = [-14, -4, -1, -0.1, 0, 0.003, 0.02, 0.1, 0.5, 1, 4, 14]
+    with mp.workdps(25):
+
+        def weighted(z):
+            step = mp.mpf(10) ** -8
+            slope = (8 * (f(z + step) - f(z - step)) - f(z + 2 * step) + f(z - 2 * step)) / (12 * step)
+            return slope**2 * mp.npdf(z)
+
+        moment = mp.quad(weighted, cuts, maxdegree=5)
+    assert found_close(certificate(name)["slope_moment"].value, moment)
+
+
+def found_close(value, moment):
+    return abs(mp.mpf(value.low) - moment) < mp.mpf(10) ** -11
+
+
+def test_fixed_points_of_the_variance_map(certificate):
+    assert certificate("squareplus")["fixed_points"].where[0].approx == pytest.approx(2, rel=1e-14)
+    assert certificate("relu2")["fixed_points"].where[0].approx == pytest.approx(2 / 3, rel=1e-14)
+    assert certificate("selu")["fixed_points"].where[0].approx == pytest.approx(1, rel=1e-12)
+    assert certificate("gem")["fixed_points"].value.exact == "0"
+    assert certificate("relu")["uniqueness"].value.note.startswith("every q")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_conditioning_of_the_inverse(n, certificate):
+    found = certificate(f"gem(n={n})" if n > 1 else "gem")
+    assert exact(found["input_conditioning_min"]) == sp.Rational(1, 2 * n + 1)
+    assert exact(found["input_conditioning_max"]) == 1
+    assert exact(found["gradient_conditioning"]) == max(
+        sp.Rational(2 * n, 2 * n + 1), sp.Rational((2 * n - 1) ** 2, 4 * (2 * n + 1))
+    )
+
+
+def test_cost_of_the_family_has_no_transcendental_call(certificate):
+    for name in FAMILY:
+        cost = certificate(name)["cost_value"].value.note
+        assert "1 division" in cost
+        assert "transcendental" not in cost
+    assert certificate("gem")["cost_value"].value.note == "1 addition, 2 multiplications, 1 division, 1 comparison"
+    assert certificate("gem(n=2)")["cost_gradient"].value.note == "1 addition, 2 multiplications"
+    assert "1 transcendental call" in certificate("gelu")["cost_value"].value.note
+
+
+def test_a_spec_and_its_string_have_the_same_certificate(certificate):
+    assert certificate(GemSpec(n=2)) == certificate("gem(n=2)")
+    assert certificate("egem(eps=1/10000)") == certificate("egem(eps=1e-4)")
+
+
+@pytest.mark.parametrize("name", ["gelu", "tanh"])
+def test_tanh_is_odd_and_gelu_is_not(name, certificate):
+    assert (certificate(name)["mean"].value.exact == "0") == (name == "tanh")

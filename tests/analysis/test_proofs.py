@@ -1,0 +1,137 @@
+"""The engine of the proofs: balls, signs on intervals, tails, and what it must refuse to decide."""
+
+from fractions import Fraction
+
+import flint
+import pytest
+import sympy as sp
+from flint import arb
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gem_activations.analysis.balls import Tape, constant_ball, decimals, tape
+from gem_activations.analysis.expressions import X
+from gem_activations.analysis.signs import PoleError, sign_map
+from gem_activations.analysis.tails import UndecidedError, find_tail, limit, tail_sign
+from gem_activations.analysis.values import CertificateError
+
+LINE = (-sp.oo, sp.oo)
+
+
+@given(st.fractions(), st.integers(-40, 40), st.floats(0, 1e-3))
+def test_decimals_are_rounded_outwards(middle, exponent, radius):
+    ball = arb(flint.fmpq(middle.numerator, middle.denominator)) * arb(10) ** exponent + arb(0, radius)
+    low, high = map(Fraction, decimals(ball))
+    for end in (ball.lower(), ball.upper()):
+        mantissa, power = end.man_exp() if end.is_exact() else (end.mid()).man_exp()
+        exact = Fraction(int(mantissa)) * Fraction(2) ** int(power)
+        assert low <= exact <= high
+
+
+@pytest.mark.parametrize(
+    "expression", [sp.sqrt(X**2 + 4), sp.exp(-X) * sp.erf(X), X / (1 + sp.exp(-X)), sp.tanh(X) ** 3]
+)
+@given(st.floats(-3, 3))
+def test_a_tape_encloses_value_and_derivatives(expression, x):
+    jet = Tape(expression).jet(arb(x), 2)
+    for order, ball in enumerate(jet):
+        true = sp.N(sp.diff(expression, X, order).subs(X, sp.Rational(Fraction(x))), 60)
+        assert abs(arb(str(true)) - ball) < arb("1e-50")
+
+
+@given(st.floats(-2, 2), st.floats(1e-6, 0.5))
+def test_taylor_encloses_the_value_on_the_whole_box(middle, radius):
+    function = tape(X / (1 + sp.exp(-X)))
+    value, slope = function.taylor(arb(middle, radius))
+    for share in (-1, -0.5, 0, 0.7, 1):
+        point = arb(middle) + arb(radius) * share * arb("0.999999")
+        at, tangent = function.jet(point, 1)
+        assert value.overlaps(at)
+        assert slope.overlaps(tangent)
+
+
+@pytest.mark.parametrize(
+    ("expression", "zeros", "signs"),
+    [
+        (X**3 - X, ["-1", "0", "1"], (-1, 1, -1, 1)),
+        ((X - 1) ** 2 * (X + 2), ["-2", "1"], (-1, 1, 1)),
+        (X - sp.sqrt(X**2 + 1), [], (-1,)),
+        (2 * X - sp.sqrt(X**2 + 3), ["1"], (-1, 1)),
+        (sp.exp(2 * X) - 3 * sp.exp(X) + 2, ["0", "log(2)"], (1, -1, 1)),
+        (X - sp.tanh(X), ["0"], (-1, 1)),
+        (sp.exp(X) - 1 - X - X**2 / 2, ["0"], (-1, 1)),
+        (sp.erf(X), ["0"], (-1, 1)),
+        (X**4 - 10 * X**2 + 1, None, (1, -1, 1, -1, 1)),
+        (sp.Integer(0) * X, [], (0,)),
+    ],
+)
+def test_zeros_and_signs(expression, zeros, signs):
+    found = sign_map(expression, *LINE)
+    assert found.signs == signs
+    if zeros is not None:
+        assert [str(zero.exact) for zero in found.zeros] == zeros
+
+
+def test_a_quintic_without_radicals_is_enclosed():
+    found = sign_map(X**5 - X - 1, *LINE)
+    root = arb(str(sp.nsolve(X**5 - X - 1, 1.17, prec=90)))
+    assert len(found.zeros) == 1
+    assert abs(found.zeros[0].ball - root) < arb("1e-60")
+    assert found.signs == (-1, 1)
+
+
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=4, unique=True), st.integers(1, 3))
+def test_zeros_of_a_transcendental_product(roots, power):
+    polynomial = sp.Mul(*((X - root) ** power for root in roots))
+    found = sign_map(sp.expand(polynomial) * (X * sp.exp(-X) + sp.exp(X)), *LINE)
+    expected = {sp.Integer(root) for root in roots}
+    assert expected <= {zero.exact for zero in found.zeros}
+
+
+def test_poles_are_not_zeros():
+    with pytest.raises(PoleError):
+        sign_map(1 / (X - 1), *LINE)
+    assert sign_map(1 / (X - 1), sp.Integer(1), sp.oo).signs == (1,)
+
+
+@pytest.mark.parametrize(
+    ("expression", "sign"),
+    [
+        (X - 10**6 * sp.log(X), None), (sp.exp(X) - X**50, 1), (1 - sp.erf(X), 1), (sp.exp(-X) * (X - 100), 1),
+        (sp.tanh(X) - 1, -1), (sp.exp(sp.exp(-X)) - 1 - sp.exp(-X), 1), (X - sp.sqrt(X**2 + 1), -1),
+    ],
+)  # fmt: skip
+def test_signs_near_infinity(expression, sign):
+    if sign is None:
+        with pytest.raises(UndecidedError):
+            find_tail(expression)
+    else:
+        start, found = find_tail(expression)
+        assert found == sign
+        assert (tape(expression)(arb(start + 1)) > 0) == (sign > 0)
+
+
+def test_a_start_before_the_last_zero_is_never_accepted():
+    for start in range(1, 101):
+        with pytest.raises(UndecidedError):
+            tail_sign((X - 100) * sp.exp(-X), start)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        (X / (1 + sp.exp(-X)) - X, 0), ((2 * X**2 + 1) / (3 * X**2 - X), sp.Rational(2, 3)), (sp.exp(X) / X, sp.oo),
+        (sp.exp(-sp.exp(-X)), 1), ((sp.sqrt(X**2 + 1) - X) * X, sp.Rational(1, 2)), (X**3 * sp.exp(-X), 0),
+    ],
+)  # fmt: skip
+def test_limits(expression, expected):
+    assert limit(expression, sp.oo) == expected
+
+
+def test_rounded_and_unknown_constants_are_refused():
+    with pytest.raises(CertificateError, match="rounded"):
+        constant_ball(sp.Float("0.1"))
+    with pytest.raises(CertificateError, match="does not know"):
+        constant_ball(sp.zeta(3))
+    with pytest.raises(CertificateError, match="besselj"):
+        Tape(sp.besselj(0, X))

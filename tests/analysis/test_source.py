@@ -1,0 +1,100 @@
+"""What a certificate may be asked of, and what is refused with its reason."""
+
+import pytest
+import sympy as sp
+
+from gem_activations import GemError, GemSpec
+from gem_activations.analysis import Certificate, CertificateError, certify
+from gem_activations.errors import ActivationNameError, SpecError
+
+x, y = sp.symbols("x y")
+
+
+def test_an_expression_outside_the_catalog():
+    found = certify(x * sp.exp(-(x**2)))
+    assert found["lipschitz"].value.exact == "1"
+    assert found["supremum"].value.exact == "sqrt(2)*exp(-1/2)/2"
+    assert found["order"].value.note.startswith("infinity")
+    assert found["mean"].value.exact == "0"
+
+
+def test_a_piecewise_expression():
+    found = certify(sp.Max(x, 0) ** 3)
+    assert found["order"].value.exact == "2"
+    assert found["jump"].value.exact == "6"
+    assert found["lipschitz"].value.kind == "infinite"
+
+
+def test_the_relu_as_an_expression_has_the_relu_s_certificate():
+    ours, named = certify(sp.Max(x, 0)), certify("relu")
+    same = [row.key for row in named.properties if row.key in [r.key for r in ours.properties]]
+    assert len(same) == len(named.properties)
+    for key in same:
+        assert ours[key].value == named[key].value, key
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (x * y, "free symbol"),
+        (sp.Integer(3), "free symbol"),
+        (1 / x, "pole"),
+        (x / (x**2 - 2), "pole"),
+        (sp.tan(x), "does not know"),
+        (sp.besselj(0, x), "besselj"),
+        (sp.log(x), "not real|singularity"),
+        (sp.sqrt(x), "not real|singularity"),
+        (0.1 * x, "rounded"),
+        (sp.I * x, "not a real"),
+        (sp.Piecewise((x, x > 0)), "not defined"),
+        (sp.Piecewise((0, x < 0), (5, sp.Eq(x, 0)), (x, True)), "isolated"),
+        (sp.Piecewise((1 / x, x > 0), (0, True)), "pole|singularity"),
+        (sp.exp(1 / x), "pole"),
+        (sp.sin(x), "does not know"),
+        (lambda v: v, "not an activation"),
+        (None, "not an activation"),
+    ],
+)
+def test_functions_without_a_certificate(target, reason):
+    with pytest.raises(CertificateError, match=reason):
+        certify(target)
+
+
+@pytest.mark.parametrize("name", ["gem(n=0)", "egem(eps=0)", "egem(eps=-1)", "segem(leak=1)"])
+def test_parameters_out_of_range(name):
+    with pytest.raises(SpecError):
+        certify(name)
+
+
+def test_unknown_names():
+    with pytest.raises(ActivationNameError):
+        certify("geluu")
+
+
+@pytest.mark.parametrize("variance", [0, -1, float("inf"), float("nan")])
+def test_variances_out_of_range(variance):
+    with pytest.raises(GemError):
+        certify("relu", variance=variance)
+
+
+def test_a_discontinuity_is_stated():
+    found = certify(sp.Piecewise((0, x < 0), (1, True)))
+    assert found["order"].value.kind == "absent"
+    assert found["lipschitz"].value.note == "infinite: f jumps at x = 0"
+    assert found["jump"].value.exact == "1"
+
+
+def test_the_variance_scales_the_moments():
+    assert certify("relu", variance=4)["second_moment"].value.exact == "2"
+    assert certify("relu", variance=4)["gain"].value.exact == "sqrt(2)"
+
+
+def test_json_goes_there_and_back():
+    found = certify(GemSpec(n=2, eps=0.5))
+    assert Certificate.from_json(found.to_json()) == found
+    with pytest.raises(CertificateError):
+        Certificate.from_json("{}")
+    with pytest.raises(CertificateError):
+        Certificate.from_json("not json")
+    with pytest.raises(CertificateError, match="no row"):
+        _ = found["nonsense"]
