@@ -1,0 +1,138 @@
+"""`gem-act certify`, the files it writes, and the pages of docs/properties."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gem_activations import cli
+from gem_activations.analysis import Certificate, command, pages
+from gem_activations.analysis.command import CertifyRequest, certify_all, expand, file_stem
+from gem_activations.analysis.drawing import draw
+from gem_activations.analysis.files import write_atomically
+from gem_activations.analysis.source import read
+from gem_activations.analysis.tables import to_markdown
+from gem_activations.catalog import ENTRIES, parse
+from gem_activations.errors import ActivationNameError, MissingDependencyError, SpecError, StoreError
+
+PROPERTIES = Path(__file__).parents[2] / "docs" / "properties"
+NAMES = [str(parse(name)) for name in [*ENTRIES, *command.EXTRA_MEMBERS]]
+
+
+def test_certify_prints_and_writes(tmp_path, capsys):
+    assert cli.main(["certify", "relu", "egem(eps=1/10000)", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "Lipschitz constant" in printed
+    assert "59400" not in printed
+    assert "60000" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "egem-eps-1e-4.json", "egem-eps-1e-4.md", "relu.json", "relu.md",
+    ]  # fmt: skip
+    found = Certificate.from_json((tmp_path / "egem-eps-1e-4.json").read_text())
+    assert found["lipschitz"].value.exact == "9/8"
+    assert (tmp_path / "relu.md").read_text().startswith("# ReLU: `relu`\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["geluu"], ["gem(n=0)"], ["egem(eps=-1)"], ["relu", "--variance", "-1"], ["gem(n=x)"]]
+)
+def test_bad_input_is_one_line_and_status_2(words, tmp_path, capsys):
+    assert cli.main(["certify", *words, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gem-act: ")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_name_among_good_ones_stops_before_any_work(tmp_path):
+    with pytest.raises(ActivationNameError):
+        list(certify_all(CertifyRequest(("relu", "nope"), tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--out"):
+        list(certify_all(CertifyRequest(("relu",), tmp_path / "file")))
+
+
+def test_variance_is_exact():
+    (found,) = certify_all(CertifyRequest(("relu",), None, "1/3"))
+    assert found["second_moment"].value.exact == "1/6"
+    with pytest.raises(SpecError, match="above 0"):
+        list(certify_all(CertifyRequest(("relu",), None, "0.0")))
+
+
+def test_names_are_expanded_once():
+    assert expand(["all", "gelu"]) == NAMES
+    with pytest.raises(ActivationNameError):
+        expand([])
+    assert len({file_stem(name) for name in NAMES}) == len(NAMES)
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flint", None)
+    for name in [name for name in sys.modules if name.startswith("gem_activations.analysis.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingDependencyError, match=r"gem-activations\[certify\]"):
+        list(certify_all(CertifyRequest(("relu",))))
+
+
+def test_help_imports_no_algebra():
+    code = "import sys, gem_activations.commands, gem_activations.analysis.command; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"sympy", "flint", "mpmath", "matplotlib"} & set(modules)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no space")
+
+    (tmp_path / "kept").write_bytes(b"old")
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(tmp_path / "kept", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept").read_bytes() == b"old"
+
+
+def test_plots_are_reproducible(tmp_path):
+    for name in ("first.svg", "second.svg"):
+        draw(read("selu"), tmp_path / name)
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+    assert (tmp_path / "first.svg").stat().st_size < 60_000
+
+
+def test_every_activation_has_a_page_and_a_plot():
+    stems = {file_stem(name) for name in NAMES}
+    assert {path.stem for path in PROPERTIES.glob("*.svg")} == stems
+    assert {path.stem for path in PROPERTIES.glob("*.md")} == {*stems, "README"}
+    comparison = (PROPERTIES / "README.md").read_text()
+    assert all(f"`{name}`]({file_stem(name)}.md)" in comparison for name in NAMES)
+
+
+@pytest.mark.parametrize("name", ["gem", "relu", "gelu", "segem(eps=1e-4, leak=0.01)", "hardshrink", "softsign"])
+def test_committed_pages_are_fresh(name, certificate):
+    found = certificate(name)
+    texts = pages.texts([found])
+    page = f"{file_stem(name)}.md"
+    assert (PROPERTIES / page).read_text() == texts[page], "run `make properties` and commit"
+    row = next(line for line in texts["README.md"].splitlines() if line.startswith(f"| [{found.title}"))
+    assert row in (PROPERTIES / "README.md").read_text()
+
+
+def test_stale_pages_are_named(tmp_path, certificate):
+    found = [certificate("relu")]
+    pages.write(tmp_path, found)
+    assert pages.stale(tmp_path, pages.texts(found)) == []
+    (tmp_path / "relu.md").write_text("altered")
+    (tmp_path / "relu.svg").unlink()
+    (tmp_path / "gone.md").write_text("of an activation that is no more")
+    assert pages.stale(tmp_path, pages.texts(found)) == ["relu.md", "relu.svg", "gone.md"]
+
+
+def test_markdown_tables_have_four_cells(certificate):
+    for name in ("gem", "gelu", "hardshrink"):
+        lines = [line for line in to_markdown(certificate(name)).splitlines() if line.startswith("|")]
+        assert {line.replace("\\|", "").count("|") for line in lines} == {5}
