@@ -33,6 +33,7 @@ class SpecHandle(ctypes.Structure):
 
     _fields_ = (
         ("n", ctypes.c_int64),
+        ("wide", ctypes.c_int64),
         ("scale_log2", ctypes.c_int64),
         ("inverse_scale", ctypes.c_double),
         ("eps", ctypes.c_double),
@@ -47,7 +48,10 @@ def spec_handle(spec: GemSpec) -> SpecHandle:
     """Give the spec as the library reads it; the same object for an equal spec while it is among the last 256."""
     inverse_scale, eps, limit = spec.reduction
     scale_log2 = -round(math.log2(inverse_scale))
-    return SpecHandle(spec.n, scale_log2, inverse_scale, eps, limit, spec.leak, eps ** (-1 / (2 * spec.n)))
+    # f(x) = 2^scale_log2 t^(2n+1) / eps is normal in float32 down to 2^-126, and t^(2n) should be so there.
+    wide = spec.n > 8 or scale_log2 - math.log2(eps) > 63 / spec.n
+    unit = eps ** (-1 / (2 * spec.n))
+    return SpecHandle(spec.n, wide, scale_log2, inverse_scale, eps, limit, spec.leak, unit)
 
 
 class Library:

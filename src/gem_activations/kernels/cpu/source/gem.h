@@ -39,6 +39,7 @@ enum { GEM_MAX_ARRAYS = 5 };
  * p = t^(2n), F = p / (p + eps). */
 typedef struct gem_spec {
     int64_t n;            /* 1 .. 64 */
+    int64_t wide;         /* compute float in double: x^(2n) can underflow in float where f(x) does not */
     int64_t scale_log2;   /* inverse_scale = 2^-scale_log2 */
     double inverse_scale; /* the power of two nearest 1 / eps_of_x^(1 / (2n)) */
     double eps;           /* eps in reduced coordinates, 2^-n .. 2^n */

@@ -1,10 +1,4 @@
-/* bfloat16 and float16: blocks are widened to float, computed, and rounded once to nearest, ties to even. */
-
-/* Small enough that the five buffers stay in the first-level cache, large enough to hide the calls. */
-enum { BLOCK = 512 };
-
-typedef void (*widen_function)(float *out, const uint16_t *half, int64_t count);
-typedef void (*narrow_function)(uint16_t *half, const float *x, int64_t count);
+/* Conversions of bfloat16 and float16 to float, and back with one rounding to nearest, ties to even. */
 
 static void widen_bfloat16(float *out, const uint16_t *half, int64_t count)
 {
@@ -72,35 +66,3 @@ static void narrow_float16(uint16_t *half, const float *x, int64_t count)
     for (int64_t i = 0; i < count; i++) half[i] = narrow_one(x[i]);
 }
 #endif
-
-/* All inputs of a block are read before an output of it is written: in place works. */
-static ALWAYS_INLINE void staged(gem_kernel kernel, widen_function widen, narrow_function narrow, int outputs, int used,
-                                 const gem_spec *spec, char *const arrays[], int64_t count)
-{
-    float buffers[GEM_MAX_ARRAYS][BLOCK];
-    char *staging[GEM_MAX_ARRAYS];
-    for (int k = 0; k < used; k++) staging[k] = (char *)buffers[k];
-    for (int64_t start = 0; start < count; start += BLOCK) {
-        const int64_t length = count - start < BLOCK ? count - start : BLOCK;
-        for (int k = outputs; k < used; k++) widen(buffers[k], (const uint16_t *)arrays[k] + start, length);
-        kernel(spec, staging, length);
-        for (int k = 0; k < outputs; k++) narrow((uint16_t *)arrays[k] + start, buffers[k], length);
-    }
-}
-
-#define DEFINE_STAGED(OPERATION, TYPE, OUTPUTS, USED)                                                          \
-    static void OPERATION##_##TYPE(const gem_spec *spec, char *const arrays[], int64_t count)                  \
-    {                                                                                                          \
-        staged(OPERATION##_float, widen_##TYPE, narrow_##TYPE, OUTPUTS, USED, spec, arrays, count);            \
-    }
-
-#define DEFINE_HALF_TYPES(OPERATION, OUTPUTS, USED)    \
-    DEFINE_STAGED(OPERATION, bfloat16, OUTPUTS, USED)  \
-    DEFINE_STAGED(OPERATION, float16, OUTPUTS, USED)
-
-DEFINE_HALF_TYPES(forward, 1, 2)
-DEFINE_HALF_TYPES(backward, 1, 3)
-DEFINE_HALF_TYPES(backward_from_output, 1, 3)
-DEFINE_HALF_TYPES(second, 1, 3)
-DEFINE_HALF_TYPES(glu_forward, 1, 3)
-DEFINE_HALF_TYPES(glu_backward, 2, 5)

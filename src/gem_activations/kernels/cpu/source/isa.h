@@ -90,8 +90,9 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #include "newton.h"
 #include "table.h"
 #include "half.h"
+#include "staging.h"
 
-#define DTYPES(OPERATION) {OPERATION##_float, OPERATION##_double, OPERATION##_bfloat16, OPERATION##_float16}
+#define DTYPES(OPERATION) {OPERATION##_float, OPERATION##_in_double, OPERATION##_bfloat16, OPERATION##_float16}
 
 gem_kernels GEM_KERNELS = {
     [GEM_FORWARD] = DTYPES(forward),

@@ -15,7 +15,7 @@
     }
 
 #define DEFINE_KERNEL(OPERATION)                                                                     \
-    static void NAME(OPERATION)(const gem_spec *spec, char *const arrays[], int64_t count)           \
+    static void NAME(OPERATION##_in)(const gem_spec *spec, char *const arrays[], int64_t count)      \
     {                                                                                                \
         BY_ORDER(NAME(OPERATION##_loop))                                                             \
     }
