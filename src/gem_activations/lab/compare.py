@@ -144,6 +144,7 @@ class _Runner:
             "device": self.plan.device,
             "threads": self.plan.threads,
             "data": self.plan.data,
+            "backends": self.environment["backends"],
         }
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..torch import backend_info
+
 _PACKAGES = ("gem-activations", "torch", "numpy", "scikit-learn", "scipy", "polars")
 
 
@@ -19,7 +21,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
     Args:
         device: Where the runs train.
-    Returns: Keys python, packages, platform, processor, cores, threads, device, device_name, git, command, time (UTC).
+    Returns: Keys python, packages, platform, processor, cores, threads, backends, device, device_name, git, command and
+        time (UTC).
     """
     return {
         "python": platform.python_version(),
@@ -28,12 +31,19 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "backends": describe_backends(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "git": _git_state(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def describe_backends() -> dict[str, str]:
+    """Tell what computes the family's members, with paths inside the package: another backend gives other last bits."""
+    package = f"{Path(__file__).parents[1]}{os.sep}"
+    return {name: sentence.replace(package, "") for name, sentence in backend_info().items()}
 
 
 def _version(package: str) -> str | None:

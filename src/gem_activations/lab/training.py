@@ -22,7 +22,7 @@ from .data import Dataset, Split
 from .models import build_model, count_parameters
 from .recipes import Recipe, Training
 from .store import FINISHED, EpochMetrics, RunResult
-from .timing import measure_step_ratio
+from .timing import MOST_STEPS, measure_step_ratio
 
 _WEIGHTS, _ORDER, _NOISE = range(3)
 _EVALUATION_BATCH = 1000
@@ -55,7 +55,10 @@ class Run:
         self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
         self.model = self.make_model(activation)
-        self.optimizer, self.scheduler = make_optimizer(self.model, recipe.training, len(dataset.train.y))
+        self.steps = math.ceil(len(dataset.train.y) / recipe.training.batch_size)
+        self.optimizer, self.scheduler = make_optimizer(
+            self.model, recipe.training, recipe.training.epochs * self.steps
+        )
         torch.manual_seed(derive_seed(seed, _NOISE))
 
     def make_model(self, activation: str) -> nn.Module:
@@ -145,7 +148,6 @@ class Run:
         loss, accuracy = evaluate(self.model, self.dataset.test)
         if not math.isfinite(loss):
             raise NotFiniteError("the test loss is not finite")
-        steps = math.ceil(len(self.dataset.train.y) / self.recipe.training.batch_size)
         ratio = self._measure_ratio()
         return RunResult(
             activation=self.activation,
@@ -159,7 +161,7 @@ class Run:
             best_epoch=chosen.epoch,
             epochs=len(self.metrics),
             parameters=count_parameters(self.model),
-            step_seconds=statistics.median(epoch.seconds for epoch in self.metrics) / steps,
+            step_seconds=statistics.median(epoch.seconds for epoch in self.metrics) / self.steps,
             step_time_ratio=ratio,
             seconds=self.seconds + time.perf_counter() - started,
         )
@@ -171,7 +173,7 @@ class Run:
 
         def stepper(activation: str) -> Callable[[int], None]:
             model = self.make_model(activation)
-            optimizer, scheduler = make_optimizer(model, training, len(train.y))
+            optimizer, scheduler = make_optimizer(model, training, MOST_STEPS)
 
             def step(index: int) -> None:
                 batch = batches[index % max(1, len(batches) - 1)]
@@ -199,10 +201,9 @@ def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:
 
 
 def make_optimizer(
-    model: nn.Module, training: Training, examples: int
+    model: nn.Module, training: Training, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Make the optimiser and the learning-rate schedule of a run over its whole length."""
-    steps = training.epochs * math.ceil(examples / training.batch_size)
+    """Make the optimiser and the learning-rate schedule of a run that is `steps` steps long."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )

@@ -1,0 +1,285 @@
+import dataclasses
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gem_activations.errors import StoreError
+from gem_activations.lab import compare as engine
+from gem_activations.lab import models
+from gem_activations.lab.compare import compare
+from gem_activations.lab.recipes import Recipe
+from gem_activations.lab.request import Request
+from gem_activations.lab.store import Comparison, EpochMetrics, RunResult, load_comparison, run_folder
+
+ARMS = ("relu", "rrelu", "gem(n=2)")
+EPOCHS = 3
+
+
+class Silent:
+    """An observer that only counts."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[str, int]] = []
+        self.results: list[RunResult] = []
+        self.before = -1
+        self.waits = 0
+
+    def started(self, recipe: Recipe, folder: Path, runs: int, done: int) -> None:
+        assert runs == len(recipe.activations) * recipe.seeds
+        assert folder.is_dir()
+        self.before = done
+
+    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:
+        assert len(metrics) <= epochs
+        if not metrics:
+            self.ran.append((activation, seed))
+
+    def ended(self, result: RunResult) -> None:
+        self.results.append(result)
+
+    def waiting(self, runs: int) -> None:
+        assert runs > 0
+        self.waits += 1
+
+
+def request(folder: Path, **changes: Any) -> Request:
+    return Request("digits", folder, **{"activations": ARMS, "seeds": 1, "epochs": EPOCHS, **changes})
+
+
+def outcome(comparison: Comparison) -> dict[tuple[str, int], Any]:
+    """Everything a comparison found but the timings, exactly."""
+    found = {}
+    for result in comparison.results:
+        key = (result.activation, result.seed)
+        numbers = dataclasses.replace(result, seconds=0.0, step_seconds=None, step_time_ratio=None)
+        found[key] = numbers, tuple(dataclasses.replace(epoch, seconds=0.0) for epoch in comparison.curves[key])
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """The comparison, never interrupted."""
+    return compare(request(tmp_path_factory.mktemp("whole")), Silent())
+
+
+def test_every_run_has_its_files_and_its_result(whole: Comparison) -> None:
+    assert not whole.missing
+    assert [(result.activation, result.status) for result in whole.results] == [(arm, "finished") for arm in ARMS]
+    for result in whole.results:
+        files = {path.name for path in run_folder(whole.folder, result.activation, 0).iterdir()}
+        assert {"config.json", "env.json", "metrics.jsonl", "checkpoint.pt", "result.json"} <= files
+        assert not any(name.endswith(".tmp") for name in files)
+        assert result.test_accuracy is not None
+        assert result.test_accuracy > 0.8
+        assert result.step_time_ratio is not None
+        assert result.step_time_ratio > 0
+    assert whole.environment["threads"] == 1
+    assert whole.environment["packages"]["torch"] == torch.__version__
+
+
+def test_finished_runs_are_not_repeated_and_more_can_be_asked_for(tmp_path: Path, whole: Comparison) -> None:
+    first = compare(request(tmp_path, activations=("rrelu",)), Silent())
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    observer = Silent()
+    again = compare(request(tmp_path, activations=("relu", "rrelu", "gem(n=2)")), observer)
+    assert observer.before == 1
+    assert observer.ran == [("relu", 0), ("gem(n=2)", 0)]
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert outcome(again) == outcome(whole)
+    assert outcome(first)["rrelu", 0] == outcome(whole)["rrelu", 0]
+    more = Silent()
+    compare(request(tmp_path, activations=("relu",), seeds=2), more)
+    assert more.ran == [("relu", 1)]
+    assert load_comparison(tmp_path).missing == (("rrelu", 1), ("gem(n=2)", 1))
+
+
+def test_interruption_at_any_write_changes_no_number(
+    tmp_path: Path, whole: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is what a killed process leaves behind, and it changes only when a file is replaced."""
+    replace: Callable[..., Path] = Path.replace
+    writes = 0
+
+    def interrupted(path: Path, target: Path) -> Path:
+        nonlocal writes
+        writes += 1
+        if writes == stop:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    expected = outcome(whole)
+    arms, stop = ("rrelu", "relu"), 1
+    while True:
+        folder, writes = tmp_path / str(stop), 0
+        try:
+            done = compare(request(folder, activations=arms), Silent())
+        except KeyboardInterrupt:
+            done = compare(request(folder, activations=arms), Silent())
+            assert outcome(done) == {key: expected[key] for key in outcome(done)}
+            assert not done.missing
+            stop += 1
+        else:
+            break
+    # The plan; and for each run two descriptions, metrics at the start, checkpoint and metrics an epoch, a result.
+    assert stop - 1 == 1 + 2 * (2 + 1 + 2 * EPOCHS + 1)
+
+
+COMMAND = "import sys; from gem_activations.cli import main; sys.exit(main())"
+
+
+def start(folder: Path, *more: str) -> "subprocess.Popen[str]":
+    words = ["compare", "digits", "--activations", *ARMS, "--seeds", "1", "--epochs", str(EPOCHS), "--out", str(folder)]
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(what: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    while not what() and process.poll() is None:
+        time.sleep(0.002)
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_killed_process_loses_at_most_an_epoch_and_no_number(tmp_path: Path, whole: Comparison) -> None:
+    first, second = run_folder(tmp_path, ARMS[0], 0), run_folder(tmp_path, ARMS[1], 0)
+    moments: list[Callable[[], bool]] = [
+        lambda: lines(first / "metrics.jsonl") >= 1,
+        lambda: (first / "result.json").exists(),
+        lambda: lines(second / "metrics.jsonl") >= 2,
+    ]
+    for moment in moments:
+        process = start(tmp_path)
+        wait_for(moment, process)
+        kept = {path: lines(path) for path in tmp_path.rglob("metrics.jsonl")}
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert all(lines(path) >= count for path, count in kept.items())
+    last = start(tmp_path)
+    _, errors = last.communicate()
+    assert last.returncode == 0, errors
+    assert outcome(load_comparison(tmp_path)) == outcome(whole)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    process = start(tmp_path, "--epochs", "100000")
+    wait_for(lambda: lines(run_folder(tmp_path, ARMS[0], 0) / "metrics.jsonl") >= 2, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("gem-act: interrupted; run the same command again to go on in ")
+    assert "Traceback" not in errors
+
+
+def test_two_processes_share_the_runs(tmp_path: Path, whole: Comparison) -> None:
+    processes = [start(tmp_path) for _ in range(2)]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outcome(load_comparison(tmp_path)) == outcome(whole)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    for output, _ in outputs:
+        assert all(arm in output for arm in ARMS)
+
+
+def test_run_of_another_process_is_left_alone_and_waited_for(
+    tmp_path: Path, whole: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_POLL_SECONDS", 0.01)
+    taken = run_folder(tmp_path, ARMS[0], 0)
+    taken.mkdir(parents=True)
+    # A process that joins a comparison finds its plan there.
+    (tmp_path / "comparison.json").write_bytes((whole.folder / "comparison.json").read_bytes())
+    lock = (taken / ".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # What FileLock takes; the system lends it to a file handle, not to a process.
+
+    class Releasing(Silent):
+        def waiting(self, runs: int) -> None:
+            super().waiting(runs)
+            assert {result.activation for result in self.results} == set(ARMS[1:])
+            if self.waits == 3:
+                lock.close()
+
+    observer = Releasing()
+    assert outcome(compare(request(tmp_path), observer)) == outcome(whole)
+    assert observer.waits == 3
+    assert observer.ran == [(ARMS[1], 0), (ARMS[2], 0), (ARMS[0], 0)]
+
+
+class Poison(nn.Module):
+    """An activation that fails in training, in the way it is told."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.error and self.training:
+            raise self.error
+        return x * torch.nan
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (None, "the training loss is not finite at step 1 of epoch 1"),
+        (MemoryError(), "out of memory: no detail given"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory: CUDA out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "out of memory: DefaultCPUAllocator"),
+    ],
+    ids=["nan", "memory", "cuda", "cpu"],
+)
+def test_failed_run_is_kept_with_its_reason_and_the_others_go_on(
+    tmp_path: Path, whole: Comparison, monkeypatch: pytest.MonkeyPatch, error: Exception | None, reason: str
+) -> None:
+    real = models.make_activation
+    monkeypatch.setattr(models, "make_activation", lambda text: Poison(error) if text == "rrelu" else real(text))
+    comparison = compare(request(tmp_path), Silent())
+    failed = comparison.results[1]
+    assert (failed.activation, failed.status, failed.epochs, failed.test_accuracy) == ("rrelu", "failed", 0, None)
+    assert failed.reason.startswith(reason)
+    assert comparison.curves["rrelu", 0] == ()
+    others = {key: value for key, value in outcome(whole).items() if key[0] != "rrelu"}
+    assert {key: value for key, value in outcome(comparison).items() if key[0] != "rrelu"} == others
+    observer = Silent()
+    compare(request(tmp_path), observer)
+    assert observer.ran == []
+
+
+def test_defect_of_the_program_is_no_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "make_activation", lambda _: Poison(RuntimeError("mat1 and mat2 do not fit")))
+    with pytest.raises(RuntimeError, match="do not fit"):
+        compare(request(tmp_path), Silent())
+    assert len(load_comparison(tmp_path).missing) == 3
+
+
+def test_damaged_result_is_an_error_before_anything_runs(tmp_path: Path) -> None:
+    compare(request(tmp_path, activations=("relu",)), Silent())
+    result = run_folder(tmp_path, "relu", 0) / "result.json"
+    result.write_text(json.dumps({"activation": "relu"}))
+    observer = Silent()
+    with pytest.raises(StoreError, match=r"result\.json is damaged"):
+        compare(request(tmp_path), observer)
+    assert observer.ran == []
+
+
+@pytest.fixture(autouse=True)
+def global_state() -> Iterator[None]:
+    """A comparison leaves torch's global settings and random state as it found them."""
+    torch.manual_seed(123)
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state().tolist()
+    yield
+    after = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state().tolist()
+    assert after == before

@@ -1,0 +1,254 @@
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gem_activations.lab import models, training
+from gem_activations.lab.checkpoint import load_checkpoint, save_checkpoint
+from gem_activations.lab.data import Dataset, Split
+from gem_activations.lab.recipes import Cnn, Model, Recipe, Training, make_recipe
+from gem_activations.lab.store import EpochMetrics, RunResult
+from gem_activations.lab.timing import measure_step_ratio
+from gem_activations.lab.training import NotFiniteError, Run, derive_seed, epoch_order
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small do not share; waiting threads would only make the tests slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def split(examples: int, seed: int) -> Split:
+    noise = torch.Generator().manual_seed(seed)
+    y = torch.arange(examples) % 4
+    x = torch.randn(examples, 1, 6, 6, generator=noise) + y[:, None, None, None] * 0.5
+    return Split(x, y)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return Dataset(split(70, 1), split(24, 2), split(20, 3), 4, {})
+
+
+def recipe(model: Model | None = None, **changes: Any) -> Recipe:
+    digits = make_recipe("digits")
+    settings = Training(**{"epochs": 4, "batch_size": 16, "learning_rate": 0.02, **changes})
+    return dataclasses.replace(digits, model=model or digits.model, training=settings)
+
+
+def ignore(_: list[EpochMetrics]) -> None:
+    """Take what a run tells after each epoch."""
+
+
+def numbers(result: RunResult) -> dict[str, Any]:
+    """The result without its timings."""
+    timings = ("seconds", "step_seconds", "step_time_ratio")
+    return {key: value for key, value in dataclasses.asdict(result).items() if key not in timings}
+
+
+def curve(run: Run) -> list[EpochMetrics]:
+    return [dataclasses.replace(epoch, seconds=0.0) for epoch in run.metrics]
+
+
+class StopError(Exception):
+    """Ends a run from outside."""
+
+
+@pytest.mark.parametrize("model", [None, Cnn((3, 4))], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("stop", [0, 1, 2, 3, 4])
+def test_resumed_run_equals_one_never_stopped(tmp_path: Path, dataset: Dataset, model: Model | None, stop: int) -> None:
+    # RReLU draws random slopes in training, so the random state must come back too.
+    whole = Run(recipe(model), "rrelu", 5, dataset)
+    expected = whole.train(tmp_path / "whole.pt", ignore)
+
+    def stop_after(metrics: list[EpochMetrics]) -> None:
+        if len(metrics) == stop:
+            raise StopError
+
+    with pytest.raises(StopError):
+        Run(recipe(model), "rrelu", 5, dataset).train(tmp_path / "parts.pt", stop_after)
+    torch.manual_seed(99)
+    resumed = Run(recipe(model), "rrelu", 5, dataset)
+    result = resumed.train(tmp_path / "parts.pt", ignore)
+    assert numbers(result) == numbers(expected)
+    assert curve(resumed) == curve(whole)
+    assert all(torch.equal(whole.best[key], resumed.best[key]) for key in whole.best)
+
+
+def damage_flip(content: bytes) -> bytes:
+    place = content.index(b"PK", 2000) - 500  # Inside the numbers of a tensor, where torch.load notices nothing.
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[:-100], lambda content: content[: len(content) // 2], lambda _: b"", damage_flip],
+    ids=["tail cut", "half", "empty", "flipped bit"],
+)
+def test_damaged_checkpoint_costs_progress_but_no_correctness(
+    tmp_path: Path, dataset: Dataset, damage: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    first = Run(recipe(), "gem", 0, dataset)
+    expected = first.train(path, ignore)
+    assert load_checkpoint(path, CPU) is not None
+    path.write_bytes(damage(path.read_bytes()))
+    assert load_checkpoint(path, CPU) is None
+    again = Run(recipe(), "gem", 0, dataset)
+    starts: list[int] = []
+    result = again.train(path, lambda metrics: starts.append(len(metrics)))
+    assert starts == [0, 1, 2, 3, 4]
+    assert numbers(result) == numbers(expected)
+
+
+def test_checkpoint_of_another_run_is_not_continued(tmp_path: Path, dataset: Dataset) -> None:
+    path = tmp_path / "checkpoint.pt"
+    Run(recipe(), "gem", 0, dataset, {"seed": 0}).train(path, ignore)
+    assert Run(recipe(), "gem", 0, dataset, {"seed": 0}).resume(path)
+    assert not Run(recipe(), "gem", 1, dataset, {"seed": 1}).resume(path)
+
+
+def test_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"identity": Path("x")}, path)
+    assert load_checkpoint(path, CPU) is None
+    save_checkpoint(path, {"identity": {"a": [1, 2.5, None, "b"]}, "x": torch.arange(3)})
+    state = load_checkpoint(path, CPU)
+    assert state is not None
+    assert state["identity"] == {"a": [1, 2.5, None, "b"]}
+    assert load_checkpoint(tmp_path / "none.pt", CPU) is None
+
+
+def test_data_order_is_a_permutation_that_only_seed_and_epoch_change() -> None:
+    orders = {(seed, epoch): tuple(epoch_order(seed, epoch, 50).tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(set(orders.values())) == 9
+    assert all(sorted(order) == list(range(50)) for order in orders.values())
+    torch.manual_seed(1)
+    assert tuple(epoch_order(2, 1, 50).tolist()) == orders[2, 1]
+    assert len({derive_seed(seed, stream) for seed in range(20) for stream in range(3)}) == 60
+
+
+def test_arms_of_one_seed_see_the_same_batches(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = training.train_epoch
+    seen: dict[str, list[Tensor]] = {}
+    for arm in ("relu", "rrelu", "gem(n=2)"):
+        seen[arm] = []
+
+        def record(*arguments: Any, arm: str = arm) -> Any:
+            seen[arm].append(torch.cat(arguments[-1]))
+            return real(*arguments)
+
+        monkeypatch.setattr(training, "train_epoch", record)
+        monkeypatch.setattr(training, "measure_step_ratio", lambda *_: 1.0)
+        Run(recipe(), arm, 4, dataset).train(tmp_path / f"{arm}.pt", ignore)
+    assert [len(order) for order in seen["relu"]] == [70] * 4
+    for arm in ("rrelu", "gem(n=2)"):
+        assert all(torch.equal(a, b) for a, b in zip(seen["relu"], seen[arm], strict=True))
+
+
+def test_lowest_validation_loss_chooses_and_the_test_set_is_scored_once(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.9, 0.4, 0.4, 0.7])
+    weights: list[Tensor] = []
+    scored: list[Tensor] = []
+
+    def judge(model: nn.Module, examples: Split) -> tuple[float, float]:
+        current = next(model.parameters()).detach().clone()
+        if examples is dataset.test:
+            scored.append(current)
+            return 0.5, 0.75
+        assert examples is dataset.validation
+        weights.append(current)
+        return next(losses), 0.5
+
+    monkeypatch.setattr(training, "evaluate", judge)
+    result = Run(recipe(), "gelu", 0, dataset).train(tmp_path / "checkpoint.pt", ignore)
+    assert (result.best_epoch, result.validation_loss) == (2, 0.4)
+    assert (result.test_loss, result.test_accuracy) == (0.5, 0.75)
+    assert len(scored) == 1
+    assert torch.equal(scored[0], weights[1])
+    assert not torch.equal(scored[0], weights[2])
+
+
+def test_metrics_are_those_of_a_plain_loop(tmp_path: Path, dataset: Dataset) -> None:
+    settings = recipe(epochs=1)
+    run = Run(settings, "silu", 2, dataset)
+    result = run.train(tmp_path / "checkpoint.pt", ignore)
+    model = Run(settings, "silu", 2, dataset).model
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.training.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=6, pct_start=0.3, cycle_momentum=False)
+    total, right = 0.0, 0
+    for batch in epoch_order(2, 1, 70).split(16):
+        x, y = dataset.train.x[batch], dataset.train.y[batch]
+        loss = nn.functional.cross_entropy(logits := model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total += loss.item() * len(batch)
+        right += int((logits.argmax(1) == y).sum())
+    epoch = run.metrics[0]
+    assert epoch.train_loss == pytest.approx(total / 70, rel=1e-5)
+    assert epoch.train_accuracy == pytest.approx(right / 70, rel=1e-6)
+    logits = model(dataset.test.x)
+    assert result.test_loss == pytest.approx(nn.functional.cross_entropy(logits, dataset.test.y).item(), rel=1e-4)
+    assert result.test_accuracy == pytest.approx(float((logits.argmax(1) == dataset.test.y).sum()) / 20)
+    assert result.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_training_learns(tmp_path: Path, dataset: Dataset) -> None:
+    run = Run(recipe(epochs=8), "gem", 0, dataset)
+    result = run.train(tmp_path / "checkpoint.pt", ignore)
+    assert run.metrics[-1].train_loss < 0.5 * run.metrics[0].train_loss
+    assert result.test_accuracy is not None
+    assert result.test_accuracy > 0.5
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_loss_that_is_not_finite_ends_the_run(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class Poison(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.inf if self.training == (where == "training") else x
+
+    monkeypatch.setattr(models, "make_activation", lambda _: Poison())
+    with pytest.raises(NotFiniteError, match=f"the {where} loss is not finite .*epoch 1"):
+        Run(recipe(), "gem", 0, dataset).train(tmp_path / "checkpoint.pt", ignore)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_step_ratio_is_the_ratio_of_the_two_and_leaves_the_random_state() -> None:
+    clock = {"now": 0.0}
+    calls: list[tuple[str, int]] = []
+
+    def stepper(name: str, cost: float) -> Callable[[int], None]:
+        def step(index: int) -> None:
+            calls.append((name, index))
+            torch.rand(3)
+            clock["now"] += cost
+
+        return step
+
+    before = torch.get_rng_state()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gem_activations.lab.timing.time.perf_counter", lambda: clock["now"])
+        ratio = measure_step_ratio(stepper("gem", 0.06), stepper("relu", 0.04), CPU)
+    assert ratio == pytest.approx(1.5)
+    assert torch.equal(before, torch.get_rng_state())
+    pairs = [calls[i : i + 2] for i in range(0, len(calls), 2)]
+    assert len(pairs) == 3 + 15  # Warm-up, and the least number of pairs: 0.1 s each is past the budget.
+    assert all({name for name, _ in pair} == {"gem", "relu"} and pair[0][1] == pair[1][1] for pair in pairs)
+    assert {pair[0][0] for pair in pairs[3:]} == {"gem", "relu"}

@@ -1,0 +1,144 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gem_activations import __version__, catalog
+from gem_activations.cli import main
+
+FORBIDDEN = ("torch", "sklearn", "scipy", "polars", "matplotlib", "pooch", "jinja2")
+
+
+def run_python(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["compare", "--help"], ["list"], ["--version"]])
+def test_help_and_list_import_no_framework(words: list[str]) -> None:
+    done = run_python(
+        "import sys; from gem_activations.cli import main\n"
+        f"try: main({words!r})\n"
+        "except SystemExit as ended: assert not ended.code\n"
+        f"print([name for name in {FORBIDDEN!r} if name in sys.modules], file=sys.stderr)"
+    )
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert done.stdout
+
+
+def test_help_names_commands_recipes_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code in (0, None)
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in ("compare", "report", "list", "plot"))
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    shown = capsys.readouterr().out
+    options = ("activations", "seeds", "epochs", "baseline", "out", "device", "data-dir", "model")
+    assert all(f"--{option}" in shown for option in options)
+    assert all(recipe in shown for recipe in ("digits", "mnist", "fashion-mnist"))
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gem-act {__version__}\n"
+
+
+def test_list_has_one_whole_line_for_each_activation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["name", "title", "formula", "group", "source"]
+    assert len(lines) == len(catalog.ENTRIES)
+    for line, entry in zip(lines, catalog.ENTRIES.values(), strict=True):
+        assert line.startswith(entry.name)
+        assert entry.formula in line
+        assert entry.citation in line
+        catalog.parse(line.split("  ")[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "digitz"], "no recipe is called 'digitz'; did you mean digits?"),
+        (["compare", "digits", "--activations", "gelu", "gme"], "no activation is called 'gme'; did you mean"),
+        (["compare", "digits", "--activations", "gem(n=0)"], "n=0"),
+        (["compare", "digits", "--activations", "gem(n=1.5)"], "1.5"),
+        (["compare", "digits", "--activations", "egem(eps=nan)"], "'nan' is not a finite number"),
+        (["compare", "digits", "--activations", "segem(leak=1)"], "leak=1"),
+        (["compare", "digits", "--activations"], "--activations: give at least one activation"),
+        (["compare", "digits", "--seeds", "0"], "--seeds 0"),
+        (["compare", "digits", "--seeds", "-1"], "--seeds -1"),
+        (["compare", "digits", "--epochs", "0"], "--epochs 0"),
+        (["compare", "digits", "--device", "cuda:77"], "--device cuda:77 is not there"),
+        (["compare", "digits", "--device", "gpu"], "--device gpu: expected cpu, cuda or cuda:N"),
+        (["compare", "digits", "--model", "vit"], "the models are mlp, cnn"),
+        (["compare", "digits", "--activations", "gem", "--baseline", "relu"], "--baseline relu is not among"),
+        (["report", "nowhere"], "nowhere holds no comparison"),
+        (["plot", "--out", "family.gif"], "not as .gif"),
+    ],
+)
+def test_wrong_input_is_one_line_and_touches_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("gem-act: ")
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_out_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["compare", "digits", "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith(f"gem-act: cannot write to {tmp_path / 'file'}: ")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_missing_data_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(b"no gzip")
+    words = ["compare", "mnist", "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"gem-act: {folder / 'train-images-idx3-ubyte.gz'} is no intact gzip file")
+    assert shown.count("\n") == 1
+    assert (folder / "train-images-idx3-ubyte.gz").read_bytes() == b"no gzip"
+
+
+def test_missing_library_is_one_line_with_what_to_install() -> None:
+    done = run_python(
+        "import sys; sys.modules['tyro'] = None\n"
+        "from gem_activations.cli import main; sys.exit(main(['compare', 'digits']))"
+    )
+    assert done.returncode == 2
+    assert done.stderr == "gem-act: tyro is not installed; run: pip install 'gem-activations[lab]'\n"
+
+
+def test_compare_prints_and_writes_the_report_and_report_makes_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["compare", "digits", "--activations", "gelu", "mish", "--seeds", "2", "--epochs", "1", "--out", str(out)]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "[4/4] mish, seed 1: test accuracy" in shown.err
+    assert "minus gelu" in shown.out
+    assert str(out / "report.html") in shown.out
+    names = {"report.html", "results.parquet", "results.csv", "plots", "comparison.json", "runs"}
+    assert names <= {path.name for path in out.iterdir()}
+    page = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").read_bytes() == page
+    assert capsys.readouterr().out == shown.out
+    assert main(words) == 0
+    assert "4 of 4 runs ended before" in capsys.readouterr().err
