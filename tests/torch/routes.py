@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gem_activations import GemSpec
+from gem_activations.kernels import cpu
 from gem_activations.torch import activate
 
 from ..tolerances import (
@@ -67,5 +68,14 @@ class Route:
 ROUTES = [
     Route("plain-from-input", {"backend": "plain", "save": "input"}),
     Route("plain-from-output", {"backend": "plain", "save": "output"}, keeps_output=True),
+    Route("cpu-from-input", {"backend": "cpu", "save": "input"}),
+    Route("cpu-from-output", {"backend": "cpu", "save": "output"}, keeps_output=True),
 ]
-every_route = pytest.mark.parametrize("route", ROUTES, ids=str)
+
+
+def _parameter(route: Route) -> Any:
+    refusal = "" if route.options["backend"] == "plain" else cpu.status().reason
+    return pytest.param(route, id=route.name, marks=pytest.mark.skipif(bool(refusal), reason=refusal))
+
+
+every_route = pytest.mark.parametrize("route", [_parameter(route) for route in ROUTES])

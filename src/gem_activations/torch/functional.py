@@ -196,10 +196,13 @@ def _keeps_output(save: Save, inplace: bool, backend: Backend, spec: GemSpec) ->
 
 def _spec(n: int, eps: float, leak: float) -> GemSpec:
     if not torch.compiler.is_compiling():
-        return _cached_spec(n, eps, leak)  # Not for the compiler, which warns about caches; it folds the constant.
+        # Other kinds of number may be unhashable or change in place; GemSpec converts or refuses them.
+        plain = {type(n), type(eps), type(leak)} <= {int, float}
+        return _cached_spec(n, eps, leak) if plain else GemSpec(n, eps, leak)
     from torch.fx.experimental.symbolic_shapes import guard_scalar  # Loaded by the compiler; slow to import otherwise.
 
-    # With dynamic shapes the compiler makes symbols of numbers too; a spec is a constant of the graph.
+    # The compiler would warn about the cache, and folds the constant anyway. With dynamic shapes it makes symbols of
+    # numbers too, but a spec is a constant of the graph.
     numbers: Any = [guard_scalar(number) for number in (n, eps, leak)]
     return GemSpec(*numbers)
 

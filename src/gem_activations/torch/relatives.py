@@ -67,4 +67,5 @@ class ISRLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Give the function of x."""
         negative = x.clamp(max=0)
-        return torch.where(x >= 0, x, negative / torch.sqrt(1 + self.alpha * negative.square()))
+        # hypot, because the square of a large input is infinite.
+        return torch.where(x >= 0, x, negative / torch.hypot(x.new_tensor(1.0), math.sqrt(self.alpha) * negative))

@@ -1,0 +1,210 @@
+"""torch.func, forward mode, tracers, autocast, meta and fake tensors, copies: values and gradients as in eager mode."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from gem_activations import GemError, GemSpec
+from gem_activations.torch import EGEM, GEM, SEGEM, activate, egem, gem, segem
+
+from ..tolerances import HIGHER_DERIVATIVE, SAME_MATHEMATICS, value_ulps
+from ..ulps import ulps_apart
+from .known_warnings import forward_mode, tracing
+
+SPECS = [GemSpec(), GemSpec(2, 1e-4), GemSpec(3, 10.0, 0.01)]
+every_spec = pytest.mark.parametrize("spec", SPECS, ids=str)
+MODULES = [GEM(), GEM(2), EGEM(3, 1e-2), SEGEM()]
+every_module = pytest.mark.parametrize("module", MODULES, ids=str)
+
+
+def points(spec: GemSpec) -> torch.Tensor:
+    return torch.cat([torch.linspace(-2, 3, 23, dtype=torch.float64) * spec.scale, torch.zeros(1).double()])
+
+
+def close(got: torch.Tensor, want) -> None:
+    np.testing.assert_allclose(got.detach(), np.asarray(want), **SAME_MATHEMATICS)
+
+
+@every_spec
+def test_grad_vjp_and_vmap_of_grad(spec):
+    x = points(spec)
+    close(torch.func.grad(lambda x: activate(x, spec).sum())(x), spec.derivative(x))
+    close(torch.func.vmap(torch.func.grad(lambda x: activate(x, spec)))(x), spec.derivative(x))
+    value, pull = torch.func.vjp(lambda x: activate(x, spec), x)
+    close(value, spec(x))
+    close(pull(2 * torch.ones_like(x))[0], 2 * spec.derivative(x))
+
+
+@forward_mode
+@every_spec
+def test_jvp_jacobians_and_hessian(spec):
+    x = points(spec)
+    value, tangent = torch.func.jvp(lambda x: activate(x, spec), (x,), (torch.full_like(x, 3.0),))
+    close(value, spec(x))
+    close(tangent, 3 * spec.derivative(x))
+    for jacobian in (torch.func.jacrev, torch.func.jacfwd):
+        close(jacobian(lambda x: activate(x, spec))(x), np.diag(spec.derivative(x)))
+    hessian = torch.func.hessian(lambda x: activate(x, spec).sum())(x)
+    want = np.diag(spec.second_derivative(x))
+    np.testing.assert_allclose(hessian, want, rtol=0, atol=HIGHER_DERIVATIVE * np.abs(want).max())
+
+
+@every_spec
+def test_vmap_over_any_dimension(spec):
+    x = torch.randn(3, 4, 5, dtype=torch.float64)
+    for dimension in (0, 1, 2):
+        got = torch.func.vmap(lambda x: activate(x, spec), in_dims=dimension, out_dims=dimension)(x)
+        close(got, spec(x))
+
+
+def test_per_sample_gradients_of_a_model():
+    weight = torch.randn(3, 4, dtype=torch.float64)
+    x = torch.randn(6, 3, dtype=torch.float64)
+
+    def loss(weight, sample):
+        return segem(sample @ weight, n=2, eps=0.1).square().sum()
+
+    rows = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, x)
+    for row, sample in zip(rows, x, strict=True):
+        parameter = weight.clone().requires_grad_()
+        (want,) = torch.autograd.grad(loss(parameter, sample), parameter)
+        close(row, want)
+
+
+def test_functionalize_and_inplace():
+    x = torch.randn(9)
+    got = torch.func.functionalize(lambda x: gem(x * 1, inplace=True))(x)
+    torch.testing.assert_close(got, gem(x), rtol=1e-6, atol=0)
+
+
+@every_spec
+def test_functional_jacobians_over_an_eager_graph(spec):
+    x = points(spec)
+    got = torch.autograd.functional.jacobian(lambda x: activate(x, spec), x, vectorize=True)
+    close(got, np.diag(spec.derivative(x)))
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_make_fx_records_operations_on_the_input(mode):
+    traced = make_fx(lambda x: segem(x, n=2, eps=0.1), tracing_mode=mode)(torch.randn(7))
+    fresh = torch.randn(7)
+    assert ulps_apart(traced(fresh), GemSpec(2, 0.1, 0.01)(fresh), "float32").max() <= value_ulps(2)
+    assert not [node for node in traced.graph.nodes if node.op == "get_attr"]  # No tensor is baked in.
+
+
+def test_make_fx_records_the_backward_pass():
+    spec = GemSpec(2)
+
+    def slope(x):
+        return torch.autograd.grad(activate(x, spec).sum(), x)[0]
+
+    traced = make_fx(slope)(torch.randn(9, dtype=torch.float64, requires_grad=True))
+    fresh = torch.randn(9, dtype=torch.float64)
+    close(traced(fresh), spec.derivative(fresh))
+
+
+@tracing
+@every_module
+def test_jit_trace_records_operations_on_the_input(module):
+    traced = torch.jit.trace(module, (torch.randn(3, 5),))
+    fresh = torch.randn(4, 6)
+    assert ulps_apart(traced(fresh).detach(), module.spec(fresh), "float32").max() <= value_ulps(module.spec.n)
+
+
+@every_module
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_meta_tensors(module, dtype):
+    x = torch.empty(2, 3, 4, 5, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
+    y = module(x)
+    assert (y.device.type, y.dtype, y.shape, y.stride()) == ("meta", dtype, x.shape, x.stride())
+
+
+@every_module
+def test_fake_tensors_forward_and_backward(module):
+    with FakeTensorMode():
+        x = torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
+        y = module(x)
+        y.sum().backward()
+    assert isinstance(y, FakeTensor)
+    assert (y.dtype, y.shape, y.stride()) == (x.dtype, x.shape, x.stride())
+    assert x.grad is not None
+    assert x.grad.stride() == x.stride()
+
+
+def test_a_fake_tensor_outside_its_mode_is_still_fake():
+    x = FakeTensorMode().from_tensor(torch.randn(5))
+    assert isinstance(gem(x), FakeTensor)
+    assert isinstance(gem(x, inplace=True), FakeTensor)
+
+
+def test_a_kernel_forced_onto_a_traced_tensor_is_a_clear_error():
+    with pytest.raises(GemError, match="traced, transformed or fake"):
+        gem(torch.empty(2, device="meta"), backend="cpu")
+
+
+def test_autocast_follows_the_layer_before():
+    linear = torch.nn.Linear(8, 16)
+    x = torch.randn(4, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = linear(x)
+        y = egem(hidden, n=2, eps=0.1)
+        assert hidden.dtype == y.dtype == torch.bfloat16
+        assert egem(x).dtype == torch.float32
+        y.float().sum().backward()
+    assert torch.equal(y, egem(hidden.detach(), n=2, eps=0.1))
+    leaf = hidden.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(egem(leaf, n=2, eps=0.1), leaf, torch.ones_like(leaf))
+    torch.testing.assert_close(linear.bias.grad, slope.float().sum(0), rtol=2**-7, atol=2**-7)
+
+
+def test_autocast_does_not_change_the_function_itself():
+    x = torch.linspace(-3, 3, 500)
+    want = gem(x, n=3)
+    traced = make_fx(lambda x: gem(x, n=3))(x)
+    want_traced = traced(x)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            assert torch.equal(gem(x, n=3), want)
+            assert torch.equal(traced(x), want_traced)
+
+
+@every_module
+def test_copies_pickles_and_an_empty_state(module):
+    x = torch.randn(20)
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    twins = [
+        copy.copy(module),
+        copy.deepcopy(module),
+        pickle.loads(pickle.dumps(module)),
+        torch.load(buffer, weights_only=False),  # Our own module, saved a line above.
+    ]
+    for twin in twins:
+        assert repr(twin) == repr(module)
+        assert twin.spec == module.spec
+        assert torch.equal(twin(x), module(x))
+    assert dict(module.state_dict()) == {}
+    assert list(module.parameters()) + list(module.buffers()) == []
+    assert module.load_state_dict({}).missing_keys == []
+
+
+@every_module
+def test_a_module_in_a_model_moves_to_any_dtype_and_keeps_its_exact_parameters(module):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), copy.deepcopy(module)).to(torch.bfloat16)
+    assert model[1].spec == module.spec
+    assert model(torch.randn(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert list(model.state_dict()) == ["0.weight", "0.bias"]
+
+
+@every_spec
+def test_float32_values_under_a_tracer_meet_the_bound_of_eager_mode(spec):
+    x = torch.linspace(-3, 6, 5001) * spec.scale
+    got = make_fx(lambda x: activate(x, spec))(x)(x)
+    assert ulps_apart(got, spec(x), "float32").max() <= value_ulps(spec.n)
