@@ -28,6 +28,7 @@ def layouts(device):
         "expanded": random(device, 1, 5).expand(4, 5),
         "one element in a dimension": random(device, 4, 1, 3)[:, :, 1:2],
         "scalar": random(device, 1)[0],
+        "lazy negative": torch._neg_view(random(device, 6)),
         "empty": random(device, 0, 3),
     }
 

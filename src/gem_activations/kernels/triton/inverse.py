@@ -78,11 +78,11 @@ def _rough_log2(y):
 def _start(q, start: tl.constexpr):
     """Give h with h^(2n+1) + q h = 1 to the accuracy of the start polynomial."""
     reciprocal = 1.0 / (1.0 + q)
-    r = q * reciprocal
-    total = r * start[0] + start[1]
+    s = 1.0 - 2.0 * reciprocal
+    total = s * start[0] + start[1]
     terms: tl.constexpr = len(start)
     for index in tl.static_range(2, terms):
-        total = total * r + start[index]
+        total = total * s + start[index]
     # For a large n the polynomial may pass 1, whose powers would be huge.
     return tl.minimum(total * reciprocal, 1.0)
 

@@ -115,9 +115,12 @@ def _run(kernel: Any, sources: list[Tensor], outs: list[Tensor], of: Member, **c
 
 
 def _same_layout(x: Tensor, other: Tensor) -> bool:
-    """Tell whether equal indices mean equal offsets; the stride of a dimension of one element means nothing."""
+    """Tell whether equal indices mean equal offsets, where the value itself is stored, not its negative.
+
+    The stride of a dimension of one element means nothing.
+    """
     strides = zip(x.shape, x.stride(), other.stride(), strict=True)
-    return all(size == 1 or mine == its for size, mine, its in strides)
+    return not x.is_neg() and all(size == 1 or mine == its for size, mine, its in strides)
 
 
 def _copy_like(x: Tensor, layout: Tensor) -> Tensor:
@@ -125,7 +128,9 @@ def _copy_like(x: Tensor, layout: Tensor) -> Tensor:
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Tell whether the elements of x fill their memory, in some order of the dimensions, without gap or overlap."""
+    """Tell whether the values of x fill their memory, in some order of the dimensions, without gap or overlap."""
+    if x.is_neg():
+        return False
     expected = 1
     for stride, size in sorted((stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size != 1):
         if stride != expected:
