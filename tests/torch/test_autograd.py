@@ -11,7 +11,7 @@ from gem_activations import GemSpec
 
 from ..tolerances import GRADCHECK, HIGHER_DERIVATIVE, SAME_MATHEMATICS
 from .known_warnings import forward_mode
-from .routes import ROUTES, Route, every_route
+from .routes import Route, every_route
 
 # Finite differences with step 1e-6 need a transition much wider than that at 0; narrow ones are checked off 0.
 WIDE = [GemSpec(), GemSpec(2), GemSpec(3, 10.0), GemSpec(8), GemSpec(1, 1.0, 0.01), GemSpec(2, 10.0, 0.5)]
@@ -191,7 +191,3 @@ def test_vmap_over_backward_passes_of_an_eager_forward_pass(route: Route):
     y = route(x, spec)
     (rows,) = torch.autograd.grad(y, x, torch.eye(5, dtype=torch.float64), is_grads_batched=True)
     np.testing.assert_allclose(rows, np.diag(spec.derivative(x.detach())), **SAME_MATHEMATICS)
-
-
-def test_routes_have_names_of_their_own():
-    assert len({route.name for route in ROUTES}) == len(ROUTES)

@@ -52,7 +52,7 @@ def test_values_and_memory_format(route: Route, layout, dtype):
     with torch.no_grad():
         y = route(x, SPEC)
     assert (y.dtype, y.shape) == (x.dtype, x.shape)
-    assert y.stride() == torch.relu(x).stride()
+    assert x.numel() == 0 or y.stride() == torch.relu(x).stride()
     assert torch.equal(y, route(x.contiguous().flatten(), SPEC).view(x.shape))
     assert torch.isfinite(y).all()
     assert x.numel() == 0 or y.data_ptr() != x.data_ptr()
@@ -73,7 +73,7 @@ def test_gradients_and_their_memory_format(route: Route, layout):
         assert torch.equal(got, want.view(x.shape))
     (got,) = torch.autograd.grad(y, x, torch.ones_like(y))
     relu = torch.relu(x)
-    assert got.stride() == torch.autograd.grad(relu, x, torch.ones_like(relu))[0].stride()
+    assert x.numel() == 0 or got.stride() == torch.autograd.grad(relu, x, torch.ones_like(relu))[0].stride()
 
 
 @every_route

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..spec import GemSpec
 from . import formula
@@ -178,5 +179,6 @@ def _refuse_leaf(x: Tensor) -> None:
 
 
 def _usable(backend: Backend, grad: Tensor) -> Backend:
-    # A gradient can arrive traced or batched (vmap over backward passes) though the forward pass was eager.
-    return PLAIN if is_traced(grad) else backend
+    # A gradient can arrive traced or batched (vmap over backward passes) though the forward pass was eager. In forward
+    # mode, what arrives and what was kept can carry tangents, which a kernel would drop.
+    return PLAIN if is_traced(grad) or forward_ad._current_level >= 0 else backend
