@@ -68,7 +68,7 @@ class EpochMetrics:
         train_accuracy: Fraction classified right over the same batches.
         validation_loss: Mean cross-entropy on the validation set after the epoch.
         validation_accuracy: Fraction of the validation set classified right after the epoch.
-        learning_rate: Learning rate at the end of the epoch.
+        learning_rate: Learning rate of the epoch's last step.
         seconds: Wall time of the epoch's training steps, validation aside.
     """
 

@@ -8,7 +8,6 @@ import torch
 
 _WARM_UP = 3
 _PAIRS = range(15, 61)  # At least, and at most.
-MOST_STEPS = _WARM_UP + _PAIRS.stop
 _BUDGET = 0.5  # Seconds after which no pair beyond the least number is measured.
 
 Step = Callable[[int], None]
