@@ -8,6 +8,7 @@ import json
 import math
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import mpmath
 from mpmath import mpf
@@ -62,8 +63,8 @@ def evaluate(n: int, eps: float, leak: float, x: float) -> tuple[float, float, f
         return nearest(value), nearest(slope), nearest(bend)
 
 
-def nearest(value: mpf) -> float:
-    """Round to the nearest float64, subnormal results included: Python divides whole numbers with one rounding."""
+def nearest(value: Any) -> float:
+    """Round an mpf to the nearest float64, once, subnormal results included: Python divides whole numbers so."""
     sign, mantissa, exponent, _ = value._mpf_
     exact = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
     return float(-exact if sign else exact)

@@ -91,6 +91,7 @@ def test_forward_mode_equals_the_derivative(route: Route, spec):
     with forward_ad.dual_level():
         value, got = forward_ad.unpack_dual(route(forward_ad.make_dual(x, tangent), spec))
     np.testing.assert_allclose(value, spec(x), **SAME_MATHEMATICS)
+    assert got is not None
     np.testing.assert_allclose(got, tangent.numpy() * spec.derivative(x), **SAME_MATHEMATICS)
 
 
@@ -106,6 +107,7 @@ def test_forward_mode_over_a_plain_backward_pass(route: Route, spec):
         (gradient,) = torch.autograd.grad(y, dual, torch.ones_like(x))
         slope, bend = forward_ad.unpack_dual(gradient)
     np.testing.assert_allclose(slope, spec.derivative(x), **SAME_MATHEMATICS)
+    assert bend is not None
     want = direction.numpy() * spec.second_derivative(x)
     np.testing.assert_allclose(bend, want, rtol=0, atol=HIGHER_DERIVATIVE * np.abs(want).max())
 
@@ -171,6 +173,7 @@ def test_activation_checkpointing(route: Route, use_reentrant):
     # The reentrant mode supports backward() only.
     checkpointed.backward()
     for tensor, gradient in zip((x, weight), want, strict=True):
+        assert tensor.grad is not None
         np.testing.assert_allclose(tensor.grad, gradient, **SAME_MATHEMATICS)
 
 

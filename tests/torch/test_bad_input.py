@@ -1,6 +1,7 @@
 """Every parameter and tensor that the functions and modules cannot serve: a GemError that says what to do."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from gem_activations.errors import BackendError, SpecError, TensorError
 from gem_activations.torch import EGEM, GEM, SEGEM, activate, egem, gem, gem_glu, segem
 
 X = torch.ones(3)
+# What a caller passes against the annotations.
+BOTH: Any = "both"
+CUDA: Any = "cuda"
 BAD_ORDERS = [0, -1, 1.5, 2.0, True, False, "1", None, math.nan, math.inf, 65, 10**30, [1]]
 BAD_WIDTHS = [0, 0.0, -0.0, -1e-4, math.nan, math.inf, -math.inf, "1e-4", None, True, 1j, 1e-300, 1e300, [1.0]]
 BAD_LEAKS = [-0.01, -1e-300, 1, 1.0, 1.5, math.nan, math.inf, "0.1", None, True, 1j]
@@ -93,9 +97,9 @@ def test_what_is_no_tensor(x):
 
 def test_options():
     with pytest.raises(TensorError, match=r"save='both'.*'auto', 'input' or 'output'"):
-        gem(X, save="both")
+        gem(X, save=BOTH)
     with pytest.raises(BackendError, match=r"backend='cuda'.*auto, plain, cpu, triton"):
-        gem(X, backend="cuda")
+        gem(X, backend=CUDA)
     with pytest.raises(TensorError, match="agree in shape"):
         gem_glu(X, torch.ones(4))
     with pytest.raises(TensorError, match="agree in dtype"):
@@ -115,7 +119,7 @@ def test_an_error_leaves_the_functions_usable():
 
 
 def test_a_number_in_a_tensor_is_read_anew_at_every_call():
-    eps = torch.tensor(0.5)
+    eps: Any = torch.tensor(0.5)
     before = egem(X, eps=eps)
     eps.fill_(2.0)
     assert torch.equal(before, egem(X, eps=0.5))
@@ -124,5 +128,6 @@ def test_a_number_in_a_tensor_is_read_anew_at_every_call():
 
 def test_numpy_numbers_are_numbers():
     x = torch.linspace(-1, 2, 10)
-    got = segem(x, n=np.int64(2), eps=np.float32(0.5), leak=np.float64(0.25))
+    numbers: dict[str, Any] = {"n": np.int64(2), "eps": np.float32(0.5), "leak": np.float64(0.25)}
+    got = segem(x, **numbers)
     assert torch.equal(got, segem(x, n=2, eps=0.5, leak=0.25))

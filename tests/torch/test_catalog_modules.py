@@ -122,4 +122,4 @@ def test_rrelu_is_random_in_training_only():
 
 
 def test_prelu_starts_where_it_is_told():
-    assert make_activation("prelu(init=0.1)").weight.item() == pytest.approx(0.1)
+    assert next(make_activation("prelu(init=0.1)").parameters()).item() == pytest.approx(0.1)

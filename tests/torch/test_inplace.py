@@ -55,6 +55,7 @@ def test_second_derivative_and_forward_mode(route: Route, spec):
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x.detach().clone(), torch.full_like(x, 2.0))
         _, tangent = forward_ad.unpack_dual(overwrite(route, dual, spec))
+    assert tangent is not None
     np.testing.assert_allclose(tangent, 2 * spec.derivative(x.detach()), **SAME_MATHEMATICS)
 
 

@@ -145,6 +145,7 @@ def test_a_tensor_subclass_is_kept_and_has_the_values_and_gradient_of_a_tensor()
     y.sum().backward()
     plain = x.clone().requires_grad_()
     gem(plain, n=2).sum().backward()
+    assert tagged.grad is not None
     torch.testing.assert_close(tagged.grad.as_subclass(torch.Tensor), plain.grad)
 
 
@@ -153,6 +154,7 @@ def test_parameters_and_buffers_are_ordinary_tensors():
     y = gem(parameter)
     assert type(y) is torch.Tensor
     y.sum().backward()
+    assert parameter.grad is not None
     assert torch.isfinite(parameter.grad).all()
     buffer = torch.nn.Buffer(parameter.detach())
     assert torch.equal(gem(buffer), y.detach())
