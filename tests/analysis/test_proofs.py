@@ -125,6 +125,9 @@ def test_a_start_before_the_last_zero_is_never_accepted():
     ("expression", "expected"),
     [
         (X / (1 + sp.exp(-X)) - X, 0), ((2 * X**2 + 1) / (3 * X**2 - X), sp.Rational(2, 3)), (sp.exp(X) / X, sp.oo),
+        (sp.exp(1 / (1 + X**2)) + 5, 6), (X * sp.erf(X) - X, 0), (X * sp.log(1 + sp.exp(-X)), 0),
+        (sp.log(1 + sp.exp(X)) - X, 0), (sp.exp(X) * sp.tanh(sp.exp(-X)), 1), (sp.log(X) / X, 0),
+        ((1 - sp.erf(X)) * sp.exp(X**2) * X, 1 / sp.sqrt(sp.pi)),
         (sp.exp(-sp.exp(-X)), 1), ((sp.sqrt(X**2 + 1) - X) * X, sp.Rational(1, 2)), (X**3 * sp.exp(-X), 0),
     ],
 )  # fmt: skip

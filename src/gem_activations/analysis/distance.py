@@ -80,7 +80,7 @@ def _norm(formula: Formula, pieces: tuple[Piece, ...], p: int) -> Property:
             return _row(key, title, exact(tidy(total.exact ** sp.Rational(1, p))).to_value(), method)
         return _row(key, title, Number(None, total.ball if p == 1 else total.ball.sqrt()).to_value(), method)
     except _Diverges as error:
-        return _row(key, title, Value("infinite", "oo", note=error.reason), "behaviour at infinity")
+        return _row(key, title, Value("infinite", "oo", note=error.reason), "order of decay at infinity")
 
 
 def _closed_norm(family: tuple[int, sp.Rational, sp.Rational], p: int) -> Number:
@@ -101,16 +101,17 @@ def unit_integral(n: int, p: int) -> Expr:
 
 
 def _family(n: int) -> list[Property]:
+    sup = sp.Integer(2 * n - 1) ** sp.Rational(2 * n - 1, 2 * n) / (2 * n)
     condition = (
         f"finite where p (2n - 1) > 1, that is p > 1/{2 * n - 1}" if n > 1 else "finite for p > 1 only: L^1 diverges"
     )
     closed = (
         f"(norm)^p = a^(p+1) / {2 * n} * B((p+1)/{2 * n}, p - (p+1)/{2 * n}), a = eps^(1/{2 * n}); {condition}; "
-        f"sup = a * {2 * n - 1}^({2 * n - 1}/{2 * n}) / {2 * n}"
+        f"sup = {sup} a"
     )
     wanted = (
         f"for a wanted L^p distance d: eps = ({2 * n} d^p / B((p+1)/{2 * n}, p - (p+1)/{2 * n}))^({2 * n}/(p+1)); "
-        f"for a wanted sup distance d: eps = ({2 * n} d)^{2 * n} / {2 * n - 1}^{2 * n - 1}"
+        f"for a wanted sup distance d: eps = {1 / sup ** (2 * n)} d^{2 * n}"
     )
     method = "substitution x = a (F / (1 - F))^(1/(2n)) in x (1 - F), a Beta integral; sup from f' exactly"
     return [

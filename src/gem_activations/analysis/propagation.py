@@ -17,6 +17,7 @@ from .numbers import Number, at, compare, exact, greatest, tidy
 from .pieces import Formula
 from .signs import sign_map
 from .tails import UndecidedError, limit
+from .tower import identical
 from .values import Property, Value
 
 _METHOD = "FLINT integration with error bounds, tails bounded by the Lipschitz constant"
@@ -57,7 +58,7 @@ def is_odd(formula: Formula) -> bool:
     """Whether f(-x) = -f(x) is proved by algebra."""
     mirrored = [(-p.high, -p.low, -p.expression.subs(X, -X)) for p in reversed(formula.pieces)]
     return all(
-        piece.low == low and piece.high == high and sp.simplify(piece.expression - expression) == 0
+        piece.low == low and piece.high == high and identical(piece.expression, expression)
         for piece, (low, high, expression) in zip(formula.pieces, mirrored, strict=True)
     )
 
@@ -157,7 +158,7 @@ def _slope_signs(formula: Formula, low: Expr, high: Expr) -> tuple[set[int], lis
         halves |= set(sign_map(f * (X * sp.diff(f, X) - f), low, high).signs)
     if halves <= {0, 1} or halves <= {0, -1}:
         return halves, []
-    if sp.simplify(right - left - X) == 0:
+    if identical(right - left, X):
         # f(x) - f(-x) = x turns the slope of h into (2f - x)(x f' - f) / x^3, up to a factor 2.
         return set(sign_map((2 * right - X) * (X * sp.diff(right, X) - right), low, high).signs), []
     both = X * (right * sp.diff(right, X) + left * sp.diff(left, X)) - right**2 - left**2

@@ -11,6 +11,7 @@ from .numbers import exact, tidy
 from .pieces import Formula, Piece
 from .signs import PoleError, sign_map
 from .tails import UndecidedError
+from .tower import identical
 from .values import CertificateError, Property, Value
 
 MOST_ORDERS = 140
@@ -69,7 +70,7 @@ def breaks(formula: Formula) -> list[Break | None]:
 
 def _first_break(left: Piece, right: Piece, value: Expr) -> Break | None:
     joint = left.high
-    if sp.simplify(left.expression - right.expression) == 0 and _equal(left.end(0, right=True), value):
+    if identical(left.expression, right.expression) and _equal(left.end(0, right=True), value):
         return None
     sides = zip(one_sided(left.expression, joint), one_sided(right.expression, joint), range(MOST_ORDERS), strict=False)
     for before, after, order in sides:

@@ -39,7 +39,7 @@ def limit(expression: Expr, point: Expr, side: str = "+") -> Expr:
     if point == -sp.oo:
         return limit(expression.subs(X, -X), sp.oo)
     if point == sp.oo:
-        known = _leading_limit(expression)
+        known = _direct(expression)
         if known is not None:
             return known
     try:
@@ -51,16 +51,53 @@ def limit(expression: Expr, point: Expr, side: str = "+") -> Expr:
     return sp.simplify(value) if value.has(sp.Add) else value
 
 
-def _leading_limit(expression: Expr) -> Expr | None:
-    """Give the limit at infinity from the dominant monomial of every factor; None where a factor is of another kind."""
+def _direct(expression: Expr) -> Expr | None:
+    """Give the limit at infinity by the rules of this module; None where they do not settle it."""
+    if not expression.has(X):
+        return expression
+    if expression.func in (sp.erf, sp.log):
+        inner = _direct(expression.args[0])
+        if inner is None or expression.func is sp.erf:
+            return None if inner is None else sp.erf(inner)
+        return -sp.oo if inner == 0 else sp.log(inner)
     product = factorise(expression)
-    if product.sign == 0:
-        return sp.Integer(0)
-    size, rate = product.scale, sp.Integer(0)
+    simple = [factor for factor in product.factors if _is_elementary(factor)]
+    hard = [factor for factor in product.factors if not _is_elementary(factor)]
+    size = _leading_limit(product.scale, simple)
+    if not hard or size is None:
+        return size
+    if len(hard) > 1 or hard[0].multiplicity != 1:
+        return None
+    other = _of_sum(hard[0].expression)
+    if other is None:
+        return None
+    if other == sp.S.Zero and not size.is_finite:
+        # L'Hopital's rule for weight * hard, with hard -> 0 and 1 / weight -> 0.
+        weight = product.scale * sp.Mul(*(factor.expression**factor.multiplicity for factor in simple))
+        return _direct(sp.diff(hard[0].expression, X) / sp.diff(1 / weight, X))
+    return size * other if size != sp.S.Zero or other.is_finite else None
+
+
+def _of_sum(expression: Expr) -> Expr | None:
+    if expression.func in (sp.erf, sp.log):
+        return _direct(expression)
+    parts = [_direct(part) for part in expression.args] if isinstance(expression, sp.Add) else [None]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or {sp.oo, -sp.oo} <= set(known):
+        return None
+    return sp.Add(*known)
+
+
+def _is_elementary(factor: Factor) -> bool:
+    return all(isinstance(function, sp.exp) for function in factor.generators.values())
+
+
+def _leading_limit(scale: Expr, factors: list[Factor]) -> Expr | None:
+    """Give the limit at infinity of a product from the dominant monomial of every factor."""
+    size: Expr = scale
+    rate: Expr = 0
     try:
-        for factor in product.factors:
-            if not all(isinstance(function, sp.exp) for function in factor.generators.values()):
-                return None
+        for factor in factors:
             lead = _lead(factor, find_tail(factor.expression)[0], 0)
             if lead.coefficient is None:
                 return None
@@ -68,14 +105,11 @@ def _leading_limit(expression: Expr) -> Expr | None:
             rate += lead.rate * factor.multiplicity
     except UndecidedError:
         return None
-    rate = sp.expand(rate)
-    if not rate.has(X):
-        growth = constant_sign(rate)
-    else:
-        end = limit(rate, sp.oo)
-        growth = constant_sign(end) if end.is_finite else (1 if end == sp.oo else -1)
-        if growth == 0:
-            return None
+    rate = sp.expand(sp.sympify(rate))
+    end = limit(rate, sp.oo) if rate.has(X) else rate
+    if rate.has(X) and end == 0:
+        return None
+    growth = constant_sign(end) if end.is_finite else (1 if end == sp.oo else -1)
     return size if growth == 0 else sp.Integer(0) if growth < 0 else sp.oo * constant_sign(size)
 
 
@@ -116,7 +150,7 @@ def tail_sign(expression: Expr, start: int, depth: int = 0) -> int:
 def _factor_sign(factor: Factor, start: int, depth: int) -> int:
     if factor.lifted.is_Symbol and factor.lifted != X and factor.lifted.is_positive:
         return 1
-    if all(isinstance(function, sp.exp) for function in factor.generators.values()):
+    if _is_elementary(factor):
         return _lead(factor, start, depth).sign
     conjugate = without_root(factor)
     if conjugate is not None:
@@ -147,7 +181,10 @@ def _from_derivative(expression: Expr, start: int, depth: int) -> int:
 
 @dataclass(frozen=True)
 class _Lead:
-    """The dominant monomial: sign and exact value of its coefficient, and x times its logarithmic derivative."""
+    """The dominant monomial: the sign of its coefficient, and x times its logarithmic derivative.
+
+    `coefficient` is the exact coefficient where all other monomials are proved to vanish beside this one, else None.
+    """
 
     sign: int
     coefficient: Expr | None
@@ -172,8 +209,14 @@ def _lead(factor: Factor, start: int, depth: int) -> _Lead:
     sign = sign_of(sizes[lead])
     if sign is None or not rest < abs(sizes[lead]):
         raise UndecidedError(f"{factor.expression} may change sign beyond {start}")
-    exact = None if lifted is not factor.lifted else sp.sympify(coefficient).xreplace(dict(factor.tower))
-    return _Lead(sign, exact, _rate(functions, powers))
+    exact = sp.sympify(coefficient).xreplace(dict(factor.tower))
+    known = not exact.free_symbols and all(_grows(function.args[0]) for function in functions.values())
+    return _Lead(sign, exact if known else None, _rate(functions, powers))
+
+
+def _grows(exponent: Expr) -> bool:
+    # Only then does a ratio of monomials that falls also tend to 0.
+    return exponent.is_polynomial(X) or not limit(exponent, sp.oo).is_finite
 
 
 def _rate(functions: dict[sp.Symbol, Expr], powers: Sequence[int]) -> Expr:

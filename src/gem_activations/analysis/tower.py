@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from .balls import constant_sign
+from .balls import constant_ball, constant_sign
 from .expressions import Expr, X, arguments, to_fraction
 
 
@@ -135,3 +135,14 @@ def without_root(factor: Factor) -> tuple[Expr, Expr, Expr] | None:
     back = dict(factor.tower)
     slope, offset = (sp.sympify(c).xreplace(back) for c in polynomial.all_coeffs())
     return offset, slope * root, sp.expand(offset**2 - slope**2 * root.base)
+
+
+def identical(left: Expr, right: Expr) -> bool:
+    """Whether two expressions are proved equal as functions of x; a ball at one point refutes most that are not."""
+    if left == right:
+        return True
+    probe = sp.Rational(13, 17)
+    difference = constant_ball((left - right).subs(X, probe))
+    if difference.is_finite() and not difference.contains(0):
+        return False
+    return factorise(left - right).sign == 0 or sp.simplify(left - right) == 0
