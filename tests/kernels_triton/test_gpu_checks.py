@@ -13,7 +13,7 @@ def test_right_kernels_pass_and_wrong_ones_are_stopped(kernels, device, monkeypa
     correctness = importlib.import_module("gpu_correctness")
     # The interpreter cuts to bfloat16 instead of rounding, which these checks do not allow.
     exact = (torch.float32, torch.float16) if kernels.INTERPRETED else correctness.DTYPES
-    assert correctness.check_kernels((0, 1, 37, 4097), device=device.type, dtypes=exact) > 100
+    assert correctness.check_kernels((0, 37), device=device.type, dtypes=exact) > 100
     right = correctness.kernels.backward
     monkeypatch.setattr(correctness.kernels, "backward", lambda *arguments: right(*arguments) * 1.001)
     with pytest.raises(correctness.WrongKernelError, match="from input"):

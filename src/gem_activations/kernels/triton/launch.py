@@ -15,7 +15,6 @@ from ...spec import GemSpec
 from . import elementwise
 from .parameters import Member, member, start_polynomial
 
-name = "triton"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTERPRETED = not isinstance(elementwise.gem_forward_kernel, triton.JITFunction)
 # On a GPU, each of the 128 threads of a program moves 16 bytes at a time. The interpreter pays for each program.

@@ -1,8 +1,8 @@
 """What a kernel is compiled for: a member of the family, and how many steps its inverse needs.
 
 The inverse for leak 0 is h in (0, 1] with h^(2n+1) + q h = 1, where q is a power of the output and the gate is F = q h.
-Halley's method starts from a polynomial in s = (q - 1) / (q + 1), which runs over -1 .. 1: h (1 + q) is smooth there and
-lies between 1 and 2. tests/kernels_triton proves the bounds.
+Halley's method starts from a polynomial in s = (q - 1) / (q + 1), which runs over -1 .. 1: h (1 + q) is smooth there
+and lies between 1 and 2. tests/kernels_triton checks the bounds.
 """
 
 from functools import lru_cache
