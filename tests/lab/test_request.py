@@ -89,7 +89,7 @@ def test_threads_stay_those_of_the_first_run(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"epochs": 7}, r"training\.epochs \(20 there, 7 now\)"),
-        ({"recipe": "mnist"}, "name .digits there, mnist now"),
+        ({"recipe": "mnist"}, r"differs in recipe \(digits there, mnist now\);"),
         ({"model": "cnn"}, r"model\.kind \(mlp there, cnn now\)"),
         ({"baseline": "relu"}, r"baseline \(gelu there, relu now\)"),
     ],

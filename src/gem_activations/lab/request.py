@@ -150,14 +150,20 @@ def _join(stored: Plan, wanted: Plan, request: Request) -> Plan:
         threads=stored.threads,
         baseline=wanted.baseline if request.baseline else stored.baseline,
     )
-    old, new = _settings(stored), _settings(joined)
-    differing = [f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in new if old.get(key) != new[key]]
+    differing = _differences(stored, joined)
     if differing:
         raise StoreError(
             f"{request.folder} belongs to another comparison, which differs in {', '.join(differing)}; "
             "choose another --out folder, or give the settings that it was made with"
         )
     return joined
+
+
+def _differences(stored: Plan, wanted: Plan) -> list[str]:
+    old, new = _settings(stored), _settings(wanted)
+    if stored.recipe.get("name") != wanted.recipe["name"]:
+        old, new = {"recipe": stored.recipe.get("name")}, {"recipe": wanted.recipe["name"]}  # All else follows.
+    return [f"{key} ({old.get(key)} there, {new[key]} now)" for key in new if old.get(key) != new[key]]
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
