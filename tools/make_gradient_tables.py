@@ -156,13 +156,13 @@ def table(layout: Layout) -> list[str]:
     return [*lines, "};", ""]
 
 
-def main() -> None:
+def header() -> str:
     with mpmath.workdps(50):
         lines = ["/* Written by tools/make_gradient_tables.py, which says what the numbers are. Do not edit. */", ""]
         for layout in LAYOUTS:
             lines += table(layout)
-    HEADER.write_text("\n".join(lines))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    HEADER.write_text(header())
