@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help demo test check bench properties install lock clean
+.PHONY: help demo test check bench properties sanitize install lock clean
 
 help:
 	@echo "make demo   install, then compare eight activations on handwritten digits (about two minutes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make check  install, then lint, format check, types, import rules and the pages of proved properties"
 	@echo "make bench  install, then time the activations beside their rivals (about two minutes)"
 	@echo "make properties  install, then prove again what docs/properties says (about a minute)"
+	@echo "make sanitize  build the C kernels with address and undefined-behaviour checks, and run them"
 
 install: $(READY)
 
@@ -39,6 +40,13 @@ bench: $(READY)
 
 properties: $(READY)
 	$(BIN)/python -m gem_activations.analysis.pages docs/properties
+
+sanitize:
+	@mkdir -p build
+	$(CC) -std=c11 -O1 -g -fno-math-errno -fno-trapping-math -ffp-contract=off -fopenmp \
+	  -fsanitize=address,undefined -fno-sanitize-recover=all \
+	  src/gem_activations/kernels/cpu/source/*.c tests/kernels/sanitize.c -o build/sanitize -lm -ldl
+	build/sanitize
 
 lock: $(READY)
 	@( head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/^torch==.*/torch==2.13.0/' ) > constraints.new

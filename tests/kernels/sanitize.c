@@ -1,0 +1,140 @@
+/* Runs every kernel of every instruction set under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
+ *
+ * Arrays are allocated to the byte, so that a read or write beyond them is reported; they start at every distance
+ * from an aligned address that their type allows, and outputs hold NaN before the call. The results must
+ * equal the same elements computed one by one. Built with OpenMP, whose runtime the library
+ * then finds: large arrays are shared by threads, also in calls from inside a parallel region.
+ */
+#include "../../src/gem_activations/kernels/cpu/source/gem.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const int itemsizes[GEM_DTYPES] = {4, 8, 2, 2};
+static const int outputs[GEM_OPERATIONS] = {1, 1, 1, 1, 1, 2};
+static const int used[GEM_OPERATIONS] = {2, 3, 3, 3, 3, 5};
+static long checks;
+
+static void fail(const char *what, int operation, int dtype, int isa, int64_t count)
+{
+    printf("%s: operation %d, dtype %d, isa %d, count %lld\n", what, operation, dtype, isa, (long long)count);
+    exit(1);
+}
+
+static int call(int operation, const gem_spec *spec, int dtype, char **a, int64_t count, int threads)
+{
+    switch (operation) {
+    case GEM_FORWARD: return gem_forward(spec, dtype, a[0], a[1], count, threads);
+    case GEM_BACKWARD: return gem_backward(spec, dtype, a[0], a[1], a[2], count, threads);
+    case GEM_BACKWARD_FROM_OUTPUT: return gem_backward_from_output(spec, dtype, a[0], a[1], a[2], count, threads);
+    case GEM_SECOND: return gem_second(spec, dtype, a[0], a[1], a[2], count, threads);
+    case GEM_GLU_FORWARD: return gem_glu_forward(spec, dtype, a[0], a[1], a[2], count, threads);
+    default: return gem_glu_backward(spec, dtype, a[0], a[1], a[2], a[3], a[4], count, threads);
+    }
+}
+
+/* An activation with the given exponent of its scale; eps is 1 in reduced coordinates. */
+static gem_spec make_spec(int n, int scale_log2, double leak, int wide)
+{
+    const double limit = exp2(60.0 / (2 * n));
+    return (gem_spec){n, wide, scale_log2, exp2(-scale_log2), 1.0, limit, leak, 1.0};
+}
+
+static const uint64_t infinities[GEM_DTYPES] = {0x7f800000, 0x7ff0000000000000, 0x7f80, 0x7c00};
+
+/* Of two NaN the processor keeps the one that the compiler put first: the bits of a NaN say nothing. */
+static int same(const char *a, const char *b, int dtype)
+{
+    const int size = itemsizes[dtype];
+    uint64_t x = 0, y = 0;
+    memcpy(&x, a, (size_t)size); /* little-endian, as every target here */
+    memcpy(&y, b, (size_t)size);
+    const uint64_t magnitude = ((uint64_t)1 << (8 * size - 1)) - 1;
+    return x == y || ((x & magnitude) > infinities[dtype] && (y & magnitude) > infinities[dtype]);
+}
+
+/* Bits of a positive or negative number of any size, sometimes a special one. */
+static uint64_t pattern(int dtype)
+{
+    const uint64_t random = ((uint64_t)rand() << 42) ^ ((uint64_t)rand() << 21) ^ (uint64_t)rand();
+    static const uint64_t ones[GEM_DTYPES] = {0x3f800000, 0x3ff0000000000000, 0x3f80, 0x3c00};
+    switch (rand() % 16) {
+    case 0: return 0;
+    case 1: return infinities[dtype];
+    case 2: return infinities[dtype] + 1; /* a signalling NaN */
+    case 3: return (uint64_t)1 << (8 * itemsizes[dtype] - 1);
+    case 4: return 1; /* the smallest subnormal number */
+    case 5: case 6: case 7: return random; /* the upper bytes are cut off */
+    default: return ones[dtype] + random % (ones[dtype] / 8) - ones[dtype] / 16;
+    }
+}
+
+static void check(int operation, int dtype, int isa, const gem_spec *spec, int64_t count, int threads, int offset)
+{
+    const int size = itemsizes[dtype];
+    char *blocks[GEM_MAX_ARRAYS], *arrays[GEM_MAX_ARRAYS];
+    for (int k = 0; k < used[operation]; k++) {
+        const int skip = (offset + k) % 16 * size;
+        blocks[k] = malloc((size_t)(count * size + skip + 1));
+        arrays[k] = blocks[k] + skip;
+        if (k < outputs[operation])
+            memset(arrays[k], 0xff, (size_t)(count * size));
+        else
+            for (int64_t i = 0; i < count; i++) {
+                const uint64_t bits = pattern(dtype);
+                memcpy(arrays[k] + i * size, &bits, (size_t)size);
+            }
+    }
+    if (call(operation, spec, dtype, arrays, count, threads) != GEM_OK) fail("refused", operation, dtype, isa, count);
+    const int64_t stride = count > 2000 ? 97 : 1;
+    for (int64_t i = 0; i < count; i += stride) {
+        char alone[2][8] = {{0}}, *single[GEM_MAX_ARRAYS];
+        for (int k = 0; k < used[operation]; k++)
+            single[k] = k < outputs[operation] ? alone[k] : arrays[k] + i * size;
+        call(operation, spec, dtype, single, 1, 1);
+        for (int k = 0; k < outputs[operation]; k++) {
+            if (!same(alone[k], arrays[k] + i * size, dtype))
+                fail("not written, or depends on its position", operation, dtype, isa, count);
+        }
+    }
+    for (int k = 0; k < used[operation]; k++) free(blocks[k]);
+    checks++;
+}
+
+int main(void)
+{
+    static const int64_t counts[] = {0, 1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 67, 255, 256, 257, 511, 513, 1029};
+    gem_spec specs[20];
+    int made = 0;
+    for (int n = 1; n <= 5; n++)
+        for (int leaky = 0; leaky < 2; leaky++) specs[made++] = make_spec(n, 1 - n, leaky ? 0.01 : 0, 0);
+    specs[made++] = make_spec(1, 100, 0, 1);
+    specs[made++] = make_spec(2, -100, 0, 0);
+    specs[made++] = make_spec(4, 79, 0, 1);
+    specs[made++] = make_spec(64, 0, 0, 1);
+    specs[made++] = make_spec(64, 3, 0.999, 1);
+    specs[made++] = make_spec(20, 0, 1e-300, 1);
+    for (int isa = 0; isa < GEM_ISAS; isa++) {
+        if (gem_set_isa(isa) != GEM_OK) continue;
+        for (int operation = 0; operation < GEM_OPERATIONS; operation++)
+            for (int dtype = 0; dtype < GEM_DTYPES; dtype++)
+                for (int k = 0; k < made; k++) {
+                    for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
+                        check(operation, dtype, isa, &specs[k], counts[c], 1, (int)(c + (size_t)k));
+                    if (k < 3) check(operation, dtype, isa, &specs[k], 40001, 3, k);
+                }
+    }
+#pragma omp parallel num_threads(2)
+    {
+        float x[4] = {-1, 0, 1, 2}, y[4];
+        static float large[2][50000];
+        gem_forward(&specs[0], GEM_FLOAT32, y, x, 4, 2);
+#pragma omp single
+        gem_forward(&specs[0], GEM_FLOAT32, large[0], large[1], 50000, 2);
+    }
+    if (gem_forward(NULL, GEM_FLOAT32, NULL, NULL, 0, 1) != GEM_ERROR_SPEC) fail("accepted", 0, 0, 0, 0);
+    printf("%ld checks, clean\n", checks);
+    return 0;
+}
