@@ -25,8 +25,9 @@ $(READY): pyproject.toml constraints.txt setup.py $(wildcard src/gem_activations
 demo: $(READY)
 	$(BIN)/gem-act compare digits --out runs/digits
 
+# One process a core, one thread each: tests that need threads ask for them.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -246,3 +246,23 @@ def test_gradients_with_a_negative_bit_are_read_right():
     leaf = torch.ones(5, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(gem(leaf), leaf, negated)
     torch.testing.assert_close(gradient, x * 1.0)
+
+
+def test_symbolic_tracing_records_the_call_with_its_parameters():
+    model = nn.Sequential(nn.Linear(4, 4), GEM(n=2), SEGEM(save="input"), GEMGLU(4, 3, eps=0.5))
+    graph = torch.fx.symbolic_trace(model)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(graph(x), model(x), rtol=0, atol=0)
+    calls = [node.kwargs for node in graph.graph.nodes if node.op == "call_function"]
+    assert [(call["n"], call["eps"], call["leak"]) for call in calls] == [(2, 1.0, 0.0), (1, 1e-4, 0.01), (1, 0.5, 0.0)]
+    assert calls[1]["save"] == "input"
+
+
+def test_a_tensor_subclass_keeps_its_type():
+    class Named(torch.Tensor):
+        pass
+
+    x = torch.randn(4).as_subclass(Named)
+    assert type(gem(x)) is Named
+    assert type(gem_glu(x, x)) is Named
+    assert gem(x).tolist() == gem(torch.Tensor(x)).tolist()

@@ -5,6 +5,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.overrides import (
+    handle_torch_function,
+    has_torch_function_unary,
+    has_torch_function_variadic,
+)
 
 from ..errors import TensorError
 from ..spec import GemSpec
@@ -133,6 +138,12 @@ def activate(
         >>> activate(torch.ones(2), GemSpec.from_scale(1, 0.5))
         tensor([0.8000, 0.8000])
     """
+    if has_torch_function_unary(x):
+        # A proxy of torch.fx, or a tensor subclass: it decides what happens, by torch's own protocol.
+        n, eps, leak = spec.n, spec.eps, spec.leak
+        return handle_torch_function(
+            segem, (x,), x, n=n, eps=eps, leak=leak, inplace=inplace, save=save, backend=backend
+        )
     _check(x)
     if is_traced(x):
         refuse_forced_kernel(backend)
@@ -163,6 +174,8 @@ def gem_glu(
         >>> gem_glu(torch.tensor([2.0, 2.0]), torch.tensor([1.0, -1.0]))
         tensor([1., 0.])
     """
+    if has_torch_function_variadic(x, gate):
+        return handle_torch_function(gem_glu, (x, gate), x, gate, n=n, eps=eps, leak=leak, backend=backend)
     spec = _spec(n, eps, leak)
     _check(x)
     _check(gate)
