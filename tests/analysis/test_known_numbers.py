@@ -160,6 +160,17 @@ def test_fixed_points_of_the_variance_map(certificate):
     assert certificate("selu")["fixed_points"].where[0].approx == pytest.approx(1, rel=1e-12)
     assert certificate("gem")["fixed_points"].value.exact == "0"
     assert certificate("relu")["uniqueness"].value.note.startswith("every q")
+    assert certificate("telu")["uniqueness"].value.note.startswith("the only fixed point")
+
+
+@pytest.mark.parametrize("name", ["gelu", "selu", "telu", "hardsigmoid", "hardshrink", "tanhshrink", "squareplus"])
+def test_the_ratio_of_the_variance_map_crosses_each_level_once(name):
+    activation = parse(name)
+    z, weights = np.polynomial.hermite_e.hermegauss(200)
+    q = np.geomspace(1e-3, 1e3, 200)
+    ratio = (activation(np.sqrt(q)[:, None] * z) ** 2) @ weights / math.sqrt(2 * math.pi) / q
+    for level in (ratio[60], ratio[100], ratio[140]):
+        assert np.count_nonzero(np.diff(np.sign(ratio - level * (1 + 1e-9)))) == 1
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -77,6 +77,18 @@ def test_variances_out_of_range(variance):
         certify("relu", variance=variance)
 
 
+def test_a_variance_map_with_two_crossings_is_left_open():
+    found = certify(x**5 - x)  # h/2 - 1 = (x^4 - 1)^2 - 1 falls below 0 and comes back.
+    assert found["fixed_points"].value.kind == "open"
+    assert "changes sign" in found["fixed_points"].value.note
+
+
+def test_an_extremum_that_is_not_proved_is_one_open_row():
+    found = certify((x**2 + 1) ** sp.Rational(1, 3))
+    assert [row.key for row in found.properties if row.value.kind == "open"] == ["distance_sup"]
+    assert found["infimum"].value.exact == "1"
+
+
 def test_a_discontinuity_is_stated():
     found = certify(sp.Piecewise((0, x < 0), (1, True)))
     assert found["order"].value.kind == "absent"

@@ -5,8 +5,8 @@ from dataclasses import replace
 import sympy as sp
 
 from .expressions import Expr, X
-from .extrema import Extremum, infimum, supremum, supremum_of_magnitude
-from .numbers import Number, exact, tidy
+from .extrema import extremum_row, infimum, supremum, supremum_of_magnitude
+from .numbers import exact, tidy
 from .pieces import Formula
 from .smoothness import breaks
 from .tails import limit
@@ -16,8 +16,8 @@ from .values import Property, Value
 def boundedness(formula: Formula) -> list[Property]:
     """Prove the rows of group "bounds"."""
     rows = [
-        _row("bounds", "infimum", "inf f", infimum(formula.pieces)),
-        _row("bounds", "supremum", "sup f", supremum(formula.pieces)),
+        extremum_row("bounds", "infimum", "inf f", lambda: infimum(formula.pieces)),
+        extremum_row("bounds", "supremum", "sup f", lambda: supremum(formula.pieces)),
     ]
     for key, end, piece in (("left", -sp.oo, formula.pieces[0]), ("right", sp.oo, formula.pieces[-1])):
         value = limit(piece.expression, end)
@@ -59,12 +59,11 @@ def _lipschitz(formula: Formula) -> Property:
     title = "Lipschitz constant, sup |f'|"
     if not formula.continuous:
         return _absent("lipschitz", title, _jumps(formula, 0, "f"))
-    return _row("smoothness", "lipschitz", title, supremum_of_magnitude(formula.pieces, 1))
+    return extremum_row("smoothness", "lipschitz", title, lambda: supremum_of_magnitude(formula.pieces, 1))
 
 
 def _slope(formula: Formula) -> Property:
-    found = infimum(formula.pieces, 1)
-    row = _row("smoothness", "slope_infimum", "inf f'", found)
+    row = extremum_row("smoothness", "slope_infimum", "inf f'", lambda: infimum(formula.pieces, 1))
     if formula.continuous:
         return row
     return replace(row, value=replace(row.value, note="where f' exists; f jumps elsewhere"))
@@ -74,7 +73,7 @@ def _gradient_lipschitz(formula: Formula) -> Property:
     title = "Lipschitz constant of the gradient, sup |f''|"
     if any(b is not None and b.order <= 1 for b in breaks(formula)):
         return _absent("gradient_lipschitz", title, _jumps(formula, 1, "f'"))
-    return _row("smoothness", "gradient_lipschitz", title, supremum_of_magnitude(formula.pieces, 2))
+    return extremum_row("smoothness", "gradient_lipschitz", title, lambda: supremum_of_magnitude(formula.pieces, 2))
 
 
 def _jumps(formula: Formula, order: int, what: str) -> str:
@@ -84,12 +83,3 @@ def _jumps(formula: Formula, order: int, what: str) -> str:
 
 def _absent(key: str, title: str, reason: str) -> Property:
     return Property("smoothness", key, title, Value("absent", note=reason), (), "exact one-sided derivatives")
-
-
-def _row(group: str, key: str, title: str, found: Extremum) -> Property:
-    where = tuple(_point(point, how) for point, how in zip(found.points, found.attained, strict=True))
-    return Property(group, key, title, found.value.to_value(), where, found.method)
-
-
-def _point(point: Number, how: str) -> Value:
-    return Value("statement", note=how) if how.startswith("throughout") else point.to_value(how)

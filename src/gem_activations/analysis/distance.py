@@ -13,7 +13,7 @@ from flint import acb, arb, ctx
 
 from .balls import constant_ball, tape, whole_power
 from .expressions import Expr, X
-from .extrema import supremum_of_magnitude
+from .extrema import extremum_row, supremum_of_magnitude
 from .numbers import LONGEST_EXACT, Number, exact, tidy
 from .pieces import Formula, Piece
 from .signs import sign_map
@@ -35,9 +35,9 @@ class _Diverges(Exception):  # noqa: N818
 def distance(formula: Formula) -> list[Property]:
     """Prove the rows of group "distance"."""
     pieces = difference(formula)
-    rows = [_supremum(pieces)]
-    for p in (1, 2):
-        rows.append(_norm(formula, pieces, p))
+    title = "L^infinity distance to ReLU, sup |f - ReLU|"
+    rows = [extremum_row("distance", "distance_sup", title, lambda: supremum_of_magnitude(pieces, 0))]
+    rows += [_norm(formula, pieces, p) for p in (1, 2)]
     if formula.family is not None and formula.family[2] == 0:
         rows += _family(formula.family[0])
     return rows
@@ -53,19 +53,8 @@ def difference(formula: Formula) -> tuple[Piece, ...]:
     )
 
 
-def _row(key: str, title: str, value: Value, method: str, where: tuple[Value, ...] = ()) -> Property:
-    return Property("distance", key, title, value, where, method)
-
-
-def _supremum(pieces: tuple[Piece, ...]) -> Property:
-    found = supremum_of_magnitude(pieces, 0)
-    where = tuple(
-        Value("statement", note=how) if how.startswith("throughout") else point.to_value(how)
-        for point, how in zip(found.points, found.attained, strict=True)
-    )
-    return _row(
-        "distance_sup", "L^infinity distance to ReLU, sup |f - ReLU|", found.value.to_value(), found.method, where
-    )
+def _row(key: str, title: str, value: Value, method: str) -> Property:
+    return Property("distance", key, title, value, (), method)
 
 
 def _norm(formula: Formula, pieces: tuple[Piece, ...], p: int) -> Property:
@@ -81,6 +70,8 @@ def _norm(formula: Formula, pieces: tuple[Piece, ...], p: int) -> Property:
         return _row(key, title, Number(None, total.ball if p == 1 else total.ball.sqrt()).to_value(), method)
     except _Diverges as error:
         return _row(key, title, Value("infinite", "oo", note=error.reason), "order of decay at infinity")
+    except UndecidedError as error:
+        return _row(key, title, Value("open", note=f"not closed: {error}"), "")
 
 
 def _closed_norm(family: tuple[int, sp.Rational, sp.Rational], p: int) -> Number:

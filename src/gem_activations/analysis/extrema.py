@@ -1,5 +1,6 @@
 """Suprema and infima of piecewise analytic functions over the real line, with the points that give them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cmp_to_key
 
@@ -7,6 +8,8 @@ from .expressions import X
 from .numbers import Number, at, compare, exact, greatest
 from .pieces import Piece
 from .signs import sign_map
+from .tails import UndecidedError
+from .values import Property, Value
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,19 @@ class Extremum:
     points: tuple[Number, ...]
     attained: tuple[str, ...]
     method: str
+
+
+def extremum_row(group: str, key: str, title: str, find: Callable[[], Extremum]) -> Property:
+    """Give the row of an extremum with the points where it is taken; of kind "open" where the proof is not closed."""
+    try:
+        found = find()
+    except UndecidedError as error:
+        return Property(group, key, title, Value("open", note=f"not closed: {error}"))
+    where = tuple(
+        Value("statement", note=how) if how.startswith("throughout") else point.to_value(how)
+        for point, how in zip(found.points, found.attained, strict=True)
+    )
+    return Property(group, key, title, found.value.to_value(), where, found.method)
 
 
 @dataclass(frozen=True)

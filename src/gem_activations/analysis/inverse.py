@@ -1,9 +1,11 @@
 """Invertibility, and the conditioning of x and of the gradient as functions of the output y = f(x)."""
 
+from collections.abc import Callable
+
 import sympy as sp
 
 from .expressions import Expr, X
-from .extrema import Extremum, infimum, supremum, supremum_of_magnitude
+from .extrema import Extremum, extremum_row, infimum, supremum, supremum_of_magnitude
 from .pieces import Formula, Piece
 from .stationarity import structure
 from .values import CertificateError, Property, Value
@@ -54,7 +56,7 @@ def _merge(cells: list[tuple[Expr | None, Expr | None]]) -> list[tuple[Expr, Exp
 
 def _where(formula: Formula, rising: list[tuple[Expr, Expr]], dead: bool) -> Value:
     low, high = infimum(formula.pieces).value.to_value(), supremum(formula.pieces).value.to_value()
-    image = f"{low._number()} to {high._number()}"  # pyright: ignore[reportPrivateUsage]
+    image = f"{low} to {high}"
     if not dead:
         return Value("statement", note=f"yes, on the whole line; the outputs run from {image}")
     parts = ", ".join(f"{'(' if a == -sp.oo else '['}{a}, {b}{')' if b == sp.oo else ']'}" for a, b in rising)
@@ -64,19 +66,17 @@ def _where(formula: Formula, rising: list[tuple[Expr, Expr]], dead: bool) -> Val
 def _sensitivity(pieces: tuple[Piece, ...]) -> Property:
     title = "sup |f''/f'|, the change of the gradient per unit of output"
     ratios = tuple(Piece(p.low, p.high, _reduce(p.derivative(2) / p.derivative(1))) for p in pieces)
-    return _bound("gradient_sensitivity", title, supremum_of_magnitude(ratios, 0))
+    return _bound("gradient_sensitivity", title, lambda: supremum_of_magnitude(ratios, 0))
 
 
 def _relative(pieces: tuple[Piece, ...]) -> list[Property]:
     inputs = tuple(Piece(p.low, p.high, _reduce(p.expression / (X * p.derivative(1)))) for p in pieces)
-    ratio = "(dx/x) / (dy/y) = f / (x f')"
+    ratio, elasticity = "(dx/x) / (dy/y) = f / (x f')", "(df'/f') / (dy/y) = f f'' / f'^2"
     slopes = tuple(Piece(p.low, p.high, _reduce(p.expression * p.derivative(2) / p.derivative(1) ** 2)) for p in pieces)
     return [
-        _bound("input_conditioning_min", f"inf of {ratio}", infimum(inputs)),
-        _bound("input_conditioning_max", f"sup of {ratio}", supremum(inputs)),
-        _bound(
-            "gradient_conditioning", "sup |(df'/f') / (dy/y)| = sup |f f'' / f'^2|", supremum_of_magnitude(slopes, 0)
-        ),
+        _bound("input_conditioning_min", f"inf of {ratio}", lambda: infimum(inputs)),
+        _bound("input_conditioning_max", f"sup of {ratio}", lambda: supremum(inputs)),
+        _bound("gradient_conditioning", f"sup |{elasticity}|", lambda: supremum_of_magnitude(slopes, 0)),
     ]
 
 
@@ -85,12 +85,8 @@ def _reduce(expression: Expr) -> Expr:
     return sp.cancel(plain) if plain.is_rational_function(X) else sp.together(plain)
 
 
-def _bound(key: str, title: str, found: Extremum) -> Property:
-    where = tuple(
-        Value("statement", note=how) if how.startswith("throughout") else point.to_value(how)
-        for point, how in zip(found.points, found.attained, strict=True)
-    )
-    return Property("inverse", key, title, found.value.to_value(), where, found.method)
+def _bound(key: str, title: str, find: Callable[[], Extremum]) -> Property:
+    return extremum_row("inverse", key, title, find)
 
 
 def _theorem() -> Property:

@@ -30,9 +30,9 @@ which term dominates. Integrals: FLINT's adaptive quadrature with error bounds, 
 dominant term, or SymPy's. A sample is never evidence here; the tests use dense samples at 50 digits to attack the
 certificates.
 
-"C^k" is the differentiability class; "dead regions" are intervals with f' = 0. "gain" and "chi" are for a standard
-normal input, as in [the mathematics](../mathematics.md); "variance-map slope" is the slope of q -> E f^2 at q = 1 when
-weights are scaled by the gain. RReLU is in evaluation form, PReLU at its initial slope.
+"oo" is infinity; "C^k" is the differentiability class; "dead regions" are intervals with f' = 0. "gain" and "chi" are
+for a standard normal input, as in [the mathematics](../mathematics.md); "variance-map slope" is the slope of q -> E f^2
+at q = 1 when weights are scaled by the gain. RReLU is in evaluation form, PReLU at its initial slope.
 
 """
 

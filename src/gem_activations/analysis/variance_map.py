@@ -1,0 +1,189 @@
+"""The variance map q -> s V(q), V(q) = E f(x)^2 for x ~ N(0, q), of a wide layer whose weights have variance s.
+
+With h(x) = (f(x)^2 + f(-x)^2) / x^2, V(q)/q is half the mean of h(sqrt(q) |z|) under the law with density
+2 z^2 phi(z) on z > 0. In x the kernel is x^2 q^(-3/2) exp(-x^2 / (2q)), which is strictly totally positive, so it
+diminishes variation (S. Karlin, Total Positivity, 1968): V(q)/q - c has no more zeros on (0, inf) than h/2 - c has
+changes of sign, and where it has as many, their signs come in the same order. The changes of sign of h/2 - c are read
+off the values of h/2 at 0, at its turning points, on both sides of joints, and at infinity.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import sympy as sp
+from flint import arb
+
+from .balls import sign_of
+from .expressions import Expr, X
+from .gaussian import enclose
+from .numbers import Number, at, compare, exact, tidy
+from .pieces import Formula
+from .signs import sign_map
+from .tails import UndecidedError, limit
+from .tower import identical
+from .values import Value
+
+_RELATIVE = arb(2) ** -60
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of h/2 from 0 to infinity: its values where it may turn, between which it is monotone.
+
+    Attributes:
+        formula: The function.
+        values: Limit at 0, values at turning points and on both sides of joints, limit at infinity.
+    """
+
+    formula: Formula
+    values: tuple[Number, ...]
+
+    def changes(self, level: Number) -> list[int]:
+        """Give the signs of h/2 - level in order, zeros and repetitions left out.
+
+        Raises: UndecidedError: a value cannot be told from the level.
+        """
+        signs: list[int] = []
+        for value in self.values:
+            sign = compare(value, level)
+            if sign == 0 and (value.exact is None or level.exact is None):
+                raise UndecidedError("a turning value of h/2 cannot be told from the level")
+            if sign and (not signs or signs[-1] != sign):
+                signs.append(sign)
+        return signs
+
+    def __str__(self) -> str:
+        """Write the limits and turning values."""
+        first, *turning, last = (value.to_value() for value in self.values)
+        through = f" through {', '.join(map(str, turning))}" if turning else ""
+        return f"h/2 runs from {first} at 0{through} to {last} at infinity"
+
+
+def ratio_course(formula: Formula) -> Course:
+    """Find the turning points of h.
+
+    Raises: UndecidedError: the sign of h' was not proved.
+    """
+    fences = sorted({abs(joint) for joint in formula.joints if joint != 0}, key=float)
+    near, far = _ratio_limits(formula)
+    values = [near]
+    for low, high in pairwise([sp.Integer(0), *fences, sp.oo]):
+        right, left = _branch(formula, low, high), _branch(formula, -high, -low).subs(X, -X)
+        halved = (right**2 + left**2) / (2 * X**2)
+        inner = [at(halved, zero) for zero in _turning_points(right, left, low, high)]
+        values += [at(halved, exact(low))] if low != 0 else []
+        values += inner
+        values += [at(halved, exact(high))] if high != sp.oo else []
+    return Course(formula, (*values, far))
+
+
+def _turning_points(right: Expr, left: Expr, low: Expr, high: Expr) -> tuple[Number, ...]:
+    halves: set[int] = set()
+    for f in (right, left):
+        halves |= set(sign_map(f * (X * sp.diff(f, X) - f), low, high).signs)
+    if halves <= {0, 1} or halves <= {0, -1}:
+        return ()
+    if identical(right - left, X):
+        # f(x) - f(-x) = x turns the slope of h into (2f - x)(x f' - f) / x^3, up to a factor 2.
+        return sign_map((2 * right - X) * (X * sp.diff(right, X) - right), low, high).zeros
+    slope = X * (right * sp.diff(right, X) + left * sp.diff(left, X)) - right**2 - left**2
+    return sign_map(slope, low, high).zeros
+
+
+def _branch(formula: Formula, low: Expr, high: Expr) -> Expr:
+    for piece in formula.pieces:
+        if compare(exact(piece.low), exact(low)) <= 0 <= compare(exact(piece.high), exact(high)):
+            return piece.expression
+    raise AssertionError("the fences hold every joint")
+
+
+def _ratio_limits(formula: Formula) -> tuple[Number, Number]:
+    """Give the limits of V(q)/q at q -> 0 and q -> inf."""
+    middle = [p for p in formula.split(sp.Integer(0)) if p.low == 0 or p.high == 0]
+    ends = [p.end(0, right=p.high == 0) for p in middle]
+    slopes = [p.end(1, right=p.high == 0) for p in middle]
+    near = sp.oo if any(end != 0 for end in ends) else tidy(sum(s**2 for s in slopes) / 2)
+    first, last = formula.pieces[0].expression, formula.pieces[-1].expression
+    far = [
+        limit(sp.cancel(e / X) if e.is_rational_function(X) else e / X, s) for e, s in ((first, -sp.oo), (last, sp.oo))
+    ]
+    return exact(near), exact(tidy(sum(s**2 for s in far) / 2) if all(s.is_finite for s in far) else sp.oo)
+
+
+def fixed_points(course: Course) -> tuple[Value, tuple[Value, ...]]:
+    """Give the number of fixed points above 0 for weight variance 1, with the fixed point and the slope there.
+
+    Raises: UndecidedError: more than one change of sign, or a fixed point that was not enclosed.
+    """
+    changes, one = course.changes(exact(1)), exact(1)
+    if not changes:
+        return Value("statement", note="every q"), ()
+    if len(changes) == 1:
+        return Value("exact", "0", "0", "0", 0.0, str(course)), ()
+    first, last = compare(course.values[0], one), compare(course.values[-1], one)
+    if len(changes) > 2 or first * last >= 0:
+        raise UndecidedError(f"h/2 - 1 changes sign {len(changes) - 1} times: {course}")
+    point = _solve(course.formula, rises=last > 0)
+    f = squares(course.formula, 0)
+    fourth, second = enclose(course.formula, times_square(f), 4, point), enclose(course.formula, f, 2, point)
+    slope = Number(None, (fourth / point - second) / (2 * point))
+    where = Number(None, point).to_value(f"slope of the map there {slope.to_value()}")
+    return Value("exact", "1", "1", "1", 1.0, str(course)), (where,)
+
+
+def uniqueness(course: Course, level: Number) -> tuple[Value, tuple[Value, ...]]:
+    """Say whether V(q)/q takes the level, which it takes somewhere, at one q only.
+
+    Raises: UndecidedError: h/2 - level changes sign more than once.
+    """
+    changes = course.changes(level)
+    if not changes:
+        return Value("statement", note="every q is a fixed point: V(q)/q is constant"), ()
+    if len(changes) > 2:
+        raise UndecidedError(f"h/2 - V(q)/q changes sign {len(changes) - 1} times: {course}")
+    words = "repelling: V(q)/q rises there" if changes[-1] > 0 else "its slope is below 1: V(q)/q falls there"
+    return Value("statement", note=f"the only fixed point above 0, and {words}"), ()
+
+
+def squares(formula: Formula, order: int) -> list[Expr]:
+    """Give f^(order)^2 on each piece."""
+    found = [piece.derivative(order) ** 2 for piece in formula.pieces]
+    return [sp.expand(e) if e.is_polynomial(X) else e for e in found]
+
+
+def times_square(parts: list[Expr]) -> list[Expr]:
+    """Give x^2 times each expression."""
+    return [sp.expand(X**2 * e) if e.is_polynomial(X) else X**2 * e for e in parts]
+
+
+def _solve(formula: Formula, *, rises: bool) -> arb:
+    """Enclose the q with V(q) = q, which exists and is the only one.
+
+    Regula falsi on log(V(q)/q) over log q, which is close to a line, finds it; proved signs on both sides enclose it.
+    """
+    f = squares(formula, 0)
+
+    def excess(logarithm: arb) -> arb:
+        q = logarithm.exp()
+        return (enclose(formula, f, 2, q) / q).log()
+
+    low, high = arb(0), arb(0)
+    while sign_of(excess(low)) != (-1 if rises else 1):
+        low -= 1
+    while sign_of(excess(high)) != (1 if rises else -1):
+        high += 1
+    at_low, at_high = excess(low).mid(), excess(high).mid()
+    middle = low
+    for _ in range(80):
+        middle = ((low * at_high - high * at_low) / (at_high - at_low)).mid()
+        value = excess(middle).mid()
+        if abs(value) < _RELATIVE / 64:
+            break
+        if (value > 0) == (at_high > 0):
+            high, at_high, at_low = middle, value, at_low / 2
+        else:
+            low, at_low, at_high = middle, value, at_high / 2
+    left, right = middle - _RELATIVE, middle + _RELATIVE
+    if {sign_of(excess(left)), sign_of(excess(right))} != {-1, 1}:
+        raise UndecidedError("the fixed point was not bracketed")
+    return left.union(right).exp()
