@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.overrides import (
     handle_torch_function,
-    has_torch_function_unary,
+    has_torch_function_unary,  # pyright: ignore[reportUnknownVariableType] -- torch types it loosely
     has_torch_function_variadic,
 )
 
