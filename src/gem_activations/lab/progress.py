@@ -40,7 +40,7 @@ class Lines:
         arms = f"{len(recipe.activations)} activations x {recipe.seeds} seeds"
         self._print(f"{recipe.name}: {arms}, {recipe.training.epochs} epochs, {recipe.model.kind}, in {folder}")
         if done:
-            self._print(f"{done} of {runs} runs ended before; going on with the rest")
+            self._print(f"{done} of {runs} runs ended before and are kept")
 
     def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:
         """Print nothing: a line a run is enough for a log."""
