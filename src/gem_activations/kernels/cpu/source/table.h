@@ -35,7 +35,7 @@ static ALWAYS_INLINE float table_gradient(table_constants c, float y, const floa
                                           int n, int low, int split, int log2_parts, int degree)
 {
     const int period = 2 * n + 1, offset = period + split - low;
-    int32_t bits = (int32_t)bits_of(y * c.unit);
+    int32_t bits = (int32_t)bits_of(y > 0 ? y * c.unit : 1); /* 1: anything whose products are normal numbers */
     bits = bits > c.lowest ? bits : c.lowest;
     bits = bits < c.highest ? bits : c.highest;
     const int32_t octave = (bits >> 23) - c.bias; /* counted from `low` */
