@@ -238,8 +238,8 @@ class GemSpec:
     def _solve(self, y: Array) -> Array:
         """Solve f(x) = y > 0 by Newton's method on log f over log x, kept inside a bracket.
 
-        Where leak > 0 the slope of log f over log x has a hump and Newton's method can run in a cycle: a step must halve
-        the one before, else the bracket is halved.
+        Where leak > 0 the slope of log f over log x has a hump and Newton's method can run in a cycle: a step must
+        halve the one before, else the bracket is halved.
         """
         low, high = y, y / (1 - self.leak)
         with np.errstate(all="ignore"):
