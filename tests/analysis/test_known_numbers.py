@@ -92,7 +92,10 @@ def test_gate_is_log_logistic_for_symbolic_eps(n):
         ("hardswish", "uniform on [-3, 3]"), ("relu", "point mass at 0"),
         ("gem(n=2)", "log-logistic with shape 4 and scale 1"),
         ("egem(eps=1e-4)", "log-logistic with shape 2 and scale 1/100"),
-        ("mish", "none of: normal, logistic, Gumbel, uniform, log-logistic, point mass"),
+        (
+            "mish",
+            "none of: standard normal, standard logistic, standard Gumbel, uniform between two joints, point mass at 0",
+        ),
     ],
 )  # fmt: skip
 def test_law_of_the_gate(name, law, certificate):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gem_activations.analysis.balls import Tape, constant_ball, decimals, tape
 from gem_activations.analysis.expressions import X
+from gem_activations.analysis.numbers import Number, equal, exact, greatest
 from gem_activations.analysis.signs import PoleError, sign_map
 from gem_activations.analysis.tails import UndecidedError, find_tail, limit, tail_sign
 from gem_activations.analysis.values import CertificateError
@@ -142,3 +143,25 @@ def test_rounded_and_unknown_constants_are_refused():
         constant_ball(sp.zeta(3))
     with pytest.raises(CertificateError, match="besselj"):
         Tape(sp.besselj(0, X))
+
+
+def test_the_greatest_of_an_exact_number_and_a_ball_around_it_is_not_called_exact():
+    near = Number(None, arb(1, "1e-70"))
+    assert greatest([exact(1), near]).exact is None
+    assert greatest([near, exact(1)]).exact is None
+    assert greatest([exact(1), exact(sp.sqrt(4) / 2)]).exact == 1
+    assert greatest([near, exact(2)]).exact == 2
+
+
+def test_a_negative_constant_is_not_taken_for_positive():
+    constant = sp.log(sp.log(sp.Rational(3, 2)))  # About -0.9.
+    assert sign_map(X + constant, *LINE).signs == (-1, 1)
+    assert find_tail(constant * X)[1] == -1
+    assert find_tail(sp.exp(X) * constant + X)[1] == -1
+
+
+def test_equal_constants_in_different_spellings_are_equal():
+    assert equal(sp.sqrt(3 + 2 * sp.sqrt(2)), 1 + sp.sqrt(2))
+    assert not equal(sp.sqrt(3 + 2 * sp.sqrt(2)), 1 + sp.sqrt(2) + sp.Rational(1, 10**60))
+    assert equal(sp.oo, sp.oo)
+    assert not equal(sp.oo, -sp.oo)

@@ -70,7 +70,7 @@ def infimum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
 def supremum_of_magnitude(pieces: tuple[Piece, ...], order: int) -> Extremum:
     """Give sup |f^(order)| over the line; see `supremum`."""
     found, methods = _candidates(pieces, order)
-    sizes = [_Candidate(c.value.magnitude(), c.point, c.how) for c in found]
+    sizes = [_Candidate(c.value.magnitude(), c.point, c.how, c.until) for c in found]
     return _collect(greatest(c.value for c in sizes), sizes, methods)
 
 
@@ -81,7 +81,7 @@ def _collect(best: Number, found: list[_Candidate], methods: set[str]) -> Extrem
     for candidate in sorted(chosen, key=cmp_to_key(lambda a, b: compare(a.point, b.point))):
         if candidate.until is None and any(_covers(stretch, candidate.point) for stretch in stretches):
             continue
-        if merged and candidate.point.exact is not None and candidate.point.exact == merged[-1].point.exact:
+        if merged and candidate.until is None and candidate.point.exact == merged[-1].point.exact is not None:
             how = merged[-1].how if merged[-1].how == candidate.how else ""
             merged[-1] = _Candidate(candidate.value, candidate.point, how)
         else:

@@ -84,6 +84,13 @@ def compare(left: Number, right: Number) -> int:
     return 0
 
 
+def equal(left: Expr, right: Expr) -> bool:
+    """Whether two exact values are proved equal, +-oo included."""
+    if left.is_finite and right.is_finite:
+        return constant_sign(left - right) == 0
+    return left == right
+
+
 def same(left: Number, right: Number) -> bool:
     """Whether two numbers are proved equal.
 
@@ -99,14 +106,14 @@ def same(left: Number, right: Number) -> bool:
 
 
 def greatest(numbers: Iterable[Number]) -> Number:
-    """Give the greatest number; of numbers that cannot be told apart, an exact one, or a ball around them."""
+    """Give the greatest number: exact where that is proved, a ball around those that cannot be told apart else."""
     found = list(numbers)
     best = found[0]
     for number in found[1:]:
         order = compare(number, best)
-        if order > 0 or (order == 0 and best.exact is None and number.exact is not None):
+        if order > 0:
             best = number
-        elif order == 0 and best.exact is None:
+        elif order == 0 and (best.exact is None or number.exact is None):
             best = Number(None, best.ball.union(number.ball))
     return best
 

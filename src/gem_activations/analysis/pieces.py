@@ -1,14 +1,14 @@
 """An activation as exact analytic pieces on the real line, and what differentiation does to them."""
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import sympy as sp
 
 from .balls import constant_sign
 from .expressions import Expr, X
-from .numbers import tidy
+from .numbers import equal, tidy
 from .tails import limit
 
 
@@ -67,7 +67,8 @@ class Formula:
     @cached_property
     def continuous(self) -> bool:
         """Whether f is continuous on the line."""
-        return all(left == right == value for (left, right), value in zip(self.sides(0), self.at_joints, strict=True))
+        sides = zip(self.sides(0), self.at_joints, strict=True)
+        return all(equal(left, value) and equal(right, value) for (left, right), value in sides)
 
     def sides(self, order: int) -> list[tuple[Expr, Expr]]:
         """Give the limits of the order-th derivative from the left and from the right of each joint."""
@@ -79,10 +80,8 @@ class Formula:
         for joint, value in zip(self.joints, self.at_joints, strict=True):
             if point == joint:
                 return value
-        for piece in self.pieces:
-            if constant_sign(piece.high - point) > 0 if piece.high.is_finite else True:
-                return tidy(piece.expression.subs(X, point))
-        raise AssertionError("the pieces cover the line")
+        piece = next(p for p in self.pieces if not p.high.is_finite or constant_sign(p.high - point) > 0)
+        return tidy(piece.expression.subs(X, point))
 
     def split(self, *points: Expr) -> tuple[Piece, ...]:
         """Give the pieces cut further at the given points."""
@@ -92,12 +91,6 @@ class Formula:
             fences = [piece.low, *sorted(cuts), piece.high]
             pieces += [Piece(a, b, piece.expression) for a, b in itertools.pairwise(fences)]
         return tuple(pieces)
-
-    def map(self, change, *, cuts: tuple[Expr, ...] = ()) -> "Formula":
-        """Give the formula with every piece's expression changed; `change` takes a piece and gives an expression."""
-        pieces = tuple(replace(piece, expression=change(piece)) for piece in self.split(*cuts))
-        joints = tuple(sp.nan for _ in pieces[:-1])
-        return Formula(self.name, self.title, pieces, joints)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,10 @@ def _factor_zeros(factor: Factor, low: Expr, high: Expr) -> tuple[list[Number], 
 
 
 def _inside(zero: Number, low: Expr, high: Expr) -> bool:
-    return compare(zero, exact(low)) > 0 and compare(zero, exact(high)) < 0
+    sides = compare(zero, exact(low)), compare(zero, exact(high))
+    if zero.exact is None and 0 in sides:
+        raise UndecidedError(f"a zero cannot be told from an end of ({low}, {high})")
+    return sides == (1, -1)
 
 
 def _exact_zeros(factor: Factor) -> list[Number] | None:

@@ -7,7 +7,7 @@ import sympy as sp
 
 from .balls import constant_sign
 from .expressions import Expr, X
-from .numbers import exact, tidy
+from .numbers import equal, exact, tidy
 from .pieces import Formula, Piece
 from .signs import PoleError, sign_map
 from .tails import UndecidedError
@@ -70,19 +70,13 @@ def breaks(formula: Formula) -> list[Break | None]:
 
 def _first_break(left: Piece, right: Piece, value: Expr) -> Break | None:
     joint = left.high
-    if identical(left.expression, right.expression) and _equal(left.end(0, right=True), value):
+    if identical(left.expression, right.expression) and equal(left.end(0, right=True), value):
         return None
     sides = zip(one_sided(left.expression, joint), one_sided(right.expression, joint), range(MOST_ORDERS), strict=False)
     for before, after, order in sides:
-        if not _equal(before, after) or (order == 0 and not _equal(before, value)):
+        if not equal(before, after) or (order == 0 and not equal(before, value)):
             return Break(joint, order, before, after)
     raise UndecidedError(f"{MOST_ORDERS} derivatives agree at x = {joint}")
-
-
-def _equal(left: Expr, right: Expr) -> bool:
-    if left.is_finite and right.is_finite:
-        return constant_sign(left - right) == 0
-    return left == right
 
 
 def require_analytic(piece: Piece) -> None:

@@ -10,7 +10,7 @@ from ..spec import GemSpec
 from .balls import FUNCTIONS
 from .expressions import Expr, X, arguments
 from .formulas import formula
-from .numbers import tidy
+from .numbers import equal, tidy
 from .pieces import Formula, Piece
 from .smoothness import require_analytic
 from .values import CertificateError
@@ -59,7 +59,7 @@ def _from_expression(target: sp.Expr) -> Formula:
     for joint, value, (left, right) in zip(result.joints, values, result.sides(0), strict=True):
         if not (left.is_finite and right.is_finite):
             raise CertificateError(f"{target} has a pole at x = {joint}")
-        if value not in (left, right):
+        if not (equal(value, left) or equal(value, right)):
             raise CertificateError(f"{target} has an isolated value {value} at x = {joint}, between {left} and {right}")
     return result
 

@@ -75,7 +75,8 @@ class _Lifter:
 
     def _symbol(self, function: Expr) -> sp.Symbol:
         if function not in self.symbols:
-            positive = isinstance(function, (sp.exp, sp.Pow)) or not function.has(X)
+            # A root is positive where it is used: every piece is first proved analytic, so that no base vanishes.
+            positive = isinstance(function, (sp.exp, sp.Pow)) or (not function.has(X) and constant_sign(function) > 0)
             self.symbols[function] = sp.Dummy(f"u{len(self.symbols)}", positive=positive or None, real=True)
         return self.symbols[function]
 
