@@ -1,6 +1,7 @@
 """Certificates against numbers known from elsewhere: closed forms, the literature, the spec's own constants."""
 
 import math
+from fractions import Fraction
 from itertools import pairwise
 
 import mpmath as mp
@@ -9,6 +10,7 @@ import pytest
 import sympy as sp
 
 from gem_activations import GemSpec
+from gem_activations.analysis import certify
 from gem_activations.analysis.gates import family_is_log_logistic
 from gem_activations.analysis.smoothness import family_jump
 from gem_activations.catalog import parse
@@ -204,3 +206,26 @@ def test_a_spec_and_its_string_have_the_same_certificate(certificate):
 @pytest.mark.parametrize("name", ["gelu", "tanh"])
 def test_tanh_is_odd_and_gelu_is_not(name, certificate):
     assert (certificate(name)["mean"].value.exact == "0") == (name == "tanh")
+
+
+@pytest.mark.parametrize("name", ["egem(n=2, eps=10)", "elu", "hardswish", "mish"])
+@pytest.mark.parametrize("variance", ["1/10000", "1/4", "100"])
+def test_moments_for_other_variances(name, variance):
+    activation, q = parse(name), Fraction(variance)
+    found = certify(name, variance=q)
+    nodes, weights = np.polynomial.legendre.leggauss(80)
+    total = 0.0
+    spread = np.geomspace(1e-3, 12, 20)
+    joints = [joint / math.sqrt(q) for joint in DEFINITIONS[name][1] if abs(joint) < 12 * math.sqrt(q)]
+    for low, high in pairwise(np.sort([*-spread, 0.0, *spread, *joints])):
+        z = low + (high - low) * (nodes + 1) / 2
+        mass = weights * (high - low) / 2 * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        total += float(mass @ activation(math.sqrt(q) * z) ** 2)
+    assert found["second_moment"].value.approx == pytest.approx(total, rel=1e-10)
+
+
+def test_a_joint_beyond_the_reach_of_the_law_is_no_trouble():
+    x = sp.Symbol("x")
+    late = sp.Piecewise((x, x < 3), (3 + (x - 3) / (1 + (x - 3) ** 2), True))
+    found = certify(late, variance=Fraction(1, 10**4))
+    assert found["second_moment"].value.approx == pytest.approx(1e-4, rel=1e-12)

@@ -83,9 +83,7 @@ def _distribution(end: Expr) -> Expr:
 
 
 def _integral(piece: Piece, integrand: Expr, deviation: arb) -> arb:
-    edge = deviation * REACH
-    low = constant_ball(piece.low) if piece.low.is_finite else -edge
-    high = constant_ball(piece.high) if piece.high.is_finite else edge
+    low, high = _ends(piece, deviation)
     code, rate = tape(integrand), 1 / (2 * deviation * deviation)
 
     def weighted(x: acb, analytic: bool) -> acb:
@@ -97,6 +95,18 @@ def _integral(piece: Piece, integrand: Expr, deviation: arb) -> arb:
     if not value.is_finite():
         raise UndecidedError(f"the integral of {integrand} under the normal law did not converge")
     return value / (deviation * (2 * arb.pi()).sqrt())
+
+
+def _ends(piece: Piece, deviation: arb) -> tuple[arb, arb]:
+    """Cut an infinite piece at REACH deviations, or one deviation inside it where it begins farther out."""
+    low = constant_ball(piece.low) if piece.low.is_finite else arb.neg_inf()
+    high = constant_ball(piece.high) if piece.high.is_finite else arb.pos_inf()
+    edge = deviation * REACH
+    if not high.is_finite():
+        high = edge if not low.is_finite() else edge.max(low + deviation)
+    if not low.is_finite():
+        low = -edge if not piece.high.is_finite else (-edge).min(high - deviation)
+    return low, high
 
 
 def _tail(formula: Formula, piece: Piece, growth: int, deviation: arb) -> arb:

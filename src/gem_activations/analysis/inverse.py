@@ -60,7 +60,7 @@ def _where(formula: Formula, rising: list[tuple[Expr, Expr]], dead: bool) -> Val
     if not dead:
         return Value("statement", note=f"yes, on the whole line; the outputs run from {image}")
     parts = ", ".join(f"{'(' if a == -sp.oo else '['}{a}, {b}{')' if b == sp.oo else ']'}" for a, b in rising)
-    return Value("statement", note=f"only where f' > 0: on {parts}; the outputs run from {image}")
+    return Value("statement", note=f"only where f' is not 0: on {parts}; the outputs run from {image}")
 
 
 def _sensitivity(pieces: tuple[Piece, ...]) -> Property:

@@ -7,6 +7,7 @@ changes of sign, and where it has as many, their signs come in the same order. T
 off the values of h/2 at 0, at its turning points, on both sides of joints, and at infinity.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,6 +25,7 @@ from .tower import identical
 from .values import Value
 
 _RELATIVE = arb(2) ** -60
+_FARTHEST = 60
 
 
 @dataclass(frozen=True)
@@ -167,11 +169,7 @@ def _solve(formula: Formula, *, rises: bool) -> arb:
         q = logarithm.exp()
         return (enclose(formula, f, 2, q) / q).log()
 
-    low, high = arb(0), arb(0)
-    while sign_of(excess(low)) != (-1 if rises else 1):
-        low -= 1
-    while sign_of(excess(high)) != (1 if rises else -1):
-        high += 1
+    low, high = _bracket(excess, -1, rises=rises), _bracket(excess, 1, rises=rises)
     at_low, at_high = excess(low).mid(), excess(high).mid()
     middle = low
     for _ in range(80):
@@ -187,3 +185,11 @@ def _solve(formula: Formula, *, rises: bool) -> arb:
     if {sign_of(excess(left)), sign_of(excess(right))} != {-1, 1}:
         raise UndecidedError("the fixed point was not bracketed")
     return left.union(right).exp()
+
+
+def _bracket(excess: Callable[[arb], arb], direction: int, *, rises: bool) -> arb:
+    wanted = direction if rises else -direction
+    for steps in range(_FARTHEST):
+        if sign_of(excess(arb(direction * steps))) == wanted:
+            return arb(direction * steps)
+    raise UndecidedError(f"no fixed point between exp(-{_FARTHEST}) and exp({_FARTHEST})")
