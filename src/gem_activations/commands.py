@@ -201,11 +201,9 @@ def run_command(words: list[str]) -> None:
 
 
 def _report(folder: Path) -> None:
-    from .lab.report import summary_table, summary_words, write_report
-    from .lab.store import load_comparison
+    from .lab.report import make_report, summary_table, summary_words
 
-    comparison = load_comparison(folder)
-    write_report(comparison)
+    comparison = make_report(folder)
     console = _console(sys.stdout)
     console.print(summary_table(comparison))
     for line in (*summary_words(comparison), *_files(folder)):

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 import polars as pl
+from filelock import FileLock
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich import box
@@ -20,7 +21,7 @@ from ..catalog import parse
 from .drawing import INK, render
 from .plots import comparison_figures
 from .statistics import ArmSummary, summarise
-from .store import FAILED, Comparison, RunResult, write_atomically
+from .store import FAILED, Comparison, RunResult, load_comparison, write_atomically
 from .words import (
     NOTHING,
     accuracy_text,
@@ -49,6 +50,21 @@ _CAPTIONS = {
     "train-loss": "Training loss of each epoch: mean and range over the seeds.",
     "activations": "The activations that were compared, with their derivatives.",
 }
+
+
+def make_report(folder: Path) -> Comparison:
+    """Read a comparison and write its report; processes that do so at the same time take turns.
+
+    Args:
+        folder: An output folder of `gem-act compare`, finished or not.
+    Returns: The comparison as it was reported.
+    Raises: StoreError: the folder holds no comparison, is damaged, or a file cannot be written.
+    """
+    load_comparison(folder)  # What is no comparison is refused before a lock is left in it.
+    with FileLock(folder / ".report.lock"):
+        comparison = load_comparison(folder)
+        write_report(comparison)
+    return comparison
 
 
 def write_report(comparison: Comparison) -> None:
