@@ -1,9 +1,9 @@
-"""Write gradient_table.h: the gradient f' of GEM (leak 0) as a function of its output, by piecewise polynomials.
+"""Write gradient_table_32.h and gradient_table_64.h: the gradient f' of GEM as a function of its output, for leak 0.
 
 With u = y / scale the gradient depends on u and n only. Far below the transition it is V + c1 V^2 + c2 V^3, where
 V = (2n+1) u^(2n/(2n+1)) repeats every 2n+1 octaves of u, but for a power of two. Everywhere else V is defined by the
 same cubic, so that one rule serves all u. The table has V over one period of the power law and over the octaves, or
-parts of octaves, above: polynomials in the mantissa of u less 3/2. Above the last octave the gradient is 1 to within
+parts of octaves, above, as polynomials in the mantissa of u less 3/2. Above the last octave the gradient is 1 to within
 the bound. Everything is computed with 50 digits and rounded once.
 
 Run: .venv/bin/python tools/make_gradient_tables.py
@@ -16,8 +16,8 @@ from pathlib import Path
 import mpmath
 from mpmath import mpf
 
-HEADER = Path(__file__).parents[1] / "src/gem_activations/kernels/cpu/source/gradient_table.h"
-COLUMNS = 32  # what a permute of two AVX-512 registers selects from
+SOURCE = Path(__file__).parents[1] / "src/gem_activations/kernels/cpu/source"
+FEW, MANY = 32, 64  # columns: what one permute of two AVX-512 registers selects from, and what two do
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ LAYOUTS = (
     Layout(n=2, low=-11, split=-3, high=6, log2_parts=1, degree=5),
     Layout(n=3, low=-10, split=-3, high=4, log2_parts=1, degree=6),
     Layout(n=4, low=-10, split=-2, high=3, log2_parts=1, degree=6),
+)
+LONG_LAYOUTS = (
+    Layout(n=5, low=-10, split=-2, high=3, log2_parts=2, degree=7),
+    Layout(n=6, low=-10, split=-2, high=3, log2_parts=2, degree=7),
+    Layout(n=7, low=-10, split=-2, high=2, log2_parts=2, degree=7),
+    Layout(n=8, low=-10, split=-2, high=2, log2_parts=2, degree=7),
 )
 
 
@@ -140,29 +146,59 @@ def number(value: mpf) -> str:
     return f"{float(value):.9e}f" if value else "0.0f"
 
 
-def table(layout: Layout) -> list[str]:
-    columns = pieces(layout)
-    assert len(columns) == layout.columns <= COLUMNS, (layout, len(columns))
-    columns += [[mpf(0)] * (layout.degree + 1)] * (COLUMNS - len(columns))
+def rows(layout: Layout, columns: int) -> list[str]:
+    """Give the coefficients as C, one row a power of the mantissa, filled up with zeros."""
+    polynomials = pieces(layout)
+    assert len(polynomials) == layout.columns <= columns, layout
+    polynomials += [[mpf(0)] * (layout.degree + 1)] * (columns - len(polynomials))
+    lines = []
+    for power in range(layout.degree + 1):
+        row = [number(polynomial[power]) for polynomial in polynomials]
+        lines.append("    {" + ",\n     ".join(", ".join(row[k : k + 7]) for k in range(0, columns, 7)) + "},")
+    return lines
+
+
+def short_table(layout: Layout) -> list[str]:
+    """Give a table whose layout the compiler knows."""
     n, names = layout.n, ("low", "split", "high", "log2_parts", "degree")
     values = {name: getattr(layout, name) for name in names} | {"least": least(layout)}
-    lines = [f"enum {{ {', '.join(f'{name.upper()}_{n} = {value}' for name, value in values.items())} }};"]
-    lines.append(f"static const float series_{n}[2] = {{{', '.join(map(number, series(layout)))}}};")
-    lines.append(f"static const _Alignas(64) float table_{n}[{layout.degree + 1}][{COLUMNS}] = {{")
-    for power in range(layout.degree + 1):
-        row = [number(column[power]) for column in columns]
-        rows = [", ".join(row[k : k + 6]) for k in range(0, COLUMNS, 6)]
-        lines.append("    {" + ",\n     ".join(rows) + "},")
-    return [*lines, "};", ""]
+    return [
+        f"enum {{ {', '.join(f'{name.upper()}_{n} = {value}' for name, value in values.items())} }};",
+        f"static const float series_{n}[2] = {{{', '.join(map(number, series(layout)))}}};",
+        f"static const _Alignas(64) float table_{n}[{layout.degree + 1}][{FEW}] = {{",
+        *rows(layout, FEW),
+        "};",
+        "",
+    ]
 
 
-def header() -> str:
+def long_table(layout: Layout) -> list[str]:
+    """Give a table with its layout beside it: gem_table of gem.h."""
+    names = ("period", "low", "split", "high", "log2_parts")
+    values = {name: getattr(layout, name) for name in names} | {"least": least(layout)}
+    return [
+        f"static const _Alignas(64) gem_table long_table_{layout.n} = {{",
+        "    .coefficients = {",
+        *rows(layout, MANY),
+        "    },",
+        f"    .series = {{{', '.join(map(number, series(layout)))}}},",
+        f"    {', '.join(f'.{name} = {value}' for name, value in values.items())},",
+        "};",
+        "",
+    ]
+
+
+def headers() -> dict[Path, str]:
+    note = "/* Written by tools/make_gradient_tables.py, which says what the numbers are. Do not edit. */"
     with mpmath.workdps(50):
-        lines = ["/* Written by tools/make_gradient_tables.py, which says what the numbers are. Do not edit. */", ""]
-        for layout in LAYOUTS:
-            lines += table(layout)
-    return "\n".join(lines)
+        short = [line for layout in LAYOUTS for line in short_table(layout)]
+        long = [line for layout in LONG_LAYOUTS for line in long_table(layout)]
+    return {
+        SOURCE / "gradient_table_32.h": "\n".join([note, "", *short]),
+        SOURCE / "gradient_table_64.h": "\n".join([note, "", *long]),
+    }
 
 
 if __name__ == "__main__":
-    HEADER.write_text(header())
+    for path, text in headers().items():
+        path.write_text(text)

@@ -39,7 +39,8 @@ static int call(int operation, const gem_spec *spec, int dtype, char **a, int64_
 static gem_spec make_spec(int n, int scale_log2, double leak, int wide)
 {
     const double limit = exp2(60.0 / (2 * n));
-    return (gem_spec){n, wide, scale_log2, exp2(-scale_log2), 1.0, limit, leak, 1.0};
+    return (gem_spec){.n = n, .wide = wide, .scale_log2 = scale_log2, .inverse_scale = exp2(-scale_log2),
+                      .eps = 1, .limit = limit, .leak = leak, .unit = 1};
 }
 
 static const uint64_t infinities[GEM_DTYPES] = {0x7f800000, 0x7ff0000000000000, 0x7f80, 0x7c00};
@@ -106,10 +107,15 @@ static void check(int operation, int dtype, int isa, const gem_spec *spec, int64
 int main(void)
 {
     static const int64_t counts[] = {0, 1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 67, 255, 256, 257, 511, 513, 1029};
+    static gem_table table = {.low = -2, .split = -2, .high = 2, .log2_parts = 4, .skip = 4, .least = -2 * (1 << 23)};
+    for (int k = 0; k < GEM_TABLE_COLUMNS; k++) table.coefficients[0][k] = 1 + 0.01f * (float)k;
     gem_spec specs[20];
     int made = 0;
     for (int n = 1; n <= 5; n++)
         for (int leaky = 0; leaky < 2; leaky++) specs[made++] = make_spec(n, 1 - n, leaky ? 0.01 : 0, 0);
+    specs[made] = make_spec(3, 0, 0.5, 0);
+    specs[made++].table = &table;
+    specs[made++] = make_spec(8, 0, 0, 0);
     specs[made++] = make_spec(1, 100, 0, 1);
     specs[made++] = make_spec(2, -100, 0, 0);
     specs[made++] = make_spec(4, 79, 0, 1);

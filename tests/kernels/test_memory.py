@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gem_activations import GemSpec
-from gem_activations.kernels.cpu.library import spec_handle
+from gem_activations.kernels.cpu.library import SpecHandle, spec_handle
 
 from .calls import OPERATIONS, bits, call, encode, place, run
 
@@ -104,6 +104,9 @@ def test_a_bad_call_is_refused_and_writes_nothing(built):
     assert built.forward(handle, 4, out.ctypes.data, x.ctypes.data, 4, 1) < 0
     assert built.forward(handle, -1, out.ctypes.data, x.ctypes.data, 4, 1) < 0
     assert built.forward(handle, 0, out.ctypes.data, x.ctypes.data, -4, 1) < 0
+    half_wide = SpecHandle.from_buffer_copy(spec_handle(GemSpec(9)))
+    half_wide.wide = 0
+    assert built.forward(half_wide, 0, out.ctypes.data, x.ctypes.data, 4, 1) < 0
     assert built.forward(None, 0, out.ctypes.data, x.ctypes.data, 4, 1) < 0
     assert (out == 0).all()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...errors import BackendError
 from ...spec import GemSpec
+from .tables import GradientTable, gradient_table
 
 ABI_VERSION = 1
 """GEM_ABI_VERSION of source/gem.h: a library with another one is refused."""
@@ -39,6 +40,7 @@ class SpecHandle(ctypes.Structure):
         ("eps", ctypes.c_double),
         ("limit", ctypes.c_double),
         ("leak", ctypes.c_double),
+        ("table", ctypes.POINTER(GradientTable)),
         ("unit", ctypes.c_double),
     )
 
@@ -51,7 +53,11 @@ def spec_handle(spec: GemSpec) -> SpecHandle:
     # f(x) = 2^scale_log2 t^(2n+1) / eps is normal in float32 down to 2^-126, and t^(2n) should be so there.
     wide = spec.n > 8 or scale_log2 - math.log2(eps) > 63 / spec.n
     unit = eps ** (-1 / (2 * spec.n))
-    return SpecHandle(spec.n, wide, scale_log2, inverse_scale, eps, limit, spec.leak, unit)
+    handle = SpecHandle(spec.n, wide, scale_log2, inverse_scale, eps, limit, spec.leak, None, unit)
+    table = gradient_table(spec.n, spec.leak)
+    if table is not None:
+        handle.table = ctypes.pointer(table)
+    return handle
 
 
 class Library:

@@ -6,7 +6,7 @@
 /* The bits of a power: the factor of a bit is the square clamped to low .. high, to 1 where the bit is not set. The loop
  * over elements then has no branch, and vectorises for an n that is known at run time only. */
 typedef struct {
-    REAL low[7], high[7];
+    REAL low[BITS], high[BITS];
 } NAME(exponent);
 
 typedef struct {
@@ -22,7 +22,7 @@ static ALWAYS_INLINE NAME(exponent) NAME(exponent_of)(int64_t n)
 {
     static const REAL lows[2] = {1, (REAL)-INFINITY}, highs[2] = {1, (REAL)INFINITY};
     NAME(exponent) exponent;
-    for (int bit = 0; bit < 7; bit++) {
+    for (int bit = 0; bit < BITS; bit++) {
         exponent.low[bit] = lows[(n >> bit) & 1]; /* loads, not branches that would split the loops over elements */
         exponent.high[bit] = highs[(n >> bit) & 1];
     }
@@ -56,8 +56,8 @@ static ALWAYS_INLINE REAL NAME(power)(REAL t, int n, NAME(exponent) exponent)
     if (n == 3) return square * square * square;
     if (n == 4) return (square * square) * (square * square);
     REAL result = 1;
-    UNROLL(7)
-    for (int bit = 6; bit >= 0; bit--) {
+    UNROLL(8)
+    for (int bit = BITS - 1; bit >= 0; bit--) {
         const REAL raised = exponent.low[bit] > square ? exponent.low[bit] : square;
         result *= result;
         result *= exponent.high[bit] < raised ? exponent.high[bit] : raised;

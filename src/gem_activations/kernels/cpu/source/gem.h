@@ -35,16 +35,31 @@ enum {
 };
 enum { GEM_MAX_ARRAYS = 5 };
 
+enum { GEM_TABLE_ROWS = 8, GEM_TABLE_COLUMNS = 64 };
+
+/* The gradient as a function of u = y / scale, in octaves of u and parts of octaves: polynomials whose value V makes
+ * the gradient V + c1 V^2 + c2 V^3. Columns: one period of a power law below `low`, if any, then the octaves
+ * low .. split, then 2^log2_parts parts of each of the octaves split .. high. The argument of a polynomial is the
+ * mantissa of u less 3/2, after its upper `skip` bits were shifted out. */
+typedef struct gem_table {
+    float coefficients[GEM_TABLE_ROWS][GEM_TABLE_COLUMNS]; /* by power */
+    float series[2];                                       /* c1 and c2 */
+    int32_t period;                                        /* 2n + 1, or 0: below `low` u counts as 2^low */
+    int32_t low, split, high, log2_parts, skip;
+    int32_t least; /* the smallest u to compute with, in float bits counted from those of 1 */
+} gem_table;
+
 /* One activation in the coordinates of GemSpec.reduction: t = min(max(x * inverse_scale, 0), limit),
  * p = t^(2n), F = p / (p + eps). */
 typedef struct gem_spec {
     int64_t n;            /* 1 .. 64 */
-    int64_t wide;         /* compute float in double: x^(2n) can underflow in float where f(x) does not */
+    int64_t wide;         /* not 0: compute float in double, because n > 8 or t^(2n) can underflow where f(x) does not */
     int64_t scale_log2;   /* inverse_scale = 2^-scale_log2 */
     double inverse_scale; /* the power of two nearest 1 / eps_of_x^(1 / (2n)) */
     double eps;           /* eps in reduced coordinates, 2^-n .. 2^n */
     double limit;         /* beyond it 1 - F < 2^-60 */
     double leak;          /* 0 <= leak < 1 */
+    const gem_table *table; /* for the gradient from the output where leak > 0, or NULL */
     double unit;          /* eps^(-1 / (2n)): t * unit is x divided by the scale of the activation */
 } gem_spec;
 

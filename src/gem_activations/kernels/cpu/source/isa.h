@@ -65,6 +65,7 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #define NAME(name) name##_float
 #define FMA fma_float
 #define FAR_LOG2 125.0
+#define BITS 4 /* of an exponent up to 8: larger ones are computed in double */
 #define LARGEST FLT_MAX
 #include "element.h"
 #include "loops.h"
@@ -72,12 +73,14 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #undef NAME
 #undef FMA
 #undef FAR_LOG2
+#undef BITS
 #undef LARGEST
 
 #define REAL double
 #define NAME(name) name##_double
 #define FMA fma_double
 #define FAR_LOG2 1020.0
+#define BITS 7 /* of an exponent up to 64 */
 #define LARGEST DBL_MAX
 #include "element.h"
 #include "loops.h"
@@ -85,10 +88,12 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #undef NAME
 #undef FMA
 #undef FAR_LOG2
+#undef BITS
 #undef LARGEST
 
 #include "newton.h"
-#include "table.h"
+#include "table_32.h"
+#include "table_64.h"
 #include "half.h"
 #include "staging.h"
 

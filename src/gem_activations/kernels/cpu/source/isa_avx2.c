@@ -10,6 +10,7 @@
 #define GEM_KERNELS gem_kernels_avx2
 #define GEM_HAS_FMA 1
 #define GEM_HAS_F16C 1
+#define GEM_HAS_AVX2 1
 #include "isa.h"
 
 #if defined(__clang__)

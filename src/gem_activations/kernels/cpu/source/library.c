@@ -51,7 +51,7 @@ static int run(int operation, const gem_spec *spec, int dtype, char *const array
 {
     if (dtype < 0 || dtype >= GEM_DTYPES) return GEM_ERROR_DTYPE;
     if (count < 0) return GEM_ERROR_COUNT;
-    if (spec == NULL || spec->n < 1 || spec->n > 64) return GEM_ERROR_SPEC;
+    if (spec == NULL || spec->n < 1 || spec->n > 64 || (spec->n > 8 && !spec->wide)) return GEM_ERROR_SPEC;
     gem_parallel((*active_kernels())[operation][dtype], spec, arrays, used, itemsizes[dtype], count, threads);
     return GEM_OK;
 }
