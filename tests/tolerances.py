@@ -116,7 +116,7 @@ SOFTPLUS_ATOL = 2.1e-9
 
 GRADIENT_FROM_OUTPUT = {"float32": 1e-5, "float64": 1e-13}
 """The C kernels' f' from the output, relative, for n in 1..8, eps in 1e-12..1e6 and every leak: what the package
-promises. The polynomials of float32 are fitted to 4e-6, float64 iterates until rounding. Seen: 3.5e-6 and 2e-14."""
+promises. The polynomials of float32 are fitted to 5e-6, float64 iterates until rounding. Seen: 4.2e-6 and 1.6e-14."""
 
 HALF_GRADIENT_OF_ROUNDED_OUTPUT_ULPS = 2
 """The C kernels' f' in float16 and bfloat16 at the output as it is kept: what the package promises. Seen: 0.6."""
