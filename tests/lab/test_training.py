@@ -115,6 +115,10 @@ def test_checkpoint_of_another_run_is_not_continued(tmp_path: Path, dataset: Dat
     Run(recipe(), "gem", 0, dataset, {"seed": 0}).train(path, ignore)
     assert Run(recipe(), "gem", 0, dataset, {"seed": 0}).resume(path)
     assert not Run(recipe(), "gem", 1, dataset, {"seed": 1}).resume(path)
+    state = load_checkpoint(path, CPU)
+    assert state is not None
+    save_checkpoint(path, {**state, "format": 0})
+    assert not Run(recipe(), "gem", 0, dataset, {"seed": 0}).resume(path)
 
 
 def test_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def check_folder(folder: Path) -> None:
     try:
         names = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
         foreign = sorted(names.intersection(_OWN_NAMES))
-        if foreign and "comparison.json" not in names:
+        # Asked anew: another process may have started the comparison while the names were listed.
+        if foreign and not (folder / "comparison.json").exists():
             raise StoreError(
                 f"{folder} holds {', '.join(foreign)} of no comparison; choose an empty or new --out folder"
             )

@@ -26,6 +26,7 @@ from .timing import measure_step_ratio
 
 _WEIGHTS, _ORDER, _NOISE = range(3)
 _EVALUATION_BATCH = 1000
+_FORMAT = 1  # Of a checkpoint.
 
 EpochListener = Callable[[list[EpochMetrics]], None]
 
@@ -87,6 +88,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """Give all that a resumption needs, as tensors and plain values; the epoch fixes the data order."""
         return {
+            "format": _FORMAT,
             "identity": self.identity,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -100,7 +102,7 @@ class Run:
     def resume(self, checkpoint: Path) -> bool:
         """Take over the state of a checkpoint; False where there is none that is intact and of this very run."""
         state = load_checkpoint(checkpoint, self.device)
-        if state is None or state.get("identity") != self.identity:
+        if state is None or (state.get("format"), state.get("identity")) != (_FORMAT, self.identity):
             return False
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
