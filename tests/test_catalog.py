@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gem_activations import GemSpec, catalog
-from gem_activations.errors import ActivationNameError, SpecError
+from gem_activations.errors import ActivationNameError, GemError, SpecError
 from gem_activations.spec import MEMBERS
 
 mp.mp.dps = 40
@@ -99,6 +99,49 @@ def test_reference_keeps_nan_and_makes_none(name):
         assert not np.isnan(activation(np.array([-1e300, -1e30, -800.0, -0.0, 0.0, 800.0, 1e30]))).any()
 
 
+INF = math.inf
+# The limits at -inf and at inf, with the default parameters.
+LIMITS = {
+    **dict.fromkeys(["gem", "egem", "relu", "gelu", "gelu_tanh", "silu", "mish", "hardswish"], (0, INF)),
+    **dict.fromkeys(["softplus", "squareplus", "smelu", "relu2", "telu", "golu"], (0, INF)),
+    **dict.fromkeys(["segem", "leaky_relu", "prelu", "rrelu"], (-INF, INF)),
+    **dict.fromkeys(["hardshrink", "softshrink", "tanhshrink"], (-INF, INF)),
+    **dict.fromkeys(["elu", "celu", "isrlu"], (-1, INF)),
+    **dict.fromkeys(["hardtanh", "softsign", "tanh"], (-1, 1)),
+    **dict.fromkeys(["hardsigmoid", "sigmoid"], (0, 1)),
+    "selu": (-1.7580993408473766, INF),
+    "relu6": (0, 6),
+    "logsigmoid": (-INF, 0),
+}
+
+
+def test_every_entry_has_its_limits():
+    assert set(LIMITS) == set(catalog.ENTRIES)
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        *LIMITS.items(),
+        ("isrlu(alpha=4)", (-0.5, INF)),
+        ("celu(alpha=0.25)", (-0.25, INF)),
+        ("elu(alpha=2)", (-2, INF)),
+        ("hardtanh(min_val=-2, max_val=3)", (-2, 3)),
+        ("softplus(beta=2)", (0, INF)),
+        ("squareplus(b=9)", (0, INF)),
+        ("prelu(init=-0.5)", (INF, INF)),
+    ],
+)
+def test_limits_at_infinity(text, limits):
+    with np.errstate(all="ignore"):
+        got = catalog.parse(text)(np.array([-INF, INF]))
+    np.testing.assert_allclose(got, limits, rtol=1e-15)
+
+
+def test_isrlu_nears_its_limit_where_the_square_overflows():
+    np.testing.assert_allclose(catalog.parse("isrlu(alpha=4)")([-1e20, -1e200, -1e308]), -0.5, rtol=1e-15)
+
+
 @pytest.mark.parametrize(
     "text", ["gem", "gem(n=2)", "egem(eps=1e-4)", "segem(n=2, eps=1e-4, leak=0.01)", "gelu", "celu(alpha=0.075)"]
 )
@@ -110,7 +153,8 @@ def test_canonical_strings_are_printed_as_they_were_read(text):
 def test_parse_and_print_round_trip(entry):
     activation = catalog.parse(entry.name)
     assert catalog.parse(str(activation)) == activation
-    changed = f"{entry.name}({', '.join(f'{key}=3/4' for key in entry.defaults if key != 'n')})"
+    values = {key: "5/4" if key == "max_val" else "3/4" for key in entry.defaults if key != "n"}
+    changed = f"{entry.name}({', '.join(f'{key}={value}' for key, value in values.items())})"
     assert catalog.parse(str(catalog.parse(changed))) == catalog.parse(changed)
 
 
@@ -145,6 +189,68 @@ def test_defaults_of_the_family():
 def test_bad_strings_are_refused_with_a_hint(text, error, hint):
     with pytest.raises(error, match=hint):
         catalog.parse(text)
+
+
+# Arguments that each entry with parameters refuses, and what the message says of them.
+REFUSED = {
+    "gem": [("n=65", "n=65"), ("n=-1", "n=-1")],
+    "egem": [("eps=-1e-4", "above 0")],
+    "segem": [("leak=2", "from 0 up to, not including, 1")],
+    "leaky_relu": [("negative_slope=1e400", "too large")],
+    "prelu": [("init=1e400", "too large"), ("init=-1e400", "too large")],
+    "rrelu": [("lower=1, upper=0", "lower must be at most upper"), ("lower=1/2", "lower must be at most upper")],
+    "elu": [("alpha=0", "above 0"), ("alpha=-1", "above 0")],
+    "celu": [("alpha=0", r"celu\(alpha=0\): alpha must be a finite number above 0"), ("alpha=-0.5", "above 0")],
+    "hardtanh": [
+        ("min_val=2, max_val=1", r"hardtanh\(min_val=2, max_val=1\): min_val must be below max_val"),
+        ("min_val=1", "min_val must be below max_val"),
+    ],
+    "hardshrink": [("lambd=-1/2", "from 0 up")],
+    "softshrink": [("lambd=-1", "from 0 up")],
+    "softplus": [("beta=0", "above 0"), ("beta=1e-400", "too small")],
+    "squareplus": [("b=0", "above 0"), ("b=-1", "above 0")],
+    "smelu": [("beta=0", "above 0"), ("beta=-1", "above 0")],
+    "isrlu": [("alpha=0", "above 0"), ("alpha=-1", "above 0")],
+}
+# Values at the edge of what each takes; hard cases of the same parameters as above.
+TAKEN = [
+    "hardshrink(lambd=0)", "softshrink(lambd=0)", "rrelu(lower=0.5, upper=0.5)", "prelu(init=-1e300)",
+    "leaky_relu(negative_slope=0)", "celu(alpha=1e-300)", "softplus(beta=1e30)", "squareplus(b=1e-300)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name, entry in catalog.ENTRIES.items() if entry.defaults])
+def test_bad_parameters_are_refused_in_one_line(name):
+    for arguments, words in REFUSED[name]:
+        with pytest.raises(GemError, match=words) as caught:
+            catalog.parse(f"{name}({arguments})")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", TAKEN)
+def test_parameters_at_the_edge_are_taken(text):
+    activation = catalog.parse(text)
+    assert str(activation) == text
+    with np.errstate(all="ignore"):
+        assert not np.isnan(activation([-1.0, 0.0, 1.0])).any()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, "1", None])
+def test_check_refuses_what_is_no_number_above_zero(value):
+    with pytest.raises(SpecError, match="b must be a finite number above 0"):
+        catalog.check("squareplus", {"b": value})
+
+
+def test_large_whole_parameters_become_floats():
+    assert isinstance(catalog.parse("elu(alpha=1e30)").parameters["alpha"], float)
+    assert isinstance(catalog.parse("gem(n=2)").parameters["n"], int)
+
+
+def test_a_long_string_is_not_echoed_whole():
+    for text in ["g" * 5000, f"relu({'k' * 5000}=1)"]:
+        with pytest.raises(ActivationNameError) as caught:
+            catalog.parse(text)
+        assert len(str(caught.value)) < 300
 
 
 # (gain, chi) as quoted for z ~ N(0, 1). The design notes cut SiLU's gain to 1.676; it is 1.67653.

@@ -6,15 +6,18 @@ The tests, the documentation, the command line, the benchmarks and the lab all r
 
 import difflib
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ActivationNameError
-from .grammar import Number, format_call, parse_call, to_exact
+from .errors import ActivationNameError, SpecError
+from .grammar import Number, format_call, parse_call, quote, to_exact
 from .spec import MEMBERS, GemSpec
 
 Array = NDArray[np.float64]
@@ -46,7 +49,7 @@ class Entry:
     citation: str
     torch: str
     group: str
-    defaults: Mapping[str, float] = field(default_factory=dict[str, float])
+    defaults: Mapping[str, Number | float] = field(default_factory=dict[str, Number | float])
     fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -75,8 +78,12 @@ class Activation:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """The parameters as Python numbers: whole ones as int, others as float."""
-        return {key: value if isinstance(value, int) else float(value) for key, value in self.arguments}
+        """The parameters as Python numbers: whole ones below 2^53 as int, others as float."""
+        # A larger int fits neither an array's nor a tensor's integer type.
+        return {
+            key: value if isinstance(value, int) and abs(value) < 2**53 else float(value)
+            for key, value in self.arguments
+        }
 
     @property
     def spec(self) -> GemSpec | None:
@@ -96,13 +103,45 @@ class Activation:
         )
 
 
+_ABOVE_0 = (lambda value: 0 < value < math.inf, "a finite number above 0")
+_FROM_0 = (lambda value: 0 <= value < math.inf, "a finite number from 0 up")
+_FINITE = (lambda value: -math.inf < value < math.inf, "a finite number")
+# A parameter's name means the same in every rival; GemSpec checks the family's own.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(["alpha", "beta", "b"], _ABOVE_0),
+    "lambd": _FROM_0,
+    **dict.fromkeys(["negative_slope", "init", "lower", "upper", "min_val", "max_val"], _FINITE),
+}
+ORDERED = {("lower", "upper"): (operator.le, "at most"), ("min_val", "max_val"): (operator.lt, "below")}
+
+
+def check(name: str, parameters: Mapping[str, Any]) -> None:
+    """Check a rival's parameters against `RANGES` and `ORDERED`.
+
+    Args:
+        name: The rival's name in the catalog, for the message.
+        parameters: Its parameters by name.
+    Raises: SpecError: a parameter is out of its range, or a pair is out of order.
+    Example:
+        >>> check("hardtanh", {"min_val": -1, "max_val": 1})
+    """
+    shown = {key: f"{float(value):g}" if isinstance(value, Real) else quote(value) for key, value in parameters.items()}
+    for key, value in parameters.items():
+        allowed, expected = RANGES[key]
+        if not isinstance(value, Real) or not allowed(value):
+            raise SpecError(f"{name}({key}={shown[key]}): {key} must be {expected}")
+    for (low, high), (in_order, relation) in ORDERED.items():
+        if {low, high} <= parameters.keys() and not in_order(parameters[low], parameters[high]):
+            raise SpecError(f"{name}({low}={shown[low]}, {high}={shown[high]}): {low} must be {relation} {high}")
+
+
 def parse(text: str) -> Activation:
     """Read an activation: a name of the catalog, with arguments in parentheses where it takes them.
 
     Args:
         text: For example `gelu`, `gem(n=2)`, `egem(eps=1e-4)`, `celu(alpha=0.075)`.
     Raises: ActivationNameError: a malformed string, an unknown name (the nearest are offered) or argument;
-        SpecError: a parameter of the family out of its range.
+        SpecError: a parameter out of its range, or two out of order.
     Example:
         >>> str(parse("segem( eps = 1/10000 )")), parse("gelu").entry.title
         ('segem(eps=1e-4, leak=0.01)', 'GELU (erf)')
@@ -111,15 +150,16 @@ def parse(text: str) -> Activation:
     if name not in ENTRIES:
         near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "`gem-act list` shows all names"
-        raise ActivationNameError(f"no activation is called {name!r}; {hint}")
+        raise ActivationNameError(f"no activation is called {quote(name)}; {hint}")
     defaults = ENTRIES[name].defaults
     for key in given:
         if key not in defaults:
             takes = ", ".join(defaults) if defaults else "no arguments"
-            raise ActivationNameError(f"{text!r}: {name} takes {takes}, not {key}")
+            raise ActivationNameError(f"{quote(text)}: {name} takes {takes}, not {quote(key)}")
     exact = {key: given.get(key, to_exact(value)) for key, value in defaults.items()}
     activation = Activation(name, tuple(exact.items()))
-    _ = activation.spec  # Validates a member's parameters.
+    if activation.spec is None:  # A member's GemSpec checks its own parameters.
+        check(name, exact)
     return activation
 
 
@@ -127,12 +167,21 @@ def _sigmoid(x: Array) -> Array:
     return np.exp(-np.logaddexp(0.0, -x))
 
 
-def _gelu(x: Array) -> Array:
-    return 0.5 * x * np.vectorize(math.erfc, otypes=[np.float64])(-x / math.sqrt(2))
+def _gated(gate: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    # Below -1000 the gates of x gate(x) are 0 in float64; the clamp gives the limit at -inf instead of inf times 0.
+    def activation(x: Array) -> Array:
+        x = np.maximum(x, -1e3)
+        return x * gate(x)
+
+    return activation
 
 
-def _gelu_tanh(x: Array) -> Array:
-    return x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 * np.vectorize(math.erfc, otypes=[np.float64])(-x / math.sqrt(2))
+
+
+def _normal_cdf_tanh(x: Array) -> Array:
+    return _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
 
 
 def _member(x: Array, n: int, eps: float = 1.0, leak: float = 0.0) -> Array:
@@ -161,6 +210,13 @@ def _squareplus(x: Array, b: float) -> Array:
     return np.where(x > 0, larger / 2, b / 2 / larger)
 
 
+def _isrlu(x: Array, alpha: float) -> Array:
+    # Where sqrt(alpha) |x| is 2^52 the value has rounded to its limit, -1/sqrt(alpha): the clamp spares inf / inf.
+    root = math.sqrt(alpha)
+    negative = np.clip(x, -(2.0**52) / root, 0)
+    return np.where(x >= 0, x, negative / np.hypot(1, root * negative))
+
+
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 _ROWS = [
@@ -174,13 +230,13 @@ _ROWS = [
           "K. Fukushima, IEEE Trans. Syst. Sci. Cybern. 5(4), 1969", "torch.nn.ReLU", "baseline"),
     Entry("leaky_relu", "LeakyReLU", "x for x > 0, else negative_slope x", lambda x, negative_slope: _leaky(x, negative_slope),
           "A. Maas, A. Hannun, A. Ng, ICML workshop 2013", "torch.nn.LeakyReLU", "baseline", {"negative_slope": 0.01}),
-    Entry("gelu", "GELU (erf)", "x Phi(x), Phi the standard normal CDF", _gelu,
+    Entry("gelu", "GELU (erf)", "x Phi(x), Phi the standard normal CDF", _gated(_normal_cdf),
           "D. Hendrycks, K. Gimpel, arXiv:1606.08415, 2016", "torch.nn.GELU", "baseline"),
-    Entry("gelu_tanh", "GELU (tanh)", "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", _gelu_tanh,
+    Entry("gelu_tanh", "GELU (tanh)", "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", _gated(_normal_cdf_tanh),
           "D. Hendrycks, K. Gimpel, arXiv:1606.08415, 2016", "torch.nn.GELU", "baseline", fixed={"approximate": "tanh"}),
-    Entry("silu", "SiLU (Swish)", "x / (1 + exp(-x))", lambda x: x * _sigmoid(x),
+    Entry("silu", "SiLU (Swish)", "x / (1 + exp(-x))", _gated(_sigmoid),
           "S. Elfwing, E. Uchibe, K. Doya, arXiv:1702.03118, 2017", "torch.nn.SiLU", "baseline"),
-    Entry("mish", "Mish", "x tanh(log(1 + exp(x)))", lambda x: x * np.tanh(np.logaddexp(0, x)),
+    Entry("mish", "Mish", "x tanh(log(1 + exp(x)))", _gated(lambda x: np.tanh(np.logaddexp(0, x))),
           "D. Misra, arXiv:1908.08681, 2019", "torch.nn.Mish", "baseline"),
     Entry("elu", "ELU", "x for x > 0, else alpha (exp(x) - 1)", _elu,
           "D.-A. Clevert, T. Unterthiner, S. Hochreiter, arXiv:1511.07289, 2015", "torch.nn.ELU", "lee", {"alpha": 1.0}),
@@ -193,7 +249,7 @@ _ROWS = [
           "K. He et al., arXiv:1502.01852, 2015", "torch.nn.PReLU", "lee", {"init": 0.25}),
     Entry("rrelu", "RReLU", "x for x > 0, else (lower+upper)/2 x (in training: slope uniform in [lower, upper])",
           lambda x, lower, upper: _leaky(x, (lower + upper) / 2),
-          "B. Xu et al., arXiv:1505.00853, 2015", "torch.nn.RReLU", "lee", {"lower": 1 / 8, "upper": 1 / 3}),
+          "B. Xu et al., arXiv:1505.00853, 2015", "torch.nn.RReLU", "lee", {"lower": 0.125, "upper": Fraction(1, 3)}),
     Entry("relu6", "ReLU6", "min(max(x, 0), 6)", lambda x: np.clip(x, 0, 6),
           "A. Krizhevsky, Convolutional deep belief networks on CIFAR-10, 2010", "torch.nn.ReLU6", "lee"),
     Entry("hardswish", "Hardswish", "x min(max(x + 3, 0), 6) / 6",
@@ -218,19 +274,17 @@ _ROWS = [
     Entry("logsigmoid", "LogSigmoid", "-log(1 + exp(-x))", lambda x: -np.logaddexp(0, -x), _LEE, "torch.nn.LogSigmoid", "lee"),
     Entry("tanh", "Tanh", "tanh(x)", np.tanh, _LEE, "torch.nn.Tanh", "lee"),
     Entry("squareplus", "Squareplus", "(x + sqrt(x^2 + b)) / 2",
-          _squareplus,
-          "J. Barron, arXiv:2112.11687, 2021", "gem_activations.torch.Squareplus", "relative", {"b": 4.0}),
+          _squareplus, "J. Barron, arXiv:2112.11687, 2021", "gem_activations.torch.Squareplus", "relative", {"b": 4.0}),
     Entry("smelu", "SmeLU", "0 for x < -beta, (x+beta)^2 / (4 beta) for |x| <= beta, else x", _smelu,
           "G. Shamir, D. Lin, L. Coviello, arXiv:2010.09931, 2020", "gem_activations.torch.SmeLU", "relative", {"beta": 1.0}),
     Entry("relu2", "ReLU^2", "max(x, 0)^2", lambda x: np.maximum(x, 0) ** 2,
           "D. So et al., arXiv:2109.08668, 2021", "gem_activations.torch.SquaredReLU", "relative"),
-    Entry("telu", "TeLU", "x tanh(exp(x))", lambda x: x * np.tanh(np.exp(np.minimum(x, 700))),
+    Entry("telu", "TeLU", "x tanh(exp(x))", _gated(lambda x: np.tanh(np.exp(np.minimum(x, 700)))),
           "A. Fernandez, A. Mali, arXiv:2412.20269, 2024", "gem_activations.torch.TeLU", "relative"),
-    Entry("golu", "GoLU", "x exp(-exp(-x))", lambda x: x * np.exp(-np.exp(-np.maximum(x, -700))),
+    Entry("golu", "GoLU", "x exp(-exp(-x))", _gated(lambda x: np.exp(-np.exp(-np.maximum(x, -700)))),
           "I. Das et al., arXiv:2502.03654, 2025", "gem_activations.torch.GoLU", "relative"),
     Entry("isrlu", "ISRLU", "x for x >= 0, else x / sqrt(1 + alpha x^2)",
-          lambda x, alpha: np.where(x >= 0, x, x / np.sqrt(1 + alpha * np.minimum(x, 0) ** 2)),
-          "B. Carlile et al., arXiv:1710.09967, 2017", "gem_activations.torch.ISRLU", "relative", {"alpha": 1.0}),
+          _isrlu, "B. Carlile et al., arXiv:1710.09967, 2017", "gem_activations.torch.ISRLU", "relative", {"alpha": 1.0}),
 ]  # fmt: skip
 
 ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _ROWS}

@@ -6,6 +6,7 @@ exact analysis. Every value is a number: the grammar never evaluates code.
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -16,6 +17,10 @@ Number = int | Fraction
 _CALL = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(?:\(([^()]*)\))?\s*")
 _ARGUMENT = re.compile(r"\s*([a-z][a-z0-9_]*)\s*=\s*(\S(?:.*\S)?)\s*")
 _NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.IGNORECASE)
+# More than any float64 needs; both what is read and what is written back must fit.
+_MAX_CHARACTERS = 40
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 _FORM = "expected name or name(key=number, ...), for example egem(n=2, eps=1e-4)"
 
 
@@ -25,23 +30,24 @@ def parse_call(text: str) -> tuple[str, dict[str, Number]]:
     Args:
         text: The string; blanks are free, names are lower case.
     Returns: The name, and the arguments in the order given: whole numbers as int, all others as Fraction.
-    Raises: ActivationNameError: the string does not follow the grammar, or gives an argument twice.
+    Raises: ActivationNameError: the string does not follow the grammar, gives an argument twice, or gives a number
+        that is too long, or that a float64 would round to 0 or infinity.
     Example:
         >>> parse_call("egem(n=2, eps=1e-4)")
         ('egem', {'n': 2, 'eps': Fraction(1, 10000)})
     """
     match = _CALL.fullmatch(str(text))
     if match is None:
-        raise ActivationNameError(f"{text!r} is not an activation: {_FORM}")
+        raise ActivationNameError(f"{quote(text)} is not an activation: {_FORM}")
     name, inside = match.groups()
     arguments: dict[str, Number] = {}
     for part in inside.split(",") if inside and inside.strip() else []:
         argument = _ARGUMENT.fullmatch(part)
         if argument is None:
-            raise ActivationNameError(f"{text!r}: cannot read {part.strip()!r}; {_FORM}")
+            raise ActivationNameError(f"{quote(text)}: cannot read {quote(part.strip())}; {_FORM}")
         key, value = argument.groups()
         if key in arguments:
-            raise ActivationNameError(f"{text!r}: {key} is given twice; give it once")
+            raise ActivationNameError(f"{quote(text)}: {quote(key)} is given twice; give it once")
         arguments[key] = _parse_number(value, text)
     return name, arguments
 
@@ -84,10 +90,34 @@ def to_exact(value: Number | float) -> Number:
     return int(exact) if exact.denominator == 1 else exact
 
 
+def quote(text: object) -> str:
+    """Quote a user's text for a message in one line; the middle of a long text is left out.
+
+    Example:
+        >>> quote("gellu"), len(quote("9" * 5000))
+        ("'gellu'", 80)
+    """
+    return _SHORT.repr(text)
+
+
 def _parse_number(value: str, text: str) -> Number:
     if _NUMBER.fullmatch(value) is None or ("/" in value and not value.rpartition("/")[2].strip("0")):
-        raise ActivationNameError(f"{text!r}: {value!r} is not a finite number; write for example 2, 0.01, 1e-4 or 1/3")
-    return to_exact(Fraction(value))
+        raise ActivationNameError(
+            f"{quote(text)}: {quote(value)} is not a finite number; write for example 2, 0.01, 1e-4 or 1/3"
+        )
+    if len(value) > _MAX_CHARACTERS:
+        raise ActivationNameError(_too_long(value, text))
+    exact = to_exact(Fraction(value))
+    if not _representable(exact):
+        bound = "small" if abs(exact) < 1 else "large"
+        raise ActivationNameError(f"{quote(text)}: {value} is too {bound} for a float64; write 0 or 1e-300 to 1e300")
+    if len(format_number(exact)) > _MAX_CHARACTERS:
+        raise ActivationNameError(_too_long(value, text))
+    return exact
+
+
+def _too_long(value: str, text: str) -> str:
+    return f"{quote(text)}: {quote(value)} has too many digits; write at most 17"
 
 
 def _representable(exact: Number) -> bool:

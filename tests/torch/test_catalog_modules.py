@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from gem_activations import catalog
-from gem_activations.torch import make_activation
+from gem_activations.errors import SpecError
+from gem_activations.torch import ISRLU, SmeLU, Squareplus, make_activation
 
 from ..tolerances import CATALOG, GRADCHECK, SOFTPLUS_ATOL
 from .known_warnings import forward_mode
@@ -86,6 +87,40 @@ def test_relatives_at_large_inputs(text):
     x = torch.tensor([1e3, 1e10, 1e18, -1e3, -1e10, -1e18, -1e25])
     got = module(text)(x).double().numpy()
     np.testing.assert_allclose(got, catalog.parse(text)(x.double().numpy()), rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("text", "below", "above"),
+    [
+        ("gem", 0, torch.inf), ("egem", 0, torch.inf), ("segem", -torch.inf, torch.inf),
+        ("squareplus", 0, torch.inf), ("squareplus(b=9)", 0, torch.inf), ("smelu", 0, torch.inf),
+        ("relu2", 0, torch.inf), ("telu", 0, torch.inf), ("golu", 0, torch.inf),
+        ("isrlu", -1, torch.inf), ("isrlu(alpha=4)", -0.5, torch.inf),
+    ],
+)  # fmt: skip
+def test_limits_at_infinity(text, below, above, dtype):
+    got = module(text, dtype)(torch.tensor([-torch.inf, torch.inf], dtype=dtype))
+    assert torch.equal(got, torch.tensor([below, above], dtype=dtype)), got
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_isrlu_reaches_its_limit_at_the_largest_inputs(dtype):
+    x = torch.tensor([-torch.finfo(dtype).max], dtype=dtype)
+    torch.testing.assert_close(ISRLU(alpha=16)(x), torch.full_like(x, -0.25), rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_squareplus_in_float16_with_a_root_that_underflows():
+    x = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float16, requires_grad=True)
+    y = Squareplus(b=1e-20)(x)
+    torch.testing.assert_close(y, torch.relu(x), rtol=0, atol=torch.finfo(torch.float16).smallest_normal)
+    assert torch.isfinite(torch.autograd.grad(y.sum(), x)[0]).all()
+
+
+@pytest.mark.parametrize("build", [lambda: Squareplus(b=-1), lambda: SmeLU(beta=0), lambda: ISRLU(alpha=torch.nan)])
+def test_relatives_refuse_bad_parameters(build):
+    with pytest.raises(SpecError, match="above 0"):
+        build()
 
 
 @every_name
