@@ -1,6 +1,7 @@
 """GemSpec against mpmath at 50 digits: each row of the tables of docs/mathematics.md, from the definition alone."""
 
 import math
+import pickle
 from fractions import Fraction
 
 import mpmath as mp
@@ -162,6 +163,18 @@ def test_quoted_squared_distances(n, squared):
     assert GemSpec(n).distance_to_relu(2) ** 2 == pytest.approx(squared, abs=5e-7)
 
 
+def test_inverse_at_the_end_of_the_range():
+    assert GemSpec(leak=0.5).inverse(1.7e308) == 1.7e308
+
+
+def test_a_pickle_holds_the_parameters_alone():
+    spec = GemSpec(2, 1e-4, 0.01)
+    copy = pickle.loads(pickle.dumps(spec))
+    assert copy == spec
+    assert copy.reduction == spec.reduction
+    assert b"reduction" not in pickle.dumps(spec)
+
+
 def test_distance_that_diverges_names_the_condition():
     with pytest.raises(SpecError, match=r"p \(2n - 1\) > 1"):
         GemSpec(n=1).distance_to_relu(1)
@@ -171,6 +184,8 @@ def test_distance_that_diverges_names_the_condition():
         GemSpec().distance_to_relu(0.5)
     with pytest.raises(SpecError, match="p from 1"):
         GemSpec().distance_to_relu(math.nan)
+    with pytest.raises(SpecError, match="inf for the supremum"):
+        GemSpec().distance_to_relu(1e306)
 
 
 @given(orders, widths, st.floats(0, 10))
@@ -243,7 +258,9 @@ def test_gain_and_chi_of_the_table(spec, gain, chi):
     "arguments",
     [
         {"n": 0}, {"n": -1}, {"n": 1.5}, {"n": 2.0}, {"n": True}, {"n": "2"}, {"n": 65},
+        {"n": np.array(1.5)}, {"n": np.array([1, 2])},
         {"eps": 0}, {"eps": -1.0}, {"eps": math.nan}, {"eps": math.inf}, {"eps": "1"}, {"eps": None}, {"eps": 1j},
+        {"eps": np.complex128(1 + 2j)},
         {"eps": 1e-300}, {"eps": 1e300},
         {"leak": -0.01}, {"leak": 1}, {"leak": math.nan}, {"leak": math.inf}, {"leak": "0"},
     ],
@@ -264,8 +281,9 @@ def test_bad_scales_and_distances_are_refused(value):
         GemSpec.from_distance(2, value)
     with pytest.raises(SpecError, match="n=0"):
         GemSpec.from_distance(0, 0.1)
-    with pytest.raises(SpecError, match="overflow"):
-        GemSpec.from_scale(8, 1e29)
+    for scale in (1e29, 1e-29):
+        with pytest.raises(SpecError, match="leaves the range"):
+            GemSpec.from_scale(8, scale)
 
 
 @pytest.mark.parametrize("x", [1j, "1", None, ["a"], [[1], [1, 2]]])

@@ -33,7 +33,7 @@ class BackendError(GemError):
     """A backend that was asked for by name and is not available, or cannot serve the tensor."""
 
 
-class MissingDependencyError(GemError):
+class MissingDependencyError(GemError, ImportError):
     """An optional library that the call needs is not installed."""
 
 

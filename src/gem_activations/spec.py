@@ -23,6 +23,7 @@ from .grammar import format_call, parse_call
 
 MAX_N = 64
 MIN_SCALE, MAX_SCALE = 1e-30, 1e30
+MAX_P = 1e6
 MEMBERS: dict[str, dict[str, float]] = {
     "gem": {"n": 1},
     "egem": {"n": 1, "eps": 1e-4},
@@ -118,9 +119,12 @@ class GemSpec:
         if not 0 < scale < math.inf:
             raise SpecError(f"scale={scale}: expected a finite number above 0")
         try:
-            return cls(n=n, eps=scale ** (2 * _order(n)), leak=leak)
+            eps = scale ** (2 * _order(n))
         except OverflowError:
-            raise SpecError(f"scale={scale} to the power {2 * n} overflows; choose a smaller scale or n") from None
+            eps = math.inf
+        if not 0 < eps < math.inf:
+            raise SpecError(f"scale={scale}: eps = scale^{2 * n} leaves the range of float64; bring scale nearer to 1")
+        return cls(n=n, eps=eps, leak=leak)
 
     @classmethod
     def from_distance(cls, n: int, distance: float, p: float = math.inf) -> Self:
@@ -181,8 +185,12 @@ class GemSpec:
         unit = _unit_distance(self.n, p)
         return unit * (self.scale if p == math.inf else self.scale ** ((p + 1) / p))
 
+    def __reduce__(self) -> tuple[type[Self], tuple[int, float, float]]:
+        """Pickle the parameters alone: what derives from them is derived anew when they are read."""
+        return type(self), (self.n, self.eps, self.leak)
+
     def __call__(self, x: ArrayLike) -> Array:
-        """Give f(x) in float64."""
+        """Give f(x) in float64, in the shape of x. Raises: SpecError: x is no array of real numbers."""
         x = _array(x)
         return self.gate(x) * (x if self.leak else np.maximum(x, 0.0))
 
@@ -241,8 +249,8 @@ class GemSpec:
         Where leak > 0 the slope of log f over log x has a hump and Newton's method can run in a cycle: a step must
         halve the one before, else the bracket is halved.
         """
-        low, high = y, y / (1 - self.leak)
         with np.errstate(all="ignore"):
+            low, high = y, y / (1 - self.leak)
             high = high + self.scale * (high / self.scale) ** (1 / (2 * self.n + 1))
             high = np.minimum(high, y / self.leak) if self.leak else high
             high = np.minimum(high, np.finfo(np.float64).max)
@@ -282,18 +290,24 @@ def _unit_distance(n: int, p: float) -> float:
             "Choose a larger p or n"
         )
     first = (p + 1) / (2 * n)
+    if p > MAX_P:
+        raise SpecError(f"p={p:g}: expected p up to {MAX_P:g}, or inf for the supremum")
     log_beta = math.lgamma(first) + math.lgamma(p - first) - math.lgamma(p)
     return math.exp((log_beta - math.log(2 * n)) / p)
 
 
 def _order(n: SupportsIndex) -> int:
-    if isinstance(n, bool) or not hasattr(n, "__index__") or not 1 <= operator.index(n) <= MAX_N:
+    try:
+        order = 0 if isinstance(n, bool) else operator.index(n)
+    except TypeError:
+        order = 0
+    if not 1 <= order <= MAX_N:
         raise SpecError(f"n={n}: the smoothness order must be a whole number from 1 to {MAX_N}")
-    return operator.index(n)
+    return order
 
 
 def _real(name: str, value: SupportsFloat, expected: str) -> float:
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+    if isinstance(value, (bool, str, bytes, complex, np.complexfloating)) or not hasattr(value, "__float__"):
         raise SpecError(f"{name}={value!r}: expected {expected}")
     try:
         return float(value)

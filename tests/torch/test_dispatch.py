@@ -226,9 +226,11 @@ def test_modules_pass_their_settings_on():
         _, kept = kept_tensors(module, x)
         assert kept[0].data_ptr() == x.data_ptr()
         assert "save='input'" in repr(module)
-    for module in (GEM(backend="x"), EGEM(backend="x"), SEGEM(backend="x")):
+    for factory in (GEM, EGEM, SEGEM):
         with pytest.raises(BackendError):
-            module(x)
+            factory(backend="x")
+        with pytest.raises(TensorError):
+            factory(save="x")
 
 
 @pytest.mark.parametrize("function", [gem, egem, segem])
@@ -246,6 +248,56 @@ def test_gradients_with_a_negative_bit_are_read_right():
     leaf = torch.ones(5, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(gem(leaf), leaf, negated)
     torch.testing.assert_close(gradient, x * 1.0)
+
+
+@pytest.mark.parametrize("save", ["input", "output"])
+@pytest.mark.parametrize("kept_as", [torch.bfloat16, torch.float64], ids=str)
+def test_hooks_that_keep_another_dtype_are_met_as_by_relu(save, kept_as):
+    x = torch.linspace(-2, 2, 9, requires_grad=True)
+    gate = torch.linspace(2, -2, 9, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.to(kept_as), lambda tensor: tensor):
+        y, z = gem(x, save=save), gem_glu(x, gate)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    rounding = 0.05 if kept_as == torch.bfloat16 else 1e-5
+    want = torch.from_numpy(GemSpec().derivative(x.detach().numpy())).float()
+    torch.testing.assert_close(slope, want, rtol=rounding, atol=rounding)
+    from_x, from_gate = torch.autograd.grad(z.sum(), (x, gate))
+    torch.testing.assert_close(from_x, gem(gate).detach(), rtol=rounding, atol=rounding)
+    want = x.detach() * torch.from_numpy(GemSpec().derivative(gate.detach().numpy())).float()
+    torch.testing.assert_close(from_gate, want, rtol=rounding, atol=rounding)
+
+
+def test_a_tensor_subclass_is_compiled():
+    class Named(torch.Tensor):
+        pass
+
+    x = torch.randn(4)
+    compiled = torch.compile(GEM(n=2), fullgraph=True, backend="eager")
+    torch.testing.assert_close(torch.Tensor(compiled(x.as_subclass(Named))), gem(x, n=2))
+
+
+@pytest.mark.parametrize("save", ["input", "output", "auto"])
+def test_options_are_checked_under_tracers_too(save):
+    with pytest.raises(TensorError):
+        torch.func.vmap(lambda x: gem(x, save=save + "s"))(torch.ones(2))
+    with pytest.raises(BackendError, match="expected one of"):
+        torch.func.vmap(lambda x: gem(x, backend="foo"))(torch.ones(2))
+
+
+def test_half_precision_gated_unit_does_not_overflow_where_the_gate_is_closed():
+    x = torch.full((2,), 1000.0, dtype=torch.float16, requires_grad=True)
+    gate = torch.tensor([-1.0, 1.0], dtype=torch.float16, requires_grad=True)
+    grad = torch.tensor([100.0, 0.001], dtype=torch.float16)
+    plain = torch.autograd.grad(gem_glu(x, gate), gate, grad)[0]
+    again = torch.autograd.grad(gem_glu(x, gate), gate, grad, create_graph=True)[0]
+    transformed = torch.func.grad(lambda gate: (gem_glu(x.detach(), gate) * grad).sum())(gate.detach())
+    assert plain.tolist() == again.tolist() == transformed.tolist()
+    assert plain.isfinite().all()
+
+
+def test_sparse_tensors_are_refused():
+    with pytest.raises(TensorError, match="dense tensor"):
+        gem(torch.eye(2).to_sparse())
 
 
 def test_symbolic_tracing_records_the_call_with_its_parameters():

@@ -74,6 +74,31 @@ def test_a_leaf_that_requires_grad_is_refused_and_left_alone(route: Route):
 
 
 @every_route
+def test_views_that_may_not_be_changed_are_refused_and_left_alone(route: Route):
+    source = torch.randn(6, requires_grad=True) * 1
+    before = source.detach().clone()
+    with pytest.raises(RuntimeError, match="multiple views"):
+        overwrite(route, source.chunk(2)[0], GemSpec())
+    with torch.no_grad():
+        hidden = source[:3]
+    with pytest.raises(RuntimeError, match="no_grad"):
+        overwrite(route, hidden, GemSpec())
+    assert torch.equal(source.detach(), before)
+
+
+@every_route
+def test_a_view_is_overwritten_and_its_base_learns_of_it(route: Route):
+    x = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    source = x * 1
+    part = source[:3]
+    y = overwrite(route, part, GemSpec())
+    assert y.data_ptr() == source.data_ptr()
+    (slope,) = torch.autograd.grad(source.sum(), x)
+    expected = np.concatenate([GemSpec().derivative(x.detach()[:3]), np.ones(3)])
+    np.testing.assert_allclose(slope, expected, **SAME_MATHEMATICS)
+
+
+@every_route
 def test_a_later_change_of_the_output_is_refused_in_the_backward_pass(route: Route):
     x = torch.randn(6, requires_grad=True)
     y = overwrite(route, x * 1, GemSpec())

@@ -13,6 +13,8 @@ from ..errors import MissingDependencyError
 try:
     import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
 except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
     raise MissingDependencyError("PyTorch is not installed; run: pip install 'gem-activations[torch]'") from error
 
 from .dispatch import backend_info

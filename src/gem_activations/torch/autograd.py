@@ -25,10 +25,12 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bo
         backend: What computes.
         from_output: Keep the output for the backward pass instead of the input.
         inplace: Overwrite x; needs from_output.
-    Raises: RuntimeError, before x is touched: inplace on a leaf that requires grad, or on a view of one.
+    Raises: RuntimeError (PyTorch's own), before x is touched: inplace on a leaf that requires grad, or on a view that
+        may not be changed.
     """
-    if inplace:
-        _refuse_leaf(x)
+    if inplace and torch.is_grad_enabled() and (x._is_view() or (x.is_leaf and x.requires_grad)):
+        # An autograd function is refused only after it has run; copy_ is refused before it writes.
+        return x.copy_(Activation.apply(x.clone(), spec, backend, from_output, False))  # pyright: ignore[reportArgumentType]
     return Activation.apply(x, spec, backend, from_output, inplace)  # pyright: ignore[reportReturnType]
 
 
@@ -62,7 +64,7 @@ class Activation(torch.autograd.Function):
             x = Inverse.apply(kept, spec) if from_output else kept
             grad_x = Gradient.apply(grads[0], x, spec, backend)
         else:
-            grad_x = _usable(backend, grads[0]).backward(grads[0], kept, spec, from_output)
+            grad_x = _usable(backend, grads[0], kept).backward(grads[0], kept, spec, from_output)
         return grad_x, None, None, None, None
 
     @staticmethod
@@ -86,7 +88,7 @@ class Gradient(torch.autograd.Function):
         ctx.save_for_forward(grad, x)
         ctx.spec = spec
         if x.dtype == grad.dtype:
-            return _usable(backend, grad).backward(grad, x, spec, False)
+            return _usable(backend, grad, x).backward(grad, x, spec, False)
         return (grad * formula.derivative(x, spec)).to(grad.dtype)
 
     @staticmethod
@@ -148,10 +150,13 @@ class GatedUnit(torch.autograd.Function):
         x, gate = ctx.saved_tensors
         spec, backend = ctx.settings
         if torch.is_grad_enabled():
-            grad_x = grads[0] * apply_eagerly(gate, spec, PLAIN, from_output=False, inplace=False)
-            grad_gate = Gradient.apply(grads[0] * x, gate, spec, PLAIN)
+            # Half types are widened before the products, which may overflow where f' is 0.
+            grad, wide = formula.widen(grads[0]), formula.widen(gate)
+            value = apply_eagerly(wide, spec, PLAIN, from_output=False, inplace=False)
+            grad_x = (grad * value).to(x.dtype)
+            grad_gate = Gradient.apply(grad * x, wide, spec, PLAIN).to(gate.dtype)
         else:
-            grad_x, grad_gate = _usable(backend, grads[0]).glu_backward(grads[0], x, gate, spec)
+            grad_x, grad_gate = _usable(backend, grads[0], x, gate).glu_backward(grads[0], x, gate, spec)
         return grad_x, grad_gate, None, None
 
     @staticmethod
@@ -159,9 +164,10 @@ class GatedUnit(torch.autograd.Function):
         """Give x_tangent * f(gate) + x * f'(gate) * gate_tangent for forward-mode differentiation."""
         x, gate = ctx.saved_tensors
         spec, _ = ctx.settings
-        from_x = 0 if tangents[0] is None else tangents[0] * formula.value(gate, spec)
-        from_gate = 0 if tangents[1] is None else x * formula.derivative(gate, spec) * tangents[1]
-        return from_x + from_gate
+        wide = formula.widen(gate)
+        from_x: Any = 0 if tangents[0] is None else tangents[0] * formula.value(wide, spec)
+        from_gate = 0 if tangents[1] is None else formula.widen(x) * tangents[1] * formula.derivative(wide, spec)
+        return (from_x + from_gate).to(x.dtype)
 
 
 def _divide_by_slope(change: Tensor, x: Tensor, spec: GemSpec) -> Tensor:
@@ -170,15 +176,9 @@ def _divide_by_slope(change: Tensor, x: Tensor, spec: GemSpec) -> Tensor:
     return torch.where(flat, 0.0, change / torch.where(flat, 1.0, slope))
 
 
-def _refuse_leaf(x: Tensor) -> None:
-    # An autograd function is refused only after it has run, when the leaf has already been overwritten.
-    owner = x if x._base is None else x._base
-    if torch.is_grad_enabled() and owner.is_leaf and owner.requires_grad:
-        view = "" if owner is x else "a view of "
-        raise RuntimeError(f"{view}a leaf Variable that requires grad is being used in an in-place operation.")
-
-
-def _usable(backend: Backend, grad: Tensor) -> Backend:
+def _usable(backend: Backend, grad: Tensor, *kept: Tensor) -> Backend:
     # A gradient can arrive traced or batched (vmap over backward passes) though the forward pass was eager. In forward
-    # mode, what arrives and what was kept can carry tangents, which a kernel would drop.
-    return PLAIN if is_traced(grad) or forward_ad._current_level >= 0 else backend
+    # mode, what arrives and what was kept can carry tangents, which a kernel would drop. And hooks on saved tensors may
+    # give them back in another dtype or on another device, while a kernel reads raw memory.
+    alike = all((t.dtype, t.device, t.shape) == (grad.dtype, grad.device, grad.shape) for t in kept)
+    return PLAIN if not alike or is_traced(grad) or forward_ad._current_level >= 0 else backend

@@ -48,7 +48,7 @@ class Plain:
 
     def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
         """Give x * f(gate); see Backend."""
-        return (x * formula.value(formula.widen(gate), spec)).to(x.dtype)
+        return (formula.widen(x) * formula.value(formula.widen(gate), spec)).to(x.dtype)
 
     def glu_backward(self, grad: Tensor, x: Tensor, gate: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
         """Give both gradients; see Backend."""

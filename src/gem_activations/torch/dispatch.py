@@ -13,13 +13,14 @@ from .compiled import load_cpu, load_triton
 
 BackendName = Literal["auto", "plain", "cpu", "triton"]
 
+_NAMES = get_args(BackendName)
 _told: set[str] = set()
 
 
 def choose_backend(name: BackendName, x: Tensor) -> Backend:
     """Give the backend for an ordinary tensor x: the kernels of its device, else the plain formula.
 
-    Raises: BackendError: an unknown name, or a backend forced by name that cannot serve x.
+    Raises: BackendError: a backend forced by name that cannot serve x.
     """
     if name == "plain":
         return PLAIN
@@ -32,6 +33,12 @@ def choose_backend(name: BackendName, x: Tensor) -> Backend:
         _told.add(reason)
         warnings.warn(f"gem_activations computes by the slower plain formula: {reason}", RuntimeWarning, stacklevel=4)
     return PLAIN
+
+
+def check_name(name: BackendName) -> None:
+    """Raise BackendError for a name that is no backend's."""
+    if name not in _NAMES:
+        raise BackendError(f"backend={name!r}: expected one of {', '.join(_NAMES)}")
 
 
 def backend_info() -> dict[str, str]:
@@ -55,8 +62,6 @@ def backend_info() -> dict[str, str]:
 
 def _kernels(x: Tensor) -> tuple[Backend | None, str]:
     """Give the kernels for the device of x, or None and the reason; no reason for a device that has none."""
-    if x.layout is not torch.strided:
-        return None, ""
     if x.is_cpu:
         kernels = load_cpu()
         return kernels, "" if kernels else cpu.status().reason
@@ -64,10 +69,6 @@ def _kernels(x: Tensor) -> tuple[Backend | None, str]:
 
 
 def _forced(name: str, x: Tensor) -> tuple[Backend | None, str]:
-    if name not in get_args(BackendName):
-        raise BackendError(f"backend={name!r}: expected one of {', '.join(get_args(BackendName))}")
-    if x.layout is not torch.strided:
-        return None, f"it takes strided tensors, not {x.layout}"
     if name == "cpu":
         return _kernels(x) if x.is_cpu else (None, f"it takes CPU tensors, not one on {x.device}")
     kernels, reason = load_triton()
@@ -93,6 +94,7 @@ def is_traced(x: Tensor) -> bool:
         torch.compiler.is_compiling()
         or type(x) not in (Tensor, torch.nn.Parameter)
         or x.is_meta
+        or x.is_nested
         or not _has_storage(x)
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or _transforms_active()

@@ -55,6 +55,7 @@ def inverse(y: Tensor, spec: GemSpec) -> Tensor:
         high = high + spec.scale * (high / spec.scale) ** (1 / (2 * spec.n + 1))
         if spec.leak:
             high = torch.minimum(high, target / spec.leak)
+        high = high.clamp(max=torch.finfo(torch.float64).max)
         high = high * (1 + 1e-12)  # The bound can be the root itself, and a power is rounded.
         x, last, done = high, torch.full_like(high, torch.inf), torch.zeros_like(high, dtype=torch.bool)
         for _ in range(100):

@@ -1,7 +1,7 @@
 """`gem`, `egem` and `segem` on tensors, and the one place where an implementation is chosen."""
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from ..errors import TensorError
 from ..spec import GemSpec
 from . import formula
 from .autograd import apply_eagerly, apply_gated_eagerly
-from .backends import Backend
-from .dispatch import BackendName, choose_backend, is_traced, refuse_forced_kernel
+from .backends import PLAIN, Backend
+from .dispatch import BackendName, check_name, choose_backend, is_traced, refuse_forced_kernel
 
 Save = Literal["auto", "input", "output"]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -131,20 +131,23 @@ def activate(
         backend: "plain" (torch operations), "cpu" (the C kernels), "triton" (the GPU kernels), or "auto": the fastest
             that serves x.
     Returns: Same shape, dtype, device and memory format as x.
-    Raises: TensorError: an integer, boolean or complex tensor, or no tensor; BackendError: a forced backend that cannot
-        serve x, or an unknown name.
+    Raises: TensorError: an integer, boolean, complex or sparse tensor, or no tensor; save="input" with inplace, or
+        another word; BackendError: a forced backend that cannot serve x, or an unknown name.
+    Edge cases: f(+inf) = +inf, f(-inf) = 0, or -inf with a leak, f(NaN) = NaN, f'(0) = leak. Where the output is kept,
+        it must not be changed in place before the backward pass, as with ReLU.
     Example:
         >>> import torch
         >>> activate(torch.ones(2), GemSpec.from_scale(1, 0.5))
         tensor([0.8000, 0.8000])
     """
-    if has_torch_function_unary(x):
+    if not torch.compiler.is_compiling() and has_torch_function_unary(x):
         # A proxy of torch.fx, or a tensor subclass: it decides what happens, by torch's own protocol.
         n, eps, leak = spec.n, spec.eps, spec.leak
         return handle_torch_function(
             segem, (x,), x, n=n, eps=eps, leak=leak, inplace=inplace, save=save, backend=backend
         )
     _check(x)
+    check_options(save, inplace, backend)
     if is_traced(x):
         refuse_forced_kernel(backend)
         return x.copy_(formula.value(x.clone(), spec)) if inplace else formula.value(x, spec)
@@ -168,13 +171,16 @@ def gem_glu(
         backend: As for `activate`.
     Returns: Same shape, dtype and device as x, in the memory format of x.
     Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or two tensors
-        that differ in shape, dtype or device; BackendError: a forced backend that cannot serve x.
+        that differ in shape, dtype or device (under autocast too: cast one); BackendError: a forced backend that
+        cannot serve x.
+    Edge cases: An infinite x at a closed gate gives NaN, inf * 0. Half types are computed in float32 and rounded once.
+    Source: Krause 2026, arXiv:2604.21677, for f; Shazeer 2020, arXiv:2002.05202, for gated units.
     Example:
         >>> import torch
         >>> gem_glu(torch.tensor([2.0, 2.0]), torch.tensor([1.0, -1.0]))
         tensor([1., 0.])
     """
-    if has_torch_function_variadic(x, gate):
+    if not torch.compiler.is_compiling() and has_torch_function_variadic(x, gate):
         return handle_torch_function(gem_glu, (x, gate), x, gate, n=n, eps=eps, leak=leak, backend=backend)
     spec = _spec(n, eps, leak)
     _check(x)
@@ -184,9 +190,10 @@ def gem_glu(
             raise TensorError(
                 f"x and gate must agree in {aspect}, got {getattr(x, aspect)} and {getattr(gate, aspect)}"
             )
+    check_options("auto", False, backend)
     if is_traced(x) or is_traced(gate):
         refuse_forced_kernel(backend)
-        return x * formula.value(gate, spec)
+        return PLAIN.glu_forward(x, gate, spec)
     return apply_gated_eagerly(x, gate, spec, choose_backend(backend, x))
 
 
@@ -195,15 +202,22 @@ def _check(x: Tensor) -> None:
         raise TensorError(f"expected a torch.Tensor, got {type(x).__name__}")
     if x.dtype not in DTYPES:
         raise TensorError(f"expected a tensor of dtype float16, bfloat16, float32 or float64, got {x.dtype}")
+    if x.layout is not torch.strided and not x.is_nested:
+        raise TensorError(f"expected a dense tensor, got the layout {x.layout}; convert it by to_dense()")
+
+
+def check_options(save: Save, inplace: bool, backend: BackendName) -> None:
+    """Raise TensorError or BackendError for a way to save or a backend that there is not, or that is contradictory."""
+    if save not in get_args(Save):
+        raise TensorError(f"save={save!r}: expected 'auto', 'input' or 'output'")
+    if save == "input" and inplace:
+        raise TensorError("save='input' with inplace=True: the input is overwritten; use save='output' or 'auto'")
+    check_name(backend)
 
 
 def _keeps_output(save: Save, inplace: bool, backend: Backend, spec: GemSpec) -> bool:
     if save == "auto":
         return inplace or (spec.leak == 0 and spec.n in backend.orders_from_output)
-    if save == "input" and inplace:
-        raise TensorError("save='input' with inplace=True: the input is overwritten; use save='output' or 'auto'")
-    if save not in ("input", "output"):
-        raise TensorError(f"save={save!r}: expected 'auto', 'input' or 'output'")
     return save == "output"
 
 

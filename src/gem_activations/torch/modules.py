@@ -9,7 +9,7 @@ from .. import catalog
 from ..grammar import format_number
 from ..spec import GemSpec
 from .dispatch import BackendName
-from .functional import Save, activate, gem_glu
+from .functional import Save, activate, check_options, gem_glu
 
 
 class _Member(nn.Module):
@@ -17,6 +17,7 @@ class _Member(nn.Module):
 
     def __init__(self, spec: GemSpec, inplace: bool, save: Save, backend: BackendName) -> None:
         super().__init__()
+        check_options(save, inplace, backend)
         self.spec = spec
         self.inplace = inplace
         self.save: Save = save
@@ -133,7 +134,9 @@ class GEMGLU(nn.Module):
         bias: Give both maps a bias.
         n, eps, leak: The member of the family; the defaults are GEM's.
         backend: As for `gem_activations.torch.activate`.
-    Raises: SpecError: n, eps or leak out of its range.
+    Raises: SpecError: n, eps or leak out of its range; TensorError and BackendError (at the call): as `gem_glu`.
+    Edge cases: As `gem_glu`.
+    Source: Shazeer 2020, arXiv:2002.05202, for gated units; Krause 2026, arXiv:2604.21677, for f.
     Example:
         >>> import torch
         >>> GEMGLU(4, 8, bias=False, n=2)(torch.ones(3, 4)).shape
@@ -167,11 +170,12 @@ class GEMGLU(nn.Module):
         return str(self.spec)
 
 
-def make_activation(activation: str | catalog.Activation, **options: Any) -> nn.Module:
+def make_activation(activation: str | catalog.Activation | GemSpec, **options: Any) -> nn.Module:
     """Make the module of any activation of the catalog.
 
     Args:
-        activation: A string such as `gelu`, `gem(n=2)` or `celu(alpha=0.075)`, or what `catalog.parse` gives.
+        activation: A string such as `gelu`, `gem(n=2)` or `celu(alpha=0.075)`, what `catalog.parse` gives, or a
+            GemSpec.
         options: Further keyword arguments of the module class, for example inplace=True where it has one.
     Returns: A new module. PReLU has a parameter of its own, all others have none.
     Raises: ActivationNameError: a malformed string, an unknown name or argument; SpecError: a parameter of the family
@@ -180,8 +184,8 @@ def make_activation(activation: str | catalog.Activation, **options: Any) -> nn.
         >>> make_activation("egem(n=2)"), make_activation("gelu_tanh")
         (EGEM(n=2, eps=1e-4), GELU(approximate='tanh'))
     """
-    if isinstance(activation, str):
-        activation = catalog.parse(activation)
+    if not isinstance(activation, catalog.Activation):
+        activation = catalog.parse(str(activation))
     module, _, name = activation.entry.torch.rpartition(".")
     factory = getattr(importlib.import_module(module), name)
     return factory(**activation.entry.fixed, **activation.parameters, **options)
