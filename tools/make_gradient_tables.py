@@ -1,10 +1,10 @@
 """Write gradient_table_32.h and gradient_table_64.h: the gradient f' of GEM as a function of its output, for leak 0.
 
-With u = y / scale the gradient depends on u and n only. Far below the transition it is V + c1 V^2 + c2 V^3, where
-V = (2n+1) u^(2n/(2n+1)) repeats every 2n+1 octaves of u, but for a power of two. Everywhere else V is defined by the
-same cubic, so that one rule serves all u. The table has V over one period of the power law and over the octaves, or
-parts of octaves, above, as polynomials in the mantissa of u less 3/2. Above the last octave the gradient is 1 to within
-the bound. Everything is computed with 50 digits and rounded once.
+With u = y / scale the gradient depends on u and n only. Far below the transition it is V (1 + c V), where
+V = (2n+1) u^(2n/(2n+1)) repeats every 2n+1 octaves of u, but for a power of two. From u = 2^low on it is V d, with d
+the value of 1 + c V there: the larger of 1 + c V and d serves all u. The table has V over one period of the power law
+and over the octaves, or parts of octaves, above, as polynomials in the mantissa of u less 3/2. Above the last octave
+the gradient is 1 to within the bound. Everything is computed with 50 digits and rounded once.
 
 Run: .venv/bin/python tools/make_gradient_tables.py
 """
@@ -49,7 +49,7 @@ class Layout:
 
 
 LAYOUTS = (
-    Layout(n=1, low=-10, split=11, high=11, log2_parts=0, degree=6),
+    Layout(n=1, low=-14, split=11, high=11, log2_parts=0, degree=6),
     Layout(n=2, low=-11, split=-3, high=6, log2_parts=1, degree=5),
     Layout(n=3, low=-10, split=-3, high=4, log2_parts=1, degree=6),
     Layout(n=4, low=-10, split=-2, high=3, log2_parts=1, degree=6),
@@ -89,21 +89,16 @@ def interpolate(function, start: mpf, end: mpf, degree: int) -> list[mpf]:
 
 
 @functools.cache
-def series(layout: Layout) -> tuple[mpf, mpf]:
-    """Give c1 and c2 as the float32 numbers that the header has.
-
-    c2 is the second coefficient of the expansion of f' in V, but not less than 0.38 / (2n+1)^2: the cubic then rises
-    with V everywhere, as the definition of V needs. c1 is fitted where the power law is used.
-    """
-    m = mpf(layout.period)
+def factors(layout: Layout) -> tuple[mpf, mpf]:
+    """Give c, fitted where the power law is used, and d, as the float32 numbers that the header has."""
     largest = power_law(layout.n, mpf(2) ** layout.low)
-    c2 = rounded(max((mpf(3) / 2 - 1 / (2 * m)) / m**3, mpf("0.38") / m**2))
 
     def remainder(value: mpf) -> mpf:
-        u = (value / m) ** (m / (2 * layout.n))
-        return (gradient(layout.n, u) / value - 1) / value - c2 * value
+        u = (value / layout.period) ** (mpf(layout.period) / (2 * layout.n))
+        return (gradient(layout.n, u) / value - 1) / value
 
-    return rounded(interpolate(remainder, mpf(0), largest, 0)[0]), c2
+    c = rounded(interpolate(remainder, mpf(0), largest, 0)[0])
+    return c, rounded(1 + c * largest)
 
 
 def rounded(value: mpf) -> mpf:
@@ -111,12 +106,8 @@ def rounded(value: mpf) -> mpf:
 
 
 def base(layout: Layout, u: mpf) -> mpf:
-    """Give V with V + c1 V^2 + c2 V^3 = f'."""
-    if u < mpf(2) ** layout.low:
-        return power_law(layout.n, u)
-    c1, c2 = series(layout)
-    slope = gradient(layout.n, u)
-    return mpmath.findroot(lambda v: v * (1 + v * (c1 + c2 * v)) - slope, slope)
+    """Give V with max(1 + c V, d) V = f'."""
+    return power_law(layout.n, u) if u < mpf(2) ** layout.low else gradient(layout.n, u) / factors(layout)[1]
 
 
 def pieces(layout: Layout) -> list[list[mpf]]:
@@ -164,7 +155,7 @@ def short_table(layout: Layout) -> list[str]:
     values = {name: getattr(layout, name) for name in names} | {"least": least(layout)}
     return [
         f"enum {{ {', '.join(f'{name.upper()}_{n} = {value}' for name, value in values.items())} }};",
-        f"static const float series_{n}[2] = {{{', '.join(map(number, series(layout)))}}};",
+        f"static const float factors_{n}[2] = {{{', '.join(map(number, factors(layout)))}}};",
         f"static const _Alignas(64) float table_{n}[{layout.degree + 1}][{FEW}] = {{",
         *rows(layout, FEW),
         "};",
@@ -181,7 +172,7 @@ def long_table(layout: Layout) -> list[str]:
         "    .coefficients = {",
         *rows(layout, MANY),
         "    },",
-        f"    .series = {{{', '.join(map(number, series(layout)))}}},",
+        f"    .factors = {{{', '.join(map(number, factors(layout)))}}},",
         f"    {', '.join(f'.{name} = {value}' for name, value in values.items())},",
         "};",
         "",

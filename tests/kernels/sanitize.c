@@ -109,6 +109,7 @@ int main(void)
     static const int64_t counts[] = {0, 1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 67, 255, 256, 257, 511, 513, 1029};
     static gem_table table = {.low = -2, .split = -2, .high = 2, .log2_parts = 4, .skip = 4, .least = -2 * (1 << 23)};
     for (int k = 0; k < GEM_TABLE_COLUMNS; k++) table.coefficients[0][k] = 1 + 0.01f * (float)k;
+    table.factors[1] = 1;
     gem_spec specs[20];
     int made = 0;
     for (int n = 1; n <= 5; n++)

@@ -28,7 +28,7 @@ class GradientTable(ctypes.Structure):
 
     _fields_ = (
         ("coefficients", ctypes.c_float * (ROWS * COLUMNS)),
-        ("series", ctypes.c_float * 2),
+        ("factors", ctypes.c_float * 2),
         ("period", ctypes.c_int32),
         ("low", ctypes.c_int32),
         ("split", ctypes.c_int32),
@@ -90,6 +90,7 @@ def _pack(coefficients: NDArray[np.floating], low: int, high: int, log2_parts: i
     rows[:, : coefficients.shape[1]] = coefficients
     table.coefficients[:] = rows.ravel().tolist()
     # Every octave has parts, and the gradient is the polynomial itself.
+    table.factors[1] = 1.0
     table.low = table.split = low
     table.high, table.log2_parts, table.skip = high, log2_parts, log2_parts
     table.least = low * 2**23

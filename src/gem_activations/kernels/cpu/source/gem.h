@@ -38,12 +38,12 @@ enum { GEM_MAX_ARRAYS = 5 };
 enum { GEM_TABLE_ROWS = 8, GEM_TABLE_COLUMNS = 64 };
 
 /* The gradient as a function of u = y / scale, in octaves of u and parts of octaves: polynomials whose value V makes
- * the gradient V + c1 V^2 + c2 V^3. Columns: one period of a power law below `low`, if any, then the octaves
+ * the gradient V max(1 + c V, d). Columns: one period of a power law below `low`, if any, then the octaves
  * low .. split, then 2^log2_parts parts of each of the octaves split .. high. The argument of a polynomial is the
  * mantissa of u less 3/2, after its upper `skip` bits were shifted out. */
 typedef struct gem_table {
     float coefficients[GEM_TABLE_ROWS][GEM_TABLE_COLUMNS]; /* by power */
-    float series[2];                                       /* c1 and c2 */
+    float factors[2];                                      /* c and d */
     int32_t period;                                        /* 2n + 1, or 0: below `low` u counts as 2^low */
     int32_t low, split, high, log2_parts, skip;
     int32_t least; /* the smallest u to compute with, in float bits counted from those of 1 */

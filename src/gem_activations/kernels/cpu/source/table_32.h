@@ -43,11 +43,11 @@ typedef struct {
 /* `whole` and `fine` are the column by octaves and by parts of octaves: the larger one holds. */
 static ALWAYS_INLINE int32_t table_column(int32_t whole, int32_t fine) { return fine > whole ? fine : whole; }
 
-static ALWAYS_INLINE float table_finish(float sum, uint32_t drop, float y, float otherwise, const float series[2])
+static ALWAYS_INLINE float table_finish(float sum, uint32_t drop, float y, float otherwise, const float factors[2])
 {
     const float value = float_of(bits_of(sum) - drop);
-    const float bend = fma_float(value, fma_float(value, series[1], series[0]), 1);
-    return y > 0 ? value * bend : otherwise;
+    const float bend = fma_float(value, factors[0], 1);
+    return y > 0 ? value * (bend > factors[1] ? bend : factors[1]) : otherwise;
 }
 
 #if GEM_HAS_AVX2
@@ -88,7 +88,7 @@ static ALWAYS_INLINE void table_sums(table_block *block, int length, const float
 
 /* The parameters below are compile-time constants of one order. */
 static ALWAYS_INLINE void table_gradients(table_constants c, float *out, const float *grad, const float *y, int length,
-                                          const float table[][32], const float series[2], int n, int low, int split,
+                                          const float table[][32], const float factors[2], int n, int low, int split,
                                           int log2_parts, int degree)
 {
     const int period = 2 * n + 1, offset = period + split - low;
@@ -112,13 +112,19 @@ static ALWAYS_INLINE void table_gradients(table_constants c, float *out, const f
     INDEPENDENT
     for (int i = 0; i < length; i++) {
         const float otherwise = 0 > y[i] ? 0 : y[i]; /* NaN where y is */
-        out[i] = grad[i] * table_finish(block.sum[i], block.drop[i], y[i], otherwise, series);
+        out[i] = grad[i] * table_finish(block.sum[i], block.drop[i], y[i], otherwise, factors);
     }
 }
 #else
+/* Positive numbers are in the order of their bits, which processors compare faster. */
+static ALWAYS_INLINE __m512 larger(__m512 a, float b)
+{
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(_mm512_set1_ps(b))));
+}
+
 /* The same arithmetic; the columns stay in registers, two for each power, and a permute picks one for each lane. */
 static ALWAYS_INLINE __m512 table_gradient_avx512(table_constants c, __m512 y, const float table[][32],
-                                                  const float series[2], int n, int low, int split, int log2_parts,
+                                                  const float factors[2], int n, int low, int split, int log2_parts,
                                                   int degree)
 {
     const int period = 2 * n + 1, offset = period + split - low;
@@ -139,17 +145,17 @@ static ALWAYS_INLINE __m512 table_gradient_avx512(table_constants c, __m512 y, c
     const __m512i mantissa = _mm512_ternarylogic_epi32(bits, _mm512_set1_epi32(0x7fffff), _mm512_set1_epi32(0x3f800000),
                                                        0xea); /* (bits & mask) | one */
     const __m512 z = _mm512_sub_ps(_mm512_castsi512_ps(mantissa), _mm512_set1_ps(1.5f));
-    __m512 sum = _mm512_setzero_ps();
+    __m512 row[8];
     UNROLL(8)
-    for (int power = degree; power >= 0; power--) {
-        const __m512 entry = _mm512_permutex2var_ps(_mm512_load_ps(table[power]), column,
-                                                    _mm512_load_ps(table[power] + 16));
-        sum = power == degree ? entry : _mm512_fmadd_ps(sum, z, entry);
-    }
+    for (int power = 0; power <= degree; power++)
+        row[power] = _mm512_permutex2var_ps(_mm512_load_ps(table[power]), column, _mm512_load_ps(table[power] + 16));
+    const __m512 z2 = _mm512_mul_ps(z, z);
+    const __m512 middle = _mm512_fmadd_ps(row[5], z, row[4]);
+    const __m512 upper = degree == 6 ? _mm512_fmadd_ps(row[6], z2, middle) : middle;
+    const __m512 sum = _mm512_fmadd_ps(_mm512_fmadd_ps(upper, z2, _mm512_fmadd_ps(row[3], z, row[2])), z2, _mm512_fmadd_ps(row[1], z, row[0]));
     const __m512i drop = _mm512_mullo_epi32(periods, _mm512_set1_epi32(n << 24));
     const __m512 value = _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(sum), drop));
-    const __m512 bend = _mm512_fmadd_ps(_mm512_fmadd_ps(value, _mm512_set1_ps(series[1]), _mm512_set1_ps(series[0])),
-                                        value, _mm512_set1_ps(1));
+    const __m512 bend = larger(_mm512_fmadd_ps(value, _mm512_set1_ps(factors[0]), _mm512_set1_ps(1)), factors[1]);
     /* By class of y: a NaN stays, zero and below give 0, anything else takes the slope. */
     return _mm512_fixupimm_ps(_mm512_mul_ps(value, bend), y, _mm512_set1_epi32(0x08080822), 0);
 }
@@ -169,13 +175,13 @@ static ALWAYS_INLINE __m512 table_gradient_avx512(table_constants c, __m512 y, c
         _mm512_mask_storeu_ps(out + i, rest, _mm512_mul_ps(_mm512_maskz_loadu_ps(rest, grad + i), GRADIENT)); \
     }
 #define TABLE_LOOP_OF(N)                                                                                     \
-    TABLE_LOOP(table_gradient_avx512(c, outputs, table_##N, series_##N, N, LOW_##N, SPLIT_##N, LOG2_PARTS_##N, \
+    TABLE_LOOP(table_gradient_avx512(c, outputs, table_##N, factors_##N, N, LOW_##N, SPLIT_##N, LOG2_PARTS_##N, \
                                      DEGREE_##N))
 #else
 #define TABLE_LOOP_OF(N)                                                                                          \
     for (int64_t begin = 0; begin < count; begin += TABLE_BLOCK) {                                                \
         const int length = (int)(count - begin < TABLE_BLOCK ? count - begin : TABLE_BLOCK);                      \
-        table_gradients(c, out + begin, grad + begin, y + begin, length, table_##N, series_##N, N, LOW_##N,       \
+        table_gradients(c, out + begin, grad + begin, y + begin, length, table_##N, factors_##N, N, LOW_##N,       \
                         SPLIT_##N, LOG2_PARTS_##N, DEGREE_##N);                                                   \
     }
 #endif
