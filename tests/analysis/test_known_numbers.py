@@ -11,8 +11,10 @@ import sympy as sp
 
 from gem_activations import GemSpec
 from gem_activations.analysis import certify
+from gem_activations.analysis.distance import distance
 from gem_activations.analysis.gates import family_is_log_logistic
 from gem_activations.analysis.smoothness import family_jump
+from gem_activations.analysis.source import read
 from gem_activations.catalog import parse
 
 from .definitions import DEFINITIONS
@@ -73,6 +75,17 @@ def test_the_beta_integral_against_quadrature(name, p, certificate):
     norm = mp.quad(lambda x: (x - f(x)) ** p, [0, 1, 4, mp.inf]) ** (mp.mpf(1) / p)
     row = certificate(name)[f"distance_l{p}"]
     assert abs(norm - mp.mpf(row.value.low)) < mp.mpf(10) ** -15
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 64])
+def test_every_distance_of_the_family_is_closed(n):
+    rows = {row.key: row.value for row in distance(read(f"gem(n={n})"))}
+    assert {"distance_sup", "distance_l1", "distance_l2"} < set(rows)
+    assert all(value.kind != "open" for value in rows.values())
+    for p in (1, 2) if n > 1 else (2,):
+        beta = mp.beta(mp.mpf(p + 1) / (2 * n), p - mp.mpf(p + 1) / (2 * n)) / (2 * n)
+        low, high = mp.mpf(rows[f"distance_l{p}"].low), mp.mpf(rows[f"distance_l{p}"].high)
+        assert low - mp.mpf(10) ** -30 <= beta ** (mp.mpf(1) / p) <= high + mp.mpf(10) ** -30
 
 
 @pytest.mark.parametrize("n", range(1, 9))

@@ -182,6 +182,9 @@ def constant_ball(expression: Expr) -> arb:
         balls = [constant_ball(part) for part in expression.args]
         top = balls[0].gamma()
         return top if len(balls) == 1 else top * balls[1].gamma() / (balls[0] + balls[1]).gamma()
+    if expression.func in (sp.sin, sp.cos) and (turn := expression.args[0] / sp.pi).is_Rational:
+        half_turns = arb(flint.fmpq(int(turn.p), int(turn.q)))
+        return half_turns.sin_pi() if expression.func is sp.sin else half_turns.cos_pi()
     raise CertificateError(f"the analysis does not know the constant {expression}")
 
 

@@ -19,7 +19,7 @@ from .pieces import Formula, Piece
 from .signs import sign_map
 from .tails import UndecidedError, limit, tail_sign
 from .tower import factorise, without_root
-from .values import Property, Value
+from .values import CertificateError, Property, Value
 
 _WORK_PRECISION = 160
 _TOLERANCE_BITS = 110
@@ -70,7 +70,7 @@ def _norm(formula: Formula, pieces: tuple[Piece, ...], p: int) -> Property:
         return _row(key, title, Number(None, total.ball if p == 1 else total.ball.sqrt()).to_value(), method)
     except _Diverges as error:
         return _row(key, title, Value("infinite", "oo", note=error.reason), "order of decay at infinity")
-    except UndecidedError as error:
+    except CertificateError as error:
         return _row(key, title, Value("open", note=f"not closed: {error}"), "")
 
 
