@@ -9,10 +9,13 @@ from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gem_activations.analysis import extrema
 from gem_activations.analysis.balls import Tape, constant_ball, decimals, tape
 from gem_activations.analysis.expressions import X
+from gem_activations.analysis.extrema import infimum, supremum
 from gem_activations.analysis.numbers import Number, equal, exact, greatest
-from gem_activations.analysis.signs import PoleError, sign_map
+from gem_activations.analysis.pieces import Piece
+from gem_activations.analysis.signs import PoleError, SignMap, sign_map
 from gem_activations.analysis.tails import UndecidedError, find_tail, limit, tail_sign
 from gem_activations.analysis.values import CertificateError
 
@@ -65,6 +68,9 @@ def test_taylor_encloses_the_value_on_the_whole_box(middle, radius):
         (X - sp.tanh(X), ["0"], (-1, 1)),
         (sp.exp(X) - 1 - X - X**2 / 2, ["0"], (-1, 1)),
         (sp.erf(X), ["0"], (-1, 1)),
+        (sp.erf(X - 2), None, (-1, 1)),
+        (sp.erf(X + 2), None, (-1, 1)),
+        (sp.erf(X - 4), None, (-1, 1)),
         (X**4 - 10 * X**2 + 1, None, (1, -1, 1, -1, 1)),
         (sp.Integer(0) * X, [], (0,)),
     ],
@@ -114,6 +120,34 @@ def test_signs_near_infinity(expression, sign):
         start, found = find_tail(expression)
         assert found == sign
         assert (tape(expression)(arb(start + 1)) > 0) == (sign > 0)
+
+
+@pytest.mark.parametrize("root", [-4, -2, 2, 4, 8])
+def test_a_zero_where_a_tail_may_start_is_found(root):
+    zeros = sign_map(sp.erf(X - root), *LINE).zeros
+    assert len(zeros) == 1
+    assert abs(zeros[0].ball - root) < arb("1e-60")
+
+
+@pytest.mark.parametrize("start", [2, 4])
+def test_a_start_at_a_zero_is_never_accepted(start):
+    with pytest.raises(UndecidedError):
+        tail_sign(sp.erf(X - start), start)
+
+
+def test_a_minimum_at_the_start_of_a_tail_is_found():
+    bowl = (X - 2) * sp.erf(X - 2) + sp.exp(-((X - 2) ** 2)) / sp.sqrt(sp.pi)
+    found = infimum((Piece(-sp.oo, sp.oo, bowl),))
+    assert abs(found.value.ball - 1 / arb.pi().sqrt()) < arb("1e-60")
+    assert len(found.points) == 1
+    assert abs(found.points[0].ball - 2) < arb("1e-60")
+
+
+@pytest.mark.parametrize(("find", "sign"), [(infimum, 1), (supremum, -1)])
+def test_an_impossible_extremum_is_refused(find, sign, monkeypatch):
+    monkeypatch.setattr(extrema, "sign_map", lambda *_: SignMap((), (sign,), "a faulty proof"))
+    with pytest.raises(CertificateError, match="no function has"):
+        find((Piece(-sp.oo, sp.oo, sign * X**2),))
 
 
 def test_a_start_before_the_last_zero_is_never_accepted():

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cmp_to_key
 
-from .expressions import X
+import sympy as sp
+
+from .expressions import Expr, X
 from .numbers import Number, at, compare, exact, greatest
 from .pieces import Piece
 from .signs import sign_map
 from .tails import UndecidedError
-from .values import Property, Value
+from .values import CertificateError, Property, Value
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def supremum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
     """
     found, methods = _candidates(pieces, order)
     best = greatest(candidate.value for candidate in found)
+    _require_possible(best, -sp.oo)
     return _collect(best, found, methods)
 
 
@@ -64,6 +67,7 @@ def infimum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
     """Give inf f^(order) over the line; see `supremum`."""
     found, methods = _candidates(pieces, order)
     best = -greatest(-candidate.value for candidate in found)
+    _require_possible(best, sp.oo)
     return _collect(best, found, methods)
 
 
@@ -72,6 +76,12 @@ def supremum_of_magnitude(pieces: tuple[Piece, ...], order: int) -> Extremum:
     found, methods = _candidates(pieces, order)
     sizes = [_Candidate(c.value.magnitude(), c.point, c.how, c.until) for c in found]
     return _collect(greatest(c.value for c in sizes), sizes, methods)
+
+
+def _require_possible(best: Number, impossible: Expr) -> None:
+    # A function with a finite value has no infimum oo and no supremum -oo: a stationary point was lost.
+    if best.exact == impossible:
+        raise CertificateError(f"the points found give an extremum of {impossible}, which no function has")
 
 
 def _collect(best: Number, found: list[_Candidate], methods: set[str]) -> Extremum:

@@ -219,7 +219,7 @@ def _ball_zeros(expression: Expr, low: Expr, high: Expr) -> list[Number]:
         if fence is None:
             continue
         middle = constant_ball(point)
-        if point not in (start, end):
+        if _inside(exact(point), low, high):
             zeros.append(exact(point))
         if point != start:
             zeros += _isolate(function, cursor, middle - fence)

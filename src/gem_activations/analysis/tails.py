@@ -174,7 +174,8 @@ def _from_derivative(expression: Expr, start: int, depth: int) -> int:
     there = constant_sign(end) if end.is_finite else (1 if end == sp.oo else -1)
     if there == 0:
         return -slope
-    if slope == there and here not in (0, there):
+    # f runs from f(start) towards a limit of the sign `there`: only a start strictly on that side excludes a zero.
+    if slope == there and here != there:
         raise UndecidedError(f"{expression} may change sign beyond {start}")
     return there
 
