@@ -1,5 +1,6 @@
 """The documentation does what it says: its commands run as written, its Python runs, its links lead somewhere."""
 
+import csv
 import os
 import re
 import shlex
@@ -66,6 +67,25 @@ def test_commands_run_as_written(command, workplace):
 def test_python_examples_run(page):
     for block in blocks(page, "python"):
         subprocess.run([sys.executable, "-W", "error", "-c", block], check=True)
+
+
+def test_figures_of_the_comparison_are_those_of_the_result_file():
+    results = {}
+    with (ROOT / "benchmarks/results/mnist/summary.csv").open() as file:
+        for row in csv.DictReader(file):
+            results[row["activation"].replace("relu", "ReLU").replace("gelu", "GELU")] = row
+    rows = re.findall(
+        r"^\| (\S.*?) \| (\d\d\.\d\d) ± (\d\.\d\d) \|(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) == len(results) == 8
+    for name, mean, spread, rest in rows:
+        row = results[{"SiLU": "silu", "Mish": "mish"}.get(name, name)]
+        percent = [100 * float(row[key]) for key in ("test_accuracy_mean", "test_accuracy_sd")]
+        assert [mean, spread] == [f"{value:.2f}" for value in percent]
+        if row["difference_mean"]:
+            points = [100 * float(row[key]) for key in ("difference_mean", "student_low", "student_high")]
+            shown = "yes" if row["difference_shown"] == "true" else "no"
+            assert rest.split("|") == [f" {points[0]:+.2f} ", f" [{points[1]:+.2f}, {points[2]:+.2f}] ", f" {shown} "]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
