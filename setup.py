@@ -14,7 +14,16 @@ from setuptools.command.build_ext import build_ext
 
 SOURCE = Path("src/gem_activations/kernels/cpu/source")
 # Results must not depend on the compiler's taste: no contraction but the one that the source asks for, no fast math.
-FLAGS = ["-std=c11", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden"]
+FLAGS = [
+    "-std=c11",
+    "-O3",
+    "-g0",
+    "-fno-fast-math",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+]
 
 
 class BuildLibrary(build_ext):

@@ -39,7 +39,23 @@ static ALWAYS_INLINE uint16_t narrow_one(float x)
     return (uint16_t)(sign | (magnitude >= 0x477ff000u ? large : finite));
 }
 
-#if GEM_HAS_F16C
+#if GEM_HAS_AVX512
+static void widen_float16(float *out, const uint16_t *half, int64_t count)
+{
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(half + i))));
+    for (; i < count; i++) out[i] = widen_one(half[i]);
+}
+
+static void narrow_float16(uint16_t *half, const float *x, int64_t count)
+{
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        _mm256_storeu_si256((__m256i *)(half + i), _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+    for (; i < count; i++) half[i] = narrow_one(x[i]);
+}
+#elif GEM_HAS_F16C
 static void widen_float16(float *out, const uint16_t *half, int64_t count)
 {
     int64_t i = 0;
