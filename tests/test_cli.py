@@ -131,7 +131,7 @@ def test_compare_prints_and_writes_the_report_and_report_makes_it_again(
     assert main(words) == 0
     shown = capsys.readouterr()
     assert "[4/4] mish, seed 1: test accuracy" in shown.err
-    assert "minus gelu" in shown.out
+    assert "minus baseline" in shown.out
     assert str(out / "report.html") in shown.out
     names = {"report.html", "results.parquet", "results.csv", "plots", "comparison.json", "runs"}
     assert names <= {path.name for path in out.iterdir()}

@@ -1,5 +1,6 @@
 """The command line `gem-act`: runs a command and turns every error that a user can cause into one line."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,17 +16,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns: Exit status: 0, or 2 for a user's error, or 130 for an interruption.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words == ["--version"]:
-        print(f"gem-act {__version__}")
-        return 0
     try:
+        if words == ["--version"]:
+            print(f"gem-act {__version__}", flush=True)
+            return 0
         from .commands import run_command
 
         run_command(words)
+        sys.stdout.flush()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "gem_activations"):
             raise
         return _fail(f"{error.name} is not installed; run: pip install 'gem-activations[lab]'")
+    except BrokenPipeError:
+        # Whoever read the output has closed it, as `head` does. What is still buffered must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (GemError, OSError) as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt as interruption:

@@ -13,7 +13,7 @@ from gem_activations.errors import StoreError
 from gem_activations.lab.report import summary_table, summary_words, write_report
 from gem_activations.lab.statistics import SEEDS_CAP, summarise
 from gem_activations.lab.store import RunResult
-from gem_activations.lab.words import accuracy_text, points, seeds_text
+from gem_activations.lab.words import accuracy_text, difference_text, points, ratio_text, seeds_text
 
 VOID = {"meta", "br", "hr", "img", "link"}
 
@@ -226,8 +226,8 @@ def test_a_folder_that_cannot_be_written_is_one_error(fabricate):
     assert comparison.folder.read_text() == "a file, not a folder"
 
 
-def printed(table):
-    console = Console(width=120, file=io.StringIO())
+def printed(table, width=120):
+    console = Console(width=width, file=io.StringIO())
     console.print(table)
     return console.file.getvalue()
 
@@ -235,13 +235,56 @@ def printed(table):
 def test_the_terminal_table(fabricate):
     comparison = fabricate(failed=[("gem", 1)])
     lines = printed(summary_table(comparison)).splitlines()
-    gem = next(line for line in lines if line.startswith(" gem "))
+    gem = next(line for line in lines if line.startswith("gem "))
     arms = {arm.activation: arm for arm in summarise(comparison)}
     assert accuracy_text(arms["gem"]) in gem
     assert points(arms["gem"].difference.mean) in gem
-    assert "1 of 3" in gem
-    assert "baseline" in next(line for line in lines if line.startswith(" gelu "))
+    assert gem.endswith(" 1/3")
+    assert "baseline" in next(line for line in lines if line.startswith("gelu "))
     assert any("fewer than 8 seeds" in line for line in lines)
+
+
+def rows_of(text):
+    """Read the rows of a printed table back: what stands under `activation`, joined over lines, and the other cells."""
+    lines = text.splitlines()
+    rule = next(number for number, line in enumerate(lines) if set(line.strip()) == {"─"})
+    rows = []
+    for line in lines[rule + 1 :]:
+        if not line.strip() or line.startswith("*"):
+            break
+        name, *cells = re.split(r" {2,}| (?=[+-]?\d+\.\d+ [±\[])", line.strip())
+        if cells:
+            rows.append([name, *cells])
+        else:
+            rows[-1][0] += f" {name}" if rows[-1][0].endswith(",") else name
+    return rows
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 10])
+def test_every_name_and_figure_stands_on_80_columns(fabricate, seeds):
+    comparison = fabricate(seeds=seeds, baseline="segem(eps=1e-4, leak=0.01)")
+    text = printed(summary_table(comparison), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    want = []
+    for arm in summarise(comparison):
+        difference = difference_text(arm.difference) if arm.difference else "baseline"
+        chance = ratio_text(arm.difference.probability_better if arm.difference else None)
+        want.append([arm.activation, accuracy_text(arm), difference, chance, ratio_text(arm.step_time_ratio), "0"])
+    assert rows_of(text) == want
+
+
+def test_the_longest_figures_stand_whole_on_80_columns(fabricate):
+    arms = {"gelu": 0.5, "segem(eps=1e-4, leak=0.01)": 1.0, "gem": 0.5}
+    comparison = fabricate(arms=arms, seeds=10, failed=[("gem", seed) for seed in range(10)])
+    comparison = arm_with(comparison, dict.fromkeys(range(10), 1.0), "segem(eps=1e-4, leak=0.01)")
+    lines = printed(summary_table(comparison), width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    arm = next(arm for arm in summarise(comparison) if arm.mean == 1.0)
+    assert accuracy_text(arm) == "100.00 ± 0.00 (10)"
+    assert any(accuracy_text(arm) in line and difference_text(arm.difference) in line for line in lines)
+    assert any(line.endswith(" 10/10") for line in lines)
+    names = [line[:15].strip() for line in lines]
+    assert names[names.index("segem(eps=1e-4,") + 1] == "leak=0.01)"
 
 
 def test_eight_seeds_carry_no_star(fabricate):

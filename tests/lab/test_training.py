@@ -89,10 +89,22 @@ def damage_flip(content: bytes) -> bytes:
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
+def damage_directory(content: bytes) -> bytes:
+    """Mark a tensor's entry as a folder: zip's own checks pass, and torch reads nothing into the tensor."""
+    place = content.rindex(b"PK\x01\x02", 0, content.rindex(b"/data/0")) + 38
+    return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
+
+
 @pytest.mark.parametrize(
     "damage",
-    [lambda content: content[:-100], lambda content: content[: len(content) // 2], lambda _: b"", damage_flip],
-    ids=["tail cut", "half", "empty", "flipped bit"],
+    [
+        lambda content: content[:-100],
+        lambda content: content[: len(content) // 2],
+        lambda _: b"",
+        damage_flip,
+        damage_directory,
+    ],
+    ids=["tail cut", "half", "empty", "flipped bit", "entry marked as folder"],
 )
 def test_damaged_checkpoint_costs_progress_but_no_correctness(
     tmp_path: Path, dataset: Dataset, damage: Callable[[bytes], bytes]

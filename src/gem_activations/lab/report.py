@@ -15,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from .. import __version__
 from ..catalog import parse
@@ -25,7 +26,6 @@ from .store import FAILED, Comparison, RunResult, load_comparison, write_atomica
 from .words import (
     NOTHING,
     accuracy_text,
-    count_text,
     difference_text,
     interval_text,
     ratio_text,
@@ -110,27 +110,38 @@ def summary_frame(arms: tuple[ArmSummary, ...]) -> pl.DataFrame:
 
 
 def summary_table(comparison: Comparison) -> Table:
-    """Give the table for the terminal: one row an activation, the baseline marked."""
-    table = Table(box=box.SIMPLE_HEAD, caption=_star_note(comparison), caption_justify="left", pad_edge=False)
-    table.add_column("activation", overflow="fold")
+    """Give the table for the terminal: one row an activation, the baseline marked.
+
+    On 80 columns every figure stands whole on one line; long names go on in the next line.
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,  # The box itself leaves one blank between columns.
+        caption=_star_note(comparison),
+        caption_justify="left",
+    )
+    # The other columns at their widest leave 15 of 80 columns: `segem(eps=1e-4,` fits.
+    table.add_column("activation", overflow="fold", min_width=15)
     for heading in (
         "test accuracy, %\nmean ± sd (n)",
-        f"minus {comparison.baseline}, points\n[95 % interval]",
-        "probability\nbetter",
-        "step time\n/ ReLU",
+        "minus baseline, pts\n[95 % interval]",
+        "prob.\nbetter",
+        "step\n/ ReLU",
         "failed",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for arm in summarise(comparison):
         difference = arm.difference
-        table.add_row(
+        cells = (
             arm.activation,
             accuracy_text(arm),
             "baseline" if difference is None else difference_text(difference),
             ratio_text(difference.probability_better if difference else None),
             ratio_text(arm.step_time_ratio),
-            count_text(arm.failed, comparison.seeds),
+            f"{arm.failed}/{comparison.seeds}" if arm.failed else "0",
         )
+        table.add_row(*map(Text, cells))  # As plain text: rich would take `[no interval]` for markup and drop it.
     return table
 
 

@@ -48,8 +48,8 @@ class PairedDifference:
         bootstrap: 95 % bootstrap interval of the mean difference; None below two pairs.
         method: "BCa", or "percentile" where BCa does not exist; "" without an interval.
         student: 95 % paired Student t interval of the mean difference; None below two pairs.
-        probability_better: P(X > Y) + P(X = Y)/2 for a finished run X of the arm and Y of the baseline; None where
-            one of them has none.
+        probability_better: P(X > Y) + P(X = Y)/2 for a run X of the arm and Y of the baseline, any of the paired seeds
+            each; None without pairs.
         seeds_needed: Pairs at which a paired t test would show a difference of this size at 80 % power; SEEDS_CAP + 1
             stands for more than SEEDS_CAP; None where the size or the spread of the differences is 0 or unknown.
     """
@@ -144,7 +144,7 @@ def compare_paired(
         bootstrap=bootstrap,
         method=method,
         student=student_interval(differences),
-        probability_better=probability_better(list(arm.values()), list(baseline.values())),
+        probability_better=probability_better([arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]),
         seeds_needed=seeds_needed(differences),
     )
 

@@ -10,7 +10,7 @@ from .statistics import SEEDS_CAP, ArmSummary, Interval, PairedDifference
 
 NOTHING = "-"
 # Percent of 95 % BCa intervals that hold the mean of normal differences, by pairs; docs/statistics.md has the command.
-_COVERAGE = {2: 50, 3: 72, 4: 80, 5: 84, 6: 86, 7: 87}
+_COVERAGE = {2: 49, 3: 72, 4: 80, 5: 84, 6: 86, 7: 87}
 
 
 def accuracy_text(arm: ArmSummary) -> str:
@@ -29,7 +29,7 @@ def difference_text(difference: PairedDifference | None) -> str:
     if difference is None or difference.mean is None:
         return NOTHING
     if difference.bootstrap is None:
-        return f"{points(difference.mean)} [no interval from 1 seed]"
+        return f"{points(difference.mean)} [no interval]"
     return f"{points(difference.mean)} {interval_text(difference.bootstrap)}{'*' if difference.undercovers else ''}"
 
 
