@@ -1,5 +1,6 @@
 """The engine of the proofs: balls, signs on intervals, tails, and what it must refuse to decide."""
 
+import itertools
 from fractions import Fraction
 
 import flint
@@ -14,8 +15,9 @@ from gem_activations.analysis.balls import Tape, constant_ball, decimals, tape
 from gem_activations.analysis.expressions import X
 from gem_activations.analysis.extrema import infimum, supremum
 from gem_activations.analysis.numbers import Number, equal, exact, greatest
-from gem_activations.analysis.pieces import Piece
-from gem_activations.analysis.signs import PoleError, SignMap, sign_map
+from gem_activations.analysis.pieces import Formula, Piece, line
+from gem_activations.analysis.signs import PoleError, SignMap, _vanishes, sign_map
+from gem_activations.analysis.stationarity import stationarity, structure
 from gem_activations.analysis.tails import UndecidedError, find_tail, limit, tail_sign
 from gem_activations.analysis.values import CertificateError
 
@@ -199,3 +201,32 @@ def test_equal_constants_in_different_spellings_are_equal():
     assert not equal(sp.sqrt(3 + 2 * sp.sqrt(2)), 1 + sp.sqrt(2) + sp.Rational(1, 10**60))
     assert equal(sp.oo, sp.oo)
     assert not equal(sp.oo, -sp.oo)
+
+
+def test_a_jump_below_the_ball_is_not_called_downward():
+    step = sp.exp(sp.Rational(1, 10**90)) - 1  # About 1e-90, below the radius of its ball.
+    formula = Formula("step", "step", line(X, sp.Integer(0), X + step), (sp.Integer(0),))
+    with pytest.raises(CertificateError, match="cannot decide the sign"):
+        structure(formula, 1)
+
+
+def test_a_vanishing_jump_in_another_spelling_is_no_kink():
+    slope = sp.sqrt(3 + 2 * sp.sqrt(2))
+    bent = Formula("bent", "bent", line(slope * X, sp.Integer(0), (1 + sp.sqrt(2)) * X + X**2), (sp.Integer(0),))
+    kinks = next(row for row in stationarity(bent) if row.key == "kinks")
+    assert kinks.value.exact == "0"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_only_the_zeros_of_the_right_half_of_a_conjugate_product_count(sign):
+    # The common polynomial of degree 10 has two zeros, both of the half with the minus sign.
+    half = X - sign * sp.sqrt(X**10 + X + 3) / 2
+    grid = [tape(half)(arb(k) / 16) > 0 for k in range(-40, 41)]
+    found = sign_map(half, *LINE)
+    assert len(found.zeros) == sum(a != b for a, b in itertools.pairwise(grid)) == (0 if sign == 1 else 2)
+
+
+def test_a_zero_that_neither_half_excludes_is_not_counted():
+    near = Number(None, arb(0, "1e-3"))
+    with pytest.raises(UndecidedError, match="vanishes"):
+        _vanishes((X, X * sp.sqrt(X**2 + 1), -(X**4)), near)

@@ -116,7 +116,7 @@ def _exact_zeros(factor: Factor) -> list[Number] | None:
     conjugate = without_root(factor)
     if conjugate is not None:
         zeros = _exact_zeros_of(conjugate[2])
-        return None if zeros is None else [z for z in zeros if _vanishes(factor.expression, z)]
+        return None if zeros is None else [z for z in zeros if _vanishes(conjugate, z)]
     functions = factor.generators
     if not functions:
         return _exact_zeros_of(factor.expression)
@@ -180,9 +180,18 @@ def _real_powers(value: Expr, step: int) -> list[Number]:
     return [exact(-root), exact(root)] if sign > 0 else []
 
 
-def _vanishes(expression: Expr, zero: Number) -> bool:
-    value = at(expression, zero)
-    return sign_of(value.ball) is None if value.exact is None else constant_sign(value.exact) == 0
+def _vanishes(parts: tuple[Expr, Expr, Expr], zero: Number) -> bool:
+    """Whether A + B s is 0 at a zero of A^2 - B^2 s^2 = (A + B s) (A - B s), from (A, B s, A^2 - B^2 s^2)."""
+    plain, root, _ = parts
+    value = at(plain + root, zero)
+    if value.exact is not None:
+        return constant_sign(value.exact) == 0
+    if sign_of(value.ball):
+        return False
+    # The product is 0 here: where its other half is not, this half is.
+    if not sign_of(at(plain - root, zero).ball):
+        raise UndecidedError(f"which of {plain + root} and {plain - root} vanishes at a common zero is not decided")
+    return True
 
 
 def _refine(function: Tape, low: arb, high: arb) -> Number:

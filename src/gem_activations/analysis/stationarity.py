@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
+from .balls import constant_sign
 from .expressions import Expr
-from .numbers import Number, at, exact, tidy
+from .numbers import Number, at, equal, exact, tidy
 from .pieces import Formula
 from .signs import sign_map
 from .smoothness import breaks
+from .tails import UndecidedError
 from .values import CertificateError, Property, Value
 
 _KINDS = {(-1, 1): "local minimum", (1, -1): "local maximum", (1, 1): "saddle, f rises on both sides",
@@ -72,10 +74,17 @@ def structure(formula: Formula, order: int) -> Structure:
             marks.append(Mark(point, left, right, joint=False, jump=0, vanishes=True))
             continue
         jump = at(below[index][1] - below[index][0], point)
-        sign = 0 if jump.exact == 0 else 1 if jump.ball > 0 else -1
-        flat = here[index] == (0, 0) and sign == 0 and _smooth_below(formula, index, order)
+        sign = _jump_sign(jump)
+        flat = sign == 0 and all(equal(side, sp.S.Zero) for side in here[index])
+        flat = flat and _smooth_below(formula, index, order)
         marks.append(Mark(point, left, right, joint=True, jump=sign, vanishes=flat))
     return Structure(tuple(cells), tuple(marks), "; ".join(sorted(methods)))
+
+
+def _jump_sign(jump: Number) -> int:
+    if jump.exact is None or jump.exact is sp.nan:
+        raise UndecidedError("the sign of a jump is not decided")
+    return constant_sign(jump.exact) if jump.finite else 1 if jump.exact == sp.oo else -1
 
 
 def _smooth_below(formula: Formula, index: int, order: int) -> bool:
@@ -143,7 +152,7 @@ def _length(low: Number, high: Number) -> Expr:
 def _kinks(formula: Formula, found: Structure) -> Property:
     sides, points = formula.sides(1), []
     for mark, (before, after) in zip((m for m in found.marks if m.joint), sides, strict=True):
-        if before == after and mark.jump == 0:
+        if mark.jump == 0 and equal(before, after):
             continue
         kind = "f jumps" if mark.jump else f"f' from {before} to {after}"
         extremum = _KINDS.get((mark.left, mark.right), "") if not mark.jump and mark.left != mark.right else ""
