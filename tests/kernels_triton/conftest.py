@@ -27,11 +27,3 @@ def quiet_numpy():
     """The interpreter computes in NumPy, which warns of the infinities and NaN that a kernel meets on purpose."""
     with np.errstate(all="ignore"):
         yield
-
-
-@pytest.fixture
-def poisoned():
-    """Let PyTorch fill fresh memory with NaN, so that an element which no kernel writes is seen."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)

@@ -11,7 +11,7 @@ from .routes import Route, every_route
 SPEC = GemSpec(2, 1e-4, 0.01)
 
 
-def poisoned(*shape: int) -> torch.Tensor:
+def with_gaps(*shape: int) -> torch.Tensor:
     """Give random values inside a storage whose other places are NaN."""
     wide = torch.full([*shape[:-1], 2 * shape[-1] + 1], torch.nan)
     view = wide[..., 1::2]
@@ -26,11 +26,11 @@ LAYOUTS = {
     "one-element": lambda: torch.randn(1, 1, 1),
     "odd-length": lambda: torch.randn(1025),
     "offset": lambda: torch.randn(40)[3:],
-    "every-second": lambda: poisoned(6, 7),
-    "columns": lambda: poisoned(5, 4, 6).select(1, 2),
+    "every-second": lambda: with_gaps(6, 7),
+    "columns": lambda: with_gaps(5, 4, 6).select(1, 2),
     "transposed": lambda: torch.randn(3, 70).t(),
     "permuted": lambda: torch.randn(2, 3, 4, 5).permute(2, 0, 3, 1),
-    "permuted-with-gaps": lambda: poisoned(3, 4, 5).permute(2, 1, 0),
+    "permuted-with-gaps": lambda: with_gaps(3, 4, 5).permute(2, 1, 0),
     "channels-last": lambda: torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
     "channels-last-one-channel": lambda: torch.randn(2, 1, 4, 5).contiguous(memory_format=torch.channels_last),
     "channels-last-3d": lambda: torch.randn(2, 3, 4, 5, 2).contiguous(memory_format=torch.channels_last_3d),
@@ -76,17 +76,17 @@ def test_gradients_and_their_memory_format(route: Route, layout):
     assert x.numel() == 0 or got.stride() == torch.autograd.grad(relu, x, torch.ones_like(relu))[0].stride()
 
 
+@pytest.mark.usefixtures("poisoned")
 @every_route
-def test_results_never_show_uninitialised_memory(route: Route):
-    # Buffers that the allocator hands out again are full of NaN here.
-    for size in (1, 7, 1000, 100_000):
-        for _ in range(3):
-            del_me = torch.full((size,), torch.nan)
-            del del_me
-            x = torch.randn(size)
-            value, gradient = route.value_and_gradient(x, GemSpec())
-            assert torch.isfinite(value).all()
-            assert torch.isfinite(gradient).all()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [1, 7, 1000, 100_001])
+def test_results_never_show_uninitialised_memory(route: Route, size, dtype):
+    assert torch.empty(size, dtype=dtype).isnan().all()
+    x = torch.randn(size).to(dtype)
+    for source in (x, torch.stack([x, x], dim=1).t()):
+        value, gradient = route.value_and_gradient(source, GemSpec())
+        assert torch.isfinite(value).all()
+        assert torch.isfinite(gradient).all()
 
 
 @every_route
