@@ -8,13 +8,18 @@ import mpmath as mp
 import numpy as np
 import pytest
 import sympy as sp
+from flint import arb
 
 from gem_activations import GemSpec
 from gem_activations.analysis import certify
 from gem_activations.analysis.distance import distance
 from gem_activations.analysis.gates import family_is_log_logistic
+from gem_activations.analysis.numbers import Number
+from gem_activations.analysis.numbers import exact as exact_number
+from gem_activations.analysis.propagation import propagation
 from gem_activations.analysis.smoothness import family_jump
 from gem_activations.analysis.source import read
+from gem_activations.analysis.values import Certificate, Property
 from gem_activations.catalog import parse
 
 from .definitions import DEFINITIONS
@@ -242,3 +247,59 @@ def test_a_joint_beyond_the_reach_of_the_law_is_no_trouble():
     late = sp.Piecewise((x, x < 3), (3 + (x - 3) / (1 + (x - 3) ** 2), True))
     found = certify(late, variance=Fraction(1, 10**4))
     assert found["second_moment"].value.approx == pytest.approx(1e-4, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gem", "tanh", "egem(eps=1e-4)"])
+@pytest.mark.parametrize("variance", [Fraction(1, 10**20), Fraction(10**20)])
+def test_moments_at_extreme_variances_are_sharp(name, variance):
+    rows = {
+        row.key: row.value for row in propagation(read(name), sp.Rational(variance.numerator, variance.denominator))
+    }
+    assert all(value.kind != "open" for value in rows.values())
+    for key in ("second_moment", "slope_moment", "gain", "chi", "map_slope"):
+        low, high = mp.mpf(rows[key].low), mp.mpf(rows[key].high)
+        assert high - low <= abs(low) * mp.mpf(10) ** -12
+    assert sharp_second(name, variance).ae(rows["second_moment"].approx, rel_eps=1e-12)
+
+
+def sharp_second(name, variance):
+    f, _ = DEFINITIONS[name]
+    deviation = mp.sqrt(mp.mpf(variance.numerator) / variance.denominator)
+    scales = [mp.mpf(10) ** k for k in (-12, -11, -10, -9, -8, -6, -4, -2)]
+    cuts = [-14, -4, -1, *(-s for s in reversed(scales)), 0, *scales, 1, 4, 14]
+    return mp.quad(lambda z: f(deviation * z) ** 2 * mp.npdf(z), cuts)
+
+
+def test_a_wide_enclosure_is_open_and_kept():
+    wide = Number(None, arb(3, 1e-9)).to_value("a remark")
+    assert (wide.kind, wide.approx) == ("open", 3.0)
+    assert mp.mpf(wide.low) <= 3 - mp.mpf("1e-9")
+    assert "a remark" in wide.note
+    assert Number(None, arb(3, 1e-13)).to_value().kind == "enclosure"
+    around_zero = Number(None, arb(0, 1e-30)).to_value()
+    assert around_zero.kind == "open"
+    assert "holds 0" in around_zero.note
+
+
+def test_a_number_beyond_float64_keeps_its_digits():
+    huge = exact_number(sp.Integer(8) * sp.Integer(10) ** 400 + sp.Rational(1, 3)).to_value()
+    assert huge.approx is None
+    assert huge.low.endswith("e400")
+    row = Property("class", "jump", "Jump", huge)
+    found = Certificate("f", "f", "x", "", (row,))
+    assert "Infinity" not in found.to_json()
+    assert Certificate.from_json(found.to_json()) == found
+    assert "e400" in str(Number(None, arb(10) ** 400).to_value())
+
+
+def test_one_failing_moment_is_one_open_row():
+    rows = {row.key: row.value for row in propagation(read(sp.exp(sp.Symbol("x"))))}
+    assert rows["mean"].kind == "open"
+    assert "Lipschitz" in rows["mean"].note
+    assert rows["fixed_points"].exact == "0"
+
+
+def test_an_integral_that_does_not_converge_is_given_up():
+    rows = {row.key: row.value for row in propagation(read("silu"), sp.Integer(10) ** 20)}
+    assert rows["second_moment"].kind == "open"
+    assert "did not converge" in rows["second_moment"].note

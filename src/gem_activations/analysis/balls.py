@@ -20,6 +20,10 @@ from .values import CertificateError
 PRECISION = 256
 DIGITS = 20
 _TAYLOR_TERMS = 8
+_INTEGRAL_PRECISION = 160
+_TOLERANCE_BITS = 110
+_SAMPLES = 16
+_EVALUATIONS = 20_000
 flint.ctx.prec = PRECISION
 
 FUNCTIONS: dict[Any, Callable[[Any, bool], Any]] = {
@@ -178,14 +182,22 @@ def constant_ball(expression: Expr) -> arb:
         return (constant_ball(exponent) * constant_ball(base).log()).exp()
     if expression.func in FUNCTIONS:
         return FUNCTIONS[expression.func](constant_ball(expression.args[0]), False)
-    if expression.func in (sp.gamma, sp.beta):
-        balls = [constant_ball(part) for part in expression.args]
-        top = balls[0].gamma()
-        return top if len(balls) == 1 else top * balls[1].gamma() / (balls[0] + balls[1]).gamma()
-    if expression.func in (sp.sin, sp.cos) and (turn := expression.args[0] / sp.pi).is_Rational:
+    if expression.func in (sp.gamma, sp.beta, sp.sin, sp.cos):
+        return _special_constant(expression)
+    raise CertificateError(f"the analysis does not know the constant {expression}")
+
+
+def _special_constant(expression: Expr) -> arb:
+    """Enclose a Gamma or Beta value, or the sine or cosine of a rational multiple of pi."""
+    if expression.func in (sp.sin, sp.cos):
+        turn = expression.args[0] / sp.pi
+        if not turn.is_Rational:
+            raise CertificateError(f"the analysis does not know the constant {expression}")
         half_turns = arb(flint.fmpq(int(turn.p), int(turn.q)))
         return half_turns.sin_pi() if expression.func is sp.sin else half_turns.cos_pi()
-    raise CertificateError(f"the analysis does not know the constant {expression}")
+    balls = [constant_ball(part) for part in expression.args]
+    top = balls[0].gamma()
+    return top if len(balls) == 1 else top * balls[1].gamma() / (balls[0] + balls[1]).gamma()
 
 
 @lru_cache(maxsize=1024)
@@ -213,6 +225,24 @@ def constant_sign(expression: Expr) -> int:
     if sign is None:
         raise CertificateError(f"cannot decide the sign of {expression}")
     return sign
+
+
+def integral(weight: Callable[[acb, bool], acb], low: arb, high: arb) -> arb:
+    """Enclose a real integral over [low, high] by `acb.integral`; infinite or wide where the limit of work is reached.
+
+    Args:
+        weight: The integrand at a complex ball, and whether it has to refuse a ball on which it is not analytic.
+    """
+    with flint.ctx.workprec(_INTEGRAL_PRECISION):
+        left, right = low.mid(), high.mid()
+        parts = [arb(k) / _SAMPLES for k in range(_SAMPLES + 1)] + [arb(2) ** -k for k in range(5, 65, 5)]
+        points = [end for part in parts for end in (left + (right - left) * part, right + (left - right) * part)]
+        sizes = [abs(weight(acb(point), False).real).mid() for point in points]
+        size = max((s for s in sizes if s.is_finite()), default=arb(1))
+        # The samples only choose the accuracy that is asked for; the integral is enclosed whatever they are.
+        tolerance = arb(2) ** -_TOLERANCE_BITS
+        goal = tolerance * size * abs(right - left) if size > 0 else tolerance
+        return acb.integral(weight, low, high, rel_tol=tolerance, abs_tol=goal, eval_limit=_EVALUATIONS).real
 
 
 def hull(left: arb, right: arb) -> arb:

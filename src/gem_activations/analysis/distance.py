@@ -9,9 +9,9 @@ import itertools
 from dataclasses import dataclass
 
 import sympy as sp
-from flint import acb, arb, ctx
+from flint import arb
 
-from .balls import constant_ball, tape, whole_power
+from .balls import constant_ball, integral, tape, whole_power
 from .expressions import Expr, X
 from .extrema import extremum_row, supremum_of_magnitude
 from .numbers import LONGEST_EXACT, Number, exact, tidy
@@ -21,8 +21,6 @@ from .tails import UndecidedError, limit, tail_sign
 from .tower import factorise, without_root
 from .values import CertificateError, Property, Value
 
-_WORK_PRECISION = 160
-_TOLERANCE_BITS = 110
 _RATES = (sp.Integer(1), *(sp.Rational(1, 2**k) for k in range(1, 8)))
 _T = sp.Symbol("t", positive=True)
 
@@ -210,12 +208,7 @@ def _exponential_tail(part: Piece, p: int) -> arb:
 
 
 def _ball_integral(integrand: Expr, low: arb, high: arb) -> arb:
-    code = tape(integrand)
-    tolerance = arb(2) ** -_TOLERANCE_BITS
-    with ctx.workprec(_WORK_PRECISION):
-        value = acb.integral(
-            lambda x, analytic: code(x, analytic), low, high, rel_tol=tolerance, abs_tol=tolerance
-        ).real
+    value = integral(tape(integrand), low, high)
     if not value.is_finite():
         raise UndecidedError(f"the integral of {integrand} did not converge")
     return value

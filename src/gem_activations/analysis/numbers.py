@@ -1,5 +1,6 @@
 """Real numbers of a proof: an exact expression where there is one, and always a ball around it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,7 @@ from .expressions import Expr, X
 from .values import CertificateError, Value
 
 LONGEST_EXACT = 90
+WIDEST = "1e-12"
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,24 @@ class Number:
         return Number(None, abs(self.ball))
 
     def to_value(self, note: str = "") -> Value:
-        """Write the number for a certificate."""
+        """Write the number for a certificate: of kind "open" where the ball is wider than `WIDEST` relative to it.
+
+        `approx` is None where the number lies outside the range of float64.
+        """
         if not self.finite:
             return Value("infinite", str(self.exact), note=note)
         if not self.ball.is_finite():
             raise CertificateError("an enclosure is not finite")
         low, high = decimals(self.ball)
-        approx = float(self.ball.mid())
+        middle = float(self.ball.mid())
+        approx = middle if math.isfinite(middle) else None
         text = "" if self.exact is None else str(self.exact)
         if text and len(text) <= LONGEST_EXACT:
             return Value("exact", text, low, high, approx, note)
+        width = 2 * self.ball.rad()
+        if not width <= abs(self.ball.mid()) * arb(WIDEST):
+            why = "the enclosure holds 0" if self.ball.contains(0) else f"the enclosure is wider than {WIDEST} of it"
+            return Value("open", "", low, high, approx, f"not closed: {why}" + (f"; {note}" if note else ""))
         return Value("enclosure", "", low, high, approx, note)
 
 

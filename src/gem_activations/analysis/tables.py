@@ -72,8 +72,10 @@ def _short(certificate: Certificate, key: str) -> str:
 
 
 def _brief(value: Value) -> str:
-    if value.approx is not None:
-        return f"{value.approx:.6g}"
+    if value.kind == "open":
+        return "open"
+    if value.low:
+        return value.low if value.approx is None else f"{value.approx:.6g}"
     if value.kind == "infinite":
         return value.exact.replace("oo", "inf")
     if value.kind == "absent":

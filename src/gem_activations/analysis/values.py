@@ -39,7 +39,7 @@ class Value:
             closed; low and high hold the best enclosure found, where there is one).
         exact: The exact expression in ASCII, "" where there is none.
         low, high: Decimal strings, rounded outwards, so that low <= value <= high; "" where there is no number.
-        approx: The nearest float64, for reading only; None where there is no number.
+        approx: The nearest float64, for reading only; None where there is no number, or it lies outside their range.
         note: What a reader has to know beside the number: the kind of a point, the reason of an absence.
     """
 
@@ -58,9 +58,9 @@ class Value:
     def _number(self) -> str:
         if self.kind == "infinite":
             return self.exact
-        if self.approx is None:
+        if not self.low:
             return ""
-        digits = f"{self.approx:.10g}"
+        digits = self.low if self.approx is None else f"{self.approx:.10g}"
         if self.kind == "exact":
             return self.exact if self.exact == digits else f"{self.exact} = {digits}"
         return f"[{self.low}, {self.high}]"
@@ -119,7 +119,7 @@ class Certificate:
 
     def to_json(self) -> str:
         """Write the certificate as JSON text; equal certificates give equal text."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Certificate":

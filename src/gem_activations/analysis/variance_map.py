@@ -9,6 +9,7 @@ off the values of h/2 at 0, at its turning points, on both sides of joints, and 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cmp_to_key
 from itertools import pairwise
 
 import sympy as sp
@@ -26,6 +27,7 @@ from .values import Value
 
 _RELATIVE = arb(2) ** -60
 _FARTHEST = 60
+_BY_SIZE = cmp_to_key(lambda a, b: compare(exact(a), exact(b)))
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def ratio_course(formula: Formula) -> Course:
 
     Raises: UndecidedError: the sign of h' was not proved.
     """
-    fences = sorted({abs(joint) for joint in formula.joints if joint != 0}, key=float)
+    fences = sorted({abs(joint) for joint in formula.joints if joint != 0}, key=_BY_SIZE)
     near, far = _ratio_limits(formula)
     values = [near]
     for low, high in pairwise([sp.Integer(0), *fences, sp.oo]):
