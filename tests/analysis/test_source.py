@@ -4,7 +4,9 @@ import pytest
 import sympy as sp
 
 from gem_activations import GemError, GemSpec
-from gem_activations.analysis import Certificate, CertificateError, certify
+from gem_activations.analysis import Certificate, CertificateError, certify, pages
+from gem_activations.analysis.distance import distance
+from gem_activations.analysis.source import read
 from gem_activations.errors import ActivationNameError, SpecError
 
 x, y = sp.symbols("x y")
@@ -89,6 +91,12 @@ def test_an_extremum_that_is_not_proved_is_one_open_row():
     assert found["infimum"].value.exact == "1"
 
 
+def test_a_difference_that_falls_slower_than_a_power_is_not_called_like_it():
+    found = {row.key: row.value for row in distance(read(sp.Max(x, 0) + (x**2 + 1) ** sp.Rational(-1, 4)))}
+    assert found["distance_l1"].kind == "infinite"
+    assert "more slowly than |x|^-1" in found["distance_l1"].note
+
+
 def test_a_discontinuity_is_stated():
     found = certify(sp.Piecewise((0, x < 0), (1, True)))
     assert found["order"].value.kind == "absent"
@@ -110,3 +118,11 @@ def test_json_goes_there_and_back():
         Certificate.from_json("not json")
     with pytest.raises(CertificateError, match="no row"):
         _ = found["nonsense"]
+
+
+def test_a_plot_of_another_formula_is_stale(tmp_path):
+    found = [certify("relu"), certify("hardtanh")]
+    pages.write(tmp_path, found)
+    assert pages.stale(tmp_path, pages.texts(found)) == []
+    (tmp_path / "relu.svg").write_bytes((tmp_path / "hardtanh.svg").read_bytes())
+    assert pages.stale(tmp_path, pages.texts(found)) == ["relu.svg"]

@@ -135,12 +135,17 @@ def _require_decay(far: Expr, p: int, sign: str) -> None:
     if end != 0:
         raise _Diverges(f"f - ReLU tends to {end} at {sign}inf")
     order = _order(far)
-    if order is not None and order * p <= 1:
-        raise _Diverges(f"|f - ReLU|^{p} falls like |x|^-{order * p} at {sign}inf")
+    if order is None or order * p > 1:
+        # With order 2 or more, x D tends to 0; that alone does not bound |D| by a summable power.
+        if order is not None and not limit(far * X**order, sp.oo).is_finite and (order - 1) * p <= 1:
+            raise UndecidedError(f"f - ReLU falls slower than |x|^-{order} at {sign}inf, perhaps too slowly")
+        return
+    words = "like" if limit(far * X**order, sp.oo).is_finite else "more slowly than"
+    raise _Diverges(f"|f - ReLU|^{p} falls {words} |x|^-{order * p} at {sign}inf")
 
 
 def _order(far: Expr) -> int | None:
-    """Give k where x^k D has a finite limit other than 0 at infinity; None where D falls faster than x^-4."""
+    """Give the least k where x^k D does not tend to 0 at infinity; None where D falls faster than x^-4."""
     for k in range(1, 5):
         if limit(far * X**k, sp.oo) != 0:
             return k

@@ -1,5 +1,6 @@
 """Pictures of f, f' and f'': small SVG files, the same bytes from the same certificate and Matplotlib."""
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from .balls import tape
 from .files import write_atomically
 from .pieces import Formula, Piece
 
+VERSION = 1  # Raise it where `draw` changes.
 _POINTS = 240
 _COLOUR, _ZERO, _JOINT = "#1f5fa8", "#999999", "#c2571a"
 _TITLES = ("f", "f'", "f''")
@@ -36,8 +38,15 @@ def draw(formula: Formula, path: Path) -> None:
             axis.set_title(title)
             axis.spines[["top", "right"]].set_visible(False)
         text = io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
+        metadata = {"Date": None, "Creator": None, "Description": signature(formula)}
+        FigureCanvasSVG(figure).print_svg(text, metadata=metadata)
     write_atomically(path, text.getvalue())
+
+
+def signature(formula: Formula) -> str:
+    """Give the digest of what a drawing is made from: the pieces, the range of x and the version of the drawing."""
+    pieces = [(str(piece.low), str(piece.high), str(piece.expression)) for piece in formula.pieces]
+    return hashlib.sha256(repr((VERSION, _POINTS, pieces, span(formula))).encode()).hexdigest()[:24]
 
 
 def span(formula: Formula) -> tuple[float, float]:

@@ -4,7 +4,8 @@
     python -m gem_activations.analysis.pages docs/properties --check    fail where they are stale
 
 A page is stale when the text made now differs from the file, or the file or its plot is missing. Plots are not compared
-byte by byte, since other releases of Matplotlib may round otherwise.
+byte by byte, since other releases of Matplotlib may round otherwise; the page and its plot hold the same digest of what
+was drawn.
 """
 
 import sys
@@ -17,6 +18,7 @@ from .tables import comparison_table, to_markdown
 from .values import Certificate
 
 INDEX = "README.md"
+_DRAWN = "<!-- drawing: "
 _INTRODUCTION = """# Proved properties of every activation
 
 Each number is exact, or an interval [lo, hi] that is proved to hold the true value; the page of each activation has
@@ -48,7 +50,11 @@ def texts(certificates: Sequence[Certificate]) -> dict[str, str]:
 def _page(certificate: Certificate, stem: str) -> str:
     heading, _, rest = to_markdown(certificate).partition("\n")
     plot = f"![f, f' and f'' of {certificate.title}]({stem}.svg)"
+    from .drawing import signature
+    from .source import read
+
     footer = (
+        f"{_DRAWN}{signature(read(certificate.name))} -->\n"
         f'[All activations]({INDEX}). Made by `make properties`; `gem-act certify "{certificate.name}"` prints it.\n'
     )
     return f"{heading}\n\n{plot}\n{rest}\n{footer}"
@@ -58,7 +64,10 @@ def stale(folder: Path, pages: dict[str, str]) -> list[str]:
     """Give the names of the files in the folder that are missing, differ, or belong to no activation."""
     found = [name for name, text in pages.items() if not _holds(folder / name, text)]
     plots = [name.replace(".md", ".svg") for name in pages if name != INDEX]
-    found += [name for name in plots if not (folder / name).is_file()]
+    for name in plots:
+        digest = pages[name.replace(".svg", ".md")].partition(_DRAWN)[2].partition(" ")[0]
+        if not (folder / name).is_file() or digest not in (folder / name).read_text(encoding="utf-8"):
+            found.append(name)
     known = {*pages, *plots}
     return found + sorted(path.name for path in folder.glob("*.*") if path.name not in known)
 
