@@ -6,12 +6,15 @@ import pytest
 from gem_activations.errors import BackendError
 from gem_activations.kernels import cpu
 from gem_activations.kernels.cpu.library import ISAS
+from gem_activations.kernels.cpu.loader import LIBRARY
 
 
 @pytest.fixture(scope="session")
 def built():
     library = cpu.load()
     if library is None:
+        if LIBRARY.exists():
+            pytest.fail(cpu.status().reason)
         pytest.skip(cpu.status().reason)
     return library
 
