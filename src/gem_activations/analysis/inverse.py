@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import sympy as sp
 
+from .balls import constant_sign
 from .expressions import Expr, X
 from .extrema import Extremum, extremum_row, infimum, supremum, supremum_of_magnitude
+from .numbers import equal
 from .pieces import Formula, Piece
-from .stationarity import structure
+from .stationarity import Structure, structure
 from .values import CertificateError, Property, Value
 
 
@@ -15,16 +17,12 @@ def inverse(formula: Formula) -> list[Property]:
     """Prove the rows of group "inverse"."""
     found = structure(formula, 1)
     signs = found.signs
-    if not formula.continuous or {1, -1} <= signs:
-        why = "f is not monotone" if {1, -1} <= signs else "f is not continuous"
+    if not formula.continuous:
+        return _with_jumps(formula, found)
+    if {1, -1} <= signs:
         return [
-            _row("invertible", "Invertible", Value("statement", note=f"no: {why}"), found.method),
-            _row(
-                "gradient_of_output",
-                "f' is a function of y = f(x)",
-                Value("absent", note=f"{why}: two inputs with one output"),
-                "",
-            ),
+            _row("invertible", "Invertible", Value("statement", note="no: f is not monotone"), found.method),
+            _of_output(Value("absent", note="f is not monotone: two inputs with one output")),
         ]
     dead = [(low, high) for low, high, sign in found.cells if sign == 0]
     rising = _merge([(low.exact, high.exact) for low, high, sign in found.cells if sign])
@@ -36,6 +34,39 @@ def inverse(formula: Formula) -> list[Property]:
     if formula.family is not None and formula.family[2] == 0:
         rows.append(_theorem())
     return rows
+
+
+def _with_jumps(formula: Formula, found: Structure) -> list[Property]:
+    """Give the rows of a discontinuous function: constant somewhere, strictly monotone, or left open."""
+    dead = ", ".join(f"({low.exact}, {high.exact})" for low, high, sign in found.cells if sign == 0)
+    if dead:
+        why = f"f is constant on {dead}"
+        note = Value("statement", note=f"no: {why}"), Value("absent", note=f"{why}: many inputs with one output")
+    elif {1, -1} <= found.signs:
+        open_row = Value("open", note="not closed: f jumps and is not monotone; its stretches are not compared")
+        note = open_row, open_row
+    else:
+        # f at a joint is one of its two limits, so strict monotonicity of the stretches and jumps is that of f.
+        note = (
+            _image_with_gaps(formula),
+            Value("statement", note="yes, through the inverse; f jumps, so no bound is given"),
+        )
+    return [_row("invertible", "Invertible", note[0], found.method), _of_output(note[1])]
+
+
+def _image_with_gaps(formula: Formula) -> Value:
+    low, high = infimum(formula.pieces).value.to_value(), supremum(formula.pieces).value.to_value()
+    gaps = []
+    for below, above in formula.sides(0):
+        if not equal(below, above):
+            first, last = (below, above) if constant_sign(above - below) > 0 else (above, below)
+            gaps.append(f"{first} and {last}")
+    note = f"yes, on its image; the outputs run from {low} to {high}, but for gaps between {', '.join(gaps)}"
+    return Value("statement", note=note)
+
+
+def _of_output(value: Value) -> Property:
+    return _row("gradient_of_output", "f' is a function of y = f(x)", value, "")
 
 
 def _row(key: str, title: str, value: Value, method: str) -> Property:
