@@ -1,6 +1,7 @@
 """The engine of the proofs: balls, signs on intervals, tails, and what it must refuse to decide."""
 
 import itertools
+import re
 from fractions import Fraction
 
 import flint
@@ -14,9 +15,12 @@ from gem_activations.analysis import extrema
 from gem_activations.analysis.balls import Tape, constant_ball, decimals, tape
 from gem_activations.analysis.expressions import X
 from gem_activations.analysis.extrema import infimum, supremum
+from gem_activations.analysis.inverse import inverse
 from gem_activations.analysis.numbers import Number, equal, exact, greatest
 from gem_activations.analysis.pieces import Formula, Piece, line
 from gem_activations.analysis.signs import PoleError, SignMap, _vanishes, sign_map
+from gem_activations.analysis.smoothness import smoothness
+from gem_activations.analysis.source import read
 from gem_activations.analysis.stationarity import stationarity, structure
 from gem_activations.analysis.tails import UndecidedError, find_tail, limit, tail_sign
 from gem_activations.analysis.values import CertificateError
@@ -230,3 +234,32 @@ def test_a_zero_that_neither_half_excludes_is_not_counted():
     near = Number(None, arb(0, "1e-3"))
     with pytest.raises(UndecidedError, match="vanishes"):
         _vanishes((X, X * sp.sqrt(X**2 + 1), -(X**4)), near)
+
+
+@pytest.mark.parametrize(
+    ("target", "note"),
+    [
+        (sp.Piecewise((X, X < 0), (X + 1, True)), "yes, on its image; .* gaps between 0 and 1$"),
+        (sp.Piecewise((-X, X < 0), (-X - 1, True)), "yes, on its image; .* gaps between -1 and 0$"),
+        (sp.Piecewise((X, X < 0), (sp.Integer(1), True)), r"no: f is constant on \(0, oo\)"),
+        (X**2, "no: f is not monotone"),
+    ],
+)
+def test_a_jump_alone_does_not_make_a_function_not_invertible(target, note):
+    row = next(row for row in inverse(read(target)) if row.key == "invertible")
+    assert re.match(note, row.value.note)
+
+
+def test_a_jump_against_the_slope_leaves_invertibility_open():
+    injective = read(sp.Piecewise((sp.exp(X), X < 0), (-sp.exp(-X), True)))
+    row = next(row for row in inverse(injective) if row.key == "invertible")
+    assert row.value.kind == "open"
+
+
+def test_joints_and_jumps_nearer_than_a_float_are_told_apart():
+    close = 1 + sp.Rational(1, 10**30)
+    steps = read(sp.Piecewise((0 * X, X < 1), (X - 1 + close, close > X), (X + 2 * close, True)))
+    assert steps.joints == (1, close)
+    twice = read(sp.Piecewise((X, X < 0), (X + 1, X < 1), (X + 1 + close, True)))
+    jump = next(row for row in smoothness(twice) if row.key == "jump")
+    assert jump.value.exact == str(close)

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cmp_to_key
 
 import sympy as sp
 
 from .balls import constant_sign
 from .expressions import Expr, X
-from .numbers import equal, exact, tidy
+from .numbers import compare, equal, exact, tidy
 from .pieces import Formula, Piece
 from .signs import PoleError, sign_map
 from .tails import UndecidedError
@@ -142,9 +143,9 @@ def smoothness(formula: Formula) -> list[Property]:
     where = tuple(
         exact(b.joint).to_value(f"from {b.left} to {b.right}, a jump of {tidy(b.right - b.left)}") for b in first
     )
-    largest = max((sp.Abs(b.right - b.left) for b in first), key=lambda v: float(v))
+    largest = max((exact(tidy(sp.Abs(b.right - b.left))) for b in first), key=cmp_to_key(compare))
     title = f"Largest jump of the derivative of order {order + 1}" if order >= 0 else "Largest jump of f"
-    rows.append(Property("class", "jump", title, exact(tidy(largest)).to_value(), where, method))
+    rows.append(Property("class", "jump", title, largest.to_value(), where, method))
     if formula.family is not None:
         rows.append(_theorem(formula.family[0]))
     return rows

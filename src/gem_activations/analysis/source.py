@@ -1,6 +1,7 @@
 """What a user may ask a certificate of: a catalog string, a spec, or a SymPy expression in one real variable."""
 
 import itertools
+from functools import cmp_to_key
 from typing import Any
 
 import sympy as sp
@@ -8,9 +9,9 @@ import sympy as sp
 from ..catalog import Activation, parse
 from ..spec import GemSpec
 from .balls import FUNCTIONS
-from .expressions import Expr, X, arguments
+from .expressions import Expr, X
 from .formulas import formula
-from .numbers import equal, tidy
+from .numbers import compare, equal, exact, tidy
 from .pieces import Formula, Piece
 from .smoothness import require_analytic
 from .values import CertificateError
@@ -96,7 +97,7 @@ def _split(expression: sp.Expr) -> tuple[list[Piece], list[Expr]]:
 def _order(
     expression: Expr, spans: list[tuple[sp.Interval, Expr]], points: dict[Expr, Expr]
 ) -> tuple[list[Piece], list[Expr]]:
-    spans.sort(key=lambda pair: float(arguments(pair[0])[0]))
+    spans.sort(key=cmp_to_key(lambda a, b: compare(exact(a[0].start), exact(b[0].start))))
     ends = [-sp.oo, *(span.end for span, _ in spans)]
     starts = [*(span.start for span, _ in spans), sp.oo]
     if ends != starts:
