@@ -37,7 +37,7 @@ def test_sixteen_bits_hold_the_reciprocal_of_every_period(script):
 
 @pytest.mark.parametrize("n", range(1, 9))
 def test_common_leaks_have_a_table_and_lie_within_its_error(n):
-    for leak in (1e-3, 0.01, 0.1, 0.25, 0.5, 0.9, 0.99):
+    for leak in (1e-3, 0.01, 0.1, 0.25, 0.5, 0.9, 0.99, 1 - 2.0**-53):
         table = gradient_table(n, leak)
         assert table is not None, leak
         assert ctypes.addressof(table) % 64 == 0
@@ -48,6 +48,7 @@ def test_no_table_where_it_would_be_inexact_or_is_committed():
     assert gradient_table(8, 1e-6) is None
     assert gradient_table(9, 0.01) is None
     assert gradient_table(2, 0.0) is None
+    assert gradient_table(1, 5e-324) is None
 
 
 def test_a_handle_keeps_its_table_alive():

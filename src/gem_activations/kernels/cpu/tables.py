@@ -19,6 +19,7 @@ LARGEST_ERROR = 5e-6
 
 _TAIL = 1e-6  # of the gradient, relative to the constants that it tends to on either side
 _SAMPLES = 25
+_SMALLEST_LEAK = 1e-12  # the octaves between leak and 1 are too many anyway
 
 Array = NDArray[np.float64]
 
@@ -41,8 +42,8 @@ class GradientTable(ctypes.Structure):
 
 @lru_cache(maxsize=64)
 def gradient_table(n: int, leak: float) -> GradientTable | None:
-    """Give the table for 1 <= n <= 8 and leak > 0, or None where there is none or its error would be too large."""
-    if leak == 0 or n > 8:
+    """Give the table for n up to 8 and leak > 0, or None where it would not be exact enough."""
+    if leak < _SMALLEST_LEAK or n > 8:
         return None
     unit = GemSpec(n, 1.0, leak)
     low, high = _octaves(unit)

@@ -3,8 +3,8 @@
  * Comparisons are written so that a NaN in x survives: `0 > t ? 0 : t` is t where t is NaN.
  */
 
-/* The bits of a power: the factor of a bit is the square clamped to low .. high, to 1 where the bit is not set. The loop
- * over elements then has no branch, and vectorises for an n that is known at run time only. */
+/* The bits of a power: the factor of a bit is the square clamped to low .. high, to 1 where the bit is not set. The
+ * loop over elements then has no branch, and vectorises for an n that is known at run time only. */
 typedef struct {
     REAL low[BITS], high[BITS];
 } NAME(exponent);

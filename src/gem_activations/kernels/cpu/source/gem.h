@@ -1,9 +1,9 @@
 /* The public interface of the kernel library: raw pointers, 64-bit counts, no framework.
  *
- * Every function takes dense arrays of `count` elements of one dtype and computes elementwise. An output may be the same array as
- * an input (in place); arrays that overlap otherwise give unspecified values. `threads` is the largest number of
- * threads to use. The value of an element depends on its inputs and on the instruction set only: not on its position,
- * the count or the threads. Half types are computed in float and rounded once, to nearest, ties to even.
+ * Every function takes dense arrays of `count` elements of one dtype and computes elementwise. An output may be the
+ * same array as an input (in place); arrays that overlap otherwise give unspecified values. `threads` is the largest
+ * number of threads to use. The value of an element depends on its inputs and on the instruction set only: not on its
+ * position, the count or the threads. Half types are computed in float and rounded once, to nearest, ties to even.
  *
  * Functions return GEM_OK or a negative GEM_ERROR code and write nothing on an error.
  */
@@ -18,7 +18,7 @@
 #define GEM_EXPORT
 #endif
 
-/* Raise it when a signature, the layout of gem_spec or the meaning of a code changes; loader.py asks for the same number. */
+/* Raise it when a signature, the layout of gem_spec or the meaning of a code changes; library.py asks for the same. */
 #define GEM_ABI_VERSION 1
 
 enum { GEM_OK = 0, GEM_ERROR_DTYPE = -1, GEM_ERROR_COUNT = -2, GEM_ERROR_SPEC = -3, GEM_ERROR_ISA = -4 };
@@ -53,7 +53,7 @@ typedef struct gem_table {
  * p = t^(2n), F = p / (p + eps). */
 typedef struct gem_spec {
     int64_t n;            /* 1 .. 64 */
-    int64_t wide;         /* not 0: compute float in double, because n > 8 or t^(2n) can underflow where f(x) does not */
+    int64_t wide;         /* not 0: compute float in double, as n > 8 or t^(2n) can underflow where f(x) does not */
     int64_t scale_log2;   /* inverse_scale = 2^-scale_log2 */
     double inverse_scale; /* the power of two nearest 1 / eps_of_x^(1 / (2n)) */
     double eps;           /* eps in reduced coordinates, 2^-n .. 2^n */

@@ -51,7 +51,7 @@ static ALWAYS_INLINE float table_finish(float sum, uint32_t drop, float y, float
 }
 
 #if GEM_HAS_AVX2
-/* Row by row, the columns in four registers: a permute picks from each by three bits, blends choose by the other two. */
+/* A row is in four registers: permutes pick from each by three bits of the column, blends choose by the other two. */
 static ALWAYS_INLINE void table_sums(table_block *block, int length, const float table[][32], int degree)
 {
     for (int i = 0; i < length; i += 8) {
@@ -145,14 +145,15 @@ static ALWAYS_INLINE __m512 table_gradient_avx512(table_constants c, __m512 y, c
     const __m512i mantissa = _mm512_ternarylogic_epi32(bits, _mm512_set1_epi32(0x7fffff), _mm512_set1_epi32(0x3f800000),
                                                        0xea); /* (bits & mask) | one */
     const __m512 z = _mm512_sub_ps(_mm512_castsi512_ps(mantissa), _mm512_set1_ps(1.5f));
-    __m512 row[8];
+    __m512 row[7]; /* the degree is 5 or 6 */
     UNROLL(8)
     for (int power = 0; power <= degree; power++)
         row[power] = _mm512_permutex2var_ps(_mm512_load_ps(table[power]), column, _mm512_load_ps(table[power] + 16));
     const __m512 z2 = _mm512_mul_ps(z, z);
     const __m512 middle = _mm512_fmadd_ps(row[5], z, row[4]);
     const __m512 upper = degree == 6 ? _mm512_fmadd_ps(row[6], z2, middle) : middle;
-    const __m512 sum = _mm512_fmadd_ps(_mm512_fmadd_ps(upper, z2, _mm512_fmadd_ps(row[3], z, row[2])), z2, _mm512_fmadd_ps(row[1], z, row[0]));
+    const __m512 most = _mm512_fmadd_ps(upper, z2, _mm512_fmadd_ps(row[3], z, row[2]));
+    const __m512 sum = _mm512_fmadd_ps(most, z2, _mm512_fmadd_ps(row[1], z, row[0]));
     const __m512i drop = _mm512_mullo_epi32(periods, _mm512_set1_epi32(n << 24));
     const __m512 value = _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(sum), drop));
     const __m512 bend = larger(_mm512_fmadd_ps(value, _mm512_set1_ps(factors[0]), _mm512_set1_ps(1)), factors[1]);
