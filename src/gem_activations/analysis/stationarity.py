@@ -125,9 +125,9 @@ def _stationary_points(formula: Formula, found: Structure) -> Property:
 def _height(formula: Formula, point: Number) -> str:
     if point.exact is not None:
         value = exact(formula.at(point.exact)).to_value()
-        return value.exact if value.kind == "exact" and len(value.exact) <= 12 else f"{value.approx:.12g}"
+        return value.exact if value.kind == "exact" and len(value.exact) <= 12 else _digits(value)
     piece = next(p for p in formula.pieces if p.high == sp.oo or point.ball < exact(p.high).ball)
-    return f"{at(piece.expression, point).to_value().approx:.12g}"
+    return _digits(at(piece.expression, point).to_value())
 
 
 def _dead_regions(found: Structure) -> Property:
@@ -188,3 +188,8 @@ def _convex(formula: Formula, found: Structure) -> str:
     if -1 not in signs:
         return "convex"
     return "concave" if 1 not in signs else "neither"
+
+
+def _digits(value: Value) -> str:
+    # Beyond the range of float64 there is no short form.
+    return f"{value.approx:.12g}" if value.approx is not None else value.exact or f"[{value.low}, {value.high}]"
