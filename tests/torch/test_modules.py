@@ -91,7 +91,7 @@ def test_make_activation_passes_options_on():
         ("gem(", ActivationNameError, "expected name"),
         ("gem(n)", ActivationNameError, "cannot read"),
         ("gem(2)", ActivationNameError, "cannot read"),
-        ("gem(eps=1)", ActivationNameError, "gem takes n, not eps"),
+        ("gem(eps=1)", ActivationNameError, "gem takes n, not 'eps'"),
         ("gelu(alpha=1)", ActivationNameError, "takes no arguments"),
         ("egem(n=2, n=3)", ActivationNameError, "twice"),
         ("egem(eps=nan)", ActivationNameError, "finite number"),
