@@ -19,7 +19,7 @@ Function = Callable[[Tensor], Tensor]
 DIRECTIONS = ("forward", "backward", "both")
 LAYOUTS = ("contiguous", "channels_last")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-BUFFER_BYTES = 64 << 20
+BUFFER_BYTES = 128 << 20
 """Rotating buffers together hold at least this much, so that a timing does not measure the cache."""
 
 ALLOWED_ULP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10, torch.float32: 2.0**-23, torch.float64: 2.0**-52}
@@ -77,9 +77,10 @@ def measure(case: Case, functions: dict[str, Function], seconds: float) -> dict[
     for name, function in functions.items():
         if name.startswith("gem"):
             _check(name, function, inputs[0])
+    grads = [torch.randn_like(x) for x in inputs] if case.direction != "forward" else []
     calls: dict[str, Call] = {"copy": lambda number: inputs[number % len(inputs)].clone()}
     for name, function in functions.items():
-        calls[name] = _call(case.direction, function, inputs)
+        calls[name] = _call(case.direction, function, inputs, grads)
     return time_in_turn(calls, seconds)
 
 
@@ -90,7 +91,7 @@ def _compile(function: Function) -> Function:
 
 def _inputs(case: Case) -> list[Tensor]:
     dtype = DTYPES[case.dtype]
-    count = max(2, min(8, math.ceil(BUFFER_BYTES / (case.size * dtype.itemsize))))
+    count = max(1, min(8, math.ceil(BUFFER_BYTES / (case.size * dtype.itemsize))))
     generator = torch.Generator().manual_seed(0)
     inputs: list[Tensor] = []
     for _ in range(count):
@@ -103,18 +104,18 @@ def _inputs(case: Case) -> list[Tensor]:
     return inputs
 
 
-def _call(direction: str, function: Function, inputs: list[Tensor]) -> Call:
+def _call(direction: str, function: Function, inputs: list[Tensor], grads: list[Tensor]) -> Call:
+    count = len(inputs)
     if direction == "forward":
-        return lambda number: function(inputs[number % len(inputs)])
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    grads = [torch.randn_like(x) for x in inputs]
+        return lambda number: function(inputs[number % count])
+    leaves = [x.detach().requires_grad_() for x in inputs]
     if direction == "both":
         return lambda number: torch.autograd.grad(
-            function(leaves[number % len(leaves)]), leaves[number % len(leaves)], grads[number % len(grads)]
+            function(leaves[number % count]), leaves[number % count], grads[number % count]
         )
     outputs = [function(x) for x in leaves]
     return lambda number: torch.autograd.grad(
-        outputs[number % len(outputs)], leaves[number % len(leaves)], grads[number % len(grads)], retain_graph=True
+        outputs[number % count], leaves[number % count], grads[number % count], retain_graph=True
     )
 
 

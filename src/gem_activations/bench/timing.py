@@ -1,12 +1,13 @@
 """Timing of callables in turn, so that a drift of the machine's speed meets all of them alike."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 Call = Callable[[int], object]
-"""A call to time; its argument is the number of the round, by which it picks one of its rotating buffers."""
+"""A call to time; its argument counts all calls, and picks one of the rotating buffers."""
 
 SHORTEST_SAMPLE = 1e-4
 
@@ -22,7 +23,10 @@ class Timing:
 
 
 def time_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int = 200) -> dict[str, Timing]:
-    """Time every call once a round, for about `seconds` in all.
+    """Time every call once a round, in a new order each round, for about `seconds` in all.
+
+    The order is shuffled and the buffers rotate from call to call, so that no call always finds its input in the cache
+    because of who came before it.
 
     Args:
         calls: Name to call. A call that is too short to time alone is repeated within a round.
@@ -32,14 +36,20 @@ def time_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int = 2
     """
     repeats = {name: _repeats(call) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    shuffle = random.Random(0).shuffle
+    number = 0
     start = time.perf_counter()
-    for number in range(most_rounds):
-        for name, call in calls.items():
+    for made in range(most_rounds):
+        shuffle(order)
+        for name in order:
+            call = calls[name]
             begin = time.perf_counter()
-            for repeat in range(repeats[name]):
-                call(number + repeat)
+            for _ in range(repeats[name]):
+                call(number)
+                number += 1
             samples[name].append((time.perf_counter() - begin) / repeats[name])
-        if number >= 4 and time.perf_counter() - start > seconds:
+        if made >= 4 and time.perf_counter() - start > seconds:
             break
     return {name: _summary(values) for name, values in samples.items()}
 
