@@ -1,5 +1,6 @@
 """Timing of callables in turn, so that a drift of the machine's speed meets all of them alike."""
 
+import ctypes
 import random
 import statistics
 import time
@@ -10,6 +11,9 @@ Call = Callable[[int], object]
 """A call to time; its argument counts all calls, and picks one of the rotating buffers."""
 
 SHORTEST_SAMPLE = 1e-4
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ def time_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int = 2
         most_rounds: No more rounds than this.
     Returns: Name to Timing, in seconds for one call.
     """
+    _keep_freed_memory()
     repeats = {name: _repeats(call) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
@@ -52,6 +57,17 @@ def time_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int = 2
         if made >= 4 and time.perf_counter() - start > seconds:
             break
     return {name: _summary(values) for name, values in samples.items()}
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep freed memory, where it can: page faults of fresh memory cost more than the work itself.
+
+    A training step meets the same sizes again and again; without this, which call pays for the faults is chance.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _repeats(call: Call) -> int:
