@@ -107,7 +107,7 @@ def test_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("gem_activations.lab.store.os.fsync", interrupt)
+        patch.setattr("os.fsync", interrupt)
         with pytest.raises(KeyboardInterrupt):
             store.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

@@ -7,12 +7,12 @@ An output folder holds `comparison.json` (the identity of the comparison and its
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
+from .. import files
 from ..errors import StoreError
 
 FINISHED, FAILED = "finished", "failed"
@@ -236,19 +236,13 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Make a file appear with its whole content or not at all; missing folders are made.
 
-    The caller holds the lock of what it writes: the temporary file beside it has a fixed name, so that a killed
-    process leaves at most one behind, which the next write replaces.
+    The caller holds the lock of what it writes: what a killed process has left of the same file is removed.
 
     Raises: StoreError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        files.write_atomically(path, content)
+        files.remove_leftovers(path)
     except OSError as error:
         reason = error.strerror or error
         raise StoreError(f"cannot write {path}: {reason}; choose an --out folder that can be written") from error
