@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, arg, subcommand
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg, subcommand
 
 from . import catalog
 from .grammar import format_call
@@ -75,6 +75,56 @@ class Report:
     def run(self) -> None:
         """Write and print the report."""
         _report(self.folder)
+
+
+@dataclass(frozen=True)
+class DataGet:
+    """Download data sets from where they are published, check them, and go on with a download that broke off."""
+
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME [NAME ...]")]
+    """Of mnist, fashion-mnist, cifar10, cifar100, stl10, tinyshakespeare, wikitext-2."""
+    data_dir: Path | None = None
+    """Data folder; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given."""
+
+    def run(self) -> None:
+        """Download, and print the folder of each data set."""
+        from .lab.data_command import get_all
+
+        try:
+            for folder in get_all(self.names, self.data_dir, _console(sys.stderr)):
+                print(folder)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("run the same command again to go on") from None
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """Say of each file of the data sets whether it is there and as published; exit status 2 where one is not."""
+
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]")] = ()
+    """Data sets; every one of which a file is there where not given."""
+    data_dir: Path | None = None
+    """Data folder; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given."""
+
+    def run(self) -> None:
+        """Check and print."""
+        from .lab.data_command import check_all
+
+        check_all(self.names, self.data_dir, _console(sys.stdout))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Download data sets, or check the ones that are there."""
+
+    action: (
+        Annotated[DataGet, subcommand("get", prefix_name=False)]
+        | Annotated[DataCheck, subcommand("check", prefix_name=False)]
+    )
+
+    def run(self) -> None:
+        """Do what was chosen."""
+        self.action.run()
 
 
 @dataclass(frozen=True)
@@ -176,6 +226,7 @@ class Bench:
 Command = (
     Annotated[Compare, subcommand("compare")]
     | Annotated[Report, subcommand("report")]
+    | Annotated[Data, subcommand("data")]
     | Annotated[List, subcommand("list")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Bench, subcommand("bench")]
@@ -195,7 +246,7 @@ def run_command(words: list[str]) -> None:
         prog="gem-act",
         description=f"{description} `gem-act --version` prints the version.",
         args=words,
-        config=(DisallowNone,),
+        config=(DisallowNone, OmitArgPrefixes),
     )
     command.run()
 
