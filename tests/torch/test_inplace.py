@@ -143,6 +143,24 @@ def test_a_view_changes_its_base_and_nothing_beside_it(route: Route):
 
 
 @every_route
+def test_a_view_keeps_no_second_copy(route: Route):
+    # What a linear layer gives for input of three dimensions is a view, too.
+    base = torch.randn(2, 6, requires_grad=True) * 1
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        overwrite(route, base.view(3, 4), GemSpec())
+    assert [tensor.data_ptr() for tensor in kept] == [base.data_ptr()]
+
+
+@every_route
+def test_a_view_that_is_a_leaf_is_refused_and_left_alone(route: Route):
+    view = torch.ones(4).view(2, 2).requires_grad_()
+    with pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
+        overwrite(route, view, GemSpec())
+    assert torch.equal(view.detach(), torch.ones(2, 2))
+
+
+@every_route
 def test_overlapping_memory_is_refused(route: Route):
     with pytest.raises(RuntimeError, match="single memory location"):
         overwrite(route, torch.ones(1).expand(4), GemSpec())

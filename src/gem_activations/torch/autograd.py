@@ -15,6 +15,9 @@ from . import formula
 from .backends import PLAIN, Backend
 from .dispatch import is_traced
 
+_creation_meta: Any = torch._C._autograd._get_creation_meta  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+_ORDINARY_VIEW: Any = torch._C._autograd.CreationMeta.DEFAULT  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
 
 def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bool, inplace: bool) -> Tensor:
     """Give f(x) of an ordinary tensor, computed by `backend` and differentiable.
@@ -28,10 +31,18 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bo
     Raises: RuntimeError (PyTorch's own), before x is touched: inplace on a leaf that requires grad, or on a view that
         may not be changed.
     """
-    if inplace and torch.is_grad_enabled() and (x._is_view() or (x.is_leaf and x.requires_grad)):
+    if inplace and torch.is_grad_enabled() and not _may_be_overwritten(x):
         # An autograd function is refused only after it has run; copy_ is refused before it writes.
         return x.copy_(Activation.apply(x.clone(), spec, backend, from_output, False))  # pyright: ignore[reportArgumentType]
     return Activation.apply(x, spec, backend, from_output, inplace)  # pyright: ignore[reportReturnType]
+
+
+def _may_be_overwritten(x: Tensor) -> bool:
+    """Tell whether autograd surely lets x be changed in place: no leaf, no view of one, no view that it protects."""
+    if not x._is_view():
+        return not (x.is_leaf and x.requires_grad)
+    base: Any = x._base
+    return not any(t.is_leaf and t.requires_grad for t in (x, base)) and _creation_meta(x) == _ORDINARY_VIEW
 
 
 def apply_gated_eagerly(x: Tensor, gate: Tensor, spec: GemSpec, backend: Backend) -> Tensor:

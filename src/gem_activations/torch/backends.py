@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..spec import GemSpec
@@ -11,8 +12,9 @@ from . import formula
 class Backend(Protocol):
     """What computes values and gradients on ordinary tensors (not traced, not wrapped), outside autograd."""
 
-    orders_from_output: range
-    """The n for which, at leak 0, the gradient from the output costs no more than the gradient from the input."""
+    def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
+        """Tell whether the gradient from the output takes at most 1.2 times as long as the one from the input."""
+        ...
 
     def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
         """Give f(x) in the dtype and memory format of x; x itself, overwritten, where `inplace`."""
@@ -34,7 +36,9 @@ class Backend(Protocol):
 class Plain:
     """The plain formula in torch operations, on any device."""
 
-    orders_from_output = range(0)  # Without a kernel the inverse is an iteration over whole tensors.
+    def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:  # noqa: ARG002 -- Backend's signature
+        """Tell that it is not: the inverse is an iteration over whole tensors."""
+        return False
 
     def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
         """Give f(x); see Backend."""

@@ -22,11 +22,17 @@ class Cpu:
     a tensor with gaps or repeated elements is first copied to dense memory, as its result is dense anyway.
     """
 
-    # At leak 0 the library has tables for these n; measured beside the gradient from the input by `gem-act bench`.
-    orders_from_output = range(1, 5)
-
     def __init__(self, library: cpu.Library) -> None:
         self._library = library
+        self._has_table_lookup = library.isa == "avx512"
+
+    def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
+        """Tell where it is, as measured (benchmarks/results/cpu_save.jsonl): see Backend.
+
+        These are the cases that read a table held in registers, and wait for the memory rather than for the
+        arithmetic; half precision is half the memory.
+        """
+        return self._has_table_lookup and dtype == torch.float32 and spec.leak == 0 and spec.n <= 4
 
     def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
         """Give f(x); see Backend."""
@@ -79,15 +85,16 @@ class Cpu:
 class Triton:
     """The Triton kernels on CUDA tensors."""
 
-    # From the output needs less memory, but no GPU has measured its speed here: "auto" keeps the input.
-    orders_from_output = range(0)
-
     def __init__(self, kernels: Any) -> None:
         self.forward = kernels.forward
         self.backward = kernels.backward
         self.glu_forward = kernels.glu_forward
         self.glu_backward = kernels.glu_backward
         self.reason_not_served = kernels.reason_not_served
+
+    def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:  # noqa: ARG002 -- Backend's signature
+        """Tell that it is not known to be: no GPU has measured its speed here, though it needs less memory."""
+        return False
 
 
 @cache

@@ -152,7 +152,8 @@ def activate(
         refuse_forced_kernel(backend)
         return x.copy_(formula.value(x.clone(), spec)) if inplace else formula.value(x, spec)
     chosen = choose_backend(backend, x)
-    return apply_eagerly(x, spec, chosen, from_output=_keeps_output(save, inplace, chosen, spec), inplace=inplace)
+    from_output = save == "output" or (save == "auto" and (inplace or chosen.output_is_enough(spec, x.dtype)))
+    return apply_eagerly(x, spec, chosen, from_output=from_output, inplace=inplace)
 
 
 def gem_glu(
@@ -213,12 +214,6 @@ def check_options(save: Save, inplace: bool, backend: BackendName) -> None:
     if save == "input" and inplace:
         raise TensorError("save='input' with inplace=True: the input is overwritten; use save='output' or 'auto'")
     check_name(backend)
-
-
-def _keeps_output(save: Save, inplace: bool, backend: Backend, spec: GemSpec) -> bool:
-    if save == "auto":
-        return inplace or (spec.leak == 0 and spec.n in backend.orders_from_output)
-    return save == "output"
 
 
 def _spec(n: int, eps: float, leak: float) -> GemSpec:
