@@ -1,6 +1,7 @@
 """The documentation does what it says: its commands run as written, its Python runs, its links lead somewhere."""
 
 import csv
+import json
 import os
 import re
 import shlex
@@ -86,6 +87,59 @@ def test_figures_of_the_comparison_are_those_of_the_result_file():
             points = [100 * float(row[key]) for key in ("difference_mean", "student_low", "student_high")]
             shown = "yes" if row["difference_shown"] == "true" else "no"
             assert rest.split("|") == [f" {points[0]:+.2f} ", f" [{points[1]:+.2f}, {points[2]:+.2f}] ", f" {shown} "]
+
+
+# Row of the README's table of speeds: file, direction, dtype, and how GEM is computed.
+SPEEDS = {
+    "forward, 2^22 float32": ("cpu_2e22", "forward", "float32", "input"),
+    "forward, 2^22 float32, one thread": ("cpu_2e22_one_thread", "forward", "float32", "input"),
+    "backward from input, 2^22 float32": ("cpu_2e22", "backward", "float32", "input"),
+    "backward from output, 2^22 float32": ("cpu_2e22", "backward", "float32", "output"),
+    "forward and backward from output, 2^22 float32": ("cpu_2e22", "both", "float32", "output"),
+    "forward and backward from input, 2^22 bfloat16": ("cpu_half", "both", "bfloat16", "input"),
+    "forward and backward from output, 2^22 bfloat16": ("cpu_half", "both", "bfloat16", "output"),
+    "forward and backward from output, 2^12 float32": ("cpu_2e12", "both", "float32", "output"),
+}
+BLOCKS = {
+    "feed-forward 768-3072-768, 1,024 tokens": "feed-forward",
+    "GPT-2 block, 1,024 tokens": "gpt2-block",
+    "ResNet-56, batch of 128": "resnet56",
+}
+
+
+def result_rows(name):
+    text = (ROOT / f"benchmarks/results/{name}.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def table_rows(width):
+    """Give the rows of the README's tables of numbers: a label, then `width` cells that are a number each."""
+    pattern = rf"^\| ([^|]+?) ((?:\| \d+\.\d+ ){{{width}}})\|$"
+    found = re.findall(pattern, (ROOT / "README.md").read_text(), re.MULTILINE)
+    return {label: re.findall(r"[\d.]+", cells) for label, cells in found}
+
+
+def test_figures_of_speed_are_those_of_the_result_files():
+    table = table_rows(4)
+    assert table.keys() == SPEEDS.keys()
+    for label, (name, direction, dtype, kept) in SPEEDS.items():
+        assert label.split(", ")[1] == f"2^{22 if '2e22' in name or name == 'cpu_half' else 12} {dtype}"
+        rows = [row for row in result_rows(name)[1:] if (row["direction"], row["dtype"]) == (direction, dtype)]
+        seconds = {row["name"]: row["seconds"] for row in rows if row["layout"] == "contiguous"}
+        assert len(seconds) == len(rows)
+        own = seconds[f"gem(n=1) kernel from {kept}"]
+        assert table[label] == [f"{own / seconds[peer]:.2f}" for peer in ("copy", "relu", "gelu", "mish")]
+
+
+def test_figures_of_the_blocks_are_those_of_the_result_file():
+    table = table_rows(5)
+    assert table.keys() == BLOCKS.keys()
+    for label, block in BLOCKS.items():
+        rows = {row["arm"]: row for row in result_rows("cpu_blocks")[1:] if row["block"] == block}
+        arms = [rows["gem(n=1) from output"], rows["relu"], rows["gelu"]]
+        own, relu, gelu = (row["seconds_median"] for row in arms)
+        kept = [f"{row['kept_bytes'] / 2**20:.1f}" for row in arms]
+        assert table[label] == [f"{own / relu:.3f}", f"{own / gelu:.3f}", *kept]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

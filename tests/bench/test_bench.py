@@ -15,6 +15,8 @@ from gem_activations.bench.timing import time_in_turn
 from gem_activations.lab.resnet import ResNet
 from gem_activations.torch import gem
 
+from ..torch.known_warnings import compiling
+
 MIB = 2**20
 
 
@@ -37,6 +39,14 @@ def test_a_small_plan_gives_a_row_for_every_case_and_candidate(tmp_path):
 def test_right_kernels_are_timed(dtype, layout):
     timings = measure(Case(2048, dtype, layout, "forward"), candidates((1, 4), compiled=False), 0.001)
     assert "gem(n=4) kernel from output" in timings
+
+
+@compiling
+def test_compiled_functions_are_timed_in_every_direction():
+    functions = candidates((1, 2), compiled=True)
+    for direction in ("forward", "backward", "both"):
+        timings = measure(Case(1024, "float32", "contiguous", direction), functions, 0.001)
+        assert {"relu compiled", "gem(n=1) compiled", "gem(n=2) compiled"} <= timings.keys()
 
 
 @pytest.mark.parametrize(
