@@ -2,8 +2,8 @@
 
 Run: python benchmarks/lab_step.py --out benchmarks/results/lab_step.jsonl
 
-Both loops index the batch, run forward and backward, and step AdamW. The lab adds the learning-rate schedule and what
-it keeps for the metrics. Chunks of steps of both alternate; the figure is the median ratio of the pairs.
+Both loops make the batch, run forward and backward, and step the optimiser. The lab adds the learning-rate schedule
+and what it keeps for the metrics. Chunks of steps of both alternate; the figure is the median ratio of the pairs.
 """
 
 import argparse
@@ -18,8 +18,14 @@ from torch.nn import functional
 
 from gem_activations.lab.data import Dataset, Split
 from gem_activations.lab.environment import describe_environment
-from gem_activations.lab.recipes import Recipe, make_recipe
-from gem_activations.lab.training import Run, make_optimizer, train_epoch
+from gem_activations.lab.group import Alone
+from gem_activations.lab.images import ImageTask
+from gem_activations.lab.optimisation import make_optimizer
+from gem_activations.lab.pipeline import Recipe
+from gem_activations.lab.recipes import make_recipe
+from gem_activations.lab.step import Stepper
+from gem_activations.lab.tasks import Task
+from gem_activations.lab.training import Run
 
 CASES = (("digits", "mlp", (8, 8), 20), ("digits", "cnn", (8, 8), 10), ("mnist", "cnn", (28, 28), 2))
 
@@ -35,21 +41,20 @@ def noise_dataset(recipe: Recipe, size: tuple[int, int], steps: int) -> Dataset:
 
 
 def lab_chunk(run: Run, steps: int) -> Chunk:
-    optimizer = make_optimizer(run.model, run.recipe.training)
+    stepper = Stepper(run.model, run.task, run.recipe.training, torch.Generator().manual_seed(1), Alone())
     rates = [run.recipe.training.learning_rate] * steps
-    return lambda batches: train_epoch(run.model, optimizer, rates, run.dataset.train, batches)
+    return lambda batches: stepper.train(rates, list(batches))
 
 
 def bare_chunk(run: Run) -> Chunk:
-    model, train, training = run.model, run.dataset.train, run.recipe.training
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
-    )
+    model, task = run.model, run.task
+    optimizer, generator = make_optimizer(model, run.recipe.training), torch.Generator().manual_seed(1)
     model.train()
 
     def chunk(batches: tuple[torch.Tensor, ...]) -> None:
         for batch in batches:
-            loss = functional.cross_entropy(model(train.x[batch]), train.y[batch])
+            inputs, targets = task.train_batch(batch, generator)
+            loss = functional.cross_entropy(model(inputs), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -66,9 +71,9 @@ def seconds(chunk: Chunk, batches: tuple[torch.Tensor, ...]) -> float:
 def measure(name: str, model: str, size: tuple[int, int], steps: int, activation: str, pairs: int) -> dict[str, object]:
     """Time pairs of chunks of `steps` steps each, in alternating order."""
     recipe = make_recipe(name, model)
-    dataset = noise_dataset(recipe, size, steps)
-    lab, bare = lab_chunk(Run(recipe, activation, 0, dataset), steps), bare_chunk(Run(recipe, activation, 0, dataset))
-    batches = torch.arange(len(dataset.train.y)).split(recipe.training.batch_size)
+    task: Task = ImageTask(recipe, noise_dataset(recipe, size, steps))
+    lab, bare = lab_chunk(Run(recipe, activation, 0, task), steps), bare_chunk(Run(recipe, activation, 0, task))
+    batches = torch.arange(task.sizes["train"]).split(recipe.training.batch_size)
     chunks = [batches[start : start + steps] for start in range(0, len(batches), steps)]
     ratios: list[float] = []
     bare_times: list[float] = []

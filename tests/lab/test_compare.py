@@ -17,7 +17,7 @@ from gem_activations.errors import StoreError
 from gem_activations.lab import compare as engine
 from gem_activations.lab import models
 from gem_activations.lab.compare import compare
-from gem_activations.lab.recipes import Recipe
+from gem_activations.lab.pipeline import Recipe
 from gem_activations.lab.request import Request
 from gem_activations.lab.store import Comparison, EpochMetrics, RunResult, load_comparison, run_folder
 
@@ -61,7 +61,7 @@ def outcome(comparison: Comparison) -> dict[tuple[str, int], Any]:
     found = {}
     for result in comparison.results:
         key = (result.activation, result.seed)
-        numbers = dataclasses.replace(result, seconds=0.0, step_seconds=None, step_time_ratio=None)
+        numbers = dataclasses.replace(result, seconds=0.0, step_seconds=None, step_time_ratio=None, peak_memory=None)
         found[key] = numbers, tuple(dataclasses.replace(epoch, seconds=0.0) for epoch in comparison.curves[key])
     return found
 
@@ -131,8 +131,9 @@ def test_interruption_at_any_write_changes_no_number(
             stop += 1
         else:
             break
-    # The plan; and for each run two descriptions, metrics at the start, checkpoint and metrics an epoch, a result.
-    assert stop - 1 == 1 + 2 * (2 + 1 + 2 * EPOCHS + 1)
+    # The plan; and for each run two descriptions, metrics at the start, checkpoint and metrics an epoch, a look
+    # inside and a result.
+    assert stop - 1 == 1 + 2 * (2 + 1 + 2 * EPOCHS + 2)
 
 
 COMMAND = "import sys; from gem_activations.cli import main; sys.exit(main())"

@@ -5,7 +5,8 @@ import pytest
 
 from gem_activations import catalog
 from gem_activations.errors import SettingError
-from gem_activations.lab.recipes import ARMS, RECIPES, Cnn, Mlp, make_recipe
+from gem_activations.lab.pipeline import ARMS, Cnn, Mlp
+from gem_activations.lab.recipes import RECIPES, make_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)

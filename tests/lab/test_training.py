@@ -1,5 +1,5 @@
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,16 @@ from torch import Tensor, nn
 from gem_activations.lab import models, training
 from gem_activations.lab.checkpoint import load_checkpoint, save_checkpoint
 from gem_activations.lab.data import Dataset, Split
-from gem_activations.lab.recipes import Cnn, Model, Recipe, Training, make_recipe
+from gem_activations.lab.evaluation import Score
+from gem_activations.lab.images import ImageTask
+from gem_activations.lab.models import Model
+from gem_activations.lab.pipeline import Cnn, Recipe, Training
+from gem_activations.lab.recipes import make_recipe
 from gem_activations.lab.store import EpochMetrics, RunResult
+from gem_activations.lab.streams import derive_seed, epoch_order
+from gem_activations.lab.tasks import Batch
 from gem_activations.lab.timing import measure_step_ratio
-from gem_activations.lab.training import NotFiniteError, Run, derive_seed, epoch_order
+from gem_activations.lab.training import NotFiniteError, Run
 
 CPU = torch.device("cpu")
 
@@ -45,13 +51,18 @@ def recipe(model: Model | None = None, **changes: Any) -> Recipe:
     return dataclasses.replace(digits, model=model or digits.model, training=settings)
 
 
+def start(dataset: Dataset, activation: str, seed: int, identity: dict[str, Any] | None = None, **choices: Any) -> Run:
+    settings = recipe(**choices)
+    return Run(settings, activation, seed, ImageTask(settings, dataset), identity)
+
+
 def ignore(_: list[EpochMetrics]) -> None:
     """Take what a run tells after each epoch."""
 
 
 def numbers(result: RunResult) -> dict[str, Any]:
     """The result without its timings."""
-    timings = ("seconds", "step_seconds", "step_time_ratio")
+    timings = ("seconds", "step_seconds", "step_time_ratio", "peak_memory")
     return {key: value for key, value in dataclasses.asdict(result).items() if key not in timings}
 
 
@@ -67,7 +78,7 @@ class StopError(Exception):
 @pytest.mark.parametrize("stop", [0, 1, 2, 3, 4])
 def test_resumed_run_equals_one_never_stopped(tmp_path: Path, dataset: Dataset, model: Model | None, stop: int) -> None:
     # RReLU draws random slopes in training, so the random state must come back too.
-    whole = Run(recipe(model), "rrelu", 5, dataset)
+    whole = start(dataset, "rrelu", 5, model=model)
     expected = whole.train(tmp_path / "whole.pt", ignore)
 
     def stop_after(metrics: list[EpochMetrics]) -> None:
@@ -75,9 +86,9 @@ def test_resumed_run_equals_one_never_stopped(tmp_path: Path, dataset: Dataset, 
             raise StopError
 
     with pytest.raises(StopError):
-        Run(recipe(model), "rrelu", 5, dataset).train(tmp_path / "parts.pt", stop_after)
+        start(dataset, "rrelu", 5, model=model).train(tmp_path / "parts.pt", stop_after)
     torch.manual_seed(99)
-    resumed = Run(recipe(model), "rrelu", 5, dataset)
+    resumed = start(dataset, "rrelu", 5, model=model)
     result = resumed.train(tmp_path / "parts.pt", ignore)
     assert numbers(result) == numbers(expected)
     assert curve(resumed) == curve(whole)
@@ -110,12 +121,12 @@ def test_damaged_checkpoint_costs_progress_but_no_correctness(
     tmp_path: Path, dataset: Dataset, damage: Callable[[bytes], bytes]
 ) -> None:
     path = tmp_path / "checkpoint.pt"
-    first = Run(recipe(), "gem", 0, dataset)
+    first = start(dataset, "gem", 0)
     expected = first.train(path, ignore)
     assert load_checkpoint(path, CPU) is not None
     path.write_bytes(damage(path.read_bytes()))
     assert load_checkpoint(path, CPU) is None
-    again = Run(recipe(), "gem", 0, dataset)
+    again = start(dataset, "gem", 0)
     starts: list[int] = []
     result = again.train(path, lambda metrics: starts.append(len(metrics)))
     assert starts == [0, 1, 2, 3, 4]
@@ -124,13 +135,13 @@ def test_damaged_checkpoint_costs_progress_but_no_correctness(
 
 def test_checkpoint_of_another_run_is_not_continued(tmp_path: Path, dataset: Dataset) -> None:
     path = tmp_path / "checkpoint.pt"
-    Run(recipe(), "gem", 0, dataset, {"seed": 0}).train(path, ignore)
-    assert Run(recipe(), "gem", 0, dataset, {"seed": 0}).resume(path)
-    assert not Run(recipe(), "gem", 1, dataset, {"seed": 1}).resume(path)
+    start(dataset, "gem", 0, identity={"seed": 0}).train(path, ignore)
+    assert start(dataset, "gem", 0, identity={"seed": 0}).resume(path)
+    assert not start(dataset, "gem", 1, identity={"seed": 1}).resume(path)
     state = load_checkpoint(path, CPU)
     assert state is not None
     save_checkpoint(path, {**state, "format": 0})
-    assert not Run(recipe(), "gem", 0, dataset, {"seed": 0}).resume(path)
+    assert not start(dataset, "gem", 0, identity={"seed": 0}).resume(path)
 
 
 def test_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
@@ -156,21 +167,26 @@ def test_data_order_is_a_permutation_that_only_seed_and_epoch_change() -> None:
 def test_arms_of_one_seed_see_the_same_batches(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = training.train_epoch
-    seen: dict[str, list[Tensor]] = {}
+    real = ImageTask.train_batch
+    monkeypatch.setattr(training, "measure_step_ratio", lambda *_: 1.0)
+    seen: dict[str, list[Batch]] = {}
     for arm in ("relu", "rrelu", "gem(n=2)"):
         seen[arm] = []
 
-        def record(*arguments: Any, arm: str = arm) -> Any:
-            seen[arm].append(torch.cat(arguments[-1]))
-            return real(*arguments)
+        def record(task: ImageTask, *arguments: Any, arm: str = arm) -> Batch:
+            batch = real(task, *arguments)
+            seen[arm].append(batch)
+            return batch
 
-        monkeypatch.setattr(training, "train_epoch", record)
-        monkeypatch.setattr(training, "measure_step_ratio", lambda *_: 1.0)
-        Run(recipe(), arm, 4, dataset).train(tmp_path / f"{arm}.pt", ignore)
-    assert [len(order) for order in seen["relu"]] == [70] * 4
+        monkeypatch.setattr(ImageTask, "train_batch", record)
+        settings = dataclasses.replace(recipe(), augmentation="crop-flip")
+        Run(settings, arm, 4, ImageTask(settings, dataset)).train(tmp_path / f"{arm}.pt", ignore)
+    assert [len(batch.targets) for batch in seen["relu"]] == [16, 16, 16, 16, 6] * 4 + [16]  # The last: a look inside.
     for arm in ("rrelu", "gem(n=2)"):
-        assert all(torch.equal(a, b) for a, b in zip(seen["relu"], seen[arm], strict=True))
+        for first, second in zip(seen["relu"], seen[arm], strict=True):
+            assert torch.equal(first.inputs, second.inputs)
+            assert torch.equal(first.targets, second.targets)
+    assert not torch.equal(seen["relu"][0].inputs.sum((1, 2, 3)), seen["relu"][5].inputs.sum((1, 2, 3)))
 
 
 def test_lowest_validation_loss_chooses_and_the_test_set_is_scored_once(
@@ -180,19 +196,22 @@ def test_lowest_validation_loss_chooses_and_the_test_set_is_scored_once(
     weights: list[Tensor] = []
     scored: list[Tensor] = []
 
-    def judge(model: nn.Module, examples: Split) -> tuple[float, float]:
+    def judge(model: nn.Module, batches: Iterable[Batch], *, calibration: bool) -> Score:
         current = next(model.parameters()).detach().clone()
-        if examples is dataset.test:
+        size = sum(len(batch.targets) for batch in batches)
+        if size == len(dataset.test.y):
+            assert calibration
             scored.append(current)
-            return 0.5, 0.75
-        assert examples is dataset.validation
+            return Score(0.5, 0.75, 0.1, 0.2)
+        assert size == len(dataset.validation.y)
         weights.append(current)
-        return next(losses), 0.5
+        return Score(next(losses), 0.5)
 
     monkeypatch.setattr(training, "evaluate", judge)
-    result = Run(recipe(), "gelu", 0, dataset).train(tmp_path / "checkpoint.pt", ignore)
+    result = start(dataset, "gelu", 0).train(tmp_path / "checkpoint.pt", ignore)
     assert (result.best_epoch, result.validation_loss) == (2, 0.4)
     assert (result.test_loss, result.test_accuracy) == (0.5, 0.75)
+    assert (result.calibration_error, result.brier) == (0.1, 0.2)
     assert len(scored) == 1
     assert torch.equal(scored[0], weights[1])
     assert not torch.equal(scored[0], weights[2])
@@ -200,9 +219,9 @@ def test_lowest_validation_loss_chooses_and_the_test_set_is_scored_once(
 
 def test_metrics_are_those_of_a_plain_loop(tmp_path: Path, dataset: Dataset) -> None:
     settings = recipe(epochs=1)
-    run = Run(settings, "silu", 2, dataset)
+    run = start(dataset, "silu", 2, epochs=1)
     result = run.train(tmp_path / "checkpoint.pt", ignore)
-    model = Run(settings, "silu", 2, dataset).model
+    model = start(dataset, "silu", 2, epochs=1).model
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.training.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=6, pct_start=0.3, cycle_momentum=False)
     total, right = 0.0, 0
@@ -225,7 +244,7 @@ def test_metrics_are_those_of_a_plain_loop(tmp_path: Path, dataset: Dataset) -> 
 
 
 def test_training_learns(tmp_path: Path, dataset: Dataset) -> None:
-    run = Run(recipe(epochs=8), "gem", 0, dataset)
+    run = start(dataset, "gem", 0, epochs=8)
     result = run.train(tmp_path / "checkpoint.pt", ignore)
     assert run.metrics[-1].train_loss < 0.5 * run.metrics[0].train_loss
     assert result.test_accuracy is not None
@@ -242,7 +261,7 @@ def test_loss_that_is_not_finite_ends_the_run(
 
     monkeypatch.setattr(models, "make_activation", lambda _: Poison())
     with pytest.raises(NotFiniteError, match=f"the {where} loss is not finite .*epoch 1"):
-        Run(recipe(), "gem", 0, dataset).train(tmp_path / "checkpoint.pt", ignore)
+        start(dataset, "gem", 0).train(tmp_path / "checkpoint.pt", ignore)
     assert not (tmp_path / "checkpoint.pt").exists()
 
 

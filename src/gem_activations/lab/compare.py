@@ -9,10 +9,9 @@ from typing import Any, Protocol
 import torch
 from filelock import FileLock, Timeout
 
-from .data import Dataset, load_dataset
 from .environment import describe_environment
 from .models import count_parameters
-from .recipes import Recipe
+from .pipeline import Recipe
 from .request import Request, agree_on_plan, check_folder, find_device, resolve_recipe
 from .store import (
     FAILED,
@@ -23,10 +22,12 @@ from .store import (
     load_comparison,
     read_result,
     run_folder,
+    write_depth,
     write_json,
     write_metrics,
     write_result,
 )
+from .tasks import Task, load_task
 from .training import NotFiniteError, Run
 
 _POLL_SECONDS = 0.5
@@ -64,10 +65,10 @@ def compare(request: Request, observer: Observer) -> Comparison:
     recipe = resolve_recipe(request)
     device = find_device(request.device)
     check_folder(request.folder)
-    dataset = load_dataset(recipe.data, request.data_dir)
-    plan = agree_on_plan(request, recipe, device, dataset.checksums)
+    task = load_task(recipe, request.data_dir)
+    plan = agree_on_plan(request, recipe, device, task.checksums)
     with _reproducible(plan.threads):
-        runner = _Runner(request.folder, recipe, plan, dataset.to(device), observer)
+        runner = _Runner(request.folder, recipe, plan, task.to(device), observer)
         runner.run_all()
     return load_comparison(request.folder)
 
@@ -75,9 +76,9 @@ def compare(request: Request, observer: Observer) -> Comparison:
 class _Runner:
     """The loop over the runs of one request."""
 
-    def __init__(self, folder: Path, recipe: Recipe, plan: Plan, dataset: Dataset, observer: Observer) -> None:
-        self.folder, self.recipe, self.plan, self.dataset, self.observer = folder, recipe, plan, dataset, observer
-        self.environment = describe_environment(dataset.train.x.device)
+    def __init__(self, folder: Path, recipe: Recipe, plan: Plan, task: Task, observer: Observer) -> None:
+        self.folder, self.recipe, self.plan, self.task, self.observer = folder, recipe, plan, task, observer
+        self.environment = describe_environment(task.device)
 
     def run_all(self) -> None:
         wanted = [(activation, seed) for seed in range(self.recipe.seeds) for activation in self.recipe.activations]
@@ -123,12 +124,15 @@ class _Runner:
             write_metrics(self.folder, activation, seed, metrics)
             self.observer.epoch(activation, seed, metrics, self.recipe.training.epochs)
 
-        device = self.dataset.train.x.device
+        device = self.task.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             run = None
             try:
-                run = Run(self.recipe, activation, seed, self.dataset, identity)
-                return run.train(folder / "checkpoint.pt", on_epoch)
+                run = Run(self.recipe, activation, seed, self.task, identity)
+                result = run.train(folder / "checkpoint.pt", on_epoch)
+                if run.depth is not None:
+                    write_depth(self.folder, activation, seed, run.depth)
+                return result
             except (NotFiniteError, MemoryError, RuntimeError) as error:
                 reason = _failure_reason(error)
                 if reason is None:

@@ -1,5 +1,6 @@
 """The data sets of the recipes, as tensors that stay in memory, split into train, validation and test."""
 
+import dataclasses
 import hashlib
 import os
 import sys
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from ..errors import DataError
 from .idx import md5, read_idx
+from .pipeline import Subset
 
 DATA_DIR_VARIABLE = "GEM_ACTIVATIONS_DATA"
 _SPLIT_SEED = 0
+_WHOLE = Subset()
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -54,6 +57,14 @@ class Dataset:
         """The shape of one example."""
         return tuple(self.train.x.shape[1:])
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """Give pixels as the model takes them: float32, standardised."""
+        return x
+
+    def fold(self, _: int) -> "Dataset":
+        """Give the data set of one seed: the same one, as these have no predefined folds."""
+        return self
+
     def to(self, device: torch.device) -> "Dataset":
         """Give the same data set on a device."""
         train, validation, test = (split.to(device) for split in (self.train, self.validation, self.test))
@@ -88,26 +99,28 @@ class IdxSource:
     validation: int
 
 
-def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
+def load_dataset(name: str, data_dir: Path | None = None, subset: Subset = _WHOLE) -> Dataset:
     """Load a data set by its name.
 
     Args:
         name: "digits", "mnist" or "fashion-mnist".
         data_dir: Folder with the files; None for the environment variable GEM_ACTIVATIONS_DATA, else for the user's
             cache folder. Files that are not there are downloaded to it and checked.
+        subset: How many examples of each split are used.
     Raises: DataError: a file is damaged or foreign, or is neither there nor can be downloaded.
     """
     if name == "digits":
         return _load_digits()
-    return load_idx_dataset(SOURCES[name], data_dir)
+    return load_idx_dataset(SOURCES[name], data_dir, subset)
 
 
-def load_idx_dataset(source: IdxSource, data_dir: Path | None = None) -> Dataset:
+def load_idx_dataset(source: IdxSource, data_dir: Path | None = None, subset: Subset = _WHOLE) -> Dataset:
     """Load a data set in the IDX format; see `load_dataset`."""
     folder = _find_folder(source, data_dir or _default_data_dir())
     arrays = [_read_file(source, file, folder) for file in source.files]
     train, validation = _separate((arrays[0], arrays[1]), source.validation)
-    return _make_dataset(train, validation, (arrays[2], arrays[3]), scale=255)
+    splits = zip((train, validation, (arrays[2], arrays[3])), dataclasses.astuple(subset), strict=True)
+    return _make_dataset(*(_reduce(arrays, size) for arrays, size in splits), scale=255)
 
 
 def _load_digits() -> Dataset:
@@ -128,6 +141,11 @@ def _separate(arrays: Arrays, size: int) -> tuple[Arrays, Arrays]:
     every = np.arange(len(labels))
     rest, split_off = train_test_split(every, test_size=size, stratify=labels, random_state=_SPLIT_SEED)
     return (images[rest], labels[rest]), (images[split_off], labels[split_off])
+
+
+def _reduce(arrays: Arrays, size: int | None) -> Arrays:
+    """Keep so many examples, every class in proportion; the same ones each time."""
+    return arrays if size is None or size >= len(arrays[1]) else _separate(arrays, size)[1]
 
 
 def _make_dataset(train: Arrays, validation: Arrays, test: Arrays, scale: int) -> Dataset:

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from ..torch import make_activation
-from .recipes import Cnn, Mlp, Model
+from .pipeline import Cnn, Mlp
+
+Model = Mlp | Cnn
 
 
 def build_model(model: Model, activation: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:

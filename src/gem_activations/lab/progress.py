@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .compare import Observer
-from .recipes import Recipe
+from .pipeline import Recipe
 from .store import FINISHED, EpochMetrics, RunResult
 
 

@@ -11,7 +11,8 @@ from filelock import FileLock
 
 from .. import catalog
 from ..errors import SettingError, StoreError
-from .recipes import Recipe, make_recipe
+from .pipeline import Recipe
+from .recipes import make_recipe
 from .store import Plan, read_plan, write_plan
 
 _OWN_NAMES = ("comparison.json", "runs", "report.html", "results.csv", "results.parquet", "summary.csv", "plots")
@@ -29,9 +30,10 @@ class Request:
         epochs: Epochs of each run.
         baseline: Activation that the others are compared with; None for the recipe's, or the first activation where
             the recipe's is not among them.
-        model: "mlp" or "cnn".
+        model: Another model of the recipe, such as "mlp" or "cnn".
         device: "cpu", "cuda" or "cuda:N".
         data_dir: Folder with data files; None for GEM_ACTIVATIONS_DATA, else the user's cache folder.
+        scale: "full" as in the literature, "small" for a CPU, "smoke" to try the code path.
     """
 
     recipe: str
@@ -43,6 +45,7 @@ class Request:
     model: str | None = None
     device: str = "cpu"
     data_dir: Path | None = None
+    scale: str = "full"
 
     @property
     def folder(self) -> Path:
@@ -56,7 +59,7 @@ def resolve_recipe(request: Request) -> Recipe:
     Raises: SettingError: an unknown recipe or model, a count below 1, a baseline that is not among the activations;
         ActivationNameError, SpecError: a string that names no activation.
     """
-    recipe = make_recipe(request.recipe, request.model)
+    recipe = make_recipe(request.recipe, request.model, request.scale)
     for option, value in (("--seeds", request.seeds), ("--epochs", request.epochs)):
         if value is not None and value < 1:
             raise SettingError(f"{option} {value}: give a whole number of at least 1")

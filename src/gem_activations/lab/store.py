@@ -1,138 +1,25 @@
 """What a comparison stores, and how it is written and read. A report needs nothing but this module.
 
 An output folder holds `comparison.json` (the identity of the comparison and its plan) and one folder a run:
-`runs/<activation>/seed-000/` with `config.json`, `env.json`, `metrics.jsonl`, `checkpoint.pt` and `result.json`.
-`result.json` is written last: a run without it is not finished. Every file appears by atomic rename.
+`runs/<activation>/seed-000/` with `config.json`, `env.json`, `metrics.jsonl`, `checkpoint.pt`, `depth.json` and
+`result.json`. `result.json` is written last: a run without it is not finished. Every file appears by atomic rename.
+
+The format grows by fields with a default: a file of an older version lacks them, and reads as if it gave the default.
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 from .. import files
 from ..errors import StoreError
+from .records import FAILED, FINISHED, Comparison, Depth, EpochMetrics, Plan, RunResult
 
-FINISHED, FAILED = "finished", "failed"
 _FORMAT = 1
 
-_Record = TypeVar("_Record", "RunResult", "EpochMetrics", "Plan")
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The outcome of one run: one activation trained from one seed.
-
-    Attributes:
-        activation: Canonical string of `catalog.parse`.
-        seed: Seed of the run; runs of equal seed share initial weights and data order across activations.
-        status: "finished", or "failed" (then the accuracies and losses are None).
-        reason: Why the run failed; empty for a finished one.
-        test_accuracy: Fraction of the test set that is classified right, 0 to 1, of the weights the rule chose.
-        test_loss: Mean cross-entropy on the test set, in nats, of the same weights.
-        validation_accuracy: Of the epoch that the rule chose.
-        validation_loss: Of the epoch that the rule chose.
-        best_epoch: The epoch that the rule chose, counted from 1.
-        epochs: Epochs that were finished.
-        parameters: Number of trained scalars of the model.
-        step_seconds: Seconds of one training step, the median over the run's epochs.
-        step_time_ratio: Step time over that of the same model with ReLU, measured in this run.
-        seconds: Wall time of the run, in all processes that worked on it.
-    """
-
-    activation: str
-    seed: int
-    status: str
-    reason: str
-    test_accuracy: float | None
-    test_loss: float | None
-    validation_accuracy: float | None
-    validation_loss: float | None
-    best_epoch: int | None
-    epochs: int
-    parameters: int
-    step_seconds: float | None
-    step_time_ratio: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """One line of `metrics.jsonl`: one finished epoch, counted from 1.
-
-    Attributes:
-        epoch: Number of the epoch.
-        train_loss: Mean cross-entropy over the epoch's batches as they were trained on, in nats.
-        train_accuracy: Fraction classified right over the same batches.
-        validation_loss: Mean cross-entropy on the validation set after the epoch.
-        validation_accuracy: Fraction of the validation set classified right after the epoch.
-        learning_rate: Learning rate of the epoch's last step.
-        seconds: Wall time of the epoch's training steps, validation aside.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    learning_rate: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The content of `comparison.json`: what makes two comparisons the same, and the runs that are wanted.
-
-    Attributes:
-        recipe: The recipe as nested plain values, without activations, baseline and seeds.
-        baseline: Activation that the others are compared with; one of `activations`.
-        device: Type of the device, such as "cpu".
-        threads: CPU threads of torch; their number changes the last bits of a result.
-        data: Checksum of each split of the data.
-        activations: Canonical strings, in the order in which they were asked for.
-        seeds: Number of seeds; the runs have the seeds 0 to seeds - 1.
-    """
-
-    recipe: dict[str, Any]
-    baseline: str
-    device: str
-    threads: int
-    data: dict[str, str]
-    activations: tuple[str, ...]
-    seeds: int
-
-    def runs(self) -> list[tuple[str, int]]:
-        """List the planned runs, seed by seed, so that an unfinished comparison is paired as far as it goes."""
-        return [(activation, seed) for seed in range(self.seeds) for activation in self.activations]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Everything a report needs, read from the output folder alone.
-
-    Attributes:
-        folder: The output folder.
-        recipe: The recipe as nested plain values.
-        activations: Canonical strings, in the order in which they were asked for.
-        baseline: One of `activations`.
-        seeds: Number of seeds of the plan.
-        results: Results of the runs that ended, finished and failed, in the order of the plan.
-        curves: (activation, seed) -> finished epochs, for the same runs.
-        environment: env.json of the run that ended last: versions, hardware, git state, command. Empty without a run.
-        missing: Planned runs without a result yet.
-    """
-
-    folder: Path
-    recipe: dict[str, Any]
-    activations: tuple[str, ...]
-    baseline: str
-    seeds: int
-    results: tuple[RunResult, ...]
-    curves: dict[tuple[str, int], tuple[EpochMetrics, ...]]
-    environment: dict[str, Any]
-    missing: tuple[tuple[str, int], ...]
+_Record = TypeVar("_Record", RunResult, EpochMetrics, Plan, Depth)
 
 
 def run_folder(folder: Path, activation: str, seed: int) -> Path:
@@ -161,13 +48,18 @@ def load_comparison(folder: Path) -> Comparison:
     results: list[RunResult] = []
     curves: dict[tuple[str, int], tuple[EpochMetrics, ...]] = {}
     missing: list[tuple[str, int]] = []
+    depths: dict[tuple[str, int], Depth] = {}
     for activation, seed in plan.runs():
         result = read_result(folder, activation, seed)
         if result is None:
             missing.append((activation, seed))
-        else:
-            results.append(result)
-            curves[activation, seed] = _read_metrics(run_folder(folder, activation, seed) / "metrics.jsonl", result)
+            continue
+        results.append(result)
+        run = run_folder(folder, activation, seed)
+        curves[activation, seed] = _read_metrics(run / "metrics.jsonl", result)
+        depth = _read_json(run / "depth.json") if result.status == FINISHED else None
+        if depth is not None:
+            depths[activation, seed] = _decode(Depth, depth, run / "depth.json")
     return Comparison(
         folder=folder,
         recipe=plan.recipe,
@@ -178,6 +70,7 @@ def load_comparison(folder: Path) -> Comparison:
         curves=curves,
         environment=_newest_environment(folder, results),
         missing=tuple(missing),
+        depths=depths,
     )
 
 
@@ -192,8 +85,6 @@ def read_plan(folder: Path) -> Plan | None:
         return None
     if values.pop("format", None) != _FORMAT:
         raise StoreError(f"{path} is not in format {_FORMAT} of this version; use the version that wrote it")
-    if isinstance(values.get("activations"), list):
-        values["activations"] = tuple(values["activations"])
     return _decode(Plan, values, path)
 
 
@@ -226,6 +117,11 @@ def write_metrics(folder: Path, activation: str, seed: int, metrics: list[EpochM
     """Write the finished epochs of a run, one JSON object a line."""
     lines = [json.dumps(dataclasses.asdict(epoch), allow_nan=False) + "\n" for epoch in metrics]
     write_atomically(run_folder(folder, activation, seed) / "metrics.jsonl", "".join(lines).encode())
+
+
+def write_depth(folder: Path, activation: str, seed: int, depth: Depth) -> None:
+    """Write what was measured by depth in a run; before its result."""
+    write_json(run_folder(folder, activation, seed) / "depth.json", dataclasses.asdict(depth))
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -275,12 +171,17 @@ def _read_metrics(path: Path, result: RunResult) -> tuple[EpochMetrics, ...]:
 
 def _decode(kind: type[_Record], values: object, path: Path) -> _Record:
     hints = get_type_hints(kind)
-    if not isinstance(values, dict) or set(values) != set(hints):
+    needed = {one.name for one in dataclasses.fields(kind) if one.default is dataclasses.MISSING}
+    if not isinstance(values, dict) or not needed <= set(values) <= set(hints):
         raise StoreError(_damage(path, "its fields are not those of this version"))
-    for key, hint in hints.items():
-        if not isinstance(values[key], get_origin(hint) if get_origin(hint) in (dict, tuple) else hint):
+    read: dict[str, Any] = dict(values)
+    for key in values:
+        kinds = get_origin(hints[key]) or hints[key]
+        if kinds is tuple and isinstance(read[key], list):
+            read[key] = tuple(read[key])  # JSON has no tuples.
+        if not isinstance(read[key], kinds if kinds in (dict, tuple) else hints[key]):
             raise StoreError(_damage(path, f"its field {key} is not as expected"))
-    return kind(**values)
+    return kind(**read)
 
 
 def _newest_environment(folder: Path, results: list[RunResult]) -> dict[str, Any]:

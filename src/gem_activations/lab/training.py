@@ -1,7 +1,8 @@
 """Train one run: epochs, validation, checkpoints, and the test set scored once at the end.
 
-Every random number comes from the run's seed through a stream of its own (weights, order, noise), so that runs of
-equal seed share initial weights and data order whatever their activation, and a resumed run equals one never stopped.
+Every random number comes from the run's seed through a stream of its own (weights, order, noise, augmentation), so
+that runs of equal seed share initial weights, data order and augmentation whatever their activation, and a resumed
+run equals one never stopped.
 """
 
 import math
@@ -12,21 +13,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .checkpoint import load_checkpoint, save_checkpoint
-from .data import Dataset, Split
-from .models import build_model, count_parameters
-from .recipes import Recipe, Training
-from .store import FINISHED, EpochMetrics, RunResult
+from .diagnostics import describe_depth, profile
+from .evaluation import Score, evaluate
+from .group import Alone, Group
+from .memory import measure_peak, reset_peak
+from .models import count_parameters
+from .optimisation import learning_rates
+from .pipeline import Recipe
+from .step import Record, Stepper, autocast
+from .store import FINISHED, Depth, EpochMetrics, RunResult
+from .streams import AUGMENTATION, NOISE, WEIGHTS, derive_seed, epoch_order, step_batches
+from .tasks import SplitName, Task
 from .timing import measure_step_ratio
 
-_WEIGHTS, _ORDER, _NOISE = range(3)
-_EVALUATION_BATCH = 1000
-_FORMAT = 1  # Of a checkpoint.
+_FORMAT = 2  # Of a checkpoint.
 
 EpochListener = Callable[[list[EpochMetrics]], None]
 
@@ -39,33 +43,43 @@ class Run:
     """One run in memory: model, optimiser, learning rates, best weights so far, finished epochs.
 
     Args:
-        recipe: What is trained and how.
+        recipe: How it is trained.
         activation: Canonical string of the catalog.
         seed: Seed of the run.
-        dataset: The data, on the device of the run.
+        task: What is trained, on the device of the run.
         identity: Plain values that a checkpoint must repeat to be continued.
+        group: The processes that train this run together; all of them construct it and call `train`.
     """
 
     def __init__(
-        self, recipe: Recipe, activation: str, seed: int, dataset: Dataset, identity: dict[str, Any] | None = None
+        self,
+        recipe: Recipe,
+        activation: str,
+        seed: int,
+        task: Task,
+        identity: dict[str, Any] | None = None,
+        group: Group | None = None,
     ) -> None:
-        self.recipe, self.activation, self.seed, self.dataset = recipe, activation, seed, dataset
-        self.identity = identity or {}
-        self.device = dataset.train.x.device
+        self.recipe, self.activation, self.seed, self.task = recipe, activation, seed, task.replicate(seed)
+        self.identity, self.group = identity or {}, group or Alone()
+        self.device, self.examples = self.task.device, self.task.sizes["train"]
         self.metrics: list[EpochMetrics] = []
         self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
+        self.depth: Depth | None = None
+        reset_peak(self.device)
+        self.peak = 0
         self.model = self.make_model(activation)
-        self.steps = math.ceil(len(dataset.train.y) / recipe.training.batch_size)
-        self.optimizer = make_optimizer(self.model, recipe.training)
-        self.rates = learning_rates(recipe.training, recipe.training.epochs * self.steps)
-        torch.manual_seed(derive_seed(seed, _NOISE))
+        self.rates = learning_rates(recipe.training, recipe.training.total_steps(self.examples))
+        self.stepper = Stepper(self.model, self.task, recipe.training, torch.Generator(self.device), self.group)
+        torch.manual_seed(derive_seed(seed, NOISE))
 
     def make_model(self, activation: str) -> nn.Module:
         """Build the model with the initial weights of this run's seed and any activation."""
-        shape, classes = self.dataset.shape, self.dataset.classes
-        weights = derive_seed(self.seed, _WEIGHTS)
-        return build_model(self.recipe.model, activation, shape, classes, weights).to(self.device)
+        model = self.task.make_model(activation, derive_seed(self.seed, WEIGHTS))
+        if self.recipe.training.channels_last:
+            model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- the stubs leave it out
+        return model
 
     def train(self, checkpoint: Path, on_epoch: EpochListener) -> RunResult:
         """Train from the checkpoint, or from the start where there is none, and score the test set.
@@ -77,26 +91,37 @@ class Run:
         """
         self.resume(checkpoint)
         on_epoch(self.metrics)
-        for epoch in range(len(self.metrics) + 1, self.recipe.training.epochs + 1):
+        for epoch in range(len(self.metrics) + 1, self.epochs + 1):
             started = time.perf_counter()
             self.metrics.append(self._run_epoch(epoch))
             self.seconds += time.perf_counter() - started
-            save_checkpoint(checkpoint, self.state())
+            if self.group.rank == 0:
+                save_checkpoint(checkpoint, self.state())
             on_epoch(self.metrics)
         return self._score()
 
+    @property
+    def epochs(self) -> int:
+        """The epochs of the whole run."""
+        return math.ceil(len(self.rates) / self.recipe.training.steps_of_epoch(self.examples))
+
     def state(self) -> dict[str, Any]:
-        """Give all that a resumption needs, as tensors and plain values; the epoch fixes the data order."""
+        """Give all that a resumption needs, as tensors and plain values.
+
+        The data position is the number of steps done: it fixes, with the seed, the order and the augmentation.
+        """
         return {
             "format": _FORMAT,
             "identity": self.identity,
+            "steps": self._steps_before(len(self.metrics) + 1),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
             "best": self.best,
             "metrics": [asdict(epoch) for epoch in self.metrics],
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "seconds": self.seconds,
+            "peak": max(self.peak, measure_peak(self.device)),
         }
 
     def resume(self, checkpoint: Path) -> bool:
@@ -105,8 +130,8 @@ class Run:
         if state is None or (state.get("format"), state.get("identity")) != (_FORMAT, self.identity):
             return False
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best = state["best"]
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.peak = state["best"], state["peak"]
         self.metrics = [EpochMetrics(**epoch) for epoch in state["metrics"]]
         self.seconds = state["seconds"]
         torch.set_rng_state(state["random"].cpu())
@@ -114,145 +139,111 @@ class Run:
             torch.cuda.set_rng_state(state["cuda_random"].cpu(), self.device)
         return True
 
+    def _steps_before(self, epoch: int) -> int:
+        return min((epoch - 1) * self.recipe.training.steps_of_epoch(self.examples), len(self.rates))
+
     def _run_epoch(self, epoch: int) -> EpochMetrics:
         started = time.perf_counter()
-        order = epoch_order(self.seed, epoch, len(self.dataset.train.y)).to(self.device)
-        batches = order.split(self.recipe.training.batch_size)
-        rates = self.rates[(epoch - 1) * self.steps : epoch * self.steps]
-        losses, outputs = train_epoch(self.model, self.optimizer, rates, self.dataset.train, batches)
-        bad = (~losses.isfinite()).nonzero()
+        first, last = self._steps_before(epoch), self._steps_before(epoch + 1)
+        training = self.recipe.training
+        whole = training.epoch_steps is not None
+        batches = step_batches(self.seed, range(first, last), training.batch_size, self.examples, whole=whole)
+        self.stepper.generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch))
+        record = self.stepper.train(self.rates[first:last], [batch.to(self.device) for batch in batches])
+        loss, accuracy = self._summarise(record, batches, epoch)
         seconds = time.perf_counter() - started
-        if len(bad):
-            raise NotFiniteError(f"the training loss is not finite at step {int(bad[0]) + 1} of epoch {epoch}")
-        sizes = torch.tensor([len(batch) for batch in batches], device=self.device)
-        loss, accuracy = evaluate(self.model, self.dataset.validation)
-        if not math.isfinite(loss):
+        score = self._evaluate("validation")
+        if not math.isfinite(score.loss):
             raise NotFiniteError(f"the validation loss is not finite after epoch {epoch}")
-        if all(loss < past.validation_loss for past in self.metrics):
+        lowest = all(score.loss < past.validation_loss for past in self.metrics)
+        if self.recipe.selection == "lowest-validation-loss" and lowest:
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         return EpochMetrics(
             epoch=epoch,
-            train_loss=float((losses * sizes).sum() / sizes.sum()),
-            train_accuracy=float((outputs.argmax(1) == self.dataset.train.y[order]).float().mean()),
-            validation_loss=loss,
-            validation_accuracy=accuracy,
-            learning_rate=rates[-1],
+            train_loss=loss,
+            train_accuracy=accuracy,
+            validation_loss=score.loss,
+            validation_accuracy=score.accuracy,
+            learning_rate=self.rates[last - 1],
             seconds=seconds,
         )
+
+    def _summarise(self, record: Record, batches: list[Tensor], epoch: int) -> tuple[float, float]:
+        """Give loss and accuracy of an epoch's training; here the device is waited for."""
+        losses = self.group.total(torch.stack(record.losses))
+        right, targets = self.group.total(record.counts()).tolist()
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            raise NotFiniteError(f"the training loss is not finite at step {int(bad[0]) + 1} of epoch {epoch}")
+        sizes = torch.tensor([len(batch) for batch in batches], device=self.device)
+        return float((losses * sizes).sum() / sizes.sum()), right / max(1, targets)
+
+    def _evaluate(self, split: SplitName, *, calibration: bool = False) -> Score:
+        with autocast(self.device, self.recipe.training):
+            return evaluate(self.model, self.task.evaluation_batches(split), calibration=calibration)
 
     def _score(self) -> RunResult:
         """Score the chosen weights on the test set, measure the step time, and make the result."""
         started = time.perf_counter()
-        chosen = min(self.metrics, key=lambda epoch: epoch.validation_loss)
-        self.model.load_state_dict(self.best)
-        loss, accuracy = evaluate(self.model, self.dataset.test)
-        if not math.isfinite(loss):
+        chosen = self.metrics[-1]
+        if self.recipe.selection == "lowest-validation-loss":
+            chosen = min(self.metrics, key=lambda epoch: epoch.validation_loss)
+            self.model.load_state_dict(self.best)
+        score = self._evaluate("test", calibration=self.task.calibration)
+        if not math.isfinite(score.loss):
             raise NotFiniteError("the test loss is not finite")
+        peak = max(self.peak, measure_peak(self.device))
+        dead_share = self._look_inside()
         ratio = self._measure_ratio()
+        steps = [self._steps_before(epoch.epoch + 1) - self._steps_before(epoch.epoch) for epoch in self.metrics]
         return RunResult(
             activation=self.activation,
             seed=self.seed,
             status=FINISHED,
             reason="",
-            test_accuracy=accuracy,
-            test_loss=loss,
+            test_accuracy=score.accuracy,
+            test_loss=score.loss,
             validation_accuracy=chosen.validation_accuracy,
             validation_loss=chosen.validation_loss,
             best_epoch=chosen.epoch,
             epochs=len(self.metrics),
             parameters=count_parameters(self.model),
-            step_seconds=statistics.median(epoch.seconds for epoch in self.metrics) / self.steps,
+            step_seconds=statistics.median(
+                epoch.seconds / count for epoch, count in zip(self.metrics, steps, strict=True)
+            ),
             step_time_ratio=ratio,
             seconds=self.seconds + time.perf_counter() - started,
+            calibration_error=score.calibration_error,
+            brier=score.brier,
+            dead_share=dead_share,
+            peak_memory=peak or None,
         )
+
+    def _look_inside(self) -> float | None:
+        """Profile the model at its start and with the chosen weights; give the share of dead units of the latter."""
+        noise = torch.Generator(self.device).manual_seed(derive_seed(self.seed, AUGMENTATION, 0))
+        indices = epoch_order(self.seed, 0, self.examples)[: self.recipe.training.batch_size].to(self.device)
+        batch = self.task.train_batch(indices, noise)
+        start, end = (
+            profile(model, self.activation, batch) for model in (self.make_model(self.activation), self.model)
+        )
+        self.depth = describe_depth(start, end)
+        return end.dead_share
 
     def _measure_ratio(self) -> float:
         """Time throwaway copies of the model, so that nothing of the run is touched."""
-        train, training = self.dataset.train, self.recipe.training
-        batches = epoch_order(self.seed, 0, len(train.y)).to(self.device).split(training.batch_size)
+        training = self.recipe.training
+        order = epoch_order(self.seed, 0, self.examples).to(self.device)
+        batches = order.split(training.batch_size)
 
         def stepper(activation: str) -> Callable[[int], None]:
+            noise = torch.Generator(self.device).manual_seed(0)
             model = self.make_model(activation)
-            optimizer = make_optimizer(model, training)
+            timed = Stepper(model, self.task, training, noise, Alone())
 
             def step(index: int) -> None:
-                batch = batches[index % max(1, len(batches) - 1)]
-                train_epoch(model, optimizer, [training.learning_rate], train, (batch,))
+                timed.train([training.learning_rate], [batches[index % max(1, len(batches) - 1)]])
 
             return step
 
         return measure_step_ratio(stepper(self.activation), stepper("relu"), self.device)
-
-
-def derive_seed(seed: int, *stream: int) -> int:
-    """Give the seed of one stream of random numbers of a run: streams are independent, 63 bits.
-
-    Example:
-        >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
-        (True, False)
-    """
-    return int(np.random.SeedSequence((seed, *stream)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:
-    """Give the order of the training examples in an epoch, a function of seed and epoch alone: int64, on the CPU."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, _ORDER, epoch))
-    return torch.randperm(examples, generator=generator)
-
-
-def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Make the optimiser of a run."""
-    return torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
-    )
-
-
-def learning_rates(training: Training, steps: int) -> list[float]:
-    """Give the learning rate of each step of a run.
-
-    They are read off torch's scheduler once: run beside the steps it costs 3 % of a small one, and has a state.
-    """
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=training.learning_rate)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, training.learning_rate, total_steps=steps + 1, pct_start=training.warm_up, cycle_momentum=False
-    )
-    rates: list[float] = []
-    for _ in range(steps):
-        rates.append(float(scheduler.get_last_lr()[0]))
-        optimizer.step()
-        scheduler.step()
-    return rates
-
-
-def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, rates: list[float], split: Split, batches: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor]:
-    """Train on batches of indices, one step each, at the given learning rates.
-
-    Losses and logits stay on the device until the end: reading one number a step would make every step wait.
-
-    Returns: The loss of each step, (steps,), and the logits of each example in the order trained, (N, classes).
-    """
-    losses: list[Tensor] = []
-    outputs: list[Tensor] = []
-    model.train()
-    for batch, rate in zip(batches, rates, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        logits = model(split.x[batch])
-        loss = functional.cross_entropy(logits, split.y[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-        outputs.append(logits.detach())
-    return torch.stack(losses), torch.cat(outputs)
-
-
-def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
-    """Give mean cross-entropy, in nats, and accuracy, 0 to 1, of a model on a split."""
-    model.eval()
-    with torch.inference_mode():
-        logits = torch.cat([model(x) for x in split.x.split(_EVALUATION_BATCH)])
-        loss = functional.cross_entropy(logits, split.y)
-        return float(loss), float((logits.argmax(1) == split.y).double().mean())

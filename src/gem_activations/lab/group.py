@@ -1,0 +1,49 @@
+"""The processes that train one run together, as the training loop sees them: one process, unless it is told."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Group(Protocol):
+    """Processes that share each batch.
+
+    Every process makes the whole batch and takes the examples `rank::size` of it. The loop divides a process's loss
+    by the targets of the whole batch and multiplies it by `size`, so that the mean of the gradients over the
+    processes, which `wrap` takes, is the gradient of the whole batch.
+
+    Attributes:
+        rank: Number of this process, from 0. Only rank 0 writes files.
+        size: Number of processes.
+    """
+
+    @property
+    def rank(self) -> int: ...  # noqa: D102 -- described above
+
+    @property
+    def size(self) -> int: ...  # noqa: D102
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Give a module with the same parameters whose backward pass averages the gradients over the processes."""
+        ...
+
+    def total(self, values: Tensor) -> Tensor:
+        """Give the sum of a tensor over the processes, in each of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One process by itself."""
+
+    rank: int = 0
+    size: int = 1
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Give the model as it is."""
+        return model
+
+    def total(self, values: Tensor) -> Tensor:
+        """Give the values as they are."""
+        return values

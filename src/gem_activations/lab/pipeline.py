@@ -1,0 +1,220 @@
+"""What a recipe is made of: frozen dataclasses of plain values, which go into every run's identity.
+
+Nothing here imports a framework. Every field is obeyed: a value that is stored with a result was in force.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+Scale = Literal["full", "small", "smoke"]
+Selection = Literal["lowest-validation-loss", "last"]
+ARMS = ("relu", "gelu", "silu", "mish", "gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4)")
+RULES: dict[Selection, str] = {
+    "lowest-validation-loss": "The weights of the epoch with the lowest validation loss (the earliest of equals) are "
+    "scored once on the test set, at the end of the run.",
+    "last": "The weights after the last step are scored once on the test set; the validation set chooses nothing.",
+}
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Fully connected layers, each but the last followed by the activation.
+
+    Attributes:
+        hidden: Widths of the hidden layers.
+    """
+
+    hidden: tuple[int, ...]
+    kind: Literal["mlp"] = "mlp"
+
+
+@dataclass(frozen=True)
+class Cnn:
+    """Blocks of two 3x3 convolutions with BatchNorm and activation, the second of stride 2; then a linear head.
+
+    Attributes:
+        channels: Channels of each block.
+    """
+
+    channels: tuple[int, ...]
+    kind: Literal["cnn"] = "cnn"
+
+
+@dataclass(frozen=True)
+class ResNetPlan:
+    """The residual network for CIFAR of He et al., 2016, section 4.2: option-A shortcuts without parameters.
+
+    Attributes:
+        depth: Layers with weights, 6m + 2.
+        width: Channels of the first of three stages; the others have two and four times as many.
+    """
+
+    depth: int = 56
+    width: int = 16
+    kind: Literal["resnet"] = "resnet"
+
+
+@dataclass(frozen=True)
+class PreActPlan:
+    """A residual network with BatchNorm and activation before each convolution: 6m + 2 layers.
+
+    Attributes:
+        depth: Layers with weights, projections of shortcuts aside, 6m + 2.
+        width: Channels of the first of three stages; the others have two and four times as many.
+    """
+
+    depth: int = 14
+    width: int = 64
+    kind: Literal["preact"] = "preact"
+
+
+@dataclass(frozen=True)
+class VitPlan:
+    """A Vision Transformer with pre-normalisation, a class token and learnt positions.
+
+    Attributes:
+        layers: Transformer blocks.
+        width: Width of a token.
+        heads: Attention heads; they divide the width.
+        patch: Side of a square patch in pixels; it divides the image's sides.
+        feed_forward: Width of the feed-forward layer over that of a token.
+    """
+
+    layers: int = 7
+    width: int = 384
+    heads: int = 12
+    patch: int = 4
+    feed_forward: int = 1
+    kind: Literal["vit"] = "vit"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained.
+
+    Attributes:
+        epochs: Epochs of a run. An epoch ends with validation and a checkpoint.
+        batch_size: Examples of a step; the last batch of a pass over the training set may be smaller.
+        learning_rate: Highest learning rate of the schedule.
+        weight_decay: Decoupled for "adamw"; added to the gradient as an L2 penalty for "sgd" and "adam".
+        optimizer: "adamw", "adam" or "sgd".
+        schedule: "one-cycle": up from 1/25 of the highest rate for `warm_up` of the steps, then down to nearly 0;
+            "multistep": the rate is multiplied by 0.1 at each of `milestones`; "cosine": down to `final_rate` along a
+            half cosine; "constant". The last three begin with a linear rise over `warm_up` of the steps.
+        warm_up: Fraction of the steps before the highest rate.
+        momentum: Of "sgd"; the first moment of "adam" and "adamw" is in `betas`.
+        betas: Of "adam" and "adamw".
+        milestones: Of "multistep", as fractions of the steps.
+        final_rate: Of "cosine", as a fraction of the highest rate.
+        decay: "all" parameters decay, or "matrices": those of two dimensions or more, so that biases, the parameters
+            of normalisations and those of activations (PReLU) do not.
+        clip: Largest norm of the whole gradient; longer ones are scaled down to it. None: no clipping.
+        epoch_steps: Steps of an epoch, drawn from an endless row of passes, all batches whole; None: one pass.
+        steps: Steps of the run where the last epoch is cut short; None: all steps of all epochs.
+        micro_batch: Examples of one forward and backward pass; their gradients are summed to that of the whole
+            batch's mean loss (BatchNorm sees the parts). None: the whole batch.
+        precision: "float32", or "bfloat16": autocast in forward passes, weights and optimiser stay in float32.
+        channels_last: Whether images and convolutions are kept in that memory format.
+        compiled: Whether training steps run through torch.compile.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 1e-2
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    schedule: Literal["one-cycle", "multistep", "cosine", "constant"] = "one-cycle"
+    warm_up: float = 0.3
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    milestones: tuple[float, ...] = ()
+    final_rate: float = 0.0
+    decay: Literal["all", "matrices"] = "all"
+    clip: float | None = None
+    epoch_steps: int | None = None
+    steps: int | None = None
+    micro_batch: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    compiled: bool = False
+
+    def steps_of_epoch(self, examples: int) -> int:
+        """Give the steps of a whole epoch over a training set of so many examples."""
+        return self.epoch_steps or math.ceil(examples / self.batch_size)
+
+    def total_steps(self, examples: int) -> int:
+        """Give the steps of a run over a training set of so many examples.
+
+        Example:
+            >>> Training(epochs=2, batch_size=4, learning_rate=0.1).total_steps(10)
+            6
+        """
+        whole = self.epochs * self.steps_of_epoch(examples)
+        return whole if self.steps is None else min(self.steps, whole)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """How many examples of each split are used, every class in proportion; None uses all of them."""
+
+    train: int | None = None
+    validation: int | None = None
+    test: int | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One comparison in full, activations and seeds included.
+
+    Attributes:
+        name: Name on the command line.
+        title: What is trained on what, in words.
+        data: Name of the data set.
+        model: The model: a frozen dataclass of plain values with a field `kind`.
+        training: The training.
+        task: What makes batches and models of the data: a key of `tasks.LOADERS`.
+        scale: "full" as in the literature, "small" for a CPU, "smoke" to try the code path.
+        subset: Examples that are used.
+        augmentation: "none", or "crop-flip": training images are padded by 4 zero pixels, cropped back at random, and
+            mirrored with probability 1/2.
+        initialisation: "model": the model's own; "gain": its weights are also scaled by each activation's gain over
+            ReLU's, so that every arm starts with equal second moments.
+        selection: Which weights are scored on the test set: those of the epoch with the "lowest-validation-loss", or
+            the "last".
+        metric: What arms are compared by: a name in `metrics.METRICS`.
+        margin: Margin of equivalence in the metric's stored unit; None for the metric's own.
+        activations: Arms of the comparison, as strings of the catalog.
+        baseline: Arm that the others are compared with.
+        seeds: Number of runs of each arm.
+        threads: CPU threads of torch; None for torch's own choice. The first run's number is kept for the comparison.
+    """
+
+    name: str
+    title: str
+    data: str
+    model: Any
+    training: Training
+    task: str = "images"
+    scale: Scale = "full"
+    subset: Subset = Subset()
+    augmentation: Literal["none", "crop-flip"] = "none"
+    initialisation: Literal["model", "gain"] = "model"
+    selection: Selection = "lowest-validation-loss"
+    metric: Literal["accuracy", "loss", "perplexity"] = "accuracy"
+    margin: float | None = None
+    activations: tuple[str, ...] = ARMS
+    baseline: str = "gelu"
+    seeds: int = 3
+    threads: int | None = None
+
+    _OWN: ClassVar[tuple[str, ...]] = ("activations", "baseline", "seeds")
+
+    @property
+    def rule(self) -> str:
+        """Which weights are scored on the test set, and when, in words."""
+        return RULES[self.selection]
+
+    def pipeline(self) -> dict[str, Any]:
+        """Give what every arm and seed share, as nested plain values: the recipe without its arms, and its rule."""
+        return {key: value for key, value in asdict(self).items() if key not in self._OWN} | {"rule": self.rule}
