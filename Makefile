@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: help demo test check bench properties sanitize install lock clean
+.PHONY: help demo test check bench properties docs dist sanitize install lock clean
 
 help:
 	@echo "make demo   install, then compare eight activations on handwritten digits (about two minutes)"
@@ -12,6 +12,8 @@ help:
 	@echo "make check  install, then lint, format check, types, import rules and the pages of proved properties"
 	@echo "make bench  install, then time the activations beside their rivals (about two minutes)"
 	@echo "make properties  install, then prove again what docs/properties says (about a minute)"
+	@echo "make docs   install, then build the documentation site into build/site"
+	@echo "make dist   install, then build wheel and sdist, and run the tests against the installed wheel"
 	@echo "make sanitize  build the C kernels with address and undefined-behaviour checks, and run them"
 
 install: $(READY)
@@ -35,12 +37,20 @@ check: $(READY)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m gem_activations.analysis.pages docs/properties --check
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 
 bench: $(READY)
 	$(BIN)/gem-act bench --short
 
 properties: $(READY)
 	$(BIN)/python -m gem_activations.analysis.pages docs/properties
+
+docs: $(READY)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
+
+# The tests run from a folder without src/, on the wheel that was built from the sdist.
+dist: $(READY)
+	$(BIN)/python tools/check_distribution.py dist
 
 sanitize:
 	@mkdir -p build
