@@ -37,6 +37,14 @@ class MissingDependencyError(GemError, ImportError):
     """An optional library that the call needs is not installed."""
 
 
+class ModelError(GemError):
+    """A model does not hold what the call is to change or watch, or cannot be changed as asked."""
+
+
+class RegistrationError(GemError):
+    """Another library's table of activations cannot take the names of the catalog, or holds one of them already."""
+
+
 class DataError(GemError):
     """A data file is missing, truncated, altered or of another format."""
 

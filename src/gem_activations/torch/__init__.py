@@ -19,8 +19,11 @@ except ModuleNotFoundError as error:
 
 from .dispatch import backend_info
 from .functional import activate, egem, gem, gem_glu, segem
+from .gain import calculate_gain
+from .init import InitReport, init_
 from .modules import EGEM, GEM, GEMGLU, SEGEM, make_activation
 from .relatives import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
+from .swap import SwapReport, swap
 
 __all__ = [
     "EGEM",
@@ -29,15 +32,20 @@ __all__ = [
     "ISRLU",
     "SEGEM",
     "GoLU",
+    "InitReport",
     "SmeLU",
     "SquaredReLU",
     "Squareplus",
+    "SwapReport",
     "TeLU",
     "activate",
     "backend_info",
+    "calculate_gain",
     "egem",
     "gem",
     "gem_glu",
+    "init_",
     "make_activation",
     "segem",
+    "swap",
 ]

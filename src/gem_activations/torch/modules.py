@@ -23,6 +23,21 @@ class _Member(nn.Module):
         self.save: Save = save
         self.backend: BackendName = backend
 
+    @property
+    def n(self) -> int:
+        """The smoothness order; the function is C^(2n)."""
+        return self.spec.n
+
+    @property
+    def eps(self) -> float:
+        """The width of the transition, added to x^(2n)."""
+        return self.spec.eps
+
+    @property
+    def leak(self) -> float:
+        """The floor of the gate and the slope for x < 0."""
+        return self.spec.leak
+
     def forward(self, x: Tensor) -> Tensor:
         """Give f(x): same shape, dtype, device and memory format as x."""
         return activate(x, self.spec, inplace=self.inplace, save=self.save, backend=self.backend)

@@ -1,0 +1,78 @@
+"""The gain of an activation: 1 / sqrt(E f(z)^2) for a standard normal z."""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import catalog
+from ..errors import SpecError
+from .inventory import Choice, as_activation
+
+Array = NDArray[np.float64]
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_REACH = 38.5  # Beyond, the normal density is 0 in float64.
+_TOLERANCE = 1e-14
+_ROUNDS = 60
+
+
+def calculate_gain(activation: Choice) -> float:
+    """Give the factor that keeps E f(x)^2 at 1 from layer to layer: 1 / sqrt(E f(z)^2), z standard normal.
+
+    Weights drawn with standard deviation gain / sqrt(fan_in) keep the mean square of the pre-activations at 1. It is
+    computed from the catalog's formula by adaptive quadrature, to about 1e-13.
+
+    Args:
+        activation: A string such as `gelu` or `egem(eps=10)`, what `catalog.parse` gives, or a GemSpec.
+    Returns: The gain, a number above 0. RReLU is taken in evaluation form, PReLU at its initial slope.
+    Raises: ActivationNameError, SpecError: no activation, or one whose mean square is 0 or infinite in float64.
+    Edge cases: `torch.nn.init.calculate_gain` gives rules of thumb for tanh (5/3), SELU (3/4) and sigmoid (1); the
+        definition gives 1.593, 1 and 1.846.
+    Example:
+        >>> round(calculate_gain("relu"), 12), round(calculate_gain("egem(eps=10)"), 6)
+        (1.414213562373, 5.827866)
+    """
+    return _gain(as_activation(activation))
+
+
+@lru_cache(maxsize=256)
+def _gain(activation: catalog.Activation) -> float:
+    with np.errstate(all="ignore"):
+        square = _integrate(lambda z: activation(z) ** 2 * np.exp(-z * z / 2)) / math.sqrt(2 * math.pi)
+    if not 0 < square < math.inf:
+        raise SpecError(f"{activation}: the mean square of f is {square:g} in float64, so that there is no gain")
+    return square**-0.5
+
+
+def _integrate(integrand: Callable[[Array], Array]) -> float:
+    """Integrate over the real line by Gauss-Legendre panels, halved until both halves agree with the whole.
+
+    The first panels shrink towards 0, where the transitions of the catalog are; halving finds every other kink.
+    """
+    near = np.ldexp(1.0, np.arange(-60, 0))
+    edges = np.concatenate([near, np.arange(1, 2 * _REACH) / 2, [_REACH]])
+    edges = np.unique(np.concatenate([-edges, [0.0], edges]))
+    low, high = edges[:-1], edges[1:]
+    done = 0.0
+    for _ in range(_ROUNDS):
+        middle = (low + high) / 2
+        left, right = _panels(integrand, low, middle), _panels(integrand, middle, high)
+        total = done + float((left + right).sum())
+        if not math.isfinite(total):
+            return total
+        rest = np.abs(left + right - _panels(integrand, low, high)) > _TOLERANCE * total
+        if not rest.any():
+            return total
+        done += float((left + right)[~rest].sum())
+        low, high = np.concatenate([low[rest], middle[rest]]), np.concatenate([middle[rest], high[rest]])
+    # What is left beside a jump is as narrow as rounding.
+    return done + float(_panels(integrand, low, high).sum())
+
+
+def _panels(integrand: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    half = (high - low) / 2
+    points = low[:, None] + half[:, None] * (1 + _NODES)
+    return half * (integrand(points) @ _WEIGHTS)
