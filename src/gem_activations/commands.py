@@ -4,6 +4,7 @@ Frameworks are imported where a command runs, so that help and errors come at on
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
@@ -128,6 +129,20 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Claims:
+    """Show each claim of both papers with what results say of it: supported, contradicted, not decided, not run."""
+
+    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="[FOLDER ...]")] = ()
+    """Folders of comparisons, or folders that hold such; the results in the repository where not given."""
+
+    def run(self) -> None:
+        """Judge and print."""
+        from .lab.claims_command import claims_lines
+
+        _print_lines(claims_lines(self.folders), _console(sys.stdout))
+
+
+@dataclass(frozen=True)
 class List:
     """Show every activation the project knows: name, defaults, formula, source."""
 
@@ -227,6 +242,7 @@ Command = (
     Annotated[Compare, subcommand("compare")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Data, subcommand("data")]
+    | Annotated[Claims, subcommand("claims")]
     | Annotated[List, subcommand("list")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Bench, subcommand("bench")]
@@ -252,17 +268,23 @@ def run_command(words: list[str]) -> None:
 
 
 def _report(folder: Path) -> None:
-    from .lab.report import make_report, summary_table, summary_words
+    from .lab.report import FILES, make_report
+    from .lab.tables import terminal_table
 
-    comparison = make_report(folder)
+    report, written = make_report(folder)
     console = _console(sys.stdout)
-    console.print(summary_table(comparison))
-    for line in (*summary_words(comparison), *_files(folder)):
+    console.print(terminal_table(report.summary, report.comparison.seeds))
+    claims = [finding.sentence for finding in report.findings]
+    lines = [*report.sentences, *claims, "", f"Written to {folder}:"]
+    names = [path.relative_to(folder).as_posix() for path in written]
+    lines += [f"  {name}: {FILES[name]}" for name in FILES if name in names]
+    lines.append(f"  plots/: {sum(name.startswith('plots/') for name in names)} files")
+    _print_lines(lines, console)
+
+
+def _print_lines(lines: Iterable[str], console: "Console") -> None:
+    for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
-
-
-def _files(folder: Path) -> list[str]:
-    return ["", f"Report: {folder / 'report.html'}", f"Plots: {folder / 'plots'}", f"Runs: {folder / 'results.csv'}"]
 
 
 def _console(stream: TextIO) -> "Console":

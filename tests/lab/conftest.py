@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gem_activations.lab.recipes import make_recipe
-from gem_activations.lab.report import write_report
+from gem_activations.lab.report import analyse, write_report
 from gem_activations.lab.store import Comparison, EpochMetrics, RunResult
 
 ARMS = {"relu": 0.95, "gelu": 0.96, "gem": 0.955, "gem(n=2)": 0.965, "segem(eps=1e-4, leak=0.01)": 0.95}
@@ -97,5 +97,5 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     comparison = fabricate_comparison(
         tmp_path_factory.mktemp("reported") / "out", failed=[("gem", 1)], missing=[("relu", 2)]
     )
-    write_report(comparison)
+    write_report(analyse(comparison))
     return comparison

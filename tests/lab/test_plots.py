@@ -13,12 +13,17 @@ from scipy.stats import norm
 
 from gem_activations.catalog import ENTRIES, parse
 from gem_activations.errors import SettingError
+from gem_activations.lab import plots
 from gem_activations.lab.drawing import FAMILY, GREY, RIVALS, render, styles
-from gem_activations.lab.plots import comparison_figures, write_family_picture
+from gem_activations.lab.plots import write_family_picture
 from gem_activations.lab.shapes import sample_shape
 from gem_activations.lab.statistics import summarise
 
 EVERY_PLOT = ["accuracy", "differences", "validation-accuracy", "train-loss", "activations"]
+
+
+def comparison_figures(comparison):
+    return plots.comparison_figures(comparison, summarise(comparison))
 
 
 def lines_of(axes, color):
@@ -74,7 +79,7 @@ def test_differences_are_drawn_pair_by_pair_with_both_intervals(fabricate):
     scores = {(run.activation, run.seed): run.test_accuracy for run in comparison.results}
     expected = [100 * (scores["gem", seed] - scores["gelu", seed]) for seed in (0, 2, 3)]
     assert points_of(axes, color, "o") == pytest.approx(expected)
-    difference = next(arm.difference for arm in summarise(comparison) if arm.activation == "gem")
+    difference = next(arm.difference for arm in summarise(comparison).arms if arm.activation == "gem")
     bars = [tuple(line.get_xdata()) for line in lines_of(axes, color) if line.get_marker() == "None"]
     assert bars == [tuple(100 * end for end in interval) for interval in (difference.student, difference.bootstrap)]
     low, high = axes.get_xlim()
@@ -84,7 +89,7 @@ def test_differences_are_drawn_pair_by_pair_with_both_intervals(fabricate):
 def test_the_wide_interval_of_two_seeds_does_not_set_the_frame(fabricate):
     comparison = fabricate(seeds=2)
     axes = comparison_figures(comparison)["differences"].axes[0]
-    widest = max(arm.difference.student.high for arm in summarise(comparison) if arm.difference)
+    widest = max(arm.difference.student.high for arm in summarise(comparison).arms if arm.difference)
     assert axes.get_xlim()[1] < 100 * widest
 
 

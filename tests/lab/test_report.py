@@ -10,11 +10,36 @@ import pytest
 from rich.console import Console
 
 from gem_activations.errors import StoreError
-from gem_activations.lab.report import summary_table, summary_words, write_report
-from gem_activations.lab.statistics import SEEDS_CAP, summarise
+from gem_activations.lab import report
+from gem_activations.lab.metrics import ACCURACY
+from gem_activations.lab.power import SEEDS_CAP
+from gem_activations.lab.statistics import summarise
 from gem_activations.lab.store import RunResult
-from gem_activations.lab.words import accuracy_text, difference_text, points, ratio_text, seeds_text
+from gem_activations.lab.tables import terminal_table
+from gem_activations.lab.words import SHORT, difference_text, interval_text, ratio_text, seeds_text, signed, value_text
 
+
+def points(fraction):
+    return signed(fraction, ACCURACY)
+
+
+def accuracy_text(arm):
+    return value_text(arm, ACCURACY)
+
+
+def write_report(comparison):
+    return report.write_report(report.analyse(comparison))
+
+
+def summary_words(comparison):
+    return report.analyse(comparison).sentences
+
+
+def summary_table(comparison):
+    return terminal_table(summarise(comparison), comparison.seeds)
+
+
+TWO = {"gelu": 0.95, "gem": 0.95}
 VOID = {"meta", "br", "hr", "img", "link"}
 
 
@@ -88,7 +113,7 @@ def test_the_folder_holds_every_file_and_no_rest(reported):
     names = {path.relative_to(comparison.folder).as_posix() for path in comparison.folder.rglob("*") if path.is_file()}
     stems = ("accuracy", "differences", "validation-accuracy", "train-loss", "activations")
     plots = {f"plots/{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")}
-    assert names == plots | {"report.html", "results.parquet", "results.csv", "summary.csv"}
+    assert names == plots | report.FILES.keys() - {"depth.parquet"}
     for stem in stems:
         assert ET.parse(comparison.folder / f"plots/{stem}.svg").getroot().tag.endswith("svg")
         assert (comparison.folder / f"plots/{stem}.png").read_bytes().startswith(b"\x89PNG")
@@ -123,7 +148,7 @@ def test_results_of_a_comparison_without_a_run_keep_their_types(fabricate):
 
 def test_the_summary_file_holds_the_statistics(reported):
     rows = {row["activation"]: row for row in pl.read_csv(reported.folder / "summary.csv").to_dicts()}
-    for arm in summarise(reported):
+    for arm in summarise(reported).arms:
         row = rows[arm.activation]
         assert row["test_accuracy_mean"] == pytest.approx(arm.mean)
         if arm.difference is None:
@@ -167,14 +192,14 @@ def test_the_page_says_what_was_compared_and_how_to_make_it_again(reported):
 
 def test_the_page_has_a_row_for_every_arm_with_both_intervals(reported):
     rows = {row[0].strip(): [cell.strip() for cell in row] for row in reversed(page_of(reported).rows)}
-    for arm in summarise(reported):
+    for arm in summarise(reported).arms:
         row = rows[arm.activation]
         assert row[1] == accuracy_text(arm)
         assert row[-2:] == [str(arm.failed), str(arm.missing)]
         if arm.difference is None:
             assert row[2] == "baseline"
         else:
-            bootstrap, student = (f"[{points(i.low)}, {points(i.high)}]" for i in difference_intervals(arm))
+            bootstrap, student = (interval_text(interval, ACCURACY) for interval in difference_intervals(arm))
             assert row[2].startswith(f"{points(arm.difference.mean)} {bootstrap}")
             assert row[3] == student
 
@@ -236,7 +261,7 @@ def test_the_terminal_table(fabricate):
     comparison = fabricate(failed=[("gem", 1)])
     lines = printed(summary_table(comparison)).splitlines()
     gem = next(line for line in lines if line.startswith("gem "))
-    arms = {arm.activation: arm for arm in summarise(comparison)}
+    arms = {arm.activation: arm for arm in summarise(comparison).arms}
     assert accuracy_text(arms["gem"]) in gem
     assert points(arms["gem"].difference.mean) in gem
     assert gem.endswith(" 1/3")
@@ -250,9 +275,9 @@ def rows_of(text):
     rule = next(number for number, line in enumerate(lines) if set(line.strip()) == {"─"})
     rows = []
     for line in lines[rule + 1 :]:
-        if not line.strip() or line.startswith("*"):
+        if not line.strip() or line.startswith("better, worse"):
             break
-        name, *cells = re.split(r" {2,}| (?=[+-]?\d+\.\d+ [±\[])", line.strip())
+        name, *cells = re.split(r" {2,}| (?=[+-]?\d+\.\d+ [±\[])| (?=(?:better|worse|equiv\.|open) )", line.strip())
         if cells:
             rows.append([name, *cells])
         else:
@@ -266,10 +291,10 @@ def test_every_name_and_figure_stands_on_80_columns(fabricate, seeds):
     text = printed(summary_table(comparison), width=80)
     assert max(map(len, text.splitlines())) <= 80
     want = []
-    for arm in summarise(comparison):
+    for arm in summarise(comparison).arms:
         difference = difference_text(arm.difference) if arm.difference else "baseline"
-        chance = ratio_text(arm.difference.probability_better if arm.difference else None)
-        want.append([arm.activation, accuracy_text(arm), difference, chance, ratio_text(arm.step_time_ratio), "0"])
+        verdict = SHORT[arm.difference.verdict] if arm.difference else "-"
+        want.append([arm.activation, accuracy_text(arm), difference, verdict, ratio_text(arm.step_time_ratio), "0"])
     assert rows_of(text) == want
 
 
@@ -279,7 +304,7 @@ def test_the_longest_figures_stand_whole_on_80_columns(fabricate):
     comparison = arm_with(comparison, dict.fromkeys(range(10), 1.0), "segem(eps=1e-4, leak=0.01)")
     lines = printed(summary_table(comparison), width=80).splitlines()
     assert max(map(len, lines)) <= 80
-    arm = next(arm for arm in summarise(comparison) if arm.mean == 1.0)
+    arm = next(arm for arm in summarise(comparison).arms if arm.mean == 1.0)
     assert accuracy_text(arm) == "100.00 ± 0.00 (10)"
     assert any(accuracy_text(arm) in line and difference_text(arm.difference) in line for line in lines)
     assert any(line.endswith(" 10/10") for line in lines)
@@ -292,32 +317,53 @@ def test_eight_seeds_carry_no_star(fabricate):
 
 
 def test_words_where_a_difference_is_shown(fabricate):
-    comparison = baseline_plus(fabricate(), [0.010, 0.011, 0.012])
-    assert sentence_about("gem", comparison).startswith("gem: a difference is shown, 1.10 points above gelu [+1.0")
-    assert "gem (+1.10)" in summary_words(comparison)[0]
+    comparison = baseline_plus(fabricate(arms=TWO), [0.010, 0.011, 0.012])
+    sentence = sentence_about("gem", comparison)
+    assert sentence.startswith(
+        "gem: shown better than gelu: +1.10 points, 95 % t interval [+0.85, +1.35] over 3 paired"
+    )
+    assert summary_words(comparison)[0] == "Shown better than gelu, in points of test accuracy: gem (+1.10)."
+    worse = baseline_plus(fabricate(arms=TWO), [-0.010, -0.011, -0.012])
+    assert sentence_about("gem", worse).startswith("gem: shown worse than gelu: -1.10 points")
 
 
-def test_words_where_the_bootstrap_interval_contains_zero(fabricate):
-    sentence = sentence_about("gem", baseline_plus(fabricate(), [-0.01, 0.02, 0.005]))
-    assert sentence.startswith("gem: no difference is shown: +0.50 points [-1.00, +2.00] over 3 paired seeds.")
-    # Mean 0.5, standard deviation 1.5: effect size 1/3, 73 pairs in the tables.
-    assert "About 73 seeds would be needed" in sentence
+def test_a_small_difference_that_is_shown_is_said_to_be_within_the_margin(fabricate):
+    sentence = sentence_about("gem", baseline_plus(fabricate(arms=TWO), [0.0010, 0.0011, 0.0012]))
+    assert sentence.startswith("gem: shown better than gelu: +0.11 points")
+    assert sentence.endswith("The mean lies within the margin of 0.50 points all the same.")
 
 
-def test_words_where_only_student_contains_zero(fabricate):
-    sentence = sentence_about("gem", baseline_plus(fabricate(), [0.001, 0.01, 0.02]))
-    assert sentence.startswith("gem: no difference is shown: +1.03 points over 3 paired seeds.")
-    assert "too short for 3 paired seeds; Student's t interval [-1.3" in sentence
+def test_words_where_equivalence_is_shown(fabricate):
+    comparison = baseline_plus(fabricate(arms=TWO), [0.0010, -0.0011, 0.0002])
+    sentence = sentence_about("gem", comparison)
+    assert sentence.startswith("gem: equivalent to gelu within the margin of 0.50 points: +0.003 points")
+    headline = "No activation is shown to differ from gelu. Equivalent to it within 0.50 points: gem (+0.003)."
+    assert summary_words(comparison)[0] == headline
+
+
+def test_words_where_nothing_is_decided_name_the_seeds(fabricate):
+    sentence = sentence_about("gem", baseline_plus(fabricate(arms=TWO), [-0.01, 0.02, 0.005]))
+    assert sentence.startswith("gem: not decided: +0.50 points, 95 % t interval [-3.23, +4.23] over 3 paired seeds")
+    # Mean 0.5, standard deviation 1.5: effect size 1/3, 73 pairs in the tables. The mean is not within the margin.
+    assert "About 73 seeds to show a difference of this size, at 80 % power" in sentence
+    assert "equivalence" not in sentence
+
+
+def test_a_difference_of_many_arms_needs_more(fabricate):
+    alone = sentence_about("gem", baseline_plus(fabricate(arms=TWO), [0.010, 0.013, 0.020]))
+    among = sentence_about("gem", baseline_plus(fabricate(), [0.010, 0.013, 0.020]))
+    assert alone.startswith("gem: shown better than gelu: +1.43 points")
+    assert among.startswith("gem: not decided: +1.43 points")
 
 
 def test_words_where_all_differences_are_equal(fabricate):
     sentence = sentence_about("gem", baseline_plus(fabricate(), [0.01] * 3))
-    assert sentence.startswith("gem: no difference is shown: +1.00 points on each of 3 paired seeds")
+    assert sentence.startswith("gem: not decided: +1.00 points on each of 3 paired seeds")
 
 
 def test_words_for_one_seed(fabricate):
     sentence = sentence_about("gem", fabricate(seeds=1))
-    assert sentence.startswith("gem: no difference is shown: ")
+    assert sentence.startswith("gem: not decided: ")
     assert "one seed gives no interval" in sentence
 
 
@@ -328,16 +374,15 @@ def test_words_for_failed_runs_name_the_pairs(fabricate):
 
 
 def test_no_arm_is_called_best_where_nothing_is_shown(fabricate):
-    comparison = baseline_plus(fabricate(arms={"gelu": 0.95, "gem": 0.95}), [0.01, -0.01, 0.02])
+    comparison = baseline_plus(fabricate(arms=TWO), [0.01, -0.01, 0.02])
     words = summary_words(comparison)
     assert words[0] == "No activation is shown to differ from gelu."
-    assert not re.search(r"\b(best|wins?|beats?|above|below)\b", " ".join(words))
+    assert not re.search(r"\b(best|wins?|beats?|above|below|better|worse)\b", " ".join(words))
 
 
 def test_many_arms_carry_the_note_on_their_number(fabricate):
-    assert any("4 comparisons are not corrected" in line for line in summary_words(fabricate()))
-    two = fabricate(arms={"gelu": 0.95, "gem": 0.95})
-    assert not any("not corrected" in line for line in summary_words(two))
+    assert any("tests of the 4 arms are corrected for their number" in line for line in summary_words(fabricate()))
+    assert not any("corrected for their number" in line for line in summary_words(fabricate(arms=TWO)))
 
 
 def test_numbers_as_text():

@@ -21,6 +21,7 @@ INK = "#1f2328"
 GREY = "#7d8590"
 FAMILY = ("#3f9be0", "#17a08a", "#7b83eb", "#46b8d8", "#3f7fbf", "#58b368")
 RIVALS = ("#d9662b", "#c75f9e", "#b58a1b", "#c8453c", "#9a6fb0", "#8c6d52")
+_SHORT_NAME = 16  # Letters that fit over a panel of a third of the width.
 WIDTH = 5.4  # Inches, so that the text keeps its size on a phone; a report shows two beside each other.
 
 
@@ -114,10 +115,11 @@ def row_figure(names: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def panel_grid(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """Give a figure with one named panel for each name, two in a row, on common axes."""
-    rows = math.ceil(len(names) / 2)
+    """Give a figure with one named panel for each name, on common axes: two in a row, three for many short names."""
+    columns = 3 if len(names) > 10 and max(map(len, names)) <= _SHORT_NAME else 2
+    rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(WIDTH, 1.0 + 1.55 * rows), layout="constrained")
-    grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
     for axes in grid[len(names) :]:
         axes.remove()
     for axes, name in zip(grid, names, strict=False):
@@ -127,6 +129,6 @@ def panel_grid(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
 def label_columns(panels: Sequence[Axes], label: str) -> None:
     """Label the x axis of the lowest panel of each column of a grid."""
-    for axes in panels[-2:]:
+    for axes in panels[-panels[0].get_subplotspec().get_gridspec().ncols :]:  # pyright: ignore[reportOptionalMemberAccess] -- a panel of a grid has its place
         axes.set_xlabel(label)
         axes.tick_params(labelbottom=True)
