@@ -20,10 +20,13 @@ except ModuleNotFoundError as error:
 from .dispatch import backend_info
 from .functional import activate, egem, gem, gem_glu, segem
 from .gain import calculate_gain
+from .huggingface import register
 from .init import InitReport, init_
 from .modules import EGEM, GEM, GEMGLU, SEGEM, make_activation
+from .names import act_layer
 from .relatives import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
 from .swap import SwapReport, swap
+from .timm import register_timm
 
 __all__ = [
     "EGEM",
@@ -38,6 +41,7 @@ __all__ = [
     "Squareplus",
     "SwapReport",
     "TeLU",
+    "act_layer",
     "activate",
     "backend_info",
     "calculate_gain",
@@ -46,6 +50,8 @@ __all__ = [
     "gem_glu",
     "init_",
     "make_activation",
+    "register",
+    "register_timm",
     "segem",
     "swap",
 ]

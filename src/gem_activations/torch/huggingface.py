@@ -1,0 +1,48 @@
+"""The names of the catalog in the configurations of transformers."""
+
+import importlib
+from typing import Any
+
+from .. import catalog
+from ..errors import MissingDependencyError, RegistrationError
+from .names import CatalogNames, refuse_conflicts
+
+
+def register() -> tuple[str, ...]:
+    """Make every activation string valid in the configurations of transformers, with any parameters.
+
+    `GPT2Config(activation_function="egem(n=2, eps=1e-4)")` then works, and so does loading a config.json that names it.
+    transformers has to know the names before it makes a model: call this in every program that loads one. Without it,
+    transformers stops with KeyError: 'egem(n=2, eps=1e-4)'.
+
+    Args: none. Calling it again changes nothing.
+    Returns: The bare names that transformers has itself, in the catalog's order (relu, leaky_relu, gelu, ...). They
+        keep transformers' meaning; with parentheses, as in "leaky_relu(negative_slope=0.2)", they are the catalog's.
+    Raises: MissingDependencyError: transformers is not installed; RegistrationError: another package has taken gem,
+        egem or segem, or this version of transformers keeps its activations in another way.
+    Edge cases: A string with a name of the catalog and a wrong parameter raises SpecError or ActivationNameError where
+        the model is made; any other unknown name is transformers' own KeyError.
+    Example:
+        >>> kept = register()
+        >>> from transformers.activations import ACT2FN
+        >>> ACT2FN["egem(n=2, eps=10)"], "gem" in ACT2FN, "gelu" in kept
+        (EGEM(n=2, eps=10), True, True)
+    """
+    try:
+        home = importlib.import_module("transformers.activations")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "transformers":
+            raise
+        raise MissingDependencyError(
+            "transformers is not installed; run: pip install 'gem-activations[huggingface]'"
+        ) from error
+    table: Any = getattr(home, "ACT2FN", None)
+    if not isinstance(table, CatalogNames):
+        if not isinstance(table, getattr(home, "ClassInstantier", ())):
+            raise RegistrationError(
+                "this version of transformers does not keep its activations in ACT2FN, a ClassInstantier; versions 5 do"
+            )
+        refuse_conflicts("transformers' ACT2FN", table)
+        # The table itself is changed: every file of transformers holds a reference to it.
+        table.__class__ = type("CatalogInstantier", (CatalogNames, type(table)), {"__slots__": ()})
+    return tuple(name for name in catalog.ENTRIES if dict.__contains__(table, name))

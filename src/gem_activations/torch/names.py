@@ -1,0 +1,70 @@
+"""Tables of activations that know every string of the catalog beside their own names."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from .. import catalog
+from ..errors import RegistrationError
+from ..spec import MEMBERS
+from .inventory import Choice, as_activation
+from .modules import make_activation
+
+
+def act_layer(activation: Choice) -> Callable[..., nn.Module]:
+    """Give what makes the module of an activation when it is called, for libraries that take a module class.
+
+    timm's models take it as `act_layer`, with nothing to register. `inplace` is taken as a keyword, and dropped where
+    the activation has no such option.
+
+    Args:
+        activation: As for `make_activation`.
+    Returns: A factory: call it with the options of the module class. It can be pickled.
+    Raises: ActivationNameError, SpecError: as `make_activation`, at once and not when a layer is made.
+    Example:
+        >>> layer = act_layer("gem(n=2)")
+        >>> layer(inplace=True), act_layer("gelu")(inplace=True)
+        (GEM(n=2, inplace=True), GELU(approximate='none'))
+    """
+    return partial(_make_layer, as_activation(activation))
+
+
+def _make_layer(activation: catalog.Activation, *, inplace: bool | None = None, **options: Any) -> nn.Module:
+    if inplace:
+        try:
+            return make_activation(activation, inplace=True, **options)
+        except TypeError:  # It has no such option.
+            pass
+    return make_activation(activation, **options)
+
+
+class CatalogNames(dict[str, Any]):
+    """A table that makes an activation of the catalog from any string it does not hold itself."""
+
+    __slots__ = ()
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether the table holds the name, or it begins with a name of the catalog."""
+        return super().__contains__(name) or _is_ours(name)
+
+    def __missing__(self, name: Any) -> Callable[..., nn.Module]:
+        """Give the factory of an activation of the catalog. Raises: KeyError: it names none; GemError: parameters."""
+        if not _is_ours(name):
+            raise KeyError(name)
+        return act_layer(name)
+
+
+def refuse_conflicts(table: str, names: Iterable[str]) -> None:
+    """Raise RegistrationError where a member of the family is in a table that knows nothing of this package."""
+    taken = [name for name in names if name in MEMBERS]
+    if taken:
+        raise RegistrationError(
+            f"{table} has a {taken[0]!r} that is not this package's, so that the name would not be clear; "
+            "remove that entry before register()"
+        )
+
+
+def _is_ours(name: object) -> bool:
+    return isinstance(name, str) and name.partition("(")[0].strip() in catalog.ENTRIES

@@ -1,0 +1,39 @@
+"""The names of the catalog as `act_layer` of timm's models."""
+
+import importlib
+
+from .. import catalog
+from ..errors import MissingDependencyError, RegistrationError
+from .names import CatalogNames, refuse_conflicts
+
+_TABLE = "_ACT_LAYER_DEFAULT"
+
+
+def register_timm() -> tuple[str, ...]:
+    """Make every activation string valid as `act_layer` of timm: create_model("resnet18", act_layer="gem(n=2)").
+
+    `act_layer("gem(n=2)")` gives a factory that timm takes without this, through its public interface. timm has no
+    interface for new names: this replaces the table that its `get_act_layer` reads. Calling it again changes nothing.
+
+    Returns: The bare names that timm has itself, in the catalog's order. They keep timm's meaning; with parentheses, as
+        in "leaky_relu(negative_slope=0.2)", they are the catalog's. timm writes names in lower case before it looks.
+    Raises: MissingDependencyError: timm is not installed; RegistrationError: another package has taken gem, egem or
+        segem, or this version of timm keeps its activations in another way (1.0 is known).
+    """
+    try:
+        home = importlib.import_module("timm.layers.create_act")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "timm":
+            raise
+        raise MissingDependencyError("timm is not installed; run: pip install timm") from error
+    table = getattr(home, _TABLE, None)
+    if not isinstance(table, dict) or not hasattr(home, "get_act_layer"):
+        raise RegistrationError(
+            f"this version of timm does not keep its activations in layers.create_act.{_TABLE}, as 1.0 does; give "
+            "act_layer=gem_activations.torch.act_layer(...) to its models instead"
+        )
+    if not isinstance(table, CatalogNames):
+        refuse_conflicts("timm's table of activations", table)
+        table = CatalogNames(table)
+        setattr(home, _TABLE, table)
+    return tuple(name for name in catalog.ENTRIES if dict.__contains__(table, name))

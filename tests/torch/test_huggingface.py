@@ -1,0 +1,230 @@
+"""transformers: names in configurations, swaps in its models, and its Trainer. All models are tiny and made here."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from gem_activations import catalog
+from gem_activations.errors import ActivationNameError, MissingDependencyError, RegistrationError, SpecError
+from gem_activations.torch import GEM, SEGEM, gem, register, swap
+
+transformers = pytest.importorskip("transformers")
+from transformers import activations  # noqa: E402 -- only where transformers is installed
+
+SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+TEXT = {"vocab_size": 11, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+PICTURE = {"image_size": 8, "patch_size": 4}
+
+
+def gpt2(**options):
+    sizes = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 16, **TEXT}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **options))
+
+
+def bert(**options):
+    return transformers.BertModel(transformers.BertConfig(**SIZES, vocab_size=11, pad_token_id=2, **options))
+
+
+def vit(**options):
+    return transformers.ViTModel(transformers.ViTConfig(**SIZES, **PICTURE, **options))
+
+
+def llama(**options):
+    return transformers.LlamaModel(transformers.LlamaConfig(**SIZES, **TEXT, num_key_value_heads=1, **options))
+
+
+def run(model):
+    """Give the first output of a model in evaluation."""
+    torch.manual_seed(0)
+    given = torch.randn(2, 3, 8, 8) if model.config.model_type == "vit" else torch.randint(11, (2, 5))
+    with torch.no_grad():
+        return model.eval()(given)[0]
+
+
+# Model, the field of its configuration, the pattern of its activations, and where one is.
+MODELS = {
+    "gpt2": (gpt2, "activation_function", "*.mlp.act", "transformer.h.1.mlp.act"),
+    "bert": (bert, "hidden_act", "*.intermediate_act_fn", "encoder.layer.1.intermediate.intermediate_act_fn"),
+    "vit": (vit, "hidden_act", "*.mlp.activation_fn", "layers.1.mlp.activation_fn"),
+    "llama": (llama, "hidden_act", "*.mlp.act_fn", "layers.1.mlp.act_fn"),
+}
+every_model = pytest.mark.parametrize("name", list(MODELS))
+
+
+@every_model
+def test_a_name_in_the_configuration_makes_the_model(name):
+    register()
+    make, field, _, place = MODELS[name]
+    model = make(**{field: "segem(n=2, eps=0.1, leak=0.2)"})
+    act = model.get_submodule(place)
+    assert isinstance(act, SEGEM)
+    assert (act.n, act.eps, act.leak) == (2, 0.1, 0.2)
+    assert torch.isfinite(run(model)).all()
+
+
+@every_model
+def test_a_swapped_model_computes_what_a_configured_one_does(name):
+    register()
+    make, field, pattern, place = MODELS[name]
+    model, configured = make(), make(**{field: "gem(n=2)"})
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    old = run(model)
+    report = swap(model, {pattern: "gem(n=2)"})
+    assert len(report.changes) == 2
+    assert not report.left
+    assert isinstance(model.get_submodule(place), GEM)
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    configured.load_state_dict(model.state_dict())
+    assert torch.equal(run(model), run(configured))
+    assert not torch.equal(run(model), old)
+    report.undo()
+    assert torch.equal(run(model), old)
+
+
+def test_a_class_of_transformers_is_a_key():
+    model = bert()
+    assert len(swap(model, {activations.GELUActivation: "gem"}).changes) == 2
+
+
+def test_a_swapped_llama_compiles():
+    model = llama().eval()
+    swap(model, {"*.act_fn": "gem(n=2)"})
+    compiled = torch.compile(model.layers[0].mlp, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 3, 8)
+    torch.testing.assert_close(compiled(x), model.layers[0].mlp(x), rtol=1e-5, atol=1e-6)
+
+
+def test_every_name_of_the_catalog_is_valid_and_taken_names_keep_their_meaning():
+    own = dict(activations.ACT2CLS)
+    kept = register()
+    assert set(kept) == set(own) & set(catalog.ENTRIES)
+    assert {"relu", "gelu", "silu", "mish"} <= set(kept)
+    for name in catalog.ENTRIES:
+        assert name in activations.ACT2FN
+        made = activations.ACT2FN[name]
+        if name in kept:
+            kind = own[name][0] if isinstance(own[name], tuple) else own[name]
+            assert type(made) is kind
+        else:
+            assert made(torch.zeros(2)).shape == (2,)
+    assert isinstance(activations.get_activation("gem(n=3)"), GEM)
+    assert activations.ACT2FN["leaky_relu(negative_slope=0.25)"].negative_slope == 0.25
+    assert activations.ACT2FN["gem"] is not activations.ACT2FN["gem"]
+    assert set(activations.ACT2FN) == set(own)
+    assert register() == kept
+
+
+def test_wrong_names_are_refused_where_the_model_is_made():
+    register()
+    with pytest.raises(SpecError, match="n=0"):
+        gpt2(activation_function="gem(n=0)")
+    with pytest.raises(ActivationNameError, match="gem takes n, not 'eps'"):
+        gpt2(activation_function="gem(eps=1)")
+    assert "gme" not in activations.ACT2FN
+    with pytest.raises(KeyError, match="gme"):
+        gpt2(activation_function="gme")
+
+
+def python(code, *arguments):
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+LOAD = """
+import sys
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+print(model.transformer.h[0].mlp.act)
+"""
+
+
+def test_a_saved_model_is_loaded_in_a_fresh_process(tmp_path):
+    register()
+    gpt2(activation_function="egem(n=2, eps=1e-4)").save_pretrained(tmp_path)
+    done = python("import gem_activations.torch as g; g.register()" + LOAD, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "EGEM(n=2, eps=1e-4)"
+    # Without the package transformers can only name what it does not know.
+    alone = python(LOAD, str(tmp_path))
+    assert alone.returncode == 1
+    assert alone.stderr.splitlines()[-1] == "KeyError: 'egem(n=2, eps=1e-4)'"
+
+
+@pytest.fixture
+def untouched(monkeypatch):
+    """A table of transformers' class that `register` has not seen."""
+
+    def put(table):
+        monkeypatch.setattr(activations, "ACT2FN", table)
+        return table
+
+    return put
+
+
+def test_a_name_of_the_family_that_is_taken_is_one_clear_error(untouched):
+    table = untouched(activations.ClassInstantier({"gem": nn.ReLU}))
+    with pytest.raises(RegistrationError, match="has a 'gem' that is not this package's") as caught:
+        register()
+    assert "\n" not in str(caught.value)
+    assert type(table) is activations.ClassInstantier
+
+
+@pytest.mark.parametrize("table", [{"relu": nn.ReLU}, None])
+def test_another_layout_of_transformers_is_one_clear_error(untouched, table):
+    untouched(table)
+    with pytest.raises(RegistrationError, match="this version of transformers"):
+        register()
+
+
+def test_a_missing_transformers_is_one_clear_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "transformers.activations")
+    with pytest.raises(MissingDependencyError, match=r"pip install 'gem-activations\[huggingface\]'"):
+        register()
+
+
+class Sentences(torch.utils.data.Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, number):
+        ids = torch.arange(number, number + 8) % 11
+        return {"input_ids": ids, "labels": ids}
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+def test_ten_steps_of_the_trainer_with_checkpointing_and_bfloat16(tmp_path):
+    register()
+    model = gpt2(activation_function="egem(n=2, eps=1e-4)")
+    before = model.transformer.h[0].mlp.c_fc.weight.detach().clone()
+    settings = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=10,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        activation_checkpointing=True,
+        bf16=True,
+        use_cpu=True,
+        report_to=[],
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+    )
+    trainer = transformers.Trainer(model=model, args=settings, train_dataset=Sentences())
+    result = trainer.train()
+    assert result.global_step == 10
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 10
+    assert losses[-1] < losses[0]
+    assert not torch.equal(model.transformer.h[0].mlp.c_fc.weight, before)
+
+
+def test_the_activation_of_a_configured_model_is_ours():
+    register()
+    mlp = gpt2(activation_function="gem(n=2)").transformer.h[0].mlp.eval()
+    x = torch.randn(2, 3, 8)
+    assert torch.equal(mlp(x), mlp.c_proj(gem(mlp.c_fc(x), n=2)))
