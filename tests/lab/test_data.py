@@ -97,7 +97,7 @@ def test_splits_share_no_example(source: IdxSource) -> None:
     distinct = np.zeros((40, 5, 4), np.uint8)
     distinct[:, 0, 0] = np.arange(40)
     labels = np.arange(40, dtype=np.uint8) % 5
-    train, validation = data._separate((distinct, labels), source.validation)
+    train, validation = data.separate((distinct, labels), source.validation)
     seen = [*train[0][:, 0, 0].tolist(), *validation[0][:, 0, 0].tolist()]
     assert sorted(seen) == list(range(40))
     assert np.array_equal(train[0][:, 0, 0] % 5, train[1])

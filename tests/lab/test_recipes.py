@@ -1,21 +1,32 @@
 import dataclasses
 import json
+from typing import Any, get_args
 
 import pytest
+import torch
 
 from gem_activations import catalog
 from gem_activations.errors import SettingError
-from gem_activations.lab.pipeline import ARMS, Cnn, Mlp
+from gem_activations.lab.colourful import COLOURFUL
+from gem_activations.lab.greyscale import GREYSCALE
+from gem_activations.lab.models import build_model, count_parameters
+from gem_activations.lab.pipeline import ARMS, Cnn, Mlp, Scale
 from gem_activations.lab.recipes import RECIPES, make_recipe
 
+IMAGES = (*GREYSCALE, *COLOURFUL)
 
+
+@pytest.mark.parametrize("scale", get_args(Scale))
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_is_known_by_its_own_name_and_plain(name: str) -> None:
-    recipe = make_recipe(name)
-    assert recipe.name == name
+def test_recipe_is_known_by_its_own_name_and_plain(name: str, scale: str) -> None:
+    recipe = make_recipe(name, scale=scale)
+    assert (recipe.name, recipe.scale) == (name, scale)
     assert recipe.baseline in recipe.activations
-    assert json.loads(json.dumps(recipe.pipeline()))["model"]["kind"] == recipe.model.kind
-    assert {"activations", "baseline", "seeds"}.isdisjoint(recipe.pipeline())
+    assert len({catalog.parse(arm) for arm in recipe.activations}) == len(recipe.activations)
+    plain = json.loads(json.dumps(recipe.pipeline()))
+    assert plain["model"]["kind"] == recipe.model.kind
+    assert plain["rule"] == recipe.rule
+    assert {"activations", "baseline", "seeds"}.isdisjoint(plain)
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.seeds = 1  # pyright: ignore[reportAttributeAccessIssue] -- that it is frozen is the point
 
@@ -28,13 +39,62 @@ def test_model_is_chosen_by_name() -> None:
     assert isinstance(make_recipe("digits").model, Mlp)
     assert isinstance(make_recipe("digits", "cnn").model, Cnn)
     assert isinstance(make_recipe("mnist").model, Cnn)
-    assert isinstance(make_recipe("mnist", "mlp").model, Mlp)
+    assert make_recipe("mnist", "mlp").model == make_recipe("mnist-mlp").model
+    assert dataclasses.replace(make_recipe("mnist-cnn"), name="mnist") == make_recipe("mnist")
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "words"),
-    [("digit", None, "did you mean digits"), ("xyz", None, "the recipes are digits"), ("mnist", "vit", "mlp, cnn")],
+    ("name", "choices", "words"),
+    [
+        ("digit", {}, "did you mean digits"),
+        ("xyz", {}, "the recipes are digits"),
+        ("mnist", {"model": "vit"}, "mlp, cnn"),
+        ("mnist-mlp", {"model": "cnn"}, "the models are mlp"),
+        ("cifar10-vit", {"model": "cnn"}, "the models are vit"),
+        ("digits", {"scale": "big"}, "full, small, smoke"),
+    ],
 )
-def test_unknown_names_are_refused_with_what_there_is(name: str, model: str | None, words: str) -> None:
+def test_unknown_names_are_refused_with_what_there_is(name: str, choices: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        make_recipe(name, model)
+        make_recipe(name, **choices)
+
+
+@pytest.mark.parametrize("name", ["cifar10-resnet56", "cifar100-resnet56"])
+def test_resnet56_is_trained_as_by_he(name: str) -> None:
+    recipe = make_recipe(name)
+    training = recipe.training
+    steps = training.total_steps(45_000)
+    assert steps == 64_000
+    assert [round(part * steps) for part in training.milestones] == [32_000, 48_000]
+    assert (training.optimizer, training.learning_rate, training.momentum) == ("sgd", 0.1, 0.9)
+    assert (training.weight_decay, training.batch_size, training.warm_up) == (1e-4, 128, 0.0)
+    assert (recipe.augmentation, recipe.shrink, recipe.selection) == ("crop-flip", 1, "last")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "expected"),
+    [
+        ("cifar10-resnet56", (3, 32, 32), 10, 853_018),
+        ("cifar100-resnet56", (3, 32, 32), 100, 853_018 + 90 * 65),
+        # Stem; three stages of two blocks, with norms and the 1x1 shortcuts of the last two; tail; head.
+        ("cifar10-lee14", (3, 32, 32), 10, 1_728 + 147_968 + 525_184 + 2_098_944 + 512 + 2_570),
+        ("stl10-lee14", (3, 96, 96), 10, 1_728 + 147_968 + 525_184 + 2_098_944 + 512 + 2_570),
+        # Patches; token and 64 positions; blocks: two norms, query, key and value, three square layers; norm; head.
+        ("cifar10-vit", (3, 32, 32), 10, 18_816 + 65 * 384 + 384 + 7 * (1_536 + 443_520 + 3 * 147_840) + 768 + 3_850),
+    ],
+)
+def test_models_have_their_parameters(name: str, shape: tuple[int, ...], classes: int, expected: int) -> None:
+    assert count_parameters(build_model(make_recipe(name).model, "relu", shape, classes, 0)) == expected
+
+
+@pytest.mark.parametrize("name", COLOURFUL)
+def test_smaller_scales_keep_depth_and_pipeline(name: str) -> None:
+    full, small, smoke = (make_recipe(name, scale=scale) for scale in get_args(Scale))
+    for recipe in (small, smoke):
+        assert (recipe.augmentation, recipe.selection) == (full.augmentation, full.selection)
+        assert (recipe.data, recipe.training.optimizer) == (full.data, full.training.optimizer)
+        assert getattr(recipe.model, "depth", None) == getattr(full.model, "depth", None)
+        model = build_model(recipe.model, "gem", (3, 16, 16), 10, 0)
+        assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+    assert len(small.activations) >= 5
+    assert small.seeds >= 3

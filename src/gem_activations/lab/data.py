@@ -26,7 +26,7 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Split:
-    """Examples with their classes: x (N, channels, height, width) float32 and y (N,) int64."""
+    """Examples with their classes: x (N, channels, height, width), float32 or uint8, and y (N,) int64."""
 
     x: Tensor
     y: Tensor
@@ -35,15 +35,24 @@ class Split:
         """Give the same split on a device."""
         return Split(self.x.to(device), self.y.to(device))
 
+    def take(self, places: Tensor) -> "Split":
+        """Give the examples of the indices, (N,) int64."""
+        places = places.to(self.y.device)
+        return Split(self.x[places], self.y[places])
+
 
 @dataclass(frozen=True)
 class Dataset:
     """A data set in three splits that share no example.
 
     Attributes:
-        train, validation, test: The splits; pixels have mean 0 and standard deviation 1 over the training split.
+        train, validation, test: The splits. Pixels as float32 have mean 0 and standard deviation 1 over the training
+            split; pixels as bytes take a quarter of the memory, and are scaled when a batch is made.
         classes: Number of classes.
         checksums: SHA-256 of each split's pixels and labels as they were read, before scaling.
+        scaling: Mean and standard deviation of bytes over the training split, each (channels, 1, 1); None for float32.
+        folds: Predefined training sets, as indices into `train`; empty where there are none.
+        subset: How many examples of a fold, and of the rest for validation, are used.
     """
 
     train: Split
@@ -51,6 +60,9 @@ class Dataset:
     test: Split
     classes: int
     checksums: dict[str, str]
+    scaling: tuple[Tensor, Tensor] | None = None
+    folds: tuple[tuple[int, ...], ...] = ()
+    subset: Subset = _WHOLE
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,16 +71,42 @@ class Dataset:
 
     def scaled(self, x: Tensor) -> Tensor:
         """Give pixels as the model takes them: float32, standardised."""
-        return x
+        if self.scaling is None:
+            return x
+        mean, deviation = self.scaling
+        return (x - mean).div_(deviation)
 
-    def fold(self, _: int) -> "Dataset":
-        """Give the data set of one seed: the same one, as these have no predefined folds."""
-        return self
+    def standardised(self) -> "Dataset":
+        """Give a data set of bytes with the scaling of its training split, each channel for itself."""
+        pixels = self.train.x
+        planes = [pixels[:, channel].double() for channel in range(pixels.shape[1])]  # One at a time: 8 bytes a pixel.
+        moments = torch.tensor([[plane.mean(), plane.std(correction=0)] for plane in planes], dtype=torch.float32)
+        mean, deviation = moments.to(pixels.device)[:, :, None, None].unbind(1)
+        return dataclasses.replace(self, scaling=(mean, deviation.clamp(min=1.0)))
+
+    def fold(self, seed: int) -> "Dataset":
+        """Give the data set of one seed: itself, or where there are folds, the one of the seed's number.
+
+        The fold is the training split and all other training examples are the validation split; the subset reduces
+        both. The seeds beyond the number of folds begin again with the first.
+        """
+        if not self.folds:
+            return self
+        labels = self.train.y.cpu().numpy()
+        inside = np.array(self.folds[seed % len(self.folds)])
+        outside = np.setdiff1d(np.arange(len(labels)), inside)
+        chosen = [
+            pick(labels, places, size)
+            for places, size in ((inside, self.subset.train), (outside, self.subset.validation))
+        ]
+        train, validation = (self.train.take(torch.from_numpy(places)) for places in chosen)
+        return dataclasses.replace(self, train=train, validation=validation, folds=()).standardised()
 
     def to(self, device: torch.device) -> "Dataset":
         """Give the same data set on a device."""
         train, validation, test = (split.to(device) for split in (self.train, self.validation, self.test))
-        return Dataset(train, validation, test, self.classes, self.checksums)
+        scaling = None if self.scaling is None else (self.scaling[0].to(device), self.scaling[1].to(device))
+        return dataclasses.replace(self, train=train, validation=validation, test=test, scaling=scaling)
 
 
 @dataclass(frozen=True)
@@ -99,28 +137,33 @@ class IdxSource:
     validation: int
 
 
-def load_dataset(name: str, data_dir: Path | None = None, subset: Subset = _WHOLE) -> Dataset:
+def load_dataset(name: str, data_dir: Path | None = None, subset: Subset = _WHOLE, shrink: int = 1) -> Dataset:
     """Load a data set by its name.
 
     Args:
-        name: "digits", "mnist" or "fashion-mnist".
+        name: "digits", "mnist", "fashion-mnist", "cifar10", "cifar100" or "stl10".
         data_dir: Folder with the files; None for the environment variable GEM_ACTIVATIONS_DATA, else for the user's
             cache folder. Files that are not there are downloaded to it and checked.
         subset: How many examples of each split are used.
+        shrink: Side of the squares of a colour image whose mean becomes one pixel.
     Raises: DataError: a file is damaged or foreign, or is neither there nor can be downloaded.
     """
     if name == "digits":
         return _load_digits()
-    return load_idx_dataset(SOURCES[name], data_dir, subset)
+    if name in SOURCES:
+        return load_idx_dataset(SOURCES[name], data_dir, subset)
+    from .colour import load_colour
+
+    return load_colour(name, data_dir, subset, shrink)
 
 
 def load_idx_dataset(source: IdxSource, data_dir: Path | None = None, subset: Subset = _WHOLE) -> Dataset:
     """Load a data set in the IDX format; see `load_dataset`."""
     folder = _find_folder(source, data_dir or _default_data_dir())
     arrays = [_read_file(source, file, folder) for file in source.files]
-    train, validation = _separate((arrays[0], arrays[1]), source.validation)
+    train, validation = separate((arrays[0], arrays[1]), source.validation)
     splits = zip((train, validation, (arrays[2], arrays[3])), dataclasses.astuple(subset), strict=True)
-    return _make_dataset(*(_reduce(arrays, size) for arrays, size in splits), scale=255)
+    return _make_dataset(*(choose(arrays, size) for arrays, size in splits), scale=255)
 
 
 def _load_digits() -> Dataset:
@@ -128,24 +171,35 @@ def _load_digits() -> Dataset:
 
     bunch: Any = load_digits()
     whole = (bunch.images.astype(np.uint8), bunch.target.astype(np.uint8))
-    rest, test = _separate(whole, 360)
-    train, validation = _separate(rest, 237)
+    rest, test = separate(whole, 360)
+    train, validation = separate(rest, 237)
     return _make_dataset(train, validation, test, scale=16)
 
 
-def _separate(arrays: Arrays, size: int) -> tuple[Arrays, Arrays]:
+def separate(arrays: Arrays, size: int) -> tuple[Arrays, Arrays]:
     """Split off `size` examples, every class in proportion; the same ones each time."""
-    from sklearn.model_selection import train_test_split
-
     images, labels = arrays
-    every = np.arange(len(labels))
-    rest, split_off = train_test_split(every, test_size=size, stratify=labels, random_state=_SPLIT_SEED)
+    rest, split_off = _draw(labels, size)
     return (images[rest], labels[rest]), (images[split_off], labels[split_off])
 
 
-def _reduce(arrays: Arrays, size: int | None) -> Arrays:
-    """Keep so many examples, every class in proportion; the same ones each time."""
-    return arrays if size is None or size >= len(arrays[1]) else _separate(arrays, size)[1]
+def choose(arrays: Arrays, size: int | None) -> Arrays:
+    """Keep so many examples, every class in proportion; the same ones each time. None keeps all of them."""
+    images, labels = arrays
+    places = pick(labels, np.arange(len(labels)), size)
+    return (images, labels) if len(places) == len(labels) else (images[places], labels[places])
+
+
+def pick(labels: NDArray[np.integer], places: NDArray[np.integer], size: int | None) -> NDArray[np.integer]:
+    """Choose so many of some places, every class in proportion; see `choose`."""
+    return places if size is None or size >= len(places) else places[_draw(labels[places], size)[1]]
+
+
+def _draw(labels: NDArray[np.integer], size: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    from sklearn.model_selection import train_test_split
+
+    rest, drawn = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=_SPLIT_SEED)
+    return rest, drawn
 
 
 def _make_dataset(train: Arrays, validation: Arrays, test: Arrays, scale: int) -> Dataset:
@@ -158,11 +212,12 @@ def _make_dataset(train: Arrays, validation: Arrays, test: Arrays, scale: int) -
         return Split(torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64)))
 
     splits = {"train": train, "validation": validation, "test": test}
-    checksums = {name: _checksum(arrays) for name, arrays in splits.items()}
+    checksums = {name: checksum(arrays) for name, arrays in splits.items()}
     return Dataset(scaled(train), scaled(validation), scaled(test), int(train[1].max()) + 1, checksums)
 
 
-def _checksum(arrays: Arrays) -> str:
+def checksum(arrays: Arrays) -> str:
+    """Give the SHA-256 of pixels and labels."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)

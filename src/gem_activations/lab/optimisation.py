@@ -52,7 +52,7 @@ def learning_rates(training: Training, steps: int) -> list[float]:
     """
     if training.schedule == "one-cycle":
         return _one_cycle(training, steps)
-    factor = {"multistep": _multistep, "cosine": _cosine, "constant": _constant}[training.schedule]
+    factor = {"multistep": _multistep, "cosine": _cosine, "linear": _linear, "constant": _constant}[training.schedule]
     warm = round(training.warm_up * steps)
     rises = [(step + 1) / warm for step in range(warm)]
     rest = steps - warm
@@ -77,6 +77,11 @@ def _cosine(training: Training) -> Factor:
         return low + (1 - low) * (1 + math.cos(math.pi * step / max(1, rest - 1))) / 2
 
     return share
+
+
+def _linear(training: Training) -> Factor:
+    low = training.final_rate
+    return lambda step, rest, _at, _steps: low + (1 - low) * (1 - step / max(1, rest - 1))
 
 
 def _constant(_: Training) -> Factor:

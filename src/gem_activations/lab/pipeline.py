@@ -101,7 +101,8 @@ class Training:
         optimizer: "adamw", "adam" or "sgd".
         schedule: "one-cycle": up from 1/25 of the highest rate for `warm_up` of the steps, then down to nearly 0;
             "multistep": the rate is multiplied by 0.1 at each of `milestones`; "cosine": down to `final_rate` along a
-            half cosine; "constant". The last three begin with a linear rise over `warm_up` of the steps.
+            half cosine; "linear": down to it along a line; "constant". The last four begin with a linear rise over
+            `warm_up` of the steps.
         warm_up: Fraction of the steps before the highest rate.
         momentum: Of "sgd"; the first moment of "adam" and "adamw" is in `betas`.
         betas: Of "adam" and "adamw".
@@ -124,7 +125,7 @@ class Training:
     learning_rate: float
     weight_decay: float = 1e-2
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    schedule: Literal["one-cycle", "multistep", "cosine", "constant"] = "one-cycle"
+    schedule: Literal["one-cycle", "multistep", "cosine", "linear", "constant"] = "one-cycle"
     warm_up: float = 0.3
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
@@ -176,8 +177,9 @@ class Recipe:
         task: What makes batches and models of the data: a key of `tasks.LOADERS`.
         scale: "full" as in the literature, "small" for a CPU, "smoke" to try the code path.
         subset: Examples that are used.
-        augmentation: "none", or "crop-flip": training images are padded by 4 zero pixels, cropped back at random, and
-            mirrored with probability 1/2.
+        shrink: Side of the squares of a colour image whose mean becomes one pixel; 1 leaves images as they are.
+        augmentation: "none", or "crop-flip": training images are padded with zeros by 1/8 of their height (4
+            pixels of CIFAR's 32), cropped back at random, and mirrored with probability 1/2.
         initialisation: "model": the model's own; "gain": its weights are also scaled by each activation's gain over
             ReLU's, so that every arm starts with equal second moments.
         selection: Which weights are scored on the test set: those of the epoch with the "lowest-validation-loss", or
@@ -198,6 +200,7 @@ class Recipe:
     task: str = "images"
     scale: Scale = "full"
     subset: Subset = Subset()
+    shrink: int = 1
     augmentation: Literal["none", "crop-flip"] = "none"
     initialisation: Literal["model", "gain"] = "model"
     selection: Selection = "lowest-validation-loss"

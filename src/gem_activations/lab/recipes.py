@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import get_args
 
 from ..errors import SettingError
+from .colourful import COLOURFUL
 from .greyscale import GREYSCALE
 from .pipeline import Recipe, Scale
 
 RecipeMaker = Callable[[str | None, Scale], Recipe]
 
-RECIPES: dict[str, RecipeMaker] = {**GREYSCALE}
+RECIPES: dict[str, RecipeMaker] = {**GREYSCALE, **COLOURFUL}
 """Name -> (model, scale) -> recipe. The first sentence of a maker's docstring is the recipe's help."""
 
 
