@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg, subcommand
@@ -42,7 +42,9 @@ class Compare:
     baseline: str | None = None
     """Activation that the others are compared with; the recipe's where not given."""
     model: str | None = None
-    """mlp or cnn; the recipe's where not given."""
+    """Another model of the recipe, such as mlp or cnn; the recipe's own where not given."""
+    scale: Literal["full", "small", "smoke"] = "full"
+    """full: as in the literature. small: a form that a CPU trains in minutes. smoke: seconds, to try the code path."""
     out: Path | None = None
     """Output folder; runs/RECIPE where not given."""
     device: str = "cpu"
