@@ -104,6 +104,9 @@ thirty factors, each with tens of roundings of 1e-16, and cancellation by up to 
 SAME_MATHEMATICS: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-14}
 """Two float64 evaluations of one model (checkpointed, distributed, exported): only the order of sums differs."""
 
+TWO_PROCESSES = 1e-5
+"""Losses of a run in float32 after a hundred steps, relative: gradients are sums in another order. Seen: 2e-7."""
+
 CATALOG: dict[str, dict[str, Any]] = {
     "float64": {"rtol": 1e-13, "atol": 4e-15},
     "float32": {"rtol": 2e-6, "atol": 2e-6},
@@ -137,3 +140,18 @@ def triton_high_order_gradient(n: int, digits: int) -> float:
     One rounding of x changes x^(2n), and with it f', by 2n. Seen in float32: 6e-6 for n = 64, half of this.
     """
     return (2 * n + 8) * 2.0 ** (1 - digits)
+
+
+FLUSHED_FLOOR = 1.0
+"""Absolute error of a value in units of the smallest normal number where a framework flushes subnormal numbers to zero,
+as XLA and TensorFlow do on the CPU."""
+
+
+def flushed_gradient_floor(n: int) -> float:
+    """The same of a gradient: F is flushed, and the slope is up to 2n + 1 times F."""
+    return (2 * n + 1) * FLUSHED_FLOOR
+
+
+THIRD_BY_DIFFERENCES = 1e-7
+"""The third derivative against central differences of f'' in float64, relative to the largest on the grid: a step of
+1e-5 a has an error of 1e-10 / 6 times a fifth derivative of up to 1e2 times the third over a^2, and rounding of 1e-11."""

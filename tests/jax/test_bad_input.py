@@ -1,0 +1,105 @@
+"""What the JAX front cannot serve: one clear error of the project's own family."""
+
+import math
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gem_activations import GemSpec
+from gem_activations.errors import SpecError, TensorError
+from gem_activations.jax import activate, egem, gem, segem
+
+X = jnp.ones(3)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, 65, None, True, "1", math.nan])
+def test_orders(n: Any):
+    for function in (gem, egem, segem):
+        with pytest.raises(SpecError, match=r"n=.*a whole number from 1 to 64"):
+            function(X, n=n)
+
+
+@pytest.mark.parametrize("eps", [0, -1e-4, math.inf, math.nan, None, "1", 1e-300])
+def test_widths(eps: Any):
+    for function in (egem, segem):
+        with pytest.raises(SpecError, match=r"eps=.*(above 0|choose eps between)"):
+            function(X, eps=eps)
+
+
+@pytest.mark.parametrize("leak", [-0.01, 1, math.nan, None])
+def test_leaks(leak: Any):
+    with pytest.raises(SpecError, match=r"leak=.*from 0 up to, not including, 1"):
+        segem(X, leak=leak)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int32", "uint16", "complex64", "float8_e4m3fn"])
+def test_dtypes(dtype):
+    with pytest.raises(TensorError, match=f"float16, bfloat16, float32 or float64, got {dtype}"):
+        gem(jnp.ones(3, dtype))
+    with pytest.raises(TensorError, match="float64, got int32"):
+        jax.jit(gem)(3)
+
+
+@pytest.mark.parametrize("x", [None, "x", object(), {"a": 1.0}], ids=repr)
+def test_what_is_no_array(x: Any):
+    with pytest.raises(TensorError, match=f"array of floating-point numbers, got {type(x).__name__}"):
+        gem(x)
+
+
+@pytest.mark.parametrize("name", ["n", "eps", "leak"])
+def test_a_traced_parameter_says_how_to_bind_it(name):
+    with pytest.raises(SpecError, match=rf"{name} is a traced value.*functools.partial.*static_argnames"):
+        jax.jit(lambda value: segem(X, **{name: value}))(1)
+
+
+def test_arguments_after_x_are_named():
+    positional: Any = gem
+    with pytest.raises(TypeError):
+        positional(X, 2)
+
+
+def test_numpy_numbers_are_numbers():
+    numbers: dict[str, Any] = {"n": np.int64(2), "eps": np.float32(0.5), "leak": np.float64(0.25)}
+    np.testing.assert_array_equal(segem(X, **numbers), segem(X, n=2, eps=0.5, leak=0.25))
+
+
+def test_an_error_leaves_the_functions_usable():
+    with pytest.raises(SpecError):
+        gem(X, n=0)
+    np.testing.assert_array_equal(activate(X, GemSpec()), [0.5] * 3)
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_missing_jax_names_the_extra():
+    code = """
+import sys
+sys.modules["jax"] = None
+try:
+    import gem_activations.jax
+except Exception as error:
+    print(type(error).__name__, isinstance(error, __import__("gem_activations").GemError), error)
+"""
+    said = "MissingDependencyError True jax is not installed; run: pip install --upgrade 'gem-activations[jax]'"
+    assert run_python(code) == said
+
+
+def test_an_old_jax_is_refused_before_it_is_loaded():
+    code = """
+import sys
+from importlib import metadata
+metadata.version = lambda name: "0.4.30"
+try:
+    import gem_activations.jax
+except Exception as error:
+    print(type(error).__name__, "jax" in sys.modules, error)
+"""
+    said = "MissingDependencyError False jax 0.4.30 is too old, expected 0.8 or later; run: pip install"
+    assert run_python(code).startswith(said)
