@@ -11,11 +11,12 @@ from typing import get_args
 from ..errors import SettingError
 from .colourful import COLOURFUL
 from .greyscale import GREYSCALE
+from .language_recipes import LANGUAGE
 from .pipeline import Recipe, Scale
 
 RecipeMaker = Callable[[str | None, Scale], Recipe]
 
-RECIPES: dict[str, RecipeMaker] = {**GREYSCALE, **COLOURFUL}
+RECIPES: dict[str, RecipeMaker] = {**GREYSCALE, **COLOURFUL, **LANGUAGE}
 """Name -> (model, scale) -> recipe. The first sentence of a maker's docstring is the recipe's help."""
 
 

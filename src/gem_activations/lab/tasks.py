@@ -18,7 +18,7 @@ from .pipeline import Recipe
 IGNORED = -100
 """Target that counts neither in the loss nor in the accuracy."""
 
-LOADERS = {"images": "images"}
+LOADERS = {"images": "images", "text": "language"}
 """`Recipe.task` -> module of this package with `load_task(recipe, data_dir) -> Task`."""
 
 SplitName = Literal["validation", "test"]
