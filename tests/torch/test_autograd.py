@@ -8,6 +8,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from gem_activations import GemSpec
+from gem_activations.torch import gem_glu
 
 from ..tolerances import GRADCHECK, HIGHER_DERIVATIVE, SAME_MATHEMATICS
 from .known_warnings import forward_mode
@@ -194,3 +195,22 @@ def test_vmap_over_backward_passes_of_an_eager_forward_pass(route: Route):
     y = route(x, spec)
     (rows,) = torch.autograd.grad(y, x, torch.eye(5, dtype=torch.float64), is_grads_batched=True)
     np.testing.assert_allclose(rows, np.diag(spec.derivative(x.detach())), **SAME_MATHEMATICS)
+
+
+@pytest.mark.parametrize("over", ["torch.func", "is_grads_batched"])
+@every_route
+def test_vmap_over_backward_passes_keeps_the_graph_for_a_second_one(route: Route, over: str):
+    spec = GemSpec(2, 0.5, 0.01)
+    x = torch.linspace(-1, 2, 6, dtype=torch.float64, requires_grad=True)
+    y, unit = route(x, spec), torch.eye(6, dtype=torch.float64)
+    product = gem_glu(x, x, n=2, eps=0.5, leak=0.01, backend=route.options["backend"])
+    for output, want in (
+        (y, spec.second_derivative(x.detach())),
+        (product, 2 * spec.derivative(x.detach()) + x.detach().numpy() * spec.second_derivative(x.detach())),
+    ):
+        if over == "torch.func":
+            rows = torch.func.vmap(lambda row, of=output: torch.autograd.grad(of, x, row, create_graph=True)[0])(unit)
+        else:
+            (rows,) = torch.autograd.grad(output, x, unit, is_grads_batched=True, create_graph=True)
+        (bend,) = torch.autograd.grad(rows.sum(), x, retain_graph=True)
+        np.testing.assert_allclose(bend, want, rtol=HIGHER_DERIVATIVE, atol=HIGHER_DERIVATIVE)

@@ -59,6 +59,17 @@ def test_second_derivative_and_forward_mode(route: Route, spec):
     np.testing.assert_allclose(tangent, 2 * spec.derivative(x.detach()), **SAME_MATHEMATICS)
 
 
+@forward_mode
+@every_route
+def test_batched_tangents_pass_through(route: Route):
+    spec = GemSpec(2)
+    x = torch.linspace(-1, 2, 5, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: overwrite(route, x * 1, spec), x, vectorize=True, strategy="forward-mode"
+    )
+    np.testing.assert_allclose(jacobian, np.diag(spec.derivative(x)), **SAME_MATHEMATICS)
+
+
 @every_route
 def test_a_leaf_that_requires_grad_is_refused_and_left_alone(route: Route):
     x = torch.randn(6, requires_grad=True)

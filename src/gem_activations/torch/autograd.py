@@ -31,8 +31,9 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bo
     Raises: RuntimeError (PyTorch's own), before x is touched: inplace on a leaf that requires grad, or on a view that
         may not be changed.
     """
-    if inplace and torch.is_grad_enabled() and not _may_be_overwritten(x):
-        # An autograd function is refused only after it has run; copy_ is refused before it writes.
+    if inplace and (_has_tangents() or (torch.is_grad_enabled() and not _may_be_overwritten(x))):
+        # An autograd function is refused only after it has run; copy_ is refused before it writes. And copy_ overwrites
+        # tangents that are shared or batched, too.
         return x.copy_(Activation.apply(x.clone(), spec, backend, from_output, False))  # pyright: ignore[reportArgumentType]
     return Activation.apply(x, spec, backend, from_output, inplace)  # pyright: ignore[reportReturnType]
 
@@ -60,7 +61,6 @@ class Activation(torch.autograd.Function):
         if inplace:
             ctx.mark_dirty(y)
         ctx.settings = spec, backend, from_output
-        ctx.inplace = inplace
         kept = y if from_output else x
         ctx.save_for_backward(kept)
         ctx.save_for_forward(kept)
@@ -73,7 +73,7 @@ class Activation(torch.autograd.Function):
         spec, backend, from_output = ctx.settings
         if torch.is_grad_enabled():
             x = Inverse.apply(kept, spec) if from_output else kept
-            grad_x = Gradient.apply(grads[0], x, spec, backend)
+            grad_x = _differentiable_gradient(grads[0], x, spec, backend)
         else:
             grad_x = _usable(backend, grads[0], kept).backward(grads[0], kept, spec, from_output)
         return grad_x, None, None, None, None
@@ -84,9 +84,7 @@ class Activation(torch.autograd.Function):
         (kept,) = ctx.saved_tensors
         spec, _, from_output = ctx.settings
         x = Inverse.apply(kept, spec) if from_output else kept
-        change = (tangents[0] * formula.derivative(x, spec)).to(kept.dtype)
-        # Where x was overwritten, autograd wants its tangent overwritten as well.
-        return tangents[0].copy_(change) if ctx.inplace else change
+        return (tangents[0] * formula.derivative(x, spec)).to(kept.dtype)
 
 
 class Gradient(torch.autograd.Function):
@@ -121,14 +119,20 @@ class Gradient(torch.autograd.Function):
 class Inverse(torch.autograd.Function):
     """The x with f(x) = y in float64, as a differentiable function of y."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, y: Tensor, spec: GemSpec) -> Tensor:
+    def forward(y: Tensor, spec: GemSpec) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- torch has two forms
         """Solve f(x) = y; 0 where y <= 0 and leak is 0."""
-        x = formula.inverse(y, spec)
-        ctx.save_for_backward(x)
-        ctx.save_for_forward(x)
+        return formula.inverse(y, spec)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep the root; apart from `forward`, as torch.func asks, whose vmap can run a backward pass."""
+        y, spec = inputs
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
         ctx.settings = spec, y.dtype
-        return x
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -163,9 +167,9 @@ class GatedUnit(torch.autograd.Function):
         if torch.is_grad_enabled():
             # Half types are widened before the products, which may overflow where f' is 0.
             grad, wide = formula.widen(grads[0]), formula.widen(gate)
-            value = apply_eagerly(wide, spec, PLAIN, from_output=False, inplace=False)
-            grad_x = (grad * value).to(x.dtype)
-            grad_gate = Gradient.apply(grad * x, wide, spec, PLAIN).to(gate.dtype)
+            value = formula.value if is_traced(grad) else _plain_value
+            grad_x = (grad * value(wide, spec)).to(x.dtype)
+            grad_gate = _differentiable_gradient(grad * x, wide, spec, PLAIN).to(gate.dtype)
         else:
             grad_x, grad_gate = _usable(backend, grads[0], x, gate).glu_backward(grads[0], x, gate, spec)
         return grad_x, grad_gate, None, None
@@ -181,6 +185,18 @@ class GatedUnit(torch.autograd.Function):
         return (from_x + from_gate).to(x.dtype)
 
 
+def _differentiable_gradient(grad: Tensor, x: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
+    """Give grad * f'(x) in the dtype of grad, differentiable in both; x may be wider."""
+    if is_traced(grad):
+        # In a batch of gradients, which vmap makes, the graph would lose an autograd function without a word.
+        return (grad * formula.derivative(formula.widen(x), spec)).to(grad.dtype)
+    return Gradient.apply(grad, x, spec, backend)  # pyright: ignore[reportReturnType]
+
+
+def _plain_value(x: Tensor, spec: GemSpec) -> Tensor:
+    return apply_eagerly(x, spec, PLAIN, from_output=False, inplace=False)
+
+
 def _divide_by_slope(change: Tensor, x: Tensor, spec: GemSpec) -> Tensor:
     slope = formula.derivative(x, spec)
     flat = slope == 0
@@ -192,4 +208,9 @@ def _usable(backend: Backend, grad: Tensor, *kept: Tensor) -> Backend:
     # mode, what arrives and what was kept can carry tangents, which a kernel would drop. And hooks on saved tensors may
     # give them back in another dtype or on another device, while a kernel reads raw memory.
     alike = all((t.dtype, t.device, t.shape) == (grad.dtype, grad.device, grad.shape) for t in kept)
-    return PLAIN if not alike or is_traced(grad) or forward_ad._current_level >= 0 else backend
+    return PLAIN if not alike or is_traced(grad) or _has_tangents() else backend
+
+
+def _has_tangents() -> bool:
+    """Tell whether tensors can carry tangents now, for forward-mode differentiation."""
+    return forward_ad._current_level >= 0
