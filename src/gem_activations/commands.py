@@ -277,7 +277,7 @@ def _report(folder: Path) -> None:
     console = _console(sys.stdout)
     console.print(terminal_table(report.summary, report.comparison.seeds))
     claims = [finding.sentence for finding in report.findings]
-    lines = [*report.sentences, *claims, "", f"Written to {folder}:"]
+    lines = [*report.sentences, *claims, "", f"Report: {folder / 'report.html'}", f"Written to {folder}:"]
     names = [path.relative_to(folder).as_posix() for path in written]
     lines += [f"  {name}: {FILES[name]}" for name in FILES if name in names]
     lines.append(f"  plots/: {sum(name.startswith('plots/') for name in names)} files")

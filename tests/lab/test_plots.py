@@ -14,10 +14,12 @@ from scipy.stats import norm
 from gem_activations.catalog import ENTRIES, parse
 from gem_activations.errors import SettingError
 from gem_activations.lab import plots
+from gem_activations.lab.ablation import find_ablations
 from gem_activations.lab.drawing import FAMILY, GREY, RIVALS, render, styles
 from gem_activations.lab.plots import write_family_picture
 from gem_activations.lab.shapes import sample_shape
 from gem_activations.lab.statistics import summarise
+from gem_activations.lab.store import Depth
 
 EVERY_PLOT = ["accuracy", "differences", "validation-accuracy", "train-loss", "activations"]
 
@@ -192,3 +194,63 @@ def test_every_activation_has_a_shape(name):
         assert np.isfinite(values).mean() > 0.9
     steps = [b - a for a, b in pairwise(shape.x)]
     assert min(steps) > 0
+
+
+ABLATION = {"gelu": 0.95, "relu": 0.94, "gem": 0.96, "gem(n=2)": 0.95, "gem(n=3)": 0.94, "egem(eps=1e-4)": 0.96}
+
+
+def test_arms_that_differ_in_one_parameter_are_an_ablation():
+    found = find_ablations(["egem(eps=1)", "egem(eps=1e-4)", "egem(eps=0.1)", "egem(n=2, eps=1)", "relu"], "eps")
+    assert found == {"egem": {1e-4: "egem(eps=1e-4)", 0.1: "egem(eps=0.1)", 1.0: "egem(eps=1)"}}
+    assert find_ablations(["gem", "gem(n=2)"], "n") == {}
+
+
+def test_the_ablation_shows_means_seeds_and_the_other_arms(fabricate):
+    comparison = fabricate(arms=ABLATION, failed=[("gem(n=3)", 0)])
+    figures = comparison_figures(comparison)
+    assert "eps-ablation" not in figures
+    axes = figures["n-ablation"].axes[0]
+    (curve,) = axes.containers
+    arms = {arm.activation: arm for arm in summarise(comparison).arms}
+    assert curve.lines[0].get_xdata() == pytest.approx([1, 2, 3])
+    assert curve.lines[0].get_ydata() == pytest.approx([100 * arms[n].mean for n in ("gem", "gem(n=2)", "gem(n=3)")])
+    low, high = curve.lines[2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx(tuple(100 * end for end in arms["gem"].interval))
+    assert sum(len(line.get_ydata()) for line in axes.get_lines() if line.get_marker() == "_") == 8
+    labels = {
+        line.get_label(): line.get_ydata()[0] for line in axes.get_lines() if line.get_label() in ("gelu", "relu")
+    }
+    assert labels == pytest.approx({name: 100 * arms[name].mean for name in ("gelu", "relu")})
+
+
+def test_depth_is_drawn_where_it_was_recorded(fabricate):
+    comparison = fabricate(arms={"gelu": 0.9, "gem": 0.9})
+    depths = {
+        (run.activation, run.seed): Depth(
+            ("a", "b"), (1.0, 2.0), (3.0 + run.seed, 4.0), ("x", "y", "z"), (0.1, 0.1, 0.1), (0.2, 0.4, 0.3)
+        )
+        for run in comparison.results
+    }
+    figures = comparison_figures(dataclasses.replace(comparison, depths=depths))
+    color = styles(comparison.activations)["gem"].color
+    end, start = lines_of(figures["gradient-norm"].axes[1], color)
+    assert end.get_ydata() == pytest.approx([4.0, 4.0])
+    assert start.get_ydata() == pytest.approx([1.0, 2.0])
+    assert lines_of(figures["dead-share"].axes[1], color)[0].get_ydata() == pytest.approx([20, 40, 30])
+
+
+def test_a_comparison_by_loss_is_drawn_in_nats(fabricate):
+    comparison = fabricate()
+    comparison = dataclasses.replace(comparison, recipe={**comparison.recipe, "metric": "loss", "margin": 0.02})
+    figures = comparison_figures(comparison)
+    assert list(figures)[:4] == ["loss", "differences", "validation-loss", "train-loss"]
+    assert figures["loss"].axes[0].get_xlabel() == "test loss, nats"
+    curve = lines_of(figures["validation-loss"].axes[1], styles(comparison.activations)["gelu"].color)[0]
+    stored = [epoch.validation_loss for epoch in comparison.curves["gelu", 0]]
+    assert curve.get_ydata() == pytest.approx(stored)
+
+
+def test_twenty_arms_stand_in_three_columns(fabricate):
+    figure = comparison_figures(fabricate(arms=dict.fromkeys(list(ENTRIES)[3:15], 0.9)))["train-loss"]
+    assert figure.axes[0].get_subplotspec().get_gridspec().ncols == 3
+    assert [axes.get_xlabel() for axes in figure.axes[-4:]] == ["", "epoch", "epoch", "epoch"]

@@ -4,11 +4,13 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
 
 import polars as pl
 import pytest
 from rich.console import Console
 
+from gem_activations.cli import main
 from gem_activations.errors import StoreError
 from gem_activations.lab import report
 from gem_activations.lab.metrics import ACCURACY
@@ -388,3 +390,59 @@ def test_many_arms_carry_the_note_on_their_number(fabricate):
 def test_numbers_as_text():
     assert [points(value) for value in (0.0042, -0.00001, 0.0, 1e-17)] == ["+0.42", "-0.001", "0.00", "0.00"]
     assert [seeds_text(value) for value in (None, 57, SEEDS_CAP, SEEDS_CAP + 1)] == ["-", "57", "10,000", "> 10,000"]
+
+
+def test_the_markdown_has_the_table_and_the_words(reported):
+    text = (reported.folder / "report.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert len({len(row) for row in rows[: 2 + len(reported.activations)]}) == 1
+    for sentence in summary_words(reported)[:3]:
+        assert sentence in text
+    for stem in ("accuracy", "differences"):
+        assert f"](plots/{stem}.png)" in text
+
+
+def test_the_latex_table_is_a_whole_tabular(reported):
+    lines = (reported.folder / "summary.tex").read_text().splitlines()
+    assert [lines[i] for i in (2, 4, -2, -1)] == ["\\toprule", "\\midrule", "\\bottomrule", "\\end{tabular}"]
+    columns = re.search(r"begin{tabular}{(l+r+l+)}", lines[1])[1]
+    rows = [line for line in lines if line.endswith("\\\\")]
+    assert len(rows) == 1 + len(reported.activations)
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}
+    assert not [row for row in rows if re.search(r"(?<!\\)[%_#]|±", row)]
+
+
+def test_the_summary_names_the_verdict_and_its_tests(fabricate):
+    comparison = baseline_plus(fabricate(arms=TWO), [0.010, 0.011, 0.012])
+    write_report(comparison)
+    row = pl.read_csv(comparison.folder / "summary.csv").to_dicts()[1]
+    assert (row["verdict"], row["margin"], row["pairs"]) == ("shown better", 0.005, 3)
+    assert row["t_test_p"] == row["t_test_p_holm"] == pytest.approx(0.00274, abs=1e-5)
+    assert row["tost_p"] > 0.9
+
+
+def test_statistics_are_computed_once_a_report(fabricate, monkeypatch):
+    calls = []
+    real = report.summarise
+    monkeypatch.setattr(report, "summarise", lambda comparison: (calls.append(1), real(comparison))[1])
+    write_report(fabricate(arms=TWO))
+    assert len(calls) == 1
+
+
+def test_the_page_shows_claims_and_further_figures(fabricate):
+    comparison = fabricate(arms={"gelu": 0.9, "segem(eps=1e-4, leak=0.01)": 0.9})
+    comparison = dataclasses.replace(comparison, recipe={"name": "cifar10-resnet56", "scale": "small"})
+    write_report(comparison)
+    text = words_of(page_of(comparison))
+    assert "CIFAR-10, ResNet-56: SE-GEM passes GELU (E. Krause, arXiv:2604.21677)" in text
+    assert "test loss (NLL), nats" in text
+
+
+def test_the_command_says_which_files_it_wrote(tmp_path, capsys):
+    folder = tmp_path / "mnist"
+    shutil.copytree(Path(__file__).parents[2] / "benchmarks/results/mnist", folder)
+    assert main(["report", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    names = re.findall(r"^  (\S+): ", printed[printed.index(f"Written to {folder}:") :], re.MULTILINE)
+    assert {"report.html", "report.md", "summary.tex", "results.parquet", "plots/"} <= set(names)
+    assert all((folder / name).exists() for name in names)

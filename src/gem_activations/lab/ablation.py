@@ -29,7 +29,7 @@ def find_ablations(activations: Sequence[str], parameter: str) -> dict[str, dict
     Returns: What the arms have in common -> value -> activation, in order of the values; at least three values each.
     Example:
         >>> find_ablations(["gem", "gem(n=2)", "gem(n=3)", "relu"], "n")
-        {'gem': {1.0: 'gem', 2.0: 'gem(n=2)', 3.0: 'gem(n=3)'}}
+        {'gem': {1: 'gem', 2: 'gem(n=2)', 3: 'gem(n=3)'}}
     """
     groups: dict[str, dict[float, str]] = {}
     for activation in activations:
@@ -71,11 +71,11 @@ def _figure(
         color, marker = looks[next(iter(group.values()))]
         means, errors = _means_and_errors([arms[activation] for activation in group.values()], metric.scale)
         axes.errorbar(
-            list(group), means, errors, color=color, marker=marker, markersize=5, capsize=3, linewidth=1.6, label=name
+            list(group), means, errors, color=color, marker=marker, markersize=5, capsize=0, linewidth=1.6, label=name
         )
         for value, activation in group.items():
             seeds = list(values_by_seed(comparison, activation, metric).values())
-            axes.plot([value] * len(seeds), metric.scale * np.array(seeds), ".", color=color, alpha=0.5, markersize=4)
+            axes.plot([value] * len(seeds), metric.scale * np.array(seeds), "_", color=color, markersize=9)
     curved = {activation for group in groups.values() for activation in group.values()}
     references = dict.fromkeys([summary.baseline, *_REFERENCES])
     _draw_references(axes, [arms[name] for name in references if name in arms and name not in curved], metric.scale)

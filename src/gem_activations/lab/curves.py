@@ -64,7 +64,7 @@ def depth_figures(comparison: Comparison, looks: dict[str, Style]) -> dict[str, 
     """
     figures: dict[str, Figure] = {}
     for name, end, start, scale, x, y in (
-        ("gradient-norm", "gradients", "start_gradients", 1.0, "layer with weights", "gradient norm"),
+        ("gradient-norm", "gradients", "start_gradients", 1.0, "layer", "gradient norm"),
         ("dead-share", "dead", "start_dead", 100.0, "activation", "dead units, %"),
     ):
         if any(getattr(depth, end) for depth in comparison.depths.values()):
@@ -73,7 +73,7 @@ def depth_figures(comparison: Comparison, looks: dict[str, Style]) -> dict[str, 
                 thin=lambda activation, field=start, factor=scale: _mean(
                     _depth_curves(comparison, field, factor)(activation)
                 ),
-                x=f"{x}, from the input",
+                x=x,
                 y=y,
                 log=name == "gradient-norm",
                 ends=False,

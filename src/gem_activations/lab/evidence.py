@@ -25,6 +25,8 @@ from .words import amount, interval_text, signed, undecided_text
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 """The results that a checkout of the repository carries; an installed package has none."""
 
+_NAMED = 3  # Settings that differ from the lab's own recipe are named up to this many.
+
 
 class Status(StrEnum):
     """What results say of a claim."""
@@ -155,7 +157,8 @@ def setting_of(recipe: dict[str, Any]) -> str:
         return scale
     parts = ("data", "model", "training", "subset", "augmentation", "initialisation", "selection")
     found = [name for part in parts if part in recipe for name in _differing(part, recipe[part], own.get(part))]
-    return f"{scale}, other {', '.join(found)}" if found else scale
+    named = ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
+    return f"{scale}, other {named}" if found else scale
 
 
 def find_comparisons(folders: Sequence[Path]) -> list[Comparison]:

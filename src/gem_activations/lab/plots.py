@@ -111,7 +111,9 @@ def _difference_figure(comparison: Comparison, summary: Summary, looks: dict[str
     axes.axvline(0, color=INK, linewidth=1)
     _legend(figure, "mean difference", [("95 % bootstrap interval", 4.0), ("95 % Student t interval", 1.2)])
     unit = "percentage points" if metric.difference_unit == "points" else metric.heading
-    axes.set_xlabel(f"difference to {summary.baseline}, {unit}; {metric.direction} is better; grey: margin")
+    axes.set_xlabel(
+        f"difference to {summary.baseline}, {unit}\n{metric.direction} is better; grey: margin of equivalence"
+    )
     return figure
 
 

@@ -54,18 +54,18 @@ _CAPTIONS = {
     "differences: runs of one seed share initial weights and data order.",
     "differences": "The metric minus the baseline's of the same seed, with both 95 % intervals of the mean difference, "
     "before the correction for the number of arms. Grey: the margin of equivalence.",
-    "n-ablation": "The metric against n: mean and Student's 95 % t interval, each seed as a point. Lines: other arms.",
-    "eps-ablation": "The metric against eps: mean and Student's 95 % t interval, each seed as a point. Lines: other "
+    "n-ablation": "The metric against n: mean and Student's 95 % t interval, each seed as a dash. Lines: other arms.",
+    "eps-ablation": "The metric against eps: mean and Student's 95 % t interval, each seed as a dash. Lines: other "
     "arms.",
     "validation-accuracy": "Validation accuracy after each epoch: mean and range over the seeds. The frame leaves out "
     "the lowest values of the first epochs.",
     "validation-loss": "Validation loss after each epoch: mean and range over the seeds. The frame leaves out the "
     "highest values of the first epochs.",
     "train-loss": "Training loss of each epoch: mean and range over the seeds.",
-    "gradient-norm": "Norm of the loss gradient of each layer's weights, with the weights that were scored: mean and "
-    "range over the seeds.",
-    "dead-share": "Share of each activation's units that are dead, with the weights that were scored: mean and range "
-    "over the seeds.",
+    "gradient-norm": "Norm of the loss gradient of each layer's weights, counted from the input, with the weights that "
+    "were scored: mean and range over the seeds.",
+    "dead-share": "Share of each activation's units that are dead, counted from the input, with the weights that were "
+    "scored: mean and range over the seeds.",
     "activations": "The activations that were compared, with their derivatives.",
 }
 
@@ -159,7 +159,7 @@ def _markdown(report: Report, plots: list[str]) -> str:
         f"# {_title(comparison)}\n",
         f"{report.sentences[0]}\n",
         markdown_table(result_columns(summary), summary.arms),
-        "".join(f"- {sentence}\n" for sentence in report.sentences[1:]),
+        "".join(f"- {sentence.replace('* ', '&ast; ')}\n" for sentence in report.sentences[1:]),
     ]
     if report.findings:
         parts += ["## The papers' claims\n", "".join(f"- {finding.sentence}\n" for finding in report.findings)]
