@@ -1,4 +1,4 @@
-"""What surrounds an activation in training: loss scaling, workers of a data loader, a machine that runs out of memory."""
+"""What surrounds an activation in training: loss scaling, workers of a data loader, a lack of memory."""
 
 import copy
 

@@ -15,7 +15,7 @@ from ..errors import TensorError
 from ..spec import GemSpec
 from . import formula
 from .autograd import apply_eagerly, apply_gated_eagerly
-from .backends import PLAIN, Backend
+from .backends import PLAIN
 from .dispatch import BackendName, check_name, choose_backend, is_traced, refuse_forced_kernel
 
 Save = Literal["auto", "input", "output"]
