@@ -52,15 +52,26 @@ class Compare:
     data_dir: Path | None = None
     """Folder with the data files; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given.
     Files that are not there are downloaded to it."""
+    engine: Literal["local", "ray"] = "local"
+    """local: one run after the other in this process. ray: on the machines of a Ray cluster that share the folders."""
+    ray_address: str | None = None
+    """The Ray cluster, such as auto or HOST:6379; this machine alone where not given."""
+    replicas: int = 1
+    """Runs that share one GPU of the cluster."""
 
     def run(self) -> None:
         """Run the comparison, then write and print its report."""
         from .lab.compare import compare
+        from .lab.distributed import leads
         from .lab.progress import show_progress
         from .lab.request import Request
+        from .lab.runner import Silent
 
         request = Request(**{field.name: getattr(self, field.name) for field in fields(self)})
         try:
+            if not leads():
+                compare(request, Silent())
+                return
             with show_progress(_console(sys.stderr)) as observer:
                 compare(request, observer)
             _report(request.folder)

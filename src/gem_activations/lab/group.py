@@ -1,7 +1,7 @@
 """The processes that train one run together, as the training loop sees them: one process, unless it is told."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -32,6 +32,17 @@ class Group(Protocol):
         """Give the sum of a tensor over the processes, in each of them."""
         ...
 
+    def agree(self, number: int, what: str) -> None:
+        """See that every process has the same number.
+
+        Raises: StoreError: they have not; `what` names it.
+        """
+        ...
+
+    def announce(self, message: dict[str, Any]) -> None:
+        """Tell the other processes, from rank 0, which run comes next; plain values."""
+        ...
+
 
 @dataclass(frozen=True)
 class Alone:
@@ -47,3 +58,9 @@ class Alone:
     def total(self, values: Tensor) -> Tensor:
         """Give the values as they are."""
         return values
+
+    def agree(self, number: int, what: str) -> None:
+        """Agree with itself."""
+
+    def announce(self, message: dict[str, Any]) -> None:
+        """Tell nobody."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .compare import Observer
 from .pipeline import Recipe
+from .runner import Observer
 from .store import FINISHED, EpochMetrics, RunResult
 
 

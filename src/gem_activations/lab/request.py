@@ -34,6 +34,9 @@ class Request:
         device: "cpu", "cuda" or "cuda:N".
         data_dir: Folder with data files; None for GEM_ACTIVATIONS_DATA, else the user's cache folder.
         scale: "full" as in the literature, "small" for a CPU, "smoke" to try the code path.
+        engine: "local": the runs one after the other in this process; "ray": on a Ray cluster, see `engine_ray`.
+        ray_address: Address of the cluster, such as "auto" or "HOST:6379"; None for this machine alone.
+        replicas: Runs that share a GPU of the cluster.
     """
 
     recipe: str
@@ -46,6 +49,9 @@ class Request:
     device: str = "cpu"
     data_dir: Path | None = None
     scale: str = "full"
+    engine: str = "local"
+    ray_address: str | None = None
+    replicas: int = 1
 
     @property
     def folder(self) -> Path:
@@ -82,9 +88,12 @@ def resolve_recipe(request: Request) -> Recipe:
     )
 
 
-def find_device(text: str) -> torch.device:
+def find_device(text: str, *, here: bool = True) -> torch.device:
     """Give the device of a name.
 
+    Args:
+        text: "cpu", "cuda" or "cuda:N".
+        here: Whether it must be on this machine.
     Raises: SettingError: the name is unknown, or the device is not there.
     """
     try:
@@ -94,7 +103,7 @@ def find_device(text: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise SettingError(f"--device {text}: expected cpu, cuda or cuda:N")
     there = torch.cuda.device_count() if device.type == "cuda" else 1
-    if (device.index or 0) >= there:
+    if here and (device.index or 0) >= there:
         found = f"{there} CUDA device(s)" if device.type == "cuda" else "one device, cpu"
         raise SettingError(f"--device {text} is not there: torch finds {found} on this machine")
     return device

@@ -96,7 +96,7 @@ class Stepper:
     def _divided(self, batch: Batch) -> Tensor:
         """Sum the gradients of the parts of a batch: those of other processes, and micro-batches."""
         count = (batch.targets != IGNORED).sum()
-        own = Batch(*(values[self.group.rank :: self.group.size] for values in batch))
+        own = take_share(batch, self.group.rank, self.group.size)
         size = self.training.micro_batch or len(own.targets)
         total = torch.zeros((), device=self.task.device)
         for inputs, targets in zip(own.inputs.split(size), own.targets.split(size), strict=True):
@@ -114,6 +114,24 @@ class Stepper:
             loss = cross_entropy(logits, batch.targets, reduction)
         self.record.add(logits, batch.targets)
         return loss
+
+
+def take_share(batch: Batch, rank: int, size: int) -> Batch:
+    """Give the examples of a batch that one of several processes trains on; all shares have the same length.
+
+    A share that would be one example shorter repeats the batch's first example with targets that count nowhere: the
+    processes must make the same number of passes, or one would wait for another for ever.
+
+    Example:
+        >>> batch = Batch(torch.arange(3.0), torch.tensor([5, 6, 7]))
+        >>> [take_share(batch, rank, 2).targets.tolist() for rank in range(2)]
+        [[5, 7], [6, -100]]
+    """
+    inputs, targets = (values[rank::size] for values in batch)
+    if len(targets) == -(-len(batch.targets) // size):
+        return Batch(inputs, targets)
+    filler = torch.full_like(batch.targets[:1], IGNORED)
+    return Batch(torch.cat([inputs, batch.inputs[:1]]), torch.cat([targets, filler]))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:

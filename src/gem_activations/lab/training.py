@@ -89,7 +89,13 @@ class Run:
             on_epoch: Called with all finished epochs, at the start and after each, once its checkpoint is written.
         Raises: NotFiniteError: a loss is NaN or infinite; StoreError: the checkpoint cannot be written.
         """
+        self.advance(checkpoint, on_epoch)
+        return self._score()
+
+    def advance(self, checkpoint: Path, on_epoch: EpochListener) -> None:
+        """Train to the last epoch without scoring, which is all that ranks above 0 do; see `train`."""
         self.resume(checkpoint)
+        self.group.agree(len(self.metrics), "the epochs of the checkpoint")
         on_epoch(self.metrics)
         for epoch in range(len(self.metrics) + 1, self.epochs + 1):
             started = time.perf_counter()
@@ -98,7 +104,6 @@ class Run:
             if self.group.rank == 0:
                 save_checkpoint(checkpoint, self.state())
             on_epoch(self.metrics)
-        return self._score()
 
     @property
     def epochs(self) -> int:
@@ -149,6 +154,8 @@ class Run:
         whole = training.epoch_steps is not None
         batches = step_batches(self.seed, range(first, last), training.batch_size, self.examples, whole=whole)
         self.stepper.generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch))
+        if self.group.rank:  # Noise of its own in each process, and the same whether the run was resumed or not.
+            torch.manual_seed(derive_seed(self.seed, NOISE, epoch, self.group.rank))
         record = self.stepper.train(self.rates[first:last], [batch.to(self.device) for batch in batches])
         loss, accuracy = self._summarise(record, batches, epoch)
         seconds = time.perf_counter() - started

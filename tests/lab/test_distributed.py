@@ -1,0 +1,197 @@
+"""One run trained by two processes that torchrun starts: the numbers of one process, whatever is killed."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gem_activations.errors import SettingError, StoreError
+from gem_activations.lab import distributed
+from gem_activations.lab.compare import compare
+from gem_activations.lab.distributed import Processes
+from gem_activations.lab.group import Alone
+from gem_activations.lab.pipeline import Training
+from gem_activations.lab.request import Request
+from gem_activations.lab.runner import Silent
+from gem_activations.lab.step import Stepper
+from gem_activations.lab.store import Comparison, load_comparison, run_folder
+from gem_activations.lab.tasks import Batch
+
+from ..tolerances import SAME_MATHEMATICS, TWO_PROCESSES
+from . import odd_batches
+
+ARM = "gem(n=2)"
+EPOCHS = 3
+
+
+def start(folder: Path, epochs: int = EPOCHS) -> "subprocess.Popen[str]":
+    words = ["compare", "digits", "--activations", ARM, "--seeds", "1", "--epochs", str(epochs), "--out", str(folder)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", odd_batches.__file__, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def outcome(comparison: Comparison) -> list[object]:
+    """Everything that was found but the timings, exactly."""
+    curves = comparison.curves[ARM, 0]
+    results = [(run.test_loss, run.test_accuracy, run.best_epoch, run.parameters) for run in comparison.results]
+    return [results, [dataclasses.replace(epoch, seconds=0.0) for epoch in curves]]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of two processes that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("together")
+    process = start(folder)
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert output.count("test accuracy, %") == 1, "only the first process reports"
+    return folder
+
+
+def test_two_processes_give_the_losses_of_one(together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd_batches.install(monkeypatch.setitem)
+    alone = compare(Request("digits", tmp_path, activations=(ARM,), seeds=1, epochs=EPOCHS), Silent())
+    found = load_comparison(together)
+    for epoch, expected in zip(found.curves[ARM, 0], alone.curves[ARM, 0], strict=True):
+        assert epoch.train_loss == pytest.approx(expected.train_loss, rel=TWO_PROCESSES)
+        assert epoch.validation_loss == pytest.approx(expected.validation_loss, rel=TWO_PROCESSES)
+        assert epoch.train_accuracy == pytest.approx(expected.train_accuracy, abs=2 / 1200)
+    config = json.loads((run_folder(together, ARM, 0) / "config.json").read_text())
+    assert config["processes"] == 2
+
+
+def test_killed_process_ends_all_and_the_same_command_goes_on(together: Path, tmp_path: Path) -> None:
+    process = start(tmp_path)
+    checkpoint = run_folder(tmp_path, ARM, 0) / "checkpoint.pt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(int((tmp_path / "process-1").read_text()), signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not (run_folder(tmp_path, ARM, 0) / "result.json").exists()
+    again = start(tmp_path)
+    _, errors = again.communicate(timeout=180)
+    assert again.returncode == 0, errors
+    assert outcome(load_comparison(tmp_path)) == outcome(load_comparison(together))
+
+
+class Rank:
+    """One of several processes whose gradients the test averages itself."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def agree(self, number: int, what: str) -> None: ...
+
+    def announce(self, message: dict[str, object]) -> None: ...
+
+
+class Points:
+    """A task with as little in it as the stepper asks for."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, count: int) -> None:
+        generator = torch.Generator().manual_seed(count)
+        self.x = torch.randn(count, 6, generator=generator, dtype=torch.float64)
+        self.y = torch.randint(0, 4, (count,), generator=generator)
+
+    def train_batch(self, indices: torch.Tensor, _: torch.Generator) -> Batch:
+        return Batch(self.x[indices], self.y[indices])
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 2, 50])
+@pytest.mark.parametrize(("count", "size"), [(1, 2), (2, 3), (7, 2), (8, 2), (9, 4)])
+def test_mean_of_the_shares_gradients_is_the_gradient_of_the_batch(
+    count: int, size: int, micro_batch: int | None
+) -> None:
+    training = Training(1, count, 0.1, optimizer="sgd", momentum=0.0, weight_decay=0.0, micro_batch=micro_batch)
+
+    def step(group: Alone | Rank) -> tuple[list[torch.Tensor], float, list[int], int]:
+        torch.manual_seed(0)
+        model = nn.Linear(6, 4).double()
+        calls: list[int] = []
+        model.register_forward_hook(lambda _module, inputs, _output: calls.append(len(inputs[0])))
+        stepper = Stepper(model, Points(count), training, torch.Generator(), group)  # pyright: ignore[reportArgumentType] -- the two attributes that it uses
+        record = stepper.train([0.0], [torch.arange(count)])
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        return gradients, float(record.losses[0]), calls, int(record.counts()[1])
+
+    whole, loss, _, targets = step(Alone())
+    parts = [step(Rank(rank, size)) for rank in range(size)]
+    for index, expected in enumerate(whole):
+        mean = torch.stack([gradients[index] for gradients, *_ in parts]).mean(0)
+        torch.testing.assert_close(mean, expected, **SAME_MATHEMATICS)
+    assert sum(part for _, part, _, _ in parts) == pytest.approx(loss)
+    assert sum(counted for *_, counted in parts) == targets == count
+    assert len({len(calls) for _, _, calls, _ in parts}) == 1, "all processes make the same number of passes"
+
+
+@pytest.fixture
+def joined(tmp_path: Path) -> Iterator[Processes]:
+    """A group of one process, as far as gloo can tell."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    yield Processes(0, 1, torch.device("cpu"), torch.distributed.group.WORLD)
+    torch.distributed.destroy_process_group()
+
+
+def test_batch_norm_on_cpus_is_refused(joined: Processes) -> None:
+    with pytest.raises(SettingError, match="BatchNorm"):
+        joined.wrap(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+
+
+def test_announcement_arrives_as_it_was_sent(joined: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[torch.Tensor] = []
+
+    def listen(tensor: torch.Tensor, *_: object, **__: object) -> None:
+        tensor.copy_(sent.pop(0))
+
+    monkeypatch.setattr(distributed.distributed, "broadcast", lambda tensor, *_, **__: sent.append(tensor))
+    message = {"identity": {"activation": "gem(n=2)", "rates": [0.1, None]}, "threads": 1}
+    for each in (message, None):
+        joined.announce(each)
+    monkeypatch.setattr(distributed.distributed, "broadcast", listen)
+    assert joined.listen() == message
+    assert joined.listen() is None
+    monkeypatch.undo()
+
+
+def test_processes_that_differ_are_told_so(joined: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined.agree(3, "the epochs")
+    monkeypatch.setattr(Processes, "total", lambda _self, _values: torch.tensor([3, 2]))
+    with pytest.raises(StoreError, match=r"differ in the epochs \(\[3, 2\]\)"):
+        joined.agree(3, "the epochs")
+
+
+def test_every_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert distributed.leads()
+    assert distributed.own_device("cuda:1") == "cuda:1"
+    for name, value in {"WORLD_SIZE": "4", "MASTER_ADDR": "host", "RANK": "3", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert not distributed.leads()
+    assert distributed.own_device("cpu") == "cpu"
+    assert distributed.own_device("cuda") == "cuda:1"
+    with pytest.raises(SettingError, match="a GPU of its own"):
+        distributed.own_device("cuda:0")
