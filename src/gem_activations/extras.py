@@ -36,8 +36,9 @@ def framework(name: str, *, at_least: str, hint: str = "") -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name == name:
             raise MissingDependencyError(f"{name} is not installed; {remedy}") from error
+        missing = str(error.name).partition(".")[0]
         what_to_do = hint or f"install it, or {remedy}"
-        raise MissingDependencyError(f"{name} needs {error.name!r}, which is not installed; {what_to_do}") from error
+        raise MissingDependencyError(f"{name} needs {missing}, which is not installed; {what_to_do}") from error
 
 
 def _version(name: str) -> str | None:

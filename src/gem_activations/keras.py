@@ -1,0 +1,242 @@
+"""The GEM family for Keras 3, on TensorFlow, JAX and PyTorch: activation functions and layers.
+
+Importing this module registers them, so that `keras.saving.load_model` finds them. A function with its defaults can be
+given as `activation=gem`; a layer can stand for one with other parameters: `Dense(64, activation=GEM(n=2))`.
+
+Example:
+    >>> import keras
+    >>> from gem_activations.keras import GEM, gem
+    >>> model = keras.Sequential([keras.layers.Dense(8, activation=gem), keras.layers.Dense(8), GEM(n=2)])
+    >>> [round(float(y), 4) for y in gem([0.5, 1.0, 2.0])]
+    [0.1, 0.5, 1.6]
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .errors import TensorError
+from .extras import framework
+from .spec import GemSpec
+
+_HINT = "install it, or set the environment variable KERAS_BACKEND to tensorflow, jax or torch, whichever is installed"
+
+with framework("keras", at_least="3.12", hint=_HINT):
+    import keras
+    from keras import ops
+
+__all__ = ["EGEM", "GEM", "SEGEM", "activate", "egem", "gem", "segem"]
+
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_register = keras.saving.register_keras_serializable(package="gem_activations")
+
+
+@_register
+def gem(x: Any, *, n: int = 1) -> Any:
+    """Apply GEM, x^(2n+1) / (1 + x^(2n)) for x > 0, else 0, elementwise.
+
+    Args:
+        x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
+        n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
+    Returns: A tensor of the backend, same shape and dtype as x.
+    Raises: SpecError: n out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
+    Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0. TensorFlow and JAX take subnormal numbers for 0 on
+        the CPU.
+    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Example:
+        >>> float(gem(2.0))
+        1.6...
+    """
+    return activate(x, GemSpec(n))
+
+
+@_register
+def egem(x: Any, *, n: int = 1, eps: float = 1e-4) -> Any:
+    """Apply E-GEM, x^(2n+1) / (eps + x^(2n)) for x > 0, else 0, elementwise.
+
+    Args:
+        x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
+        n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
+        eps: Width of the transition, eps > 0: the gate is 1/2 at x = eps^(1/(2n)); eps -> 0 gives ReLU. That eps is
+            added to x^(2n) is our reading of the paper.
+    Returns: A tensor of the backend, same shape and dtype as x.
+    Raises: SpecError: n or eps out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
+    Edge cases: As for `gem`.
+    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Example:
+        >>> float(egem(2.0, eps=4.0))
+        1.0
+    """
+    return activate(x, GemSpec(n, eps))
+
+
+@_register
+def segem(x: Any, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) -> Any:
+    """Apply SE-GEM, x (leak + (1 - leak) F(x)) elementwise, with F(x) = x^(2n) / (eps + x^(2n)) for x > 0, else 0.
+
+    Args:
+        x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
+        n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
+        eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
+        leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1. That the gate is
+            floored is our reading of the paper.
+    Returns: A tensor of the backend, same shape and dtype as x.
+    Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
+    Edge cases: f(+inf) = +inf, f(-inf) = -inf, f(NaN) = NaN, f'(0) = leak.
+    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Example:
+        >>> float(segem(-2.0, leak=0.25))
+        -0.5
+    """
+    return activate(x, GemSpec(n, eps, leak))
+
+
+def activate(x: Any, spec: GemSpec) -> Any:
+    """Apply the activation that `spec` describes: what the functions and layers call.
+
+    Args:
+        x: A tensor of the backend, a symbolic tensor of Keras, or what converts to a tensor; any shape; float16,
+            bfloat16, float32 or float64.
+        spec: A member of the family.
+    Returns: A tensor of the backend, same shape and dtype as x.
+    Raises: TensorError: an integer, boolean or complex tensor, or no tensor.
+    Edge cases: As for `gem` and `segem`.
+    Example:
+        >>> round(float(activate(1.0, GemSpec.from_scale(1, 0.5))), 4)
+        0.8
+    """
+    try:
+        x = ops.convert_to_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TensorError(f"expected a tensor of floating-point numbers, got {type(x).__name__}") from error
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if dtype not in _DTYPES:
+        raise TensorError(f"expected a tensor of dtype {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}, got {dtype}")
+    wide = "float64" if dtype == "float64" else "float32"
+    return ops.cast(_value(ops.cast(x, wide), spec), dtype)
+
+
+def _value(x: Any, spec: GemSpec) -> Any:
+    """Give f(x) in operations that each backend differentiates, to any order, without NaN at 0 or infinity.
+
+    Beyond the edge, where the gate rounds to 1, f grows as x itself: no gradient meets infinity times 0.
+    """
+    inverse_scale, eps, limit = spec.reduction
+    # In float32 whatever the dtype: a backend may take a Python number for one of float32.
+    edge = float(np.float32(min(limit / inverse_scale, float(np.finfo(np.float32).max))))
+    positive: Any = ops.relu(x)
+    within = positive < edge
+    near: Any = ops.where(within, positive, edge)
+    far: Any = ops.where(within, 0.0, positive - edge)
+    power: Any = _power(near * inverse_scale, 2 * spec.n)
+    # The derivative of a quotient squares the denominator, which leaves float32's range for large n. A power of two
+    # takes the denominator to where its square stays, and is exact.
+    shrink = 2.0 ** -(30 + round(math.log2(eps)))
+    rise = power / ((power + eps) * shrink) * shrink
+    if not spec.leak:
+        return near * rise + far
+    gate = spec.leak + (1 - spec.leak) * rise
+    return ops.where(x > 0, near * gate + far, x * spec.leak)
+
+
+def _power(t: Any, exponent: int) -> Any:
+    """Give t^exponent by squaring: the backends' own powers are less exact."""
+    result = None
+    while exponent:
+        if exponent & 1:
+            result = t if result is None else result * t
+        exponent >>= 1
+        if exponent:
+            t = t * t
+    return result
+
+
+class _Member(keras.layers.Layer):
+    """A member of the family as a layer: fixed parameters and no weights."""
+
+    def __init__(self, spec: GemSpec, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """Give f(inputs): same shape and dtype."""
+        return activate(inputs, self.spec)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Give the shape of the input."""
+        return input_shape
+
+    def _config(self, *names: str) -> dict[str, Any]:
+        return {**super().get_config(), **{name: getattr(self.spec, name) for name in names}}
+
+
+@_register
+class GEM(_Member):
+    """GEM as a layer: x^(2n+1) / (1 + x^(2n)) for x > 0, else 0.
+
+    Args:
+        n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
+        kwargs: Arguments of every Keras layer, such as name and dtype.
+    Raises: SpecError: n out of its range; TensorError (at the call): an integer, boolean or complex tensor.
+    Edge cases: as `gem_activations.keras.gem`.
+    Example:
+        >>> GEM(n=2).get_config()["n"]
+        2
+    """
+
+    def __init__(self, n: int = 1, **kwargs: Any) -> None:
+        super().__init__(GemSpec(n), **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Give the arguments that make the same layer."""
+        return self._config("n")
+
+
+@_register
+class EGEM(_Member):
+    """E-GEM as a layer: x^(2n+1) / (eps + x^(2n)) for x > 0, else 0.
+
+    Args:
+        n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
+        eps: Width of the transition, eps > 0, added to x^(2n); eps -> 0 gives ReLU.
+        kwargs: Arguments of every Keras layer, such as name and dtype.
+    Raises: SpecError: n or eps out of its range; TensorError (at the call): an integer, boolean or complex tensor.
+    Edge cases: as `gem_activations.keras.egem`.
+    Example:
+        >>> EGEM(eps=4.0).get_config()["eps"]
+        4.0
+    """
+
+    def __init__(self, n: int = 1, eps: float = 1e-4, **kwargs: Any) -> None:
+        super().__init__(GemSpec(n, eps), **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Give the arguments that make the same layer."""
+        return self._config("n", "eps")
+
+
+@_register
+class SEGEM(_Member):
+    """SE-GEM as a layer: x (leak + (1 - leak) F(x)), with F(x) = x^(2n) / (eps + x^(2n)) for x > 0, else 0.
+
+    Args:
+        n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
+        eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
+        leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1.
+        kwargs: Arguments of every Keras layer, such as name and dtype.
+    Raises: SpecError: a parameter out of its range; TensorError (at the call): an integer, boolean or complex tensor.
+    Edge cases: as `gem_activations.keras.segem`.
+    Example:
+        >>> SEGEM(leak=0.25).get_config()["leak"]
+        0.25
+    """
+
+    def __init__(self, n: int = 1, eps: float = 1e-4, leak: float = 0.01, **kwargs: Any) -> None:
+        super().__init__(GemSpec(n, eps, leak), **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Give the arguments that make the same layer."""
+        return self._config("n", "eps", "leak")
