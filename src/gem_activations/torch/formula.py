@@ -21,7 +21,7 @@ def value(x: Tensor, spec: GemSpec) -> Tensor:
     if spec.leak:
         return (wide * (spec.leak + (1 - spec.leak) * rise)).to(x.dtype)
     # The clamp keeps -inf * 0 from becoming NaN.
-    return (wide.clamp(min=0) * rise).to(x.dtype)
+    return (wide.clamp(min=0.0) * rise).to(x.dtype)
 
 
 def derivative(x: Tensor, spec: GemSpec) -> Tensor:
@@ -83,7 +83,7 @@ def widen(x: Tensor) -> Tensor:
 def _gate(x: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor, Tensor]:
     """Give t, p = t^(2n) and p + eps in the coordinates of `GemSpec.reduction`: F = p / (p + eps)."""
     inverse_scale, eps, limit = spec.reduction
-    t = (x * inverse_scale).clamp(0, limit)
+    t = (x * inverse_scale).clamp(0.0, limit)
     power = _power(t, 2 * spec.n)
     return t, power, power + eps
 
