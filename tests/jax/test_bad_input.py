@@ -45,7 +45,7 @@ def test_dtypes(dtype):
         jax.jit(gem)(3)
 
 
-@pytest.mark.parametrize("x", [None, "x", object(), {"a": 1.0}], ids=repr)
+@pytest.mark.parametrize("x", [None, "x", set(), {"a": 1.0}], ids=["None", "text", "set", "dict"])
 def test_what_is_no_array(x: Any):
     with pytest.raises(TensorError, match=f"array of floating-point numbers, got {type(x).__name__}"):
         gem(x)
