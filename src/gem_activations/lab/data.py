@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError
-from .idx import md5, read_idx
+from .holdings import GOOD, check_item, default_data_dir, describe, find_folder, get_file
+from .idx import read_idx
 from .pipeline import Subset
+from .sources import SOURCES, Item, Source
 
-DATA_DIR_VARIABLE = "GEM_ACTIVATIONS_DATA"
 _SPLIT_SEED = 0
 _WHOLE = Subset()
 
@@ -110,30 +109,17 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class IdxFile:
-    """One file of a data set in the IDX format: name, MD5 sum of the .gz file, shape inside."""
-
-    name: str
-    md5: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class IdxSource:
-    """A data set in the IDX format and where it is found.
+    """A data set in the IDX format.
 
     Attributes:
-        title: Name for messages.
-        folders: Where in the data folder the files may lie; a download goes to the first.
-        urls: Folders on the web, tried in this order.
-        files: Train images, train labels, test images, test labels.
+        source: Where it is found: train images, train labels, test images, test labels.
+        shapes: What these files hold.
         validation: Number of training examples that are kept for validation.
     """
 
-    title: str
-    folders: tuple[str, ...]
-    urls: tuple[str, ...]
-    files: tuple[IdxFile, IdxFile, IdxFile, IdxFile]
+    source: Source
+    shapes: tuple[tuple[int, ...], ...]
     validation: int
 
 
@@ -150,18 +136,19 @@ def load_dataset(name: str, data_dir: Path | None = None, subset: Subset = _WHOL
     """
     if name == "digits":
         return _load_digits()
-    if name in SOURCES:
-        return load_idx_dataset(SOURCES[name], data_dir, subset)
+    if name in IDX_SOURCES:
+        return load_idx_dataset(IDX_SOURCES[name], data_dir, subset)
     from .colour import load_colour
 
     return load_colour(name, data_dir, subset, shrink)
 
 
-def load_idx_dataset(source: IdxSource, data_dir: Path | None = None, subset: Subset = _WHOLE) -> Dataset:
+def load_idx_dataset(known: IdxSource, data_dir: Path | None = None, subset: Subset = _WHOLE) -> Dataset:
     """Load a data set in the IDX format; see `load_dataset`."""
-    folder = _find_folder(source, data_dir or _default_data_dir())
-    arrays = [_read_file(source, file, folder) for file in source.files]
-    train, validation = separate((arrays[0], arrays[1]), source.validation)
+    folder = find_folder(known.source, data_dir or default_data_dir())
+    files = zip(known.source.items, known.shapes, strict=True)
+    arrays = [_read_file(known.source, item, shape, folder) for item, shape in files]
+    train, validation = separate((arrays[0], arrays[1]), known.validation)
     splits = zip((train, validation, (arrays[2], arrays[3])), dataclasses.astuple(subset), strict=True)
     return _make_dataset(*(choose(arrays, size) for arrays, size in splits), scale=255)
 
@@ -198,8 +185,9 @@ def pick(labels: NDArray[np.integer], places: NDArray[np.integer], size: int | N
 def _draw(labels: NDArray[np.integer], size: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     from sklearn.model_selection import train_test_split
 
-    rest, drawn = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=_SPLIT_SEED)
-    return rest, drawn
+    every = np.arange(len(labels))
+    rest, drawn = train_test_split(every, test_size=size, stratify=labels, random_state=_SPLIT_SEED)
+    return np.asarray(rest), np.asarray(drawn)
 
 
 def _make_dataset(train: Arrays, validation: Arrays, test: Arrays, scale: int) -> Dataset:
@@ -224,100 +212,19 @@ def checksum(arrays: Arrays) -> str:
     return digest.hexdigest()
 
 
-def _default_data_dir() -> Path:
-    if os.environ.get(DATA_DIR_VARIABLE):
-        return Path(os.environ[DATA_DIR_VARIABLE])
-    import pooch
-
-    return Path(pooch.os_cache("gem-activations"))
-
-
-def _find_folder(source: IdxSource, data_dir: Path) -> Path:
-    candidates = [data_dir / name for name in source.folders]
-    found = (folder for folder in candidates if any((folder / file.name).exists() for file in source.files))
-    return next(found, candidates[0])
-
-
-def _read_file(source: IdxSource, file: IdxFile, folder: Path) -> NDArray[np.uint8]:
-    path = folder / file.name
+def _read_file(source: Source, item: Item, shape: tuple[int, ...], folder: Path) -> NDArray[np.uint8]:
+    path = folder / item.name
     if not path.exists():
-        _download(source, file, folder)
-    array = read_idx(path, file.shape)
-    found = md5(path)
-    if found == file.md5:
-        return array
-    owner = next((other.title for other in SOURCES.values() for known in other.files if known.md5 == found), None)
-    if owner:
-        raise DataError(f"{path} is the file of {owner}; name a folder with {source.title} by --data-dir")
-    raise DataError(
-        f"{path} is altered: its MD5 sum is {found}, expected {file.md5}; delete it to have it downloaded, "
-        f"or put the file of {source.title} there"
-    )
+        get_file(source, item, folder)
+    array = read_idx(path, shape)  # It says what is wrong with a file, where a checksum only says that something is.
+    holding = check_item(source, item, folder)
+    if holding.state not in GOOD:
+        raise DataError(
+            f"{describe(holding)}; delete it to have the file of {source.title} downloaded, "
+            f"or name a folder with {source.title} by --data-dir"
+        )
+    return array
 
 
-def _download(source: IdxSource, file: IdxFile, folder: Path) -> None:
-    import pooch
-
-    fetch: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
-    pooch.get_logger().setLevel("WARNING")
-    problems: list[str] = []
-    for url in source.urls:
-        try:
-            pooch.retrieve(url + file.name, f"md5:{file.md5}", file.name, folder, downloader=fetch)
-        except (OSError, ValueError) as error:  # requests raises OSErrors, pooch ValueError for another checksum.
-            problems.append(f"{url}: {_reason(error)}")
-        else:
-            return
-    raise DataError(
-        f"{folder / file.name} is missing and cannot be downloaded ({'; '.join(problems)}); "
-        f"put the .gz files of {source.title} there, or name their folder with --data-dir"
-    )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValueError) and not isinstance(error, OSError):
-        return "the file there is not the published one"
-    return getattr(error, "strerror", None) or type(error).__name__
-
-
-def _idx_files(train_images: str, train_labels: str, test_images: str, test_labels: str) -> Any:
-    return (
-        IdxFile("train-images-idx3-ubyte.gz", train_images, (60000, 28, 28)),
-        IdxFile("train-labels-idx1-ubyte.gz", train_labels, (60000,)),
-        IdxFile("t10k-images-idx3-ubyte.gz", test_images, (10000, 28, 28)),
-        IdxFile("t10k-labels-idx1-ubyte.gz", test_labels, (10000,)),
-    )
-
-
-SOURCES: dict[str, IdxSource] = {
-    "mnist": IdxSource(
-        title="MNIST",
-        folders=("MNIST/raw", "mnist", "."),
-        urls=(
-            "https://ossci-datasets.s3.amazonaws.com/mnist/",
-            "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        ),
-        files=_idx_files(
-            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            "d53e105ee54ea40749a09fcbcd1e9432",
-            "9fb629c4189551a2d022fa330f9573f3",
-            "ec29112dd5afa0611ce80d1b7f02629c",
-        ),
-        validation=5000,
-    ),
-    "fashion-mnist": IdxSource(
-        title="Fashion-MNIST",
-        folders=("FashionMNIST/raw", "fashion-mnist", "fashion", "."),
-        urls=(
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-        ),
-        files=_idx_files(
-            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-            "25c81989df183df01b3e8a0aad5dffbe",
-            "bef4ecab320f06d8554ea6380940ec79",
-            "bb300cfdad3c16e7a12a480ee83cd310",
-        ),
-        validation=5000,
-    ),
-}
+_SHAPES = ((60000, 28, 28), (60000,), (10000, 28, 28), (10000,))
+IDX_SOURCES = {name: IdxSource(SOURCES[name], _SHAPES, validation=5000) for name in ("mnist", "fashion-mnist")}

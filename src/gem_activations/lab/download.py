@@ -41,8 +41,8 @@ class Patience:
     """
 
     timeout: float = 30.0
-    attempts: int = 4
-    pause: float = 1.0
+    attempts: int = 3
+    pause: float = 0.5
 
 
 class _AddressError(Exception):

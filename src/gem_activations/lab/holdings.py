@@ -80,7 +80,7 @@ def check_dataset(source: Source, data_dir: Path) -> list[Holding]:
     """
     folder = find_folder(source, data_dir)
     try:
-        return [_check_item(item, folder / item.name, source) for item in source.items]
+        return [check_item(source, item, folder) for item in source.items]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
 
@@ -96,17 +96,35 @@ def get_dataset(
     Returns: What is there now.
     Raises: DataError: a file that is there is damaged or foreign (it is left as it is), or one cannot be downloaded.
     """
-    folder = find_folder(source, data_dir)
-    missing = _find_missing(source, check_dataset(source, data_dir))
-    if missing and source.archive is not None:
+    folder, found = find_folder(source, data_dir), check_dataset(source, data_dir)
+    missing = _find_missing(source, found)
+    if not missing:
+        return found
+    if source.archive is not None:
         with lock_folder(data_dir):
             missing = _find_missing(source, check_dataset(source, data_dir))  # Another process may have been faster.
             _get_archive(source, source.archive, missing, data_dir, patience, meter)
-    elif missing:
+    else:
         for item in missing:
-            urls = [url + (item.address or item.name) for url in source.urls]
-            fetch(urls, folder / item.name, str(item.digest), item.size, patience=patience, meter=meter)
+            get_file(source, item, folder, patience=patience, meter=meter)
     return check_dataset(source, data_dir)
+
+
+def get_file(
+    source: Source, item: Item, folder: Path, *, patience: Patience | None = None, meter: Meter | None = None
+) -> None:
+    """Download one file of a data set that is published file by file, and check it.
+
+    Raises: DataError: it cannot be downloaded.
+    """
+    urls = [url + (item.address or item.name) for url in source.urls]
+    try:
+        fetch(urls, folder / item.name, str(item.digest), item.size, patience=patience, meter=meter)
+    except DataError as error:
+        raise DataError(
+            f"{folder / item.name} is missing: {error}; put the files of {source.title} there, "
+            "or name their folder by --data-dir"
+        ) from error
 
 
 def _find_missing(source: Source, holdings: list[Holding]) -> list[Item]:
@@ -198,7 +216,12 @@ def _write_checked(content: IO[bytes], item: Item, folder: Path) -> None:
     temporary.replace(target)
 
 
-def _check_item(item: Item, path: Path, source: Source) -> Holding:
+def check_item(source: Source, item: Item, folder: Path) -> Holding:
+    """Look at one file of a data set in a folder; see `check_dataset`.
+
+    Raises: OSError: it cannot be read.
+    """
+    path = folder / item.name
     if not path.exists():
         part = partial_path(path)
         return (

@@ -1,7 +1,6 @@
 """Read gzip-compressed IDX files, the format of MNIST: two zero bytes, element type, rank, sizes, then the elements."""
 
 import gzip
-import hashlib
 import math
 import zlib
 from pathlib import Path
@@ -38,12 +37,6 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         what = "truncated" if len(content) < wanted else "too long"
         raise DataError(f"{path} is {what}: {wanted} bytes are expected inside; delete it and fetch it again")
     return np.frombuffer(content, np.uint8, offset=wanted - math.prod(shape)).reshape(shape)
-
-
-def md5(path: Path) -> str:
-    """Give the MD5 sum of a file; it tells files apart, it is no protection against an attacker."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _check_header(path: Path, content: bytes, shape: tuple[int, ...]) -> None:
