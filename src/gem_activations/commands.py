@@ -39,6 +39,12 @@ class Compare:
     """Number of runs of each activation; the recipe's where not given."""
     epochs: int | None = None
     """Epochs of each run; the recipe's where not given."""
+    steps: int | None = None
+    """Steps of each run instead, of a recipe that is counted in steps, such as those on text."""
+    batch_size: int | None = None
+    """Examples of a step; the recipe's where not given."""
+    context: int | None = None
+    """Tokens of a window of text; the recipe's where not given."""
     baseline: str | None = None
     """Activation that the others are compared with; the recipe's where not given."""
     model: str | None = None
@@ -51,7 +57,7 @@ class Compare:
     """cpu, cuda or cuda:N."""
     data_dir: Path | None = None
     """Folder with the data files; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given.
-    Files that are not there are downloaded to it."""
+    Files that are not there are downloaded to it. For text also any text file, or a folder of text files."""
     engine: Literal["local", "ray"] = "local"
     """local: one run after the other in this process. ray: on the machines of a Ray cluster that share the folders."""
     ray_address: str | None = None

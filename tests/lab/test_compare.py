@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import fcntl
 import json
 import signal
@@ -13,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gem_activations.errors import StoreError
+from gem_activations import files
+from gem_activations.errors import DataError, StoreError
 from gem_activations.lab import compare as engine
 from gem_activations.lab import models
 from gem_activations.lab.compare import compare
+from gem_activations.lab.images import ImageTask
 from gem_activations.lab.pipeline import Recipe
 from gem_activations.lab.request import Request
 from gem_activations.lab.store import Comparison, EpochMetrics, RunResult, load_comparison, run_folder
@@ -131,9 +134,9 @@ def test_interruption_at_any_write_changes_no_number(
             stop += 1
         else:
             break
-    # The plan; and for each run two descriptions, metrics at the start, checkpoint and metrics an epoch, a look
-    # inside and a result.
-    assert stop - 1 == 1 + 2 * (2 + 1 + 2 * EPOCHS + 2)
+    # The plan; and for each run two descriptions, metrics at the start, checkpoint and metrics an epoch, the checkpoint
+    # before set aside from the second epoch on, a look inside and a result.
+    assert stop - 1 == 1 + 2 * (2 + 1 + 2 * EPOCHS + (EPOCHS - 1) + 2)
 
 
 COMMAND = "import sys; from gem_activations.cli import main; sys.exit(main())"
@@ -257,6 +260,64 @@ def test_failed_run_is_kept_with_its_reason_and_the_others_go_on(
     observer = Silent()
     compare(request(tmp_path), observer)
     assert observer.ran == []
+
+
+def test_disk_that_is_full_for_a_while_costs_one_run(
+    tmp_path: Path, whole: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Callable[..., None] = files.write_atomically
+
+    def full(path: Path, content: bytes) -> None:
+        if "rrelu" in str(path) and path.name == "checkpoint.pt":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, content)
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    comparison = compare(request(tmp_path), Silent())
+    failed = comparison.results[1]
+    assert (failed.activation, failed.status, failed.epochs) == ("rrelu", "failed", 1)
+    assert "checkpoint.pt: No space left on device" in failed.reason
+    assert len(comparison.curves["rrelu", 0]) == 1
+    others = {key: value for key, value in outcome(whole).items() if key[0] != "rrelu"}
+    assert {key: value for key, value in outcome(comparison).items() if key[0] != "rrelu"} == others
+
+
+def test_disk_that_is_full_for_a_run_s_every_file_leaves_the_run_missing(
+    tmp_path: Path, whole: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Callable[..., None] = files.write_atomically
+
+    def full(path: Path, content: bytes) -> None:
+        if "rrelu" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_atomically", full)
+        with pytest.raises(StoreError, match=r"^1 runs could not be stored: .*No space left.*the same command again"):
+            compare(request(tmp_path), Silent())
+    assert load_comparison(tmp_path).missing == (("rrelu", 0),)
+    assert outcome(compare(request(tmp_path), Silent())) == outcome(whole)
+
+
+def test_data_that_vanish_cost_the_run_that_needed_them(
+    tmp_path: Path, whole: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ImageTask.evaluation_batches
+    calls = 0
+
+    def vanishing(task: ImageTask, split: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # After the second epoch of the first run.
+            raise DataError("tokens.bin is missing")
+        return real(task, split)
+
+    monkeypatch.setattr(ImageTask, "evaluation_batches", vanishing)
+    comparison = compare(request(tmp_path), Silent())
+    assert [result.status for result in comparison.results] == ["failed", "finished", "finished"]
+    assert comparison.results[0].reason.startswith("tokens.bin is missing; delete the folder")
+    assert outcome(comparison)["rrelu", 0] == outcome(whole)["rrelu", 0]
 
 
 def test_defect_of_the_program_is_no_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

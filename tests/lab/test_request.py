@@ -49,11 +49,22 @@ def test_baseline_is_the_first_arm_where_the_recipes_is_no_arm() -> None:
         ({"baseline": "nope"}, ActivationNameError, "nope"),
         ({"recipe": "digitz"}, SettingError, "did you mean digits"),
         ({"model": "vit"}, SettingError, "mlp, cnn"),
+        ({"batch_size": 0}, SettingError, "--batch-size 0"),
+        ({"steps": 10}, SettingError, "give --epochs"),
+        ({"context": 64}, SettingError, "no recipe on text"),
+        ({"recipe": "gpt2-124m", "steps": 10, "epochs": 1}, SettingError, "give one of them"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         resolve_recipe(dataclasses.replace(Request("digits"), **changes))
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (250, 1), (251, 2), (5000, 20)])
+def test_text_recipes_take_steps_batch_and_context(steps: int, epochs: int) -> None:
+    recipe = resolve_recipe(Request("gpt2-124m", steps=steps, batch_size=3, context=64))
+    assert (recipe.training.epochs, recipe.training.total_steps(10**6)) == (epochs, steps)
+    assert (recipe.training.batch_size, recipe.model.context) == (3, 64)
 
 
 @pytest.mark.parametrize("text", ["gpu", "", "meta", "cpu:3", "cuda:99", "cuda:x"])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations.lab import models, training
-from gem_activations.lab.checkpoint import load_checkpoint, save_checkpoint
+from gem_activations.lab.checkpoint import load_checkpoint, previous_path, save_checkpoint
 from gem_activations.lab.data import Dataset, Split
 from gem_activations.lab.evaluation import Score
 from gem_activations.lab.images import ImageTask
@@ -118,19 +118,23 @@ def damage_directory(content: bytes) -> bytes:
     ids=["tail cut", "half", "empty", "flipped bit", "entry marked as folder"],
 )
 def test_damaged_checkpoint_costs_progress_but_no_correctness(
-    tmp_path: Path, dataset: Dataset, damage: Callable[[bytes], bytes]
+    tmp_path: Path, dataset: Dataset, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "checkpoint.pt"
-    first = start(dataset, "gem", 0)
-    expected = first.train(path, ignore)
+    expected = start(dataset, "gem", 0).train(path, ignore)
     assert load_checkpoint(path, CPU) is not None
-    path.write_bytes(damage(path.read_bytes()))
-    assert load_checkpoint(path, CPU) is None
-    again = start(dataset, "gem", 0)
-    starts: list[int] = []
-    result = again.train(path, lambda metrics: starts.append(len(metrics)))
-    assert starts == [0, 1, 2, 3, 4]
-    assert numbers(result) == numbers(expected)
+    assert not caplog.records
+    for damaged, first in ((path, 3), (previous_path(path), 0)):  # The newest of four; then both that are kept.
+        damaged.write_bytes(damage(damaged.read_bytes()))
+        kept = {file: file.read_bytes() for file in (path, previous_path(path))}
+        caplog.clear()
+        starts: list[int] = []
+        result = start(dataset, "gem", 0).train(path, lambda metrics, starts=starts: starts.append(len(metrics)))
+        assert starts == list(range(first, 5))
+        assert numbers(result) == numbers(expected)
+        assert [str(path) in record.getMessage() for record in caplog.records][:1] == [True]
+        for file, content in kept.items():
+            file.write_bytes(content)
 
 
 def test_checkpoint_of_another_run_is_not_continued(tmp_path: Path, dataset: Dataset) -> None:
@@ -140,8 +144,20 @@ def test_checkpoint_of_another_run_is_not_continued(tmp_path: Path, dataset: Dat
     assert not start(dataset, "gem", 1, identity={"seed": 1}).resume(path)
     state = load_checkpoint(path, CPU)
     assert state is not None
+    assert (state["format"], state["steps"]) == (2, 20)
     save_checkpoint(path, {**state, "format": 0})
     assert not start(dataset, "gem", 0, identity={"seed": 0}).resume(path)
+
+
+def test_last_two_states_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for number in range(4):
+        save_checkpoint(path, {"number": number})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint-before.pt", "checkpoint.pt"]
+    assert load_checkpoint(path, CPU) == {"number": 3}
+    path.unlink()  # As a process leaves it that is killed between the rename and the write.
+    assert load_checkpoint(path, CPU) == {"number": 2}
+    assert not caplog.records
 
 
 def test_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:

@@ -1,33 +1,64 @@
-"""The state of an unfinished run in one file: written atomically, checked before it is trusted."""
+"""The state of an unfinished run: written atomically, checked before it is trusted, the last two states kept."""
 
 import hashlib
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..errors import StoreError
 from .store import write_atomically
 
 _DIGEST_BYTES = 32
+_LOG = logging.getLogger(__name__)
+
+
+def previous_path(path: Path) -> Path:
+    """Give the file of the state before the newest one.
+
+    Example:
+        >>> previous_path(Path("run/checkpoint.pt")).as_posix()
+        'run/checkpoint-before.pt'
+    """
+    return path.with_stem(f"{path.stem}-before")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write the SHA-256 of what follows, then tensors and plain values as torch saves them; atomically.
+
+    The state that was there is kept as the one before. A process killed in between leaves that one alone.
 
     Raises: StoreError: the file cannot be written.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
+    try:
+        if path.exists():
+            path.replace(previous_path(path))
+    except OSError as error:
+        raise StoreError(f"cannot rename {path}: {error.strerror or error}; choose another --out folder") from error
     write_atomically(path, hashlib.sha256(content).digest() + content)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """Read what `save_checkpoint` wrote; None where there is no intact file.
+    """Read the newest intact state that `save_checkpoint` wrote; None where there is none.
 
-    torch does not check what it reads: a flipped bit must cost a run its progress, never its correctness.
+    A damaged newest state is reported as a warning of this module's logger, and the one before is taken.
     """
+    for place in (path, previous_path(path)):
+        state = _read(place, device)
+        if state is not None:
+            return state
+        if place.exists():
+            _LOG.warning("%s is damaged and is left aside; going on from an earlier state", place)
+    return None
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """Read one file. torch does not check what it reads: a flipped bit must cost progress, never correctness."""
     try:
         content = path.read_bytes()
     except OSError:

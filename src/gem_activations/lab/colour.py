@@ -71,15 +71,10 @@ def read_cifar(folder: Path, subset: Subset, shrink: int = 1, *, label_bytes: in
     whole = _join([_read_records(path, label_bytes) for path in paths])
     test = _read_records(folder / ("test_batch.bin" if label_bytes == 1 else "test.bin"), label_bytes)
     train, validation = separate(whole, min(VALIDATION, len(whole[1]) // 10))
-    parts = {"train": train, "validation": validation, "test": test}
-    sizes = (subset.train, subset.validation, subset.test)
-    reduced = {name: choose(arrays, size) for (name, arrays), size in zip(parts.items(), sizes, strict=True)}
-    splits = {name: _to_split(arrays, shrink) for name, arrays in reduced.items()}
-    return Dataset(
-        **splits,
-        classes=int(whole[1].max()) + 1,
-        checksums={name: checksum(arrays) for name, arrays in reduced.items()},
-    ).standardised()
+    parts = [choose(train, subset.train), choose(validation, subset.validation), choose(test, subset.test)]
+    splits = (_to_split(arrays, shrink) for arrays in parts)
+    checksums = {name: checksum(arrays) for name, arrays in zip(("train", "validation", "test"), parts, strict=True)}
+    return Dataset(*splits, classes=int(whole[1].max()) + 1, checksums=checksums).standardised()
 
 
 def read_stl10(folder: Path, subset: Subset, shrink: int = 1) -> Dataset:

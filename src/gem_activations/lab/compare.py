@@ -4,7 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from ..errors import SettingError
+from ..errors import SettingError, StoreError
 from .distributed import Processes, follow, is_launched, join, own_device
 from .holdings import DATA_DIR_VARIABLE
 from .request import Request, agree_on_plan, check_folder, find_device, resolve_recipe
@@ -48,11 +48,20 @@ def compare(request: Request, observer: Observer) -> Comparison:
 
 
 def _run_here(runner: Runner, pending: list[tuple[str, int]]) -> None:
-    """Bring runs to their end one after the other, those that other processes are working on last."""
+    """Bring runs to their end one after the other, those that other processes are working on last.
+
+    Raises: StoreError: the results of some runs could not be stored; all others have been brought to their end.
+    """
+    unstored: list[StoreError] = []
     while pending:
         free: list[tuple[str, int]] = []
         for run in pending:
-            result = runner.attempt(*run)
+            try:
+                result = runner.attempt(*run)
+            except StoreError as error:  # A full disk may have room again for the next run.
+                unstored.append(error)
+                free.append(run)
+                continue
             if result is not None:
                 runner.observer.ended(result)
                 free.append(run)
@@ -60,6 +69,8 @@ def _run_here(runner: Runner, pending: list[tuple[str, int]]) -> None:
         if pending and not free:
             runner.observer.waiting(len(pending))
             runner.wait(*pending[0], _POLL_SECONDS)
+    if unstored:
+        raise StoreError(f"{len(unstored)} runs could not be stored: {unstored[0]}; then run the same command again")
 
 
 def _check_engine(request: Request) -> Request:

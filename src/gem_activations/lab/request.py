@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from filelock import FileLock
 
 from .. import catalog
 from ..errors import SettingError, StoreError
-from .pipeline import Recipe
+from .pipeline import Recipe, Training
 from .recipes import make_recipe
 from .store import Plan, read_plan, write_plan
 
@@ -28,6 +29,9 @@ class Request:
         activations: Strings of the catalog.
         seeds: Number of runs of each activation.
         epochs: Epochs of each run.
+        steps: Steps of each run, of a recipe whose epochs are so many steps; instead of epochs.
+        batch_size: Examples of a step.
+        context: Tokens of a window, of a recipe on text.
         baseline: Activation that the others are compared with; None for the recipe's, or the first activation where
             the recipe's is not among them.
         model: Another model of the recipe, such as "mlp" or "cnn".
@@ -44,6 +48,9 @@ class Request:
     activations: tuple[str, ...] | None = None
     seeds: int | None = None
     epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    context: int | None = None
     baseline: str | None = None
     model: str | None = None
     device: str = "cpu"
@@ -62,13 +69,14 @@ class Request:
 def resolve_recipe(request: Request) -> Recipe:
     """Give the recipe with the request's choices in it, all of them checked.
 
-    Raises: SettingError: an unknown recipe or model, a count below 1, a baseline that is not among the activations;
-        ActivationNameError, SpecError: a string that names no activation.
+    Raises: SettingError: an unknown recipe or model, a count below 1, an option that the recipe does not have, a
+        baseline that is not among the activations; ActivationNameError, SpecError: a string that names no activation.
     """
     recipe = make_recipe(request.recipe, request.model, request.scale)
-    for option, value in (("--seeds", request.seeds), ("--epochs", request.epochs)):
+    for name in ("seeds", "epochs", "steps", "batch_size", "context"):
+        value = getattr(request, name)
         if value is not None and value < 1:
-            raise SettingError(f"{option} {value}: give a whole number of at least 1")
+            raise SettingError(f"--{name.replace('_', '-')} {value}: give a whole number of at least 1")
     given = recipe.activations if request.activations is None else request.activations
     if not given:
         raise SettingError("--activations: give at least one activation")
@@ -78,14 +86,34 @@ def resolve_recipe(request: Request) -> Recipe:
         if request.baseline is not None:
             raise SettingError(f"--baseline {baseline} is not among the activations; add it to --activations")
         baseline = activations[0]
-    epochs = request.epochs or recipe.training.epochs
     return dataclasses.replace(
         recipe,
         activations=activations,
         baseline=baseline,
         seeds=request.seeds or recipe.seeds,
-        training=dataclasses.replace(recipe.training, epochs=epochs),
+        training=_choose_training(recipe.training, request),
+        model=_choose_model(recipe, request.context),
     )
+
+
+def _choose_training(training: Training, request: Request) -> Training:
+    epochs = request.epochs or training.epochs
+    if request.steps is not None:
+        if request.epochs is not None:
+            raise SettingError("--steps and --epochs both set the length of a run; give one of them")
+        if training.epoch_steps is None:
+            raise SettingError(f"--steps {request.steps}: a run of this recipe is counted in epochs; give --epochs")
+        epochs = math.ceil(request.steps / training.epoch_steps)
+    batch_size = request.batch_size or training.batch_size
+    return dataclasses.replace(training, epochs=epochs, steps=request.steps or training.steps, batch_size=batch_size)
+
+
+def _choose_model(recipe: Recipe, context: int | None) -> Any:
+    if context is None:
+        return recipe.model
+    if not hasattr(recipe.model, "context"):
+        raise SettingError(f"--context {context}: {recipe.name} is no recipe on text; leave it out")
+    return dataclasses.replace(recipe.model, context=context)
 
 
 def find_device(text: str, *, here: bool = True) -> torch.device:

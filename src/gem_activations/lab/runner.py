@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from filelock import FileLock, Timeout
 
+from ..errors import DataError, StoreError
 from .environment import describe_environment
 from .group import Alone, Group
 from .models import count_parameters
@@ -127,7 +128,7 @@ class Runner:
                 if run.depth is not None:
                     write_depth(self.folder, activation, seed, run.depth)
                 return result
-            except (NotFiniteError, MemoryError, RuntimeError) as error:
+            except (NotFiniteError, MemoryError, RuntimeError, DataError, StoreError, OSError) as error:
                 reason = _failure_reason(error)
                 if reason is None:
                     raise
@@ -175,9 +176,11 @@ def reproducible(threads: int) -> Iterator[None]:
 
 def _failure_reason(error: Exception) -> str | None:
     """Say why a run failed; None for an error that is no failure of the run but a defect of the program."""
-    if isinstance(error, NotFiniteError):
-        return str(error)
     text = str(error)
+    if isinstance(error, NotFiniteError):
+        return text
+    if isinstance(error, DataError | StoreError | OSError):
+        return f"{' '.join(text.split())}; delete the folder of this run to have it repeated"
     starved = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
     return f"out of memory: {text.splitlines()[0] if text else 'no detail given'}" if starved else None
 

@@ -1,0 +1,195 @@
+"""Sweeps on Ray: a real cluster that loses a node, and what the engine does with Ray's answers."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gem_activations.errors import DataError, GemError, MissingDependencyError, SettingError, StoreError
+from gem_activations.lab import engine_ray
+from gem_activations.lab.compare import compare
+from gem_activations.lab.engine_ray import Job
+from gem_activations.lab.request import Request, resolve_recipe
+from gem_activations.lab.runner import Silent
+from gem_activations.lab.store import Plan, RunResult, load_comparison, write_plan
+
+from .test_compare import outcome
+
+ARMS, EPOCHS, SEEDS = ("gelu", "gem(n=2)"), 40, 3
+LIMIT = 240  # Seconds, on a machine that is busy with other things too.
+
+
+def find_processes(mark: str) -> list[int]:
+    """Find the processes that inherited a mark in their environment."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: gem-activations[ray]")
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes as Linux lists them")
+def test_node_that_dies_loses_no_run_and_doubles_none(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("ray_sweep.py")
+    mark = f"GEM_TEST_CLUSTER={uuid.uuid4()}"
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    environment |= dict([mark.split("=")])
+    words = [sys.executable, str(script), str(tmp_path / "ray"), str(EPOCHS), *ARMS]
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        output, errors = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, errors
+        for _ in range(100):
+            if not find_processes(mark):
+                break
+            time.sleep(0.1)
+        assert find_processes(mark) == [], "a cluster that was shut down leaves no process behind"
+    finally:
+        for left in find_processes(mark):
+            os.kill(left, 9)
+    seen = json.loads(output.splitlines()[-1])
+    assert seen["interrupted"] == 2
+    assert seen["restarted"] == 1, "the run of the node that died is taken up again, that of the other one is not"
+    assert seen["written"] == [1] * len(ARMS) * SEEDS
+    assert seen["local"] == 0
+    swept = load_comparison(tmp_path / "ray")
+    local = compare(Request("digits", tmp_path / "local", ARMS, SEEDS, EPOCHS), Silent())
+    assert not swept.missing
+    assert outcome(swept) == outcome(local)
+
+
+class FakeError(Exception):
+    """In the place of Ray's errors."""
+
+
+class TaskError(FakeError):
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+
+class FakeRay:
+    """Answers each task at once with what it was given: a result, None, or an error to raise."""
+
+    exceptions = SimpleNamespace(RayTaskError=TaskError, RayError=FakeError)
+
+    def __init__(self, machines: list[dict[str, float]] | None = None) -> None:
+        self.machines = machines or []
+
+    def wait(self, tasks: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        return tasks[:num_returns], tasks[num_returns:]
+
+    def get(self, task: Any) -> Any:
+        answer = ANSWERS[task]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": machine} for machine in self.machines]
+
+
+FINISHED = RunResult("gelu", 0, "finished", "", 0.9, 0.3, 0.8, 0.4, 2, 2, 10, 1e-3, 1.25, 3.5)
+ANSWERS: dict[str, Any] = {
+    "done": FINISHED,
+    "busy": None,
+    "dead": FakeError("NodeDiedError"),
+    "wrong": TaskError(StoreError("not shared")),
+    "defect": TaskError(RuntimeError("shapes do not fit")),
+}
+
+
+class Counting(Silent):
+    def __init__(self) -> None:
+        self.results: list[RunResult] = []
+
+    def ended(self, result: RunResult) -> None:
+        self.results.append(result)
+
+
+def collect(*names: str) -> tuple[list[tuple[str, int]], list[RunResult]]:
+    observer = Counting()
+    tasks: dict[Any, tuple[str, int]] = {name: (name, index) for index, name in enumerate(names)}
+    return engine_ray._collect(FakeRay(), tasks, observer), observer.results
+
+
+def test_busy_runs_come_back_and_done_ones_are_told() -> None:
+    assert collect("busy", "done") == ([("busy", 0)], [FINISHED])
+
+
+def test_run_whose_machines_keep_dying_is_named_after_the_others_are_done() -> None:
+    observer = Counting()
+    with pytest.raises(StoreError, match=r"dead, seed 3 .*run the same command again"):
+        engine_ray._collect(FakeRay(), {"dead": ("dead", 3), "done": ("done", 0)}, observer)
+    assert observer.results == [FINISHED]
+
+
+def test_error_of_a_user_comes_through_and_a_defect_is_none() -> None:
+    with pytest.raises(StoreError, match="not shared"):
+        collect("wrong")
+    with pytest.raises(TaskError) as caught:
+        collect("defect")
+    assert not isinstance(caught.value, GemError)
+
+
+@pytest.mark.parametrize(
+    ("needs", "fits"),
+    [({"CPU": 2.0}, True), ({"CPU": 5.0}, False), ({"CPU": 1.0, "GPU": 0.5}, True), ({"CPU": 4.0, "GPU": 1.0}, False)],
+)
+def test_cluster_without_a_machine_that_fits_is_refused(needs: dict[str, float], fits: bool) -> None:
+    ray = FakeRay([{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}])
+    if fits:
+        engine_ray._check_machines(ray, needs)
+    else:
+        with pytest.raises(SettingError, match="no machine of the Ray cluster has the"):
+            engine_ray._check_machines(ray, needs)
+
+
+def test_machine_that_sees_other_folders_or_data_says_so(tmp_path: Path) -> None:
+    request = Request("digits", tmp_path, engine="ray")
+    plan = Plan({}, "gelu", "cpu", 1, {"train": "of another machine"}, ("gelu",), 1)
+    job = Job(request, resolve_recipe(request), plan)
+    with pytest.raises(StoreError, match="does not see the comparison"):
+        engine_ray._prepare(job)
+    write_plan(tmp_path, plan)
+    with pytest.raises(DataError, match="has other data"):
+        engine_ray._prepare(job)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"replicas": 2}, "belong to --engine ray"),
+        ({"ray_address": "auto"}, "belong to --engine ray"),
+        ({"engine": "ray", "replicas": 0}, "--replicas 0"),
+        ({"engine": "ray", "device": "cuda:1"}, "Ray chooses among a machine's GPUs"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        compare(Request("digits", tmp_path / "out", **changes), Silent())
+    assert not (tmp_path / "out").exists()
+
+
+def test_ray_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "host")
+    with pytest.raises(SettingError, match="leave torchrun away"):
+        compare(Request("digits", tmp_path / "out", engine="ray"), Silent())
+
+
+def test_missing_ray_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match=r"ray.*pip install .*gem-activations\[ray\]"):
+        compare(Request("digits", tmp_path / "out", ("gelu",), 1, 1, engine="ray"), Silent())
