@@ -20,8 +20,9 @@ def value(x: Tensor, spec: GemSpec) -> Tensor:
     rise = power / total
     if spec.leak:
         return (wide * (spec.leak + (1 - spec.leak) * rise)).to(x.dtype)
-    # The clamp keeps -inf * 0 from becoming NaN.
-    return (wide.clamp(min=0.0) * rise).to(x.dtype)
+    # Without relu, -inf * 0 would be NaN. A clamp with one bound would do too, but ONNX Runtime reads the bound that is
+    # left out as the largest finite number, so that infinity would not stay infinity.
+    return (wide.relu() * rise).to(x.dtype)
 
 
 def derivative(x: Tensor, spec: GemSpec) -> Tensor:
