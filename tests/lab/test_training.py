@@ -1,4 +1,6 @@
 import dataclasses
+import hashlib
+import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,9 +162,37 @@ def test_last_two_states_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert not caplog.records
 
 
+def test_damaged_state_never_takes_the_place_of_the_intact_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for number in range(2):
+        save_checkpoint(path, {"number": number})
+    path.write_bytes(path.read_bytes()[:-1])
+    assert load_checkpoint(path, CPU) == {"number": 0}
+    save_checkpoint(path, {"number": 10})
+    assert load_checkpoint(previous_path(path), CPU) == {"number": 0}
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "checkpoint.pt",
+        "checkpoint-before.pt",
+        "checkpoint-damaged.pt",
+    }
+
+
+def test_state_that_cannot_be_read_is_told_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(previous_path(path), {"number": 0})
+    path.mkdir()
+    assert load_checkpoint(path, CPU) == {"number": 0}
+    assert "checkpoint.pt cannot be read (Is a directory)" in caplog.text
+    assert path.is_dir()
+
+
 def test_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save({"identity": Path("x")}, path)
+    assert load_checkpoint(path, CPU) is None
+    buffer = io.BytesIO()
+    torch.save({"identity": Path("x")}, buffer)
+    path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())  # As one who means harm does.
     assert load_checkpoint(path, CPU) is None
     save_checkpoint(path, {"identity": {"a": [1, 2.5, None, "b"]}, "x": torch.arange(3)})
     state = load_checkpoint(path, CPU)

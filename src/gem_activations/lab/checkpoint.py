@@ -1,8 +1,10 @@
 """The state of an unfinished run: written atomically, checked before it is trusted, the last two states kept."""
 
+import contextlib
 import hashlib
 import io
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +48,34 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     """Read the newest intact state that `save_checkpoint` wrote; None where there is none.
 
-    A damaged newest state is reported as a warning of this module's logger, and the one before is taken.
+    A damaged file is renamed to `checkpoint-damaged.pt`, so that the next save does not put it in the place of the
+    intact state before it. This, and a file that cannot be read, is reported as a warning of this module's logger.
     """
     for place in (path, previous_path(path)):
-        state = _read(place, device)
+        try:
+            content = place.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            _LOG.warning("%s cannot be read (%s); going on from an earlier state", place, error.strerror or error)
+            continue
+        state = _decode(content, device)
         if state is not None:
             return state
-        if place.exists():
-            _LOG.warning("%s is damaged and is left aside; going on from an earlier state", place)
+        aside = path.with_stem(f"{path.stem}-damaged")
+        with contextlib.suppress(OSError):  # Another process of the same run may have been faster.
+            place.replace(aside)
+        _LOG.warning("%s is damaged and is kept as %s; going on from an earlier state", place, aside.name)
     return None
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """Read one file. torch does not check what it reads: a flipped bit must cost progress, never correctness."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
+def _decode(content: bytes, device: torch.device) -> dict[str, Any] | None:
+    """Decode a file. torch does not check what it reads: a flipped bit must cost progress, never correctness."""
     digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     if hashlib.sha256(payload).digest() != digest:
         return None
-    state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    except pickle.UnpicklingError:  # It holds more than tensors and plain values.
+        return None
     return state if isinstance(state, dict) else None
