@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gem_activations.errors import ActivationNameError, SettingError, SpecError, StoreError
+from gem_activations.lab.report import FILES
 from gem_activations.lab.request import Request, agree_on_plan, check_folder, find_device, resolve_recipe
 from gem_activations.lab.store import Plan, read_plan
 
@@ -128,6 +129,13 @@ def test_folder_with_files_of_others_is_refused(tmp_path: Path) -> None:
     check_folder(tmp_path)
     (tmp_path / "runs").mkdir()
     with pytest.raises(StoreError, match="holds runs of no comparison"):
+        check_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["plots", *FILES])
+def test_every_file_that_a_comparison_writes_is_known_as_its_own(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("of others")
+    with pytest.raises(StoreError, match=f"holds {name} of no comparison"):
         check_folder(tmp_path)
 
 

@@ -16,7 +16,10 @@ from .pipeline import Recipe, Training
 from .recipes import make_recipe
 from .store import Plan, read_plan, write_plan
 
-_OWN_NAMES = ("comparison.json", "runs", "report.html", "results.csv", "results.parquet", "summary.csv", "plots")
+_OWN_NAMES = (  # The files of the store and of `report.FILES`.
+    *("comparison.json", "runs", "plots", "report.html", "report.md", "summary.csv", "summary.tex", "results.csv"),
+    *("results.parquet", "epochs.parquet", "depth.parquet", "environment.json"),
+)
 
 
 @dataclass(frozen=True)
