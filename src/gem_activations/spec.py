@@ -23,6 +23,7 @@ from .grammar import format_call, parse_call
 
 MAX_N = 64
 MIN_SCALE, MAX_SCALE = 1e-30, 1e30
+MIN_LEAK = 1e-30
 MAX_P = 1e6
 MEMBERS: dict[str, dict[str, float]] = {
     "gem": {"n": 1},
@@ -55,7 +56,8 @@ class GemSpec:
         n: Smoothness order, 1 <= n <= 64; f is C^(2n).
         eps: Width of the transition, added to x^(2n), eps > 0: F is 1/2 at x = eps^(1/(2n)); eps -> 0 gives ReLU
             (LeakyReLU where leak > 0).
-        leak: Floor of the gate and slope for x < 0, 0 <= leak < 1.
+        leak: Floor of the gate and slope for x < 0: 0, or at least 1e-30 and below 1. A smaller one is 0 in float32,
+            where f(-inf) would be neither 0 nor -inf.
         reduction: Derived, not an argument: the gate's parameters in the coordinates that kernels compute in.
     Returns: A frozen, hashable value. Called on an array of any shape it returns float64 values of the same shape.
     Raises: SpecError: a parameter is out of its range, or eps^(1/(2n)) lies outside 1e-30 .. 1e30.
@@ -80,8 +82,11 @@ class GemSpec:
         object.__setattr__(self, "leak", _real("leak", self.leak, "a number from 0 up to, not including, 1"))
         if not 0 < self.eps < math.inf:
             raise SpecError(f"eps={self.eps}: the width of the transition must be a finite number above 0")
-        if not 0 <= self.leak < 1:
-            raise SpecError(f"leak={self.leak}: the floor of the gate must be a number from 0 up to, not including, 1")
+        if self.leak and not MIN_LEAK <= self.leak < 1:
+            raise SpecError(
+                f"leak={self.leak}: the floor of the gate must be a number from 0 up to, not including, 1, "
+                f"and 0 rather than below {MIN_LEAK:g}, which vanishes in float32"
+            )
         if not MIN_SCALE <= self.scale <= MAX_SCALE:
             raise SpecError(
                 f"eps={self.eps} with n={self.n} puts the transition at x = {self.scale:.3g}, "

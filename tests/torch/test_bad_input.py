@@ -17,7 +17,7 @@ BOTH: Any = "both"
 CUDA: Any = "cuda"
 BAD_ORDERS = [0, -1, 1.5, 2.0, True, False, "1", None, math.nan, math.inf, 65, 10**30, [1]]
 BAD_WIDTHS = [0, 0.0, -0.0, -1e-4, math.nan, math.inf, -math.inf, "1e-4", None, True, 1j, 1e-300, 1e300, [1.0]]
-BAD_LEAKS = [-0.01, -1e-300, 1, 1.0, 1.5, math.nan, math.inf, "0.1", None, True, 1j]
+BAD_LEAKS = [-0.01, -1e-300, 1e-300, 9.9e-31, 1, 1.0, 1.5, math.nan, math.inf, "0.1", None, True, 1j]
 
 
 @pytest.mark.parametrize("n", BAD_ORDERS, ids=repr)
@@ -60,6 +60,16 @@ def test_a_width_between_the_extremes_depends_on_the_order():
     assert GemSpec(8, 1e-300).scale == pytest.approx(10 ** (-300 / 16))
     with pytest.raises(SpecError, match=r"puts the transition at x = .*choose eps"):
         egem(X, eps=1e-300)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", ["auto", "plain"])
+def test_the_smallest_leak_still_has_its_limit(dtype, backend):
+    y = segem(torch.tensor([-torch.inf, -1e30, torch.inf], dtype=torch.float64).to(dtype), leak=1e-30, backend=backend)
+    assert y[0].item() == -torch.inf
+    assert y[2].item() == torch.inf
+    if dtype != torch.float16:  # -1e30 is -inf there.
+        assert y[1].item() == pytest.approx(-1, rel=2 * torch.finfo(dtype).eps)
 
 
 BAD_DTYPES = [

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import SettingError
+from ..files import write_atomically
 from ..lab.environment import describe_environment
-from ..lab.store import write_atomically
 from ..spec import GemSpec
 from .blocks import ARMS, BLOCKS, BlockRow, measure_block, row_as_dict
 from .elementwise import DIRECTIONS, DTYPES, LAYOUTS, Case, candidates, cases, measure
