@@ -109,6 +109,8 @@ def rewrite(module: nn.Module, makers: Mapping[Family, Make]) -> Rewritten | str
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return forwards[self.training](self, *args, **kwargs)
 
+    # torch.export and trainers read the names of the arguments.
+    vars(forward)["__signature__"] = inspect.signature(type(module).forward)
     return Rewritten(types.MethodType(forward, module), children, frozenset(found))
 
 
