@@ -31,6 +31,7 @@ from .tasks import SplitName, Task
 from .timing import measure_step_ratio
 
 _FORMAT = 2  # Of a checkpoint.
+_UNTESTED: dict[str, Any] = dict.fromkeys(("test_accuracy", "test_loss", "step_time_ratio"))
 
 EpochListener = Callable[[list[EpochMetrics]], None]
 
@@ -60,6 +61,7 @@ class Run:
         identity: dict[str, Any] | None = None,
         group: Group | None = None,
     ) -> None:
+        recipe = recipe.for_arm(activation)
         self.recipe, self.activation, self.seed, self.task = recipe, activation, seed, task.replicate(seed)
         self.identity, self.group = identity or {}, group or Alone()
         self.device, self.examples = self.task.device, self.task.sizes["train"]
@@ -82,7 +84,7 @@ class Run:
         return model
 
     def train(self, checkpoint: Path, on_epoch: EpochListener) -> RunResult:
-        """Train from the checkpoint, or from the start where there is none, and score the test set.
+        """Train from the checkpoint, or from the start where there is none, and score the split of the recipe.
 
         Args:
             checkpoint: File that is written after every epoch.
@@ -190,26 +192,19 @@ class Run:
             return evaluate(self.model, self.task.evaluation_batches(split), calibration=calibration)
 
     def _score(self) -> RunResult:
-        """Score the chosen weights on the test set, measure the step time, and make the result."""
+        """Score the chosen weights on the test set, unless the recipe leaves it alone, and make the result."""
         started = time.perf_counter()
         chosen = self.metrics[-1]
         if self.recipe.selection == "lowest-validation-loss":
             chosen = min(self.metrics, key=lambda epoch: epoch.validation_loss)
             self.model.load_state_dict(self.best)
-        score = self._evaluate("test", calibration=self.task.calibration)
-        if not math.isfinite(score.loss):
-            raise NotFiniteError("the test loss is not finite")
-        peak = max(self.peak, measure_peak(self.device))
-        dead_share = self._look_inside()
-        ratio = self._measure_ratio()
+        tested = self._test() if self.recipe.scored == "test" else _UNTESTED
         steps = [self._steps_before(epoch.epoch + 1) - self._steps_before(epoch.epoch) for epoch in self.metrics]
         return RunResult(
             activation=self.activation,
             seed=self.seed,
             status=FINISHED,
             reason="",
-            test_accuracy=score.accuracy,
-            test_loss=score.loss,
             validation_accuracy=chosen.validation_accuracy,
             validation_loss=chosen.validation_loss,
             best_epoch=chosen.epoch,
@@ -218,13 +213,25 @@ class Run:
             step_seconds=statistics.median(
                 epoch.seconds / count for epoch, count in zip(self.metrics, steps, strict=True)
             ),
-            step_time_ratio=ratio,
             seconds=self.seconds + time.perf_counter() - started,
-            calibration_error=score.calibration_error,
-            brier=score.brier,
-            dead_share=dead_share,
-            peak_memory=peak or None,
+            **tested,
         )
+
+    def _test(self) -> dict[str, Any]:
+        """Score the test set, look inside the model and measure the step time: fields of `RunResult`."""
+        score = self._evaluate("test", calibration=self.task.calibration)
+        if not math.isfinite(score.loss):
+            raise NotFiniteError("the test loss is not finite")
+        peak = max(self.peak, measure_peak(self.device))
+        return {
+            "test_accuracy": score.accuracy,
+            "test_loss": score.loss,
+            "calibration_error": score.calibration_error,
+            "brier": score.brier,
+            "dead_share": self._look_inside(),
+            "step_time_ratio": self._measure_ratio(),
+            "peak_memory": peak or None,
+        }
 
     def _look_inside(self) -> float | None:
         """Profile the model at its start and with the chosen weights; give the share of dead units of the latter."""
