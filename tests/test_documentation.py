@@ -71,8 +71,8 @@ def test_commands_run_as_written(command, workplace):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
 def test_python_examples_run(page):
-    for block in blocks(page, "python"):
-        subprocess.run([sys.executable, "-W", "error", "-c", block], check=True)
+    """The examples of a page run in one process, one after the other, as a reader would type them."""
+    subprocess.run([sys.executable, "-W", "error", "-c", "\n".join(blocks(page, "python"))], check=True)
 
 
 def test_figures_of_the_comparison_are_those_of_the_result_file():
