@@ -9,18 +9,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ..catalog import ENTRIES, parse
+from ..catalog import parse
+from .studies import LARGE_EPS, SMALL_EPS, TWENTY
 
 GEM = "E. Krause, arXiv:2604.21677"
 GELU = "M. Lee, arXiv:2305.12073"
 
 BASELINES = ("relu", "gelu", "silu", "mish")
-TWENTY = tuple(
-    str(parse(name))
-    for name, entry in ENTRIES.items()
-    if entry.group == "lee" or name in ("relu", "leaky_relu", "gelu", "elu")
-)
-"""Lee's twenty activations, as canonical strings."""
 
 
 class Ahead(NamedTuple):
@@ -68,8 +63,6 @@ def _over(leaders: str | tuple[str, ...], *rivals: str) -> tuple[Ahead, ...]:
 
 
 _E_GEM, _SE_GEM = "egem(eps=1e-4)", "segem(eps=1e-4)"
-_SMALL_EPS = ("egem(eps=1e-4)", "egem(eps=1e-5)", "egem(eps=1e-6)")
-_LARGE_EPS = ("egem(eps=1e-2)", "egem(eps=0.1)", "egem(eps=1)", "egem(eps=10)")
 _CNNS = ("cifar10-resnet56", "cifar100-resnet56")
 _CIFAR10, _CIFAR100, _GPT2, _BERT = ("cifar10-resnet56",), ("cifar100-resnet56",), ("gpt2-124m",), ("bert-small",)
 
@@ -102,11 +95,11 @@ def _of_gem() -> tuple[Claim, ...]:
         Claim("n-transformer", GEM, "n-ablation: n=2 is best for transformers", (*_GPT2, *_BERT, "cifar10-vit"),
               _over("gem(n=2)", "gem", "gem(n=3)")),
         Claim("eps-cnn", GEM, "eps-ablation: eps of 1e-6 to 1e-4 is best for deep CNNs", _CNNS,
-              _over(_SMALL_EPS, *_LARGE_EPS)),
+              _over(SMALL_EPS, *LARGE_EPS)),
         Claim("eps-gpt2", GEM, "eps-ablation: eps of 1e-6 to 1e-4 is best for larger transformers", _GPT2,
-              _over(_SMALL_EPS, *_LARGE_EPS)),
+              _over(SMALL_EPS, *LARGE_EPS)),
         Claim("eps-bert", GEM, "eps-ablation: eps=10 is best for BERT-small", _BERT,
-              _over("egem(eps=10)", "egem(eps=1)", "egem(eps=0.1)", "egem(eps=1e-2)", *_SMALL_EPS)),
+              _over("egem(eps=10)", *(eps for eps in LARGE_EPS if eps != "egem(eps=10)"), *SMALL_EPS)),
     )  # fmt: skip
 
 

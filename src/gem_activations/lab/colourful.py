@@ -66,7 +66,7 @@ def cifar10_vit(model: str | None = None, scale: Scale = "full") -> Recipe:
         augmentation="crop-flip",
         selection="last",
         margin=0.005,
-        activations=("relu", "gelu", "silu", "gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4)"),
+        activations=("relu", "gelu", "silu", "gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4)", "leaky_relu"),
     )
     return _reduce(recipe, epochs=12, shrink=2)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .data import Dataset, load_dataset
+from .initialisation import scale_to_gain
 from .models import build_model
 from .pipeline import Recipe
 from .tasks import Batch, SplitName
@@ -45,9 +46,12 @@ class ImageTask:
         return ImageTask(self.recipe, self.dataset.fold(seed))
 
     def make_model(self, activation: str, seed: int) -> nn.Module:
-        """Build the recipe's model on the device."""
+        """Build the recipe's model on the device, with its initialisation."""
         shape, classes = self.dataset.shape, self.dataset.classes
-        return build_model(self.recipe.model, activation, shape, classes, seed).to(self.device)
+        model = build_model(self.recipe.model, activation, shape, classes, seed).to(self.device)
+        if self.recipe.initialisation == "gain":
+            scale_to_gain(model, activation, torch.zeros(1, *shape, device=self.device))
+        return model
 
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """Give the images of the indices, augmented where the recipe says so."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import DataError, SettingError
 from .corpus import SPLITS, find_corpus, read_texts
 from .holdings import default_data_dir
+from .initialisation import scale_to_gain
 from .language_models import build_language_model, import_transformers
 from .language_recipes import BertPlan, Gpt2Plan
 from .pipeline import Recipe
@@ -142,8 +143,11 @@ class TextTask:
         return self
 
     def make_model(self, activation: str, seed: int) -> nn.Module:
-        """Build the recipe's model on the device."""
-        return build_language_model(self.recipe.model, activation, seed).to(self.device)
+        """Build the recipe's model on the device, with its initialisation."""
+        model = build_language_model(self.recipe.model, activation, seed).to(self.device)
+        if self.recipe.initialisation == "gain":
+            scale_to_gain(model, activation, self.evaluation["validation"].inputs[:1])
+        return model
 
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """Give the windows of the indices, with fresh masks where there are any."""
