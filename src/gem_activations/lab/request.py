@@ -5,16 +5,18 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from filelock import FileLock
 
 from .. import catalog
 from ..errors import SettingError, StoreError
-from .pipeline import Recipe, Training
+from .pipeline import Initialisation, Recipe, Training
+from .rates import read_rates
 from .recipes import make_recipe
 from .store import Plan, read_plan, write_plan
+from .studies import make_study
 
 _OWN_NAMES = (  # The files of the store and of `report.FILES`.
     *("comparison.json", "runs", "plots", "report.html", "report.md", "summary.csv", "summary.tex", "results.csv"),
@@ -28,8 +30,9 @@ class Request:
 
     Attributes:
         recipe: Name of a recipe.
-        out: Output folder; None for runs/RECIPE.
-        activations: Strings of the catalog.
+        out: Output folder; None for runs/RECIPE, with the study and the controls after it.
+        activations: Strings of the catalog; not beside a study.
+        study: Name of a study, which chooses activations and baseline.
         seeds: Number of runs of each activation.
         epochs: Epochs of each run.
         steps: Steps of each run, of a recipe whose epochs are so many steps; instead of epochs.
@@ -44,6 +47,9 @@ class Request:
         engine: "local": the runs one after the other in this process; "ray": on a Ray cluster, see `engine_ray`.
         ray_address: Address of the cluster, such as "auto" or "HOST:6379"; None for this machine alone.
         replicas: Runs that share a GPU of the cluster.
+        initialisation: "model" or "gain"; see `pipeline.Recipe`.
+        rates: File or folder of a search over learning rates, see `rates`.
+        trial: Learning rate of one trial of such a search: all arms have it, and the test set is left alone.
     """
 
     recipe: str
@@ -62,20 +68,31 @@ class Request:
     engine: str = "local"
     ray_address: str | None = None
     replicas: int = 1
+    study: str | None = None
+    initialisation: Initialisation | None = None
+    rates: Path | None = None
+    trial: float | None = None
 
     @property
     def folder(self) -> Path:
         """The output folder."""
-        return self.out or Path("runs") / self.recipe
+        gain, tuned = "gain" if self.initialisation == "gain" else None, "tuned" if self.rates else None
+        parts = (part for part in (self.recipe, self.study, gain, tuned) if part)
+        return self.out or Path("runs") / "-".join(parts)
 
 
 def resolve_recipe(request: Request) -> Recipe:
     """Give the recipe with the request's choices in it, all of them checked.
 
-    Raises: SettingError: an unknown recipe or model, a count below 1, an option that the recipe does not have, a
-        baseline that is not among the activations; ActivationNameError, SpecError: a string that names no activation.
+    Raises: SettingError: an unknown recipe, study or model, a count below 1, an option that the recipe does not have, a
+        baseline that is not among the activations, learning rates of something else; StoreError: the file of learning
+        rates is damaged; ActivationNameError, SpecError: a string that names no activation.
     """
     recipe = make_recipe(request.recipe, request.model, request.scale)
+    if request.study is not None:
+        if request.activations is not None:
+            raise SettingError(f"--study {request.study} chooses the activations; leave --activations out")
+        recipe = make_study(request.study, recipe)
     for name in ("seeds", "epochs", "steps", "batch_size", "context"):
         value = getattr(request, name)
         if value is not None and value < 1:
@@ -89,14 +106,27 @@ def resolve_recipe(request: Request) -> Recipe:
         if request.baseline is not None:
             raise SettingError(f"--baseline {baseline} is not among the activations; add it to --activations")
         baseline = activations[0]
-    return dataclasses.replace(
+    recipe = dataclasses.replace(
         recipe,
         activations=activations,
         baseline=baseline,
         seeds=request.seeds or recipe.seeds,
         training=_choose_training(recipe.training, request),
         model=_choose_model(recipe, request.context),
+        initialisation=_choose_initialisation(recipe, request.initialisation),
     )
+    if request.trial is not None:
+        training = dataclasses.replace(recipe.training, learning_rate=request.trial)
+        recipe = dataclasses.replace(recipe, training=training, scored="validation")
+    rates = {} if request.rates is None else read_rates(request.rates, recipe)
+    return dataclasses.replace(recipe, rates=rates)
+
+
+def _choose_initialisation(recipe: Recipe, name: str | None) -> Initialisation:
+    known = {known: known for known in get_args(Initialisation)}
+    if name is not None and name not in known:
+        raise SettingError(f"--initialisation {name}: expected one of {', '.join(known)}")
+    return recipe.initialisation if name is None else known[name]
 
 
 def _choose_training(training: Training, request: Request) -> Training:
@@ -207,7 +237,8 @@ def _differences(stored: Plan, wanted: Plan) -> list[str]:
     old, new = _settings(stored), _settings(wanted)
     if stored.recipe.get("name") != wanted.recipe["name"]:
         old, new = {"recipe": stored.recipe.get("name")}, {"recipe": wanted.recipe["name"]}  # All else follows.
-    return [f"{key} ({old.get(key)} there, {new[key]} now)" for key in new if old.get(key) != new[key]]
+    keys = dict.fromkeys((*new, *old))  # A setting that was given then and is not given now differs too.
+    return [f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in keys if old.get(key) != new.get(key)]
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
