@@ -136,8 +136,10 @@ def test_run_whose_machines_keep_dying_is_named_after_the_others_are_done() -> N
 
 
 def test_error_of_a_user_comes_through_and_a_defect_is_none() -> None:
+    observer = Counting()
     with pytest.raises(StoreError, match="not shared"):
-        collect("wrong")
+        engine_ray._collect(FakeRay(), {"wrong": ("wrong", 0), "done": ("done", 1)}, observer)
+    assert observer.results == [FINISHED], "the runs of other machines go on"
     with pytest.raises(TaskError) as caught:
         collect("defect")
     assert not isinstance(caught.value, GemError)

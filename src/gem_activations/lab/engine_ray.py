@@ -75,16 +75,20 @@ def _check_machines(ray: Any, needs: dict[str, float]) -> None:
 
 
 def _collect(ray: Any, tasks: dict[Any, tuple[str, int]], observer: Observer) -> list[tuple[str, int]]:
-    """Wait for all tasks; give the runs that somebody else was working on."""
+    """Wait for all tasks; give the runs that somebody else was working on. What is raised is raised after the last."""
     busy: list[tuple[str, int]] = []
     lost: list[str] = []
+    refused: list[GemError] = []
     while tasks:
         done, _ = ray.wait(list(tasks), num_returns=1)
         activation, seed = tasks.pop(done[0])
         try:
             result: RunResult | None = ray.get(done[0])
         except ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, GemError) else error from None
+            if not isinstance(error.cause, GemError):
+                raise
+            refused.append(error.cause)  # Such as a full disk, or one machine without the data: others may have them.
+            continue
         except ray.exceptions.RayError as error:
             lost.append(f"{activation}, seed {seed} ({type(error).__name__})")
             continue
@@ -97,6 +101,8 @@ def _collect(ray: Any, tasks: dict[Any, tuple[str, int]], observer: Observer) ->
             f"the process or machine of a run died {_RETRIES + 1} times: {'; '.join(lost)}; the other runs are done; "
             "give the runs more memory, or other machines, and run the same command again"
         )
+    if refused:
+        raise refused[0]
     return busy
 
 
