@@ -136,3 +136,13 @@ def test_markdown_tables_have_four_cells(certificate):
     for name in ("gem", "gelu", "hardshrink"):
         lines = [line for line in to_markdown(certificate(name)).splitlines() if line.startswith("|")]
         assert {line.replace("\\|", "").count("|") for line in lines} == {5}
+
+
+def test_the_public_name_is_the_function_after_a_command_ran():
+    script = (
+        "from gem_activations.analysis.command import CertifyRequest, certify_all\n"
+        "assert len(list(certify_all(CertifyRequest(('relu',))))) == 1\n"
+        "from gem_activations.analysis import certify\n"
+        "assert certify('relu')['lipschitz'].value.exact == '1'\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -5,6 +5,7 @@ import re
 from fractions import Fraction
 
 import flint
+import mpmath as mp
 import pytest
 import sympy as sp
 from flint import arb
@@ -16,14 +17,15 @@ from gem_activations.analysis.balls import Tape, constant_ball, decimals, tape
 from gem_activations.analysis.expressions import X
 from gem_activations.analysis.extrema import infimum, supremum
 from gem_activations.analysis.inverse import inverse
+from gem_activations.analysis.limits import limit
 from gem_activations.analysis.numbers import Number, equal, exact, greatest
 from gem_activations.analysis.pieces import Formula, Piece, line
-from gem_activations.analysis.signs import PoleError, SignMap, _vanishes, sign_map
+from gem_activations.analysis.signs import PoleError, SignMap, _between, sign_map, vanishes
 from gem_activations.analysis.smoothness import smoothness
 from gem_activations.analysis.source import read
 from gem_activations.analysis.stationarity import stationarity, structure
-from gem_activations.analysis.tails import UndecidedError, find_tail, limit, tail_sign
-from gem_activations.analysis.values import CertificateError
+from gem_activations.analysis.tails import find_tail, tail_sign
+from gem_activations.analysis.values import CertificateError, UndecidedError
 
 LINE = (-sp.oo, sp.oo)
 
@@ -114,7 +116,8 @@ def test_poles_are_not_zeros():
 @pytest.mark.parametrize(
     ("expression", "sign"),
     [
-        (X - 10**6 * sp.log(X), None), (sp.exp(X) - X**50, 1), (1 - sp.erf(X), 1), (sp.exp(-X) * (X - 100), 1),
+        (X - 10**20 * sp.log(X), None), (X - 10**6 * sp.log(X), 1),
+        (sp.exp(X) - X**50, 1), (1 - sp.erf(X), 1), (sp.exp(-X) * (X - 100), 1),
         (sp.tanh(X) - 1, -1), (sp.exp(sp.exp(-X)) - 1 - sp.exp(-X), 1), (X - sp.sqrt(X**2 + 1), -1),
     ],
 )  # fmt: skip
@@ -125,7 +128,20 @@ def test_signs_near_infinity(expression, sign):
     else:
         start, found = find_tail(expression)
         assert found == sign
-        assert (tape(expression)(arb(start + 1)) > 0) == (sign > 0)
+        assert all((tape(expression)(arb(start) * k) > 0) == (sign > 0) for k in (1, 1.001, 2))
+
+
+def test_a_tail_starts_beyond_the_last_zero():
+    start, _ = find_tail(X - 10**6 * sp.log(X))
+    last = -(10**6) * mp.lambertw(mp.mpf(-1) / 10**6, -1)
+    assert start > last > 10**7
+
+
+@pytest.mark.parametrize("expression", [(X - 100) ** 2, 1 / (X - 100) ** 2, (X - 100) ** 2 * sp.exp(-X)])
+def test_an_even_zero_or_pole_is_not_passed_over(expression):
+    with pytest.raises(UndecidedError):
+        tail_sign(expression, 2)
+    assert find_tail(expression)[0] > 100
 
 
 @pytest.mark.parametrize("root", [-4, -2, 2, 4, 8])
@@ -166,7 +182,8 @@ def test_a_start_before_the_last_zero_is_never_accepted():
     ("expression", "expected"),
     [
         (X / (1 + sp.exp(-X)) - X, 0), ((2 * X**2 + 1) / (3 * X**2 - X), sp.Rational(2, 3)), (sp.exp(X) / X, sp.oo),
-        (sp.exp(1 / (1 + X**2)) + 5, 6), (X * sp.erf(X) - X, 0), (X * sp.log(1 + sp.exp(-X)), 0),
+        (sp.exp(1 / (1 + X**2)) + 5, 6), (X * (sp.exp(1 / X) - 1), 1), (sp.exp(X - sp.sqrt(X**2 + 1)), 1),
+        (X**2 * sp.exp(1 / X) / (X + 1), sp.oo), (X * sp.erf(X) - X, 0), (X * sp.log(1 + sp.exp(-X)), 0),
         (sp.log(1 + sp.exp(X)) - X, 0), (sp.exp(X) * sp.tanh(sp.exp(-X)), 1), (sp.log(X) / X, 0),
         ((1 - sp.erf(X)) * sp.exp(X**2) * X, 1 / sp.sqrt(sp.pi)),
         (sp.exp(-sp.exp(-X)), 1), ((sp.sqrt(X**2 + 1) - X) * X, sp.Rational(1, 2)), (X**3 * sp.exp(-X), 0),
@@ -208,10 +225,29 @@ def test_equal_constants_in_different_spellings_are_equal():
 
 
 def test_a_jump_below_the_ball_is_not_called_downward():
-    step = sp.exp(sp.Rational(1, 10**90)) - 1  # About 1e-90, below the radius of its ball.
-    formula = Formula("step", "step", line(X, sp.Integer(0), X + step), (sp.Integer(0),))
-    with pytest.raises(CertificateError, match="cannot decide the sign"):
-        structure(formula, 1)
+    def stepped(power):
+        step = sp.exp(sp.Rational(1, 10**power)) - 1  # About 10^-power.
+        return Formula("step", "step", line(X, sp.Integer(0), X + step), (sp.Integer(0),))
+
+    assert [mark.jump for mark in structure(stepped(90), 1).marks] == [1]
+    with pytest.raises(CertificateError, match="cannot decide the sign"):  # Below 2^-4096 of what cancels.
+        structure(stepped(2000), 1)
+
+
+def test_the_jet_at_a_removable_singularity_is_not_shortened():
+    jet = Tape((sp.exp(X) - 1) / X).jet(arb(0), 3)
+    true = [sp.Rational(1, k) for k in (1, 2, 3, 4)]
+    known = [(ball, constant_ball(t)) for ball, t in zip(jet, true, strict=True)]
+    assert all(not ball.is_finite() or ball.overlaps(t) for ball, t in known)
+    assert not Tape(1 / (X**2 - X)).jet(arb(0, 1), 1)[1].is_finite()
+
+
+def test_a_sign_is_taken_outside_the_balls_of_the_zeros():
+    wide, narrow = Number(None, arb(0, 10)), Number(None, arb("10.1", "0.05"))
+    before, between, after = _between((wide, narrow), *LINE)
+    assert before < wide.ball
+    assert wide.ball < between < narrow.ball
+    assert narrow.ball < after
 
 
 def test_a_vanishing_jump_in_another_spelling_is_no_kink():
@@ -233,7 +269,7 @@ def test_only_the_zeros_of_the_right_half_of_a_conjugate_product_count(sign):
 def test_a_zero_that_neither_half_excludes_is_not_counted():
     near = Number(None, arb(0, "1e-3"))
     with pytest.raises(UndecidedError, match="vanishes"):
-        _vanishes((X, X * sp.sqrt(X**2 + 1), -(X**4)), near)
+        vanishes((X, X * sp.sqrt(X**2 + 1), -(X**4)), near)
 
 
 @pytest.mark.parametrize(

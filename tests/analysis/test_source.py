@@ -1,5 +1,8 @@
 """What a certificate may be asked of, and what is refused with its reason."""
 
+import re
+
+import mpmath as mp
 import pytest
 import sympy as sp
 
@@ -80,9 +83,20 @@ def test_variances_out_of_range(variance):
 
 
 def test_a_variance_map_with_two_crossings_is_left_open():
-    found = certify(x**5 - x)  # h/2 - 1 = (x^4 - 1)^2 - 1 falls below 0 and comes back.
+    # h/2 - 1 = (x^4 - 2)^2 - 1 runs from 3 through -1 to infinity; V(q)/q = 945 q^4 - 60 q^2 + 4 is never 1.
+    found = certify(x**5 - 2 * x)
     assert found["fixed_points"].value.kind == "open"
-    assert "changes sign" in found["fixed_points"].value.note
+    assert "changes sign 2 times" in found["fixed_points"].value.note
+
+
+def test_a_variance_map_that_starts_at_its_level_crosses_it_once():
+    # h/2 - 1 = (x^4 - 1)^2 - 1 is 0 at 0 and changes sign once; V(q)/q - 1 = 945 q^4 - 30 q^2.
+    row = certify(x**5 - x)["fixed_points"]
+    assert row.value.exact == "1"
+    low, high = mp.mpf(row.where[0].low), mp.mpf(row.where[0].high)
+    assert low <= mp.sqrt(mp.mpf(2) / 63) <= high < low * (1 + mp.mpf(10) ** -12)
+    slope = float(re.search(r"slope of the map there .*?([\d.]+)", row.where[0].note).group(1))
+    assert slope == pytest.approx(61 / 21, rel=1e-9)
 
 
 def test_an_extremum_that_is_not_proved_is_one_open_row():

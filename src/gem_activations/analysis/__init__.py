@@ -13,12 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .certify import certify
+    from .certification import certify
     from .values import Certificate, CertificateError, Property, Value
 
 __all__ = ["Certificate", "CertificateError", "Property", "Value", "certify"]
 
-_HOMES = {"certify": ".certify"} | dict.fromkeys(["Certificate", "CertificateError", "Property", "Value"], ".values")
+_HOMES = {"certify": ".certification"} | dict.fromkeys(
+    ["Certificate", "CertificateError", "Property", "Value"], ".values"
+)
 
 
 def __getattr__(name: str) -> Any:

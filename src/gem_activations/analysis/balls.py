@@ -15,15 +15,14 @@ import sympy as sp
 from flint import acb, arb, arb_series
 
 from .expressions import Expr, X, arguments, to_fraction
+from .spelling import simplest
 from .values import CertificateError
 
 PRECISION = 256
 DIGITS = 20
+_PRECISIONS = (PRECISION, 1024, 4096)
+_ACCURATE = 128  # Bits that a constant's ball should have; cancellation may ask for a higher precision.
 _TAYLOR_TERMS = 8
-_INTEGRAL_PRECISION = 160
-_TOLERANCE_BITS = 110
-_SAMPLES = 16
-_EVALUATIONS = 20_000
 flint.ctx.prec = PRECISION
 
 FUNCTIONS: dict[Any, Callable[[Any, bool], Any]] = {
@@ -83,10 +82,14 @@ class Tape:
 
     def _coefficients(self, x: arb, order: int) -> list[arb]:
         flint.ctx.cap = order + 1
-        series = self(arb_series([x, 1], order + 1))
+        try:
+            series = self(arb_series([x, 1], order + 1))
+        except (ValueError, ZeroDivisionError):  # A denominator's enclosure holds 0.
+            return [arb.nan()] * (order + 1)
         if isinstance(series, arb):
             return [series] + [arb(0)] * order
-        return [series[k] for k in range(order + 1)]
+        # A quotient whose leading zeros cancel is known to a lower order, and reads as 0 beyond that.
+        return [series[k] if k < series.prec else arb.nan() for k in range(order + 1)]
 
     def _emit(self, operation: Callable[..., Any] | None, argument: Any) -> int:
         self._code.append((operation, argument))
@@ -160,7 +163,7 @@ def _tanh(value: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def constant_ball(expression: Expr) -> arb:
-    """Enclose a real constant expression.
+    """Enclose a real constant expression, with a higher precision where its terms cancel.
 
     Raises: CertificateError: it has a free symbol, or an unknown function.
     """
@@ -168,20 +171,33 @@ def constant_ball(expression: Expr) -> arb:
         return arb(flint.fmpq(int(expression.p), int(expression.q)))
     if expression in (sp.oo, -sp.oo):
         return arb.pos_inf() if expression == sp.oo else arb.neg_inf()
+    ball = arb.nan()
+    for precision in _PRECISIONS:
+        with flint.ctx.workprec(precision):
+            ball = _enclose(expression, precision)
+        if ball.rel_accuracy_bits() >= _ACCURATE or not ball.is_finite():
+            break
+    return ball
+
+
+@lru_cache(maxsize=4096)
+def _enclose(expression: Expr, precision: int) -> arb:
+    if expression.is_Rational:
+        return arb(flint.fmpq(int(expression.p), int(expression.q)))
     if expression in _CONSTANTS:
         return _CONSTANTS[expression]()
     if expression.is_Float:
         raise CertificateError(f"{expression} is a rounded number; write exact rationals, for example 1/3 or 0.01")
     if isinstance(expression, (sp.Add, sp.Mul)):
-        balls = [constant_ball(part) for part in expression.args]
+        balls = [_enclose(part, precision) for part in expression.args]
         return (_add if isinstance(expression, sp.Add) else _multiply)(balls, list(range(len(balls))), False)
     if isinstance(expression, sp.Pow):
         base, exponent = arguments(expression)
         if exponent.is_Rational:
-            return _power([constant_ball(base)], (0, to_fraction(exponent)), False)
-        return (constant_ball(exponent) * constant_ball(base).log()).exp()
+            return _power([_enclose(base, precision)], (0, to_fraction(exponent)), False)
+        return (_enclose(exponent, precision) * _enclose(base, precision).log()).exp()
     if expression.func in FUNCTIONS:
-        return FUNCTIONS[expression.func](constant_ball(expression.args[0]), False)
+        return FUNCTIONS[expression.func](_enclose(expression.args[0], precision), False)
     if expression.func in (sp.gamma, sp.beta, sp.sin, sp.cos):
         return _special_constant(expression)
     raise CertificateError(f"the analysis does not know the constant {expression}")
@@ -214,35 +230,20 @@ def sign_of(ball: arb) -> int | None:
 
 
 def constant_sign(expression: Expr) -> int:
-    """Give the sign of a real constant, proving zero by exact algebra where the ball cannot exclude it."""
+    """Give the sign of a real constant, proving zero by exact algebra where the ball cannot exclude it.
+
+    Raises: CertificateError: neither decides, or the constant is not real.
+    """
     sign = sign_of(constant_ball(expression))
     if sign is not None:
         return sign
-    simple = sp.simplify(expression)
+    simple = simplest(expression)
     if simple.is_zero:
         return 0
     sign = sign_of(constant_ball(simple))
     if sign is None:
         raise CertificateError(f"cannot decide the sign of {expression}")
     return sign
-
-
-def integral(weight: Callable[[acb, bool], acb], low: arb, high: arb) -> arb:
-    """Enclose a real integral over [low, high] by `acb.integral`; infinite or wide where the limit of work is reached.
-
-    Args:
-        weight: The integrand at a complex ball, and whether it has to refuse a ball on which it is not analytic.
-    """
-    with flint.ctx.workprec(_INTEGRAL_PRECISION):
-        left, right = low.mid(), high.mid()
-        parts = [arb(k) / _SAMPLES for k in range(_SAMPLES + 1)] + [arb(2) ** -k for k in range(5, 65, 5)]
-        points = [end for part in parts for end in (left + (right - left) * part, right + (left - right) * part)]
-        sizes = [abs(weight(acb(point), False).real).mid() for point in points]
-        size = max((s for s in sizes if s.is_finite()), default=arb(1))
-        # The samples only choose the accuracy that is asked for; the integral is enclosed whatever they are.
-        tolerance = arb(2) ** -_TOLERANCE_BITS
-        goal = tolerance * size * abs(right - left) if size > 0 else tolerance
-        return acb.integral(weight, low, high, rel_tol=tolerance, abs_tol=goal, eval_limit=_EVALUATIONS).real
 
 
 def hull(left: arb, right: arb) -> arb:

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import sympy as sp
 
+from .asymptotes import offset_at_infinity, slope_at_infinity
 from .expressions import Expr, X
 from .extrema import extremum_row, infimum, supremum, supremum_of_magnitude
-from .numbers import exact, tidy
+from .limits import limit
+from .numbers import exact
 from .pieces import Formula
 from .smoothness import breaks
-from .tails import limit
+from .spelling import tidy
 from .values import Property, Value
 
 
@@ -39,12 +41,12 @@ def boundedness(formula: Formula) -> list[Property]:
 
 
 def _asymptote(expression: Expr, end: Expr) -> Value:
-    slope = limit(sp.cancel(expression / X) if expression.is_rational_function(X) else expression / X, end)
+    mirrored = expression if end == sp.oo else expression.subs(X, -X)
+    slope = slope_at_infinity(mirrored)
     if not slope.is_finite:
         return Value("absent", note="f grows faster than every line")
-    offset = limit(
-        sp.cancel(expression - slope * X) if expression.is_rational_function(X) else expression - slope * X, end
-    )
+    offset = offset_at_infinity(mirrored, slope)
+    slope = slope if end == sp.oo else -slope
     if not offset.is_finite:
         return Value("absent", note=f"f / x tends to {slope}, f - ({slope}) x has no finite limit")
     return Value("statement", note=f"y = {tidy(slope * X + offset) if slope else offset}")

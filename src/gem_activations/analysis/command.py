@@ -81,7 +81,7 @@ def file_stem(name: str) -> str:
 
 def _certify(name: str, variance: str) -> "Certificate":
     try:
-        from .certify import certify
+        from .certification import certify
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "gem_activations"):
             raise

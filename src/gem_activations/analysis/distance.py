@@ -11,15 +11,19 @@ from dataclasses import dataclass
 import sympy as sp
 from flint import arb
 
-from .balls import constant_ball, integral, tape, whole_power
+from .asymptotes import natural_unit, rescaled
+from .balls import constant_ball, constant_sign, tape, whole_power
 from .expressions import Expr, X
 from .extrema import extremum_row, supremum_of_magnitude
-from .numbers import LONGEST_EXACT, Number, exact, tidy
+from .integrals import integral
+from .limits import limit
+from .numbers import LONGEST_EXACT, Number, exact
 from .pieces import Formula, Piece
 from .signs import sign_map
-from .tails import UndecidedError, limit, tail_sign
+from .spelling import tidy
+from .tails import tail_sign
 from .tower import factorise, without_root
-from .values import CertificateError, Property, Value
+from .values import CertificateError, Property, UndecidedError, Value
 
 _RATES = (sp.Integer(1), *(sp.Rational(1, 2**k) for k in range(1, 8)))
 _T = sp.Symbol("t", positive=True)
@@ -45,7 +49,7 @@ def difference(formula: Formula) -> tuple[Piece, ...]:
     """Give f - ReLU as pieces, cut at 0."""
     return tuple(
         Piece(p.low, p.high, sp.cancel(p.expression - X) if p.expression.is_rational_function(X) else p.expression - X)
-        if p.low.is_nonnegative
+        if p.low.is_finite and constant_sign(p.low) >= 0
         else p
         for p in formula.split(sp.Integer(0))
     )
@@ -62,7 +66,10 @@ def _norm(formula: Formula, pieces: tuple[Piece, ...], p: int) -> Property:
             return _row(
                 key, title, _closed_norm(formula.family, p).to_value(), "closed form, x = a (F / (1 - F))^(1/(2n))"
             )
-        total, method = _power_integral(pieces, p)
+        # With x = u t and f(x) = u g(t) the integral is u^(p+1) times that of g.
+        unit = natural_unit(formula)
+        found, method = _power_integral(pieces if unit == 1 else difference(rescaled(formula, unit)), p)
+        total = found if unit == 1 else found.times(unit ** (p + 1))
         if total.exact is not None:
             return _row(key, title, exact(tidy(total.exact ** sp.Rational(1, p))).to_value(), method)
         return _row(key, title, Number(None, total.ball if p == 1 else total.ball.sqrt()).to_value(), method)
@@ -110,7 +117,10 @@ def _family(n: int) -> list[Property]:
 
 
 def _power_integral(pieces: tuple[Piece, ...], p: int) -> tuple[Number, str]:
-    """Give the integral of |D|^p over the line. Raises: _Diverges: with the reason."""
+    """Give the integral of |D|^p over the line.
+
+    Raises: _Diverges: with the reason; UndecidedError: no bound was proved.
+    """
     for piece in pieces:
         for infinite, far in (
             (piece.high == sp.oo, piece.expression),
@@ -118,16 +128,23 @@ def _power_integral(pieces: tuple[Piece, ...], p: int) -> tuple[Number, str]:
         ):
             if infinite:
                 _require_decay(far, p, "+" if piece.high == sp.oo and far is piece.expression else "-")
-    parts = [part for piece in pieces for part in _one_sign(piece)]
-    if all((part.expression.is_polynomial(X) and part.low.is_finite and part.high.is_finite) or part.expression == 0
-           for part in parts):  # fmt: skip
-        total = sum((sp.Abs(sp.integrate(part.expression**p, (X, part.low, part.high))) for part in parts
-                     if part.expression != 0), sp.Integer(0))  # fmt: skip
-        return exact(tidy(total)), "exact integration of polynomials"
+    if all(piece.expression == 0 or _is_bounded_polynomial(piece) for piece in pieces):
+        parts = [part for piece in pieces for part in _one_sign(piece)]
+        if all(low.exact is not None and high.exact is not None for _, low, high in parts):
+            total = sum((sp.Abs(sp.integrate(e**p, (X, low.exact, high.exact))) for e, low, high in parts),
+                        sp.Integer(0))  # fmt: skip
+            return exact(tidy(total)), "exact integration of polynomials"
     total = arb(0)
-    for part in parts:
-        total += abs(_integral(part, p))
+    for piece in pieces:
+        # An even power is analytic across the zeros of D; elsewhere |D| is integrated between them.
+        parts = _one_sign(piece) if p % 2 else [(piece.expression, exact(piece.low), exact(piece.high))]
+        for expression, low, high in parts:
+            total += abs(_integral(expression, low, high, p))
     return Number(None, total), "FLINT integration with error bounds; tails by x = 1/t or an exponential bound"
+
+
+def _is_bounded_polynomial(piece: Piece) -> bool:
+    return piece.expression.is_polynomial(X) and piece.low.is_finite and piece.high.is_finite
 
 
 def _require_decay(far: Expr, p: int, sign: str) -> None:
@@ -152,36 +169,39 @@ def _order(far: Expr) -> int | None:
     return None
 
 
-def _one_sign(piece: Piece) -> list[Piece]:
+_Part = tuple[Expr, Number, Number]
+
+
+def _one_sign(piece: Piece) -> list[_Part]:
+    """Give (D, low, high) between the zeros of D; none for D = 0."""
     if piece.expression == 0:
-        return [piece]
+        return []
     zeros = sign_map(piece.expression, piece.low, piece.high).zeros
-    if any(zero.exact is None for zero in zeros):
-        raise UndecidedError("f - ReLU changes sign at a point without an exact form")
-    fences = [piece.low, *(zero.exact for zero in zeros if zero.exact is not None), piece.high]
-    return [Piece(a, b, piece.expression) for a, b in itertools.pairwise(fences)]
+    fences = [exact(piece.low), *zeros, exact(piece.high)]
+    return [(piece.expression, low, high) for low, high in itertools.pairwise(fences)]
 
 
-def _integral(part: Piece, p: int) -> arb:
-    if part.expression == 0:
+def _integral(expression: Expr, low: Number, high: Number, p: int) -> arb:
+    if expression == 0:
         return arb(0)
-    if part.low == -sp.oo:
-        return _integral(Piece(-part.high, sp.oo, part.expression.subs(X, -X)), p)
-    if part.high != sp.oo:
-        return _ball_integral(part.expression**p, constant_ball(part.low), constant_ball(part.high))
-    if _order(part.expression) is not None:
-        return _power_tail(part, p)
-    return _exponential_tail(part, p)
+    if low.exact == -sp.oo and high.exact == sp.oo:
+        zero = exact(0)
+        return _integral(expression, low, zero, p) + _integral(expression, zero, high, p)
+    if low.exact == -sp.oo:
+        return _integral(expression.subs(X, -X), -high, exact(sp.oo), p)
+    if high.exact != sp.oo:
+        return _ball_integral(expression**p, low.ball, high.ball)
+    if _order(expression) is not None:
+        return _power_tail(expression, low.ball, p)
+    return _exponential_tail(expression, low.ball, p)
 
 
-def _power_tail(part: Piece, p: int) -> arb:
-    cut = sp.Max(part.low, 1) if part.low.is_finite else sp.Integer(1)
-    near = (
-        _ball_integral(part.expression**p, constant_ball(part.low), constant_ball(cut)) if cut != part.low else arb(0)
-    )
-    mirrored = _conjugate(part.expression).subs(X, 1 / _T) ** p / _T**2
+def _power_tail(expression: Expr, low: arb, p: int) -> arb:
+    cut = low.max(arb(1))
+    near = arb(0) if low > 1 else _ball_integral(expression**p, low, cut)
+    mirrored = _conjugate(expression).subs(X, 1 / _T) ** p / _T**2
     mirrored = sp.cancel(sp.simplify(mirrored)).subs(_T, X)
-    return near + _ball_integral(mirrored, arb(0), 1 / constant_ball(cut))
+    return near + _ball_integral(mirrored, arb(0), 1 / cut)
 
 
 def _conjugate(expression: Expr) -> Expr:
@@ -197,23 +217,22 @@ def _conjugate(expression: Expr) -> Expr:
     return result
 
 
-def _exponential_tail(part: Piece, p: int) -> arb:
-    f = part.expression
+def _exponential_tail(f: Expr, low: arb, p: int) -> arb:
+    """Integrate |D|^p over [low, inf): with D' + r D against D in sign from T on, |D| <= |D(T)| exp(-r (x - T))."""
     for rate in _RATES:
-        start = max(int(128 / rate), int(sp.ceiling(part.low)) + 1)
+        start = max(int(128 / rate), int(low.upper().ceil().unique_fmpz() or 0) + 1)
         try:
             sign, slope = tail_sign(f, start), tail_sign(sp.diff(f, X) + rate * f, start)
         except UndecidedError:
             continue
         if sign == -slope:
             rest = whole_power(abs(tape(f)(arb(start))), p) / (p * constant_ball(rate))
-            near = _ball_integral(f**p, constant_ball(part.low), arb(start))
-            return near + arb(0, rest.upper())
+            return _ball_integral(f**p, low, arb(start)) + arb(0, rest.upper())
     raise UndecidedError(f"no exponential bound of {f} was proved")
 
 
 def _ball_integral(integrand: Expr, low: arb, high: arb) -> arb:
     value = integral(tape(integrand), low, high)
     if not value.is_finite():
-        raise UndecidedError(f"the integral of {integrand} did not converge")
+        raise UndecidedError(f"the integral of {integrand} was not bounded")
     return value

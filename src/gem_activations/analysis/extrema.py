@@ -10,8 +10,7 @@ from .expressions import Expr, X
 from .numbers import Number, at, compare, exact, greatest
 from .pieces import Piece
 from .signs import sign_map
-from .tails import UndecidedError
-from .values import CertificateError, Property, Value
+from .values import CertificateError, Property, UndecidedError, Value
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from sympy import stats
 
 from .balls import constant_sign
 from .expressions import Expr, X, arguments
+from .limits import limit
 from .pieces import Formula, Piece
 from .signs import sign_map
-from .tails import limit
 from .values import Property, Value
 
 _POSITIVE = sp.Symbol("x", positive=True)

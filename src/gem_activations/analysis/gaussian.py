@@ -2,19 +2,24 @@
 
 Polynomial pieces have closed forms in erf and exp. On the others the integrand is analytic, and FLINT integrates it
 with error bounds (`acb.integral`); what lies beyond `REACH` standard deviations is bounded by |f(x)| <= A + L |x|.
+Where f comes within 2^-180 of a line before that, the line takes its place there, with a bound on the error.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import sympy as sp
 from flint import acb, arb
 
-from .balls import constant_ball, integral, tape
+from .asymptotes import Line, line_beyond
+from .balls import constant_ball, tape
 from .expressions import Expr, X
 from .extrema import supremum_of_magnitude
-from .numbers import Number, exact, tidy
+from .integrals import integral
+from .numbers import Number, exact
 from .pieces import Formula, Piece
-from .tails import UndecidedError
+from .spelling import enormous, tidy
+from .values import UndecidedError
 
 REACH = 18
 
@@ -25,11 +30,13 @@ def expectation(formula: Formula, integrands: Sequence[Expr], growth: int, varia
     Args:
         growth: 0, 1 or 2 where h is f'^2, f or f^2; 4 where it is x^2 f^2. It chooses the bound of the tails.
         variance: Exact, above 0.
-    Raises: UndecidedError: f is not Lipschitz continuous on a piece that has no closed form.
+    Raises: UndecidedError: f' has no proved bound, and a piece has no closed form.
     """
     if all(integrand.is_polynomial(X) for integrand in integrands):
         parts = (closed_form(piece, h) for piece, h in zip(formula.pieces, integrands, strict=True))
-        return exact(tidy(sum(parts, sp.Integer(0)).subs(X, sp.sqrt(variance))))
+        closed = sum(parts, sp.Integer(0)).subs(X, sp.sqrt(variance))
+        if not enormous(closed):
+            return exact(tidy(closed))
     return Number(None, enclose(formula, integrands, growth, constant_ball(variance)))
 
 
@@ -39,10 +46,45 @@ def enclose(formula: Formula, integrands: Sequence[Expr], growth: int, variance:
     for piece, integrand in zip(formula.pieces, integrands, strict=True):
         if integrand.is_polynomial(X):
             total += tape(closed_form(piece, integrand))(deviation)
-        else:
-            total += _integral(piece, integrand, deviation)
-            total += arb(0, _tail(formula, piece, growth, deviation).upper())
+            continue
+        near = piece
+        for right in (False, True):
+            line = _line(piece, growth, right=right, deviation=deviation)
+            if line is not None:
+                total += _far(line, growth, deviation)
+                cut = sp.Integer(line.start)
+                near = replace(near, high=cut) if right else replace(near, low=-cut)
+        total += _integral(near, integrand, deviation)
+        total += arb(0, _tail(formula, near, growth, deviation).upper())
     return total
+
+
+def _line(piece: Piece, growth: int, *, right: bool, deviation: arb) -> Line | None:
+    """Give the asymptote at an infinite end of the piece, where it is reached before the cut at `REACH` deviations."""
+    end, other = (piece.high, -piece.low) if right else (-piece.low, piece.high)
+    if end != sp.oo:
+        return None
+    line = line_beyond(piece.expression if right else piece.expression.subs(X, -X), 1 if growth == 0 else 0)
+    if line is None or not arb(line.start) < deviation * REACH:
+        return None
+    return line if other == sp.oo or constant_ball(-other) < arb(line.start) else None
+
+
+def _far(line: Line, growth: int, deviation: arb) -> arb:
+    """Enclose the expectation over [start, inf): that of the asymptote's polynomial, and its distance from h.
+
+    |h - P| is at most e (2 |l| + e) x^k with l the line, e the bound of |f - l|, and E|x|^m <= (1, s, s^2, 2 s^3).
+    """
+    straight = line.slope * X + line.offset
+    slope, offset, error = abs(constant_ball(line.slope)), abs(constant_ball(line.offset)), line.error
+    polynomial, doubt = {
+        0: (straight**2, error * (2 * offset + error)),
+        1: (straight, error),
+        2: (straight**2, error * (2 * (slope * deviation + offset) + error)),
+        4: (X**2 * straight**2, error * deviation**2 * (4 * slope * deviation + 2 * offset + error)),
+    }[growth]
+    closed = closed_form(Piece(sp.Integer(line.start), sp.oo, straight), sp.expand(polynomial))
+    return tape(closed)(deviation) + arb(0, doubt.upper())
 
 
 def closed_form(piece: Piece, integrand: Expr) -> Expr:
@@ -87,10 +129,7 @@ def _integral(piece: Piece, integrand: Expr, deviation: arb) -> arb:
     def weighted(z: acb, analytic: bool) -> acb:
         return code(z * deviation, analytic) * (-z * z / 2).exp()
 
-    value = integral(weighted, low / deviation, high / deviation)
-    if not value.is_finite():
-        raise UndecidedError(f"the integral of {integrand} under the normal law did not converge")
-    return value / (2 * arb.pi()).sqrt()
+    return integral(weighted, low / deviation, high / deviation) / (2 * arb.pi()).sqrt()
 
 
 def _ends(piece: Piece, deviation: arb) -> tuple[arb, arb]:
@@ -106,13 +145,14 @@ def _ends(piece: Piece, deviation: arb) -> tuple[arb, arb]:
 
 
 def _tail(formula: Formula, piece: Piece, growth: int, deviation: arb) -> arb:
-    """Bound the integral of |h| over |x| > REACH * deviation, with |f| <= A + L |x|."""
+    """Bound the integral of |h| over |x| > REACH * deviation, with |f| <= A + L |x|, A = |f(0)| and all jumps."""
     if piece.low.is_finite and piece.high.is_finite:
         return arb(0)
     slope = supremum_of_magnitude(formula.pieces, 1).value
-    if not (slope.finite and formula.continuous):
-        raise UndecidedError("f is not Lipschitz continuous, so that its tails have no bound here")
-    height, rise = abs(constant_ball(formula.at(sp.Integer(0)))), slope.ball * deviation
+    if not slope.finite:
+        raise UndecidedError("f' has no bound, so that the tails of the integral have none here")
+    jumps = sum((abs(constant_ball(right - left)) for left, right in formula.sides(0)), arb(0))
+    height, rise = abs(constant_ball(formula.at(sp.Integer(0)))) + jumps, slope.ball * deviation
     # (a + b z)^2 <= 2 a^2 + 2 b^2 z^2; the truncated moments of the normal law are closed.
     t = arb(REACH)
     density, rest = (-t * t / 2).exp() / (2 * arb.pi()).sqrt(), (t / arb(2).sqrt()).erfc() / 2

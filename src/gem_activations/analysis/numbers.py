@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import sympy as sp
 from flint import arb
 
 from .balls import constant_ball, constant_sign, decimals, sign_of, tape
 from .expressions import Expr, X
-from .values import CertificateError, Value
+from .spelling import plain, tidy
+from .values import CertificateError, UndecidedError, Value
 
 LONGEST_EXACT = 90
 WIDEST = "1e-12"
@@ -31,6 +31,12 @@ class Number:
     def __neg__(self) -> "Number":
         """Give the number with its sign changed."""
         return Number(None if self.exact is None else -self.exact, -self.ball)
+
+    def times(self, factor: Expr) -> "Number":
+        """Give the number times an exact constant other than 0."""
+        if self.exact is not None:
+            return exact(tidy(self.exact * factor))
+        return Number(None, self.ball * constant_ball(factor))
 
     def magnitude(self) -> "Number":
         """Give the absolute value."""
@@ -68,19 +74,6 @@ def exact(expression: Expr | int) -> Number:
     return Number(expression, constant_ball(expression))
 
 
-@lru_cache(maxsize=4096)
-def tidy(expression: Expr) -> Expr:
-    """Simplify a constant, keeping the shorter spelling."""
-    if expression.is_Rational or not expression.is_number or not expression.is_finite:
-        return expression
-    if expression.has(sp.erf):
-        return min((expression, sp.expand(expression)), key=lambda e: (sp.count_ops(e), len(str(e))))
-    found = [expression]
-    for simplify in (sp.radsimp, lambda e: sp.simplify(sp.powsimp(sp.expand(e))), sp.factor):
-        found.append(simplify(found[-1]))
-    return min(found, key=lambda e: (sp.count_ops(e), len(str(e))))
-
-
 def compare(left: Number, right: Number) -> int:
     """Give the sign of left - right; 0 also where two balls of 256-bit arithmetic cannot be told apart."""
     if not (left.finite and right.finite):
@@ -104,14 +97,14 @@ def equal(left: Expr, right: Expr) -> bool:
 def same(left: Number, right: Number) -> bool:
     """Whether two numbers are proved equal.
 
-    Raises: CertificateError: they lie too close to tell.
+    Raises: UndecidedError: they lie too close to tell.
     """
     if compare(left, right):
         return False
     if left.exact is None or right.exact is None:
         if left.finite and right.finite and not left.ball.overlaps(right.ball):
             return False
-        raise CertificateError(f"two points near {float(left.ball.mid()):.6g} cannot be told apart")
+        raise UndecidedError(f"two points near {float(left.ball.mid()):.6g} cannot be told apart")
     return True
 
 
@@ -126,12 +119,6 @@ def greatest(numbers: Iterable[Number]) -> Number:
         elif order == 0 and (best.exact is None or number.exact is None):
             best = Number(None, best.ball.union(number.ball))
     return best
-
-
-@lru_cache(maxsize=512)
-def plain(expression: Expr) -> Expr:
-    """Write hyperbolic functions as exponentials, which reduce at logarithms."""
-    return expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)
 
 
 def at(expression: Expr, point: Number) -> Number:

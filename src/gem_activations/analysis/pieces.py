@@ -8,8 +8,9 @@ import sympy as sp
 
 from .balls import constant_sign
 from .expressions import Expr, X
-from .numbers import equal, tidy
-from .tails import limit
+from .limits import limit
+from .numbers import equal
+from .spelling import tidy
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ from functools import cached_property
 
 import sympy as sp
 
+from .asymptotes import natural_unit, rescaled
 from .expressions import Expr, X
 from .gaussian import expectation
-from .numbers import Number, exact, tidy
+from .numbers import Number, exact
 from .pieces import Formula
+from .spelling import tidy
 from .tower import identical
 from .values import CertificateError, Property, Value
 from .variance_map import fixed_points, ratio_course, squares, times_square, uniqueness
@@ -22,33 +24,48 @@ _CLOSED = "closed form of the truncated normal moments"
 class Moments:
     """E f, E f^2, E f'^2 and E x^2 f^2 for x ~ N(0, q) as exact numbers or balls, each found when it is asked for.
 
-    Reading one raises UndecidedError, as `expectation`.
+    With x = u t for the natural unit u of the formula, f(x) = u g(t) and t ~ N(0, q/u^2): the moments are those of g,
+    times powers of u. Reading one raises UndecidedError, as `expectation`.
     """
 
     formula: Formula
     variance: Expr
 
     @cached_property
+    def unit(self) -> Expr:
+        """The unit u of x, 1 but for extreme parameters."""
+        return natural_unit(self.formula)
+
+    @cached_property
+    def scaled(self) -> Formula:
+        """g(t) = f(u t) / u."""
+        return rescaled(self.formula, self.unit)
+
+    def _moment(self, integrands: list[Expr], growth: int, power: int) -> Number:
+        found = expectation(self.scaled, integrands, growth, self.variance / self.unit**2)
+        return found if self.unit == 1 else found.times(self.unit**power)
+
+    @cached_property
     def mean(self) -> Number:
         """E f(x)."""
         if is_odd(self.formula):
             return exact(0)
-        return expectation(self.formula, [p.expression for p in self.formula.pieces], 1, self.variance)
+        return self._moment([p.expression for p in self.scaled.pieces], 1, 1)
 
     @cached_property
     def second(self) -> Number:
         """E f(x)^2."""
-        return expectation(self.formula, squares(self.formula, 0), 2, self.variance)
+        return self._moment(squares(self.scaled, 0), 2, 2)
 
     @cached_property
     def slope(self) -> Number:
         """E f'(x)^2."""
-        return expectation(self.formula, squares(self.formula, 1), 0, self.variance)
+        return self._moment(squares(self.scaled, 1), 0, 0)
 
     @cached_property
     def fourth(self) -> Number:
         """E x^2 f(x)^2."""
-        return expectation(self.formula, times_square(squares(self.formula, 0)), 4, self.variance)
+        return self._moment(times_square(squares(self.scaled, 0)), 4, 4)
 
 
 def is_odd(formula: Formula) -> bool:
@@ -73,7 +90,7 @@ def propagation(formula: Formula, variance: Expr = sp.S.One) -> list[Property]:
         ("chi", f"chi, q E f'^2 / E f^2 {law}", lambda: _chi(found)),
         ("map_slope", at_one, lambda: _slope(found)),
     ]
-    return [*(_row(formula, *row) for row in rows), *_map_rows(formula, found, variance)]
+    return [*(_row(formula, *row) for row in rows), *_map_rows(found, variance)]
 
 
 def _row(formula: Formula, key: str, title: str, find: Callable[[], Number]) -> Property:
@@ -107,20 +124,24 @@ def _slope(found: Moments) -> Number:
     return Number(None, (found.fourth.ball / found.second.ball / exact(found.variance).ball - 1) / 2)
 
 
-def _map_rows(formula: Formula, found: Moments, variance: Expr) -> list[Property]:
+def _map_rows(found: Moments, variance: Expr) -> list[Property]:
     def level() -> Number:
         if found.second.exact is not None:
             return exact(tidy(found.second.exact / variance))
         return Number(None, found.second.ball / exact(variance).ball)
 
     rows = (
-        ("fixed_points", "Fixed points above 0 of the variance map q -> E f(x)^2, x ~ N(0, q)", fixed_points),
+        (
+            "fixed_points",
+            "Fixed points above 0 of the variance map q -> E f(x)^2, x ~ N(0, q)",
+            lambda course: fixed_points(course, found.unit),
+        ),
         ("uniqueness", f"Uniqueness of q = {variance} under the gain", lambda course: uniqueness(course, level())),
     )
     made = []
     for key, title, prove in rows:
         try:
-            value, where = prove(ratio_course(formula))
+            value, where = prove(ratio_course(found.scaled))
         except CertificateError as error:
             value, where = Value("open", note=f"not closed: {error}"), ()
         made.append(Property("propagation", key, title, value, where, "course of V(q)/q, variation diminishing"))

@@ -20,12 +20,15 @@ from flint import arb
 
 from .balls import Tape, constant_ball, constant_sign, sign_of, tape
 from .expressions import Expr, X
-from .numbers import Number, at, compare, exact, same, tidy
-from .tails import UndecidedError, find_tail
+from .numbers import Number, at, compare, exact, same
+from .spelling import tidy
+from .tails import find_tail
 from .tower import Factor, factorise, without_root
-from .values import CertificateError
+from .values import CertificateError, UndecidedError
 
-MOST_BOXES = 20_000
+MOST_BOXES = 8_000
+MOST_HALVINGS = 2_000
+_ACCURATE = 64
 _HIGHEST_ORDER = 12
 
 
@@ -56,7 +59,7 @@ def sign_map(expression: Expr, low: Expr, high: Expr) -> SignMap:
     for factor in product.factors:
         found, method = _factor_zeros(factor, low, high)
         if found and factor.multiplicity < 0:
-            raise PoleError(f"{expression} has a pole at x = {found[0].to_value()}")
+            raise PoleError(f"a denominator of {expression} is 0 at x = {found[0].to_value()}")
         methods.add(method)
         zeros += found
     ordered = _distinct(zeros)
@@ -78,9 +81,9 @@ def _between(zeros: tuple[Number, ...], low: Expr, high: Expr) -> list[arb]:
     points = []
     for left, right in itertools.pairwise(fences):
         if left.is_finite() and right.is_finite():
-            points.append(((left + right) / 2).mid())
+            points.append(((left.upper() + right.lower()) / 2).mid())
         elif left.is_finite() or right.is_finite():
-            points.append((left + 1).mid() if left.is_finite() else (right - 1).mid())
+            points.append((left.upper() + 1).mid() if left.is_finite() else (right.lower() - 1).mid())
         else:
             points.append(arb(0))
     return points
@@ -116,7 +119,7 @@ def _exact_zeros(factor: Factor) -> list[Number] | None:
     conjugate = without_root(factor)
     if conjugate is not None:
         zeros = _exact_zeros_of(conjugate[2])
-        return None if zeros is None else [z for z in zeros if _vanishes(conjugate, z)]
+        return None if zeros is None else [z for z in zeros if vanishes(conjugate, z)]
     functions = factor.generators
     if not functions:
         return _exact_zeros_of(factor.expression)
@@ -129,7 +132,7 @@ def _exact_zeros(factor: Factor) -> list[Number] | None:
     zeros = None if rate.has(X) else _exact_zeros_of(factor.lifted.xreplace({symbol: X}), factor)
     if zeros is None or any(zero.exact is None for zero in zeros):
         return None
-    return [exact(tidy(sp.log(zero.exact) / rate)) for zero in zeros if sign_of(zero.ball) == 1]
+    return [exact(tidy(sp.log(zero.exact) / rate)) for zero in zeros if constant_sign(zero.exact) > 0]
 
 
 def _exact_zeros_of(expression: Expr, factor: Factor | None = None) -> list[Number] | None:
@@ -148,6 +151,8 @@ def _exact_zeros_of(expression: Expr, factor: Factor | None = None) -> list[Numb
 
 
 def _roots(polynomial: sp.Poly) -> list[Number] | None:
+    if polynomial.is_zero or constant_sign(polynomial.LC()) == 0:
+        raise UndecidedError(f"the leading coefficient of {polynomial.as_expr()} is 0 in another spelling")
     degree = int(polynomial.degree())
     step = math.gcd(*(power for (power,) in polynomial.monoms()))
     inner = sp.Poly([polynomial.nth(k * step) for k in range(degree // step, -1, -1)], X)
@@ -174,13 +179,15 @@ def _real_powers(value: Expr, step: int) -> list[Number]:
     if step == 1 or value == 0:
         return [exact(value)]
     sign = constant_sign(value)
+    if sign == 0:
+        return [exact(0)]
     if step % 2:
         return [exact(sign * sp.Abs(value) ** sp.Rational(1, step))]
     root = value ** sp.Rational(1, step)
     return [exact(-root), exact(root)] if sign > 0 else []
 
 
-def _vanishes(parts: tuple[Expr, Expr, Expr], zero: Number) -> bool:
+def vanishes(parts: tuple[Expr, Expr, Expr], zero: Number) -> bool:
     """Whether A + B s is 0 at a zero of A^2 - B^2 s^2 = (A + B s) (A - B s), from (A, B s, A^2 - B^2 s^2)."""
     plain, root, _ = parts
     value = at(plain + root, zero)
@@ -198,21 +205,23 @@ def _refine(function: Tape, low: arb, high: arb) -> Number:
     """Shrink an interval with exactly one simple root by interval Newton steps, after bisection where those stall."""
     box = low.union(high)
     first = sign_of(function(low))
-    for _ in range(400):
+    for _ in range(MOST_HALVINGS):
         middle = box.mid()
         slope = function.jet(box, 1)[1]
         if sign_of(slope):
             newer = (middle - function(middle) / slope).intersection(box)
-            if not newer.rad() < box.rad() * 0.75:
+            if newer.rad() < box.rad() * 0.75:
+                box = newer
+                continue
+            if newer.rel_accuracy_bits() > _ACCURATE or newer.rad() == 0:
                 return Number(None, newer)
-            box = newer
-        else:
-            sign = sign_of(function(middle))
-            if sign is None or first is None:
-                raise UndecidedError("a root could not be refined")
-            low, high = (middle, high) if sign == first else (low, middle)
-            box = low.union(high)
-    raise UndecidedError("a root could not be refined")
+        sign = sign_of(function(middle))
+        if sign is None or first is None:
+            # The value at the middle is lost in its own rounding: the box is as narrow as the precision allows.
+            return Number(None, box)
+        low, high = (middle, high) if sign == first else (low, middle)
+        box = low.union(high)
+    return Number(None, box)
 
 
 def _ball_zeros(expression: Expr, low: Expr, high: Expr) -> list[Number]:

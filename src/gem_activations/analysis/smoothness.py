@@ -8,12 +8,12 @@ import sympy as sp
 
 from .balls import constant_sign
 from .expressions import Expr, X
-from .numbers import compare, equal, exact, tidy
+from .numbers import compare, equal, exact
 from .pieces import Formula, Piece
 from .signs import PoleError, sign_map
-from .tails import UndecidedError
+from .spelling import tidy
 from .tower import identical
-from .values import CertificateError, Property, Value
+from .values import CertificateError, Property, UndecidedError, Value
 
 MOST_ORDERS = 140
 _N, _EPS, _LEAK = 8, sp.Symbol("eps", positive=True), sp.Symbol("leak", nonnegative=True)

@@ -1,6 +1,7 @@
 """What a user may ask a certificate of: a catalog string, a spec, or a SymPy expression in one real variable."""
 
 import itertools
+from dataclasses import replace
 from functools import cmp_to_key
 from typing import Any
 
@@ -8,13 +9,19 @@ import sympy as sp
 
 from ..catalog import Activation, parse
 from ..spec import GemSpec
-from .balls import FUNCTIONS
-from .expressions import Expr, X
+from .balls import FUNCTIONS, constant_sign
+from .expressions import Expr, X, arguments
 from .formulas import formula
-from .numbers import compare, equal, exact, tidy
+from .numbers import compare, equal, exact
 from .pieces import Formula, Piece
 from .smoothness import require_analytic
+from .spelling import tidy
+from .tower import factorise
 from .values import CertificateError
+
+HIGHEST_POWER = 200
+# What a SymPy symbol must not be declared to be, lest Abs(x) became x before we see it.
+_NARROWING = ("positive", "negative", "nonnegative", "nonpositive", "zero", "integer", "rational", "algebraic")
 
 Target = GemSpec | Activation | str | Expr
 
@@ -36,7 +43,17 @@ def read(target: Target) -> Formula:
     found = formula(target) if isinstance(target, Activation) else _from_expression(target)
     for piece in found.pieces:
         require_analytic(piece)
-    return found
+    return replace(found, pieces=tuple(_constant_or_same(piece) for piece in found.pieces))
+
+
+def _constant_or_same(piece: Piece) -> Piece:
+    """Give the piece with its expression as a constant where it is one in another spelling."""
+    if not piece.expression.has(X) or factorise(piece.derivative(1)).sign:
+        return piece
+    inside = piece.low + 1 if piece.low.is_finite else piece.high - 1 if piece.high.is_finite else sp.Integer(0)
+    if piece.low.is_finite and piece.high.is_finite:
+        inside = (piece.low + piece.high) / 2
+    return replace(piece, expression=tidy(piece.expression.subs(X, inside)))
 
 
 def _from_expression(target: sp.Expr) -> Formula:
@@ -50,8 +67,11 @@ def _from_expression(target: sp.Expr) -> Formula:
         raise CertificateError(f"{target} must have one free symbol, its input; it has {names}. Give the others values")
     if target.atoms(sp.Float):
         raise CertificateError(f"{target} holds rounded numbers; write exact ones, such as Rational(1, 10) for 0.1")
-    expression: Any = target.subs(symbols[0], X)
-    if expression.has(sp.I, sp.zoo, sp.nan):
+    _require_real_line(symbols[0])
+    expression: Any = _without_hidden_zeros(target.subs(symbols[0], X))
+    if not expression.has(X):
+        raise CertificateError(f"{target} is the constant {expression}; it must depend on its input")
+    if expression.has(sp.I, sp.zoo, sp.nan) or any(_is_complex(node) for node in expression.atoms(sp.Pow)):
         raise CertificateError(f"{target} is not a real function of a real variable")
     pieces, values = _split(expression)
     for piece in pieces:
@@ -65,8 +85,42 @@ def _from_expression(target: sp.Expr) -> Formula:
     return result
 
 
+def _require_real_line(symbol: Expr) -> None:
+    narrowed = [name for name in _NARROWING if getattr(symbol, f"is_{name}") is not None]
+    if narrowed or symbol.is_real is False:
+        raise CertificateError(
+            f"the symbol {symbol} is not declared over the whole real line ({', '.join(narrowed) or 'not real'}), so "
+            f"SymPy may have simplified the expression; use Symbol('{symbol}') or Symbol('{symbol}', real=True)"
+        )
+
+
+def _without_hidden_zeros(expression: Expr) -> Expr:
+    """Replace every constant sum that is proved to be 0 in another spelling."""
+
+    def is_hidden_zero(node: Expr) -> bool:
+        if not (isinstance(node, sp.Add) and node.is_number):
+            return False
+        try:
+            return constant_sign(node) == 0
+        except CertificateError:
+            return False
+
+    return expression.replace(is_hidden_zero, lambda _: sp.Integer(0))
+
+
+def _is_complex(node: sp.Pow) -> bool:
+    base, exponent = arguments(node)
+    if base.has(X) or exponent.is_Integer:
+        return False
+    return not base.is_extended_positive and not (base.is_number and constant_sign(base) > 0)
+
+
 def _require_known(expression: sp.Expr) -> None:
     for part in sp.preorder_traversal(expression):
+        if isinstance(part, sp.Pow) and part.has(X):
+            power = arguments(part)[1]
+            if power.is_Rational and abs(power.p) > HIGHEST_POWER:
+                raise CertificateError(f"the power {power} is above {HIGHEST_POWER}, the highest that is analysed")
         if isinstance(part, sp.Function) and part.func not in FUNCTIONS:
             known = ", ".join(sorted(f.__name__ for f in FUNCTIONS))
             raise CertificateError(f"the analysis does not know the function {part.func.__name__}; it knows {known}")

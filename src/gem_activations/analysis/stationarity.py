@@ -7,12 +7,12 @@ import sympy as sp
 
 from .balls import constant_sign
 from .expressions import Expr
-from .numbers import Number, at, equal, exact, tidy
+from .numbers import Number, at, equal, exact
 from .pieces import Formula
 from .signs import sign_map
 from .smoothness import breaks
-from .tails import UndecidedError
-from .values import CertificateError, Property, Value
+from .spelling import tidy
+from .values import CertificateError, Property, UndecidedError, Value
 
 _KINDS = {(-1, 1): "local minimum", (1, -1): "local maximum", (1, 1): "saddle, f rises on both sides",
           (-1, -1): "saddle, f falls on both sides"}  # fmt: skip

@@ -12,6 +12,11 @@ import sympy as sp
 
 from .balls import constant_ball, constant_sign
 from .expressions import Expr, X, arguments, to_fraction
+from .spelling import simplest
+from .values import UndecidedError
+
+_MOST_OPERATIONS, _MOST_GENERATORS = 800, 7
+_LARGEST_RATIO = 64  # exp(10^12 x) beside exp(x) stays a generator of its own, not the power 10^12 of the other.
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class _Lifter:
         for known, symbol in self.symbols.items():
             if isinstance(known, sp.exp):
                 ratio = sp.cancel(term / known.args[0])
-                if ratio.is_Rational:
+                if ratio.is_Rational and max(abs(ratio.p), ratio.q) <= _LARGEST_RATIO:
                     return symbol**ratio
         return self._symbol(sp.exp(term))
 
@@ -101,9 +106,16 @@ class _Lifter:
 
 @lru_cache(maxsize=512)
 def factorise(expression: Expr) -> Product:
-    """Write an expression as a product of irreducible polynomials over its tower of generators."""
+    """Write an expression as a product of irreducible polynomials over its tower of generators.
+
+    Raises: UndecidedError: it is too large to be factored in reasonable time.
+    """
+    if sp.count_ops(expression) > _MOST_OPERATIONS:
+        raise UndecidedError(f"an expression with more than {_MOST_OPERATIONS} operations was not factored")
     lifter = _Lifter()
     lifted = lifter.whole(lifter.lift(expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)))
+    if len(lifter.symbols) > _MOST_GENERATORS:
+        raise UndecidedError(f"an expression in more than {_MOST_GENERATORS} functions and constants was not factored")
     numerator, denominator = (lifter.reduce(part) for part in sp.fraction(sp.cancel(sp.together(lifted))))
     tower = tuple((symbol, function) for function, symbol in lifter.symbols.items())
     back = dict(tower)
@@ -146,4 +158,4 @@ def identical(left: Expr, right: Expr) -> bool:
     difference = constant_ball((left - right).subs(X, probe))
     if difference.is_finite() and not difference.contains(0):
         return False
-    return factorise(left - right).sign == 0 or sp.simplify(left - right) == 0
+    return factorise(left - right).sign == 0 or simplest(left - right) == 0

@@ -29,6 +29,10 @@ class CertificateError(GemError):
     """A function that cannot be certified: a pole, a free symbol, a function that the analysis does not know."""
 
 
+class UndecidedError(CertificateError):
+    """A proof that could not be closed."""
+
+
 @dataclass(frozen=True)
 class Value:
     """One number or statement of a certificate.

@@ -15,18 +15,19 @@ from itertools import pairwise
 import sympy as sp
 from flint import arb
 
+from .asymptotes import slope_at_infinity
 from .balls import sign_of
 from .expressions import Expr, X
 from .gaussian import enclose
-from .numbers import Number, at, compare, exact, tidy
+from .numbers import Number, at, compare, exact
 from .pieces import Formula
 from .signs import sign_map
-from .tails import UndecidedError, limit
+from .spelling import tidy
 from .tower import identical
-from .values import Value
+from .values import UndecidedError, Value
 
 _RELATIVE = arb(2) ** -60
-_FARTHEST = 60
+_FARTHEST = 9
 _BY_SIZE = cmp_to_key(lambda a, b: compare(exact(a), exact(b)))
 
 
@@ -107,31 +108,30 @@ def _ratio_limits(formula: Formula) -> tuple[Number, Number]:
     ends = [p.end(0, right=p.high == 0) for p in middle]
     slopes = [p.end(1, right=p.high == 0) for p in middle]
     near = sp.oo if any(end != 0 for end in ends) else tidy(sum(s**2 for s in slopes) / 2)
-    first, last = formula.pieces[0].expression, formula.pieces[-1].expression
-    far = [
-        limit(sp.cancel(e / X) if e.is_rational_function(X) else e / X, s) for e, s in ((first, -sp.oo), (last, sp.oo))
-    ]
+    ends = (formula.pieces[0].expression.subs(X, -X), formula.pieces[-1].expression)
+    far = [slope_at_infinity(expression) for expression in ends]
     return exact(near), exact(tidy(sum(s**2 for s in far) / 2) if all(s.is_finite for s in far) else sp.oo)
 
 
-def fixed_points(course: Course) -> tuple[Value, tuple[Value, ...]]:
+def fixed_points(course: Course, unit: Expr = sp.S.One) -> tuple[Value, tuple[Value, ...]]:
     """Give the number of fixed points above 0 for weight variance 1, with the fixed point and the slope there.
 
+    Args:
+        unit: The u of the scaled function g(t) = f(u t) / u of this course; its fixed point times u^2 is that of f.
     Raises: UndecidedError: more than one change of sign, or a fixed point that was not enclosed.
     """
-    changes, one = course.changes(exact(1)), exact(1)
+    changes = course.changes(exact(1))
     if not changes:
         return Value("statement", note="every q"), ()
     if len(changes) == 1:
         return Value("exact", "0", "0", "0", 0.0, str(course)), ()
-    first, last = compare(course.values[0], one), compare(course.values[-1], one)
-    if len(changes) > 2 or first * last >= 0:
+    if len(changes) > 2:
         raise UndecidedError(f"h/2 - 1 changes sign {len(changes) - 1} times: {course}")
-    point = _solve(course.formula, rises=last > 0)
+    point = _solve(course.formula, rises=changes[-1] > 0)
     f = squares(course.formula, 0)
     fourth, second = enclose(course.formula, times_square(f), 4, point), enclose(course.formula, f, 2, point)
     slope = Number(None, (fourth / point - second) / (2 * point))
-    where = Number(None, point).to_value(f"slope of the map there {slope.to_value()}")
+    where = Number(None, point).times(unit**2).to_value(f"slope of the map there {slope.to_value()}")
     return Value("exact", "1", "1", "1", 1.0, str(course)), (where,)
 
 
@@ -191,7 +191,7 @@ def _solve(formula: Formula, *, rises: bool) -> arb:
 
 def _bracket(excess: Callable[[arb], arb], direction: int, *, rises: bool) -> arb:
     wanted = direction if rises else -direction
-    for steps in range(_FARTHEST):
+    for steps in (*range(8), *(2**k for k in range(3, _FARTHEST))):
         if sign_of(excess(arb(direction * steps))) == wanted:
             return arb(direction * steps)
-    raise UndecidedError(f"no fixed point between exp(-{_FARTHEST}) and exp({_FARTHEST})")
+    raise UndecidedError(f"no fixed point was found between exp(-2^{_FARTHEST - 1}) and exp(2^{_FARTHEST - 1})")
