@@ -86,7 +86,7 @@ def main(out: Path, epochs: int, arms: tuple[str, ...]) -> None:
             more = dataclasses.replace(request, seeds=SEEDS + 1)
             local = join_in(more)
             sweep(more)
-            status = local.wait(60)
+            status = local.wait(300)
         finally:
             watcher.over.set()
             watcher.join()
