@@ -185,4 +185,4 @@ INT8_ACCURACY = 0.01
 """Change of accuracy: 3 of 397 images, whose logits were nearly equal before. Seen: none."""
 
 INT8_OVER_GELU = 1.5
-"""The error with GEM over the error with GELU; the networks differ, as each is trained with its own. Seen: 0.95, 1.2."""
+"""The error with GEM over that with GELU; the networks differ, as each is trained with its own. Seen: 0.95, 1.2."""
