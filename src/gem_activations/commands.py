@@ -7,73 +7,41 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg, subcommand
 
 from . import catalog
 from .grammar import format_call
-from .lab.recipes import RECIPES
+from .lab.options import Options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDE = 1000
-_RECIPE_HELP = "What is trained on what. " + " ".join(
-    f"{name}: {(recipe.__doc__ or '').strip()}" for name, recipe in RECIPES.items()
-)
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(Options):
     """Train one model with several activations from several seeds, and report what the data allow to say.
 
     The same command run again goes on where it was stopped; more activations or seeds extend the comparison.
     """
 
-    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help=_RECIPE_HELP)]
-    activations: Annotated[tuple[str, ...] | None, arg(metavar="A [B ...]")] = None
-    """Activations to compare, such as gelu gem "egem(eps=1e-4)"; the recipe's where not given."""
-    seeds: int | None = None
-    """Number of runs of each activation; the recipe's where not given."""
-    epochs: int | None = None
-    """Epochs of each run; the recipe's where not given."""
-    steps: int | None = None
-    """Steps of each run instead, of a recipe that is counted in steps, such as those on text."""
-    batch_size: int | None = None
-    """Examples of a step; the recipe's where not given."""
-    context: int | None = None
-    """Tokens of a window of text; the recipe's where not given."""
     baseline: str | None = None
-    """Activation that the others are compared with; the recipe's where not given."""
-    model: str | None = None
-    """Another model of the recipe, such as mlp or cnn; the recipe's own where not given."""
-    scale: Literal["full", "small", "smoke"] = "full"
-    """full: as in the literature. small: a form that a CPU trains in minutes. smoke: seconds, to try the code path."""
-    out: Path | None = None
-    """Output folder; runs/RECIPE where not given."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
-    data_dir: Path | None = None
-    """Folder with the data files; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given.
-    Files that are not there are downloaded to it. For text also any text file, or a folder of text files."""
-    engine: Literal["local", "ray"] = "local"
-    """local: one run after the other in this process. ray: on the machines of a Ray cluster that share the folders."""
-    ray_address: str | None = None
-    """The Ray cluster, such as auto or HOST:6379; this machine alone where not given."""
-    replicas: int = 1
-    """Runs that share one GPU of the cluster."""
+    """Activation that the others are compared with; the recipe's or the study's where not given."""
+    rates: Path | None = None
+    """Folder or file of `gem-act tune`: each activation is trained at the learning rate chosen there."""
 
     def run(self) -> None:
         """Run the comparison, then write and print its report."""
         from .lab.compare import compare
         from .lab.distributed import leads
         from .lab.progress import show_progress
-        from .lab.request import Request
         from .lab.runner import Silent
 
-        request = Request(**{field.name: getattr(self, field.name) for field in fields(self)})
+        request = self.make_request(baseline=self.baseline, rates=self.rates)
         try:
             if not leads():
                 compare(request, Silent())
@@ -83,6 +51,35 @@ class Compare:
             _report(request.folder)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"run the same command again to go on in {request.folder}") from None
+
+
+@dataclass(frozen=True)
+class Tune(Options):
+    """Search the learning rate of each activation, with equally many trials for every one, on the validation split.
+
+    The test set is left alone. The rates go to a file that `gem-act compare --rates` takes. The same command run again
+    goes on where it was stopped; more activations or trials extend the search.
+    """
+
+    trials: int = 5
+    """Learning rates of each activation, an odd number: the recipe's own in the middle."""
+    factor: float = 2.0
+    """Ratio of neighbouring learning rates."""
+
+    def run(self) -> None:
+        """Run the search, then print the chosen rates."""
+        from .lab.progress import show_progress
+        from .lab.tuning import tune, tuning_folder, tuning_lines
+
+        request = self.make_request()
+        folder = tuning_folder(request)
+        try:
+            with show_progress(_console(sys.stderr)) as observer:
+                tuning = tune(request, self.trials, self.factor, observer)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"run the same command again to go on in {folder}") from None
+        hint = f"Take them with `gem-act compare {self.recipe} --rates {folder}` and the same options."
+        _print_lines([*tuning_lines(tuning), hint], _console(sys.stdout))
 
 
 @dataclass(frozen=True)
@@ -259,6 +256,7 @@ class Bench:
 
 Command = (
     Annotated[Compare, subcommand("compare")]
+    | Annotated[Tune, subcommand("tune")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Data, subcommand("data")]
     | Annotated[Claims, subcommand("claims")]

@@ -48,8 +48,10 @@ class Lines:
     def ended(self, result: RunResult) -> None:
         """Print the run's result, or why it failed."""
         self.done += 1
-        if result.status == FINISHED and result.test_accuracy is not None:
-            outcome = f"test accuracy {100 * result.test_accuracy:.2f} %"
+        accuracy = result.validation_accuracy if result.test_accuracy is None else result.test_accuracy
+        if result.status == FINISHED and accuracy is not None:
+            split = "validation" if result.test_accuracy is None else "test"
+            outcome = f"{split} accuracy {100 * accuracy:.2f} %"
         else:
             outcome = f"failed: {result.reason}"
         self._print(

@@ -76,7 +76,12 @@ def write_tuning(folder: Path, tuning: Tuning) -> Path:
     Raises: StoreError: it cannot be written.
     """
     arms = {
-        name: {"rate": arm.rate, "trials": [dataclasses.asdict(trial) for trial in arm.trials]}
+        name: {
+            "rate": arm.rate,
+            "at_edge": arm.at_edge,
+            "failed": arm.failed,
+            "trials": [dataclasses.asdict(trial) for trial in arm.trials],
+        }
         for name, arm in tuning.arms.items()
     }
     path = folder / FILE
