@@ -4,11 +4,7 @@ from typing import Any
 
 import onnx
 import onnxruntime
-import pytest
 import torch
-
-exporting = pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated:FutureWarning")
-"""PyTorch's exporter uses a class of its own that it has deprecated; every other warning is an error."""
 
 
 def export(model: torch.nn.Module, *inputs: torch.Tensor, dynamic: Any = None, **options: Any) -> onnx.ModelProto:

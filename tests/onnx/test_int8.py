@@ -20,7 +20,8 @@ from torch import nn
 from gem_activations.torch import init_, make_activation, register
 
 from ..tolerances import INT8_ACCURACY, INT8_LOGITS, INT8_LOSS, INT8_OVER_GELU, RUNTIME
-from .running import export, exporting, start
+from ..torch.known_warnings import exporting
+from .running import export, start
 
 transformers = pytest.importorskip("transformers")
 pytestmark = exporting

@@ -12,8 +12,9 @@ from gem_activations.torch import EGEM, GEM, SEGEM, gem_glu
 
 from ..sweeps import bit_patterns, sweep_float32, wide
 from ..tolerances import EXPORTED_CONSTANTS, HALF_ULPS, value_ulps
+from ..torch.known_warnings import exporting
 from ..ulps import smallest_normal, ulps_apart
-from .running import assert_standard, export, exporting, run, start
+from .running import assert_standard, export, run, start
 
 pytestmark = exporting
 

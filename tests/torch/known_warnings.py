@@ -10,3 +10,6 @@ tracing = pytest.mark.filterwarnings("ignore:`torch.jit.trace(_method)?` is depr
 
 compiling = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 """The default compiler loads a module of PyTorch's own that is decorated with a deprecated function."""
+
+exporting = pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated:FutureWarning")
+"""What torch.export gives is copied by a class of PyTorch's own that it has deprecated."""
