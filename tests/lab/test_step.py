@@ -22,7 +22,6 @@ TOKENS, CLASSES = 5, 7
 class Words:
     """A task of token windows: (N, T) inputs, (N, T, V) logits, some targets ignored."""
 
-    calibration = False
     device = torch.device("cpu")
     checksums: dict[str, str] = {}  # noqa: RUF012 -- as the protocol has it
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..torch import make_activation
-from .step import cross_entropy
+from .pipeline import Training
+from .step import autocast, cross_entropy
 from .store import Depth
 from .tasks import Batch
 
@@ -38,13 +39,14 @@ class Profile(NamedTuple):
         return sum(share * self.units[name] for name, share in self.dead.items()) / count if count else None
 
 
-def profile(model: nn.Module, activation: str, batch: Batch) -> Profile:
-    """Profile a model in training mode; model and random states are left as they were.
+def profile(model: nn.Module, activation: str, batch: Batch, training: Training) -> Profile:
+    """Profile a model in training mode and precision; model and random states are left as they were.
 
     Args:
         model: A model whose activations are modules of the kind that `make_activation(activation)` gives.
         activation: String of the catalog.
-        batch: At most its first 64 examples are used.
+        batch: At most its first 64 examples are used. It must be one that fits into memory in training.
+        training: Names the precision.
     """
     batch = Batch(batch.inputs[:_KEPT], batch.targets[:_KEPT])
     device = batch.inputs.device
@@ -54,7 +56,9 @@ def profile(model: nn.Module, activation: str, batch: Batch) -> Profile:
     order: list[str] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         with _watch(twin, kind, inputs, order):
-            cross_entropy(twin(batch.inputs).float(), batch.targets).backward()
+            with autocast(device, training):
+                logits = twin(batch.inputs)
+            cross_entropy(logits.float(), batch.targets).backward()
         modules = dict(twin.named_modules())
         dead = {name: _dead_units(modules[name].eval(), x) for name, x in inputs.items()}
     gradients = {name: _gradient_norm(modules[name]) for name in order}

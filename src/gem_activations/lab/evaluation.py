@@ -1,6 +1,6 @@
 """Score a model on a split: loss, accuracy, and how far its probabilities can be trusted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from .step import cross_entropy
 from .tasks import IGNORED, Batch
 
 BINS = 15
+_AT_ONCE = 1 << 22  # Probabilities in memory at a time: 16 MB. A vocabulary has tens of thousands a target.
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Score:
         loss: Mean cross-entropy (negative log-likelihood) of a target, in nats.
         accuracy: Fraction of the targets to which the model gives the highest probability, 0 to 1.
         calibration_error: Expected calibration error, 0 to 1: the mean over the targets of the distance between
-            confidence and accuracy in the target's bin, of 15 bins of equal width. None where it is not measured.
+            confidence and accuracy in the target's bin, of 15 bins of equal width, confidence being the highest
+            probability. None where it is not measured.
         brier: Mean over the targets of the squared distance between the probabilities and the truth, 0 to 2. None
             where it is not measured.
     """
@@ -53,9 +55,10 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], *, calibration: bool = 
             counts.append(counted.sum())
             right.append((logits.argmax(-1) == targets)[counted])
             if calibration:
-                probabilities = logits.softmax(-1)[counted]
-                confidence.append(probabilities.amax(-1))
-                brier.append(squared_distance(probabilities, targets[counted]))
+                for part, wanted in _parts(logits, targets):
+                    probabilities = part.softmax(-1)
+                    confidence.append(probabilities.amax(-1))
+                    brier.append(squared_distance(probabilities, wanted))
         hits = torch.cat(right)
         return Score(
             loss=float(torch.stack(losses).sum() / torch.stack(counts).sum()),
@@ -72,8 +75,17 @@ def squared_distance(probabilities: Tensor, targets: Tensor) -> Tensor:
         >>> squared_distance(torch.tensor([[0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 1]))
         tensor([0.5000, 0.0000])
     """
-    truth = nn.functional.one_hot(targets, probabilities.shape[-1])
-    return (probabilities - truth).square().sum(-1)
+    right = probabilities.gather(-1, targets[:, None])[:, 0]
+    # The target's (1 - p)^2 in the place of its p^2: one_hot of a vocabulary would be as large as a batch of logits.
+    return (probabilities.square().sum(-1) - 2 * right + 1).clamp(min=0)
+
+
+def _parts(logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut logits (..., classes) and targets (...) into small parts, (N, classes) and (N,), of targets that count."""
+    rows = max(1, _AT_ONCE // logits.shape[-1])
+    for part, wanted in zip(logits.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True):
+        counted = wanted != IGNORED
+        yield part[counted], wanted[counted]
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:

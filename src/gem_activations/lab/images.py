@@ -25,8 +25,6 @@ class ImageTask:
         dataset: The images, on the device of the task.
     """
 
-    calibration = True
-
     def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
         self.recipe, self.dataset = recipe, dataset
         self.device = dataset.train.x.device

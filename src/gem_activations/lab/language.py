@@ -112,8 +112,6 @@ class TextTask:
         checksums: SHA-256 of each split's windows and of the tokenizer.
     """
 
-    calibration = False
-
     def __init__(
         self,
         recipe: Recipe,

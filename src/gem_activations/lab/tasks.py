@@ -45,8 +45,6 @@ class Task(Protocol):
             of tokens.
         checksums: SHA-256 of the data by name, a part of the comparison's identity: whatever changes a number (also
             the tokenizer, or the way windows are cut) must change a checksum or the recipe.
-        calibration: Whether expected calibration error and Brier score are measured: they need the probabilities of
-            all classes of all examples, which is too much for a vocabulary.
     """
 
     @property
@@ -57,9 +55,6 @@ class Task(Protocol):
 
     @property
     def checksums(self) -> dict[str, str]: ...  # noqa: D102
-
-    @property
-    def calibration(self) -> bool: ...  # noqa: D102
 
     def to(self, device: torch.device) -> Self:
         """Give the same task on another device."""

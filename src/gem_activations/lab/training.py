@@ -5,11 +5,11 @@ that runs of equal seed share initial weights, data order and augmentation whate
 run equals one never stopped.
 """
 
+import dataclasses
 import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.stepper.optimizer.state_dict(),
             "best": self.best,
-            "metrics": [asdict(epoch) for epoch in self.metrics],
+            "metrics": [dataclasses.asdict(epoch) for epoch in self.metrics],
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "seconds": self.seconds,
@@ -219,7 +219,7 @@ class Run:
 
     def _test(self) -> dict[str, Any]:
         """Score the test set, look inside the model and measure the step time: fields of `RunResult`."""
-        score = self._evaluate("test", calibration=self.task.calibration)
+        score = self._evaluate("test", calibration=True)
         if not math.isfinite(score.loss):
             raise NotFiniteError("the test loss is not finite")
         peak = max(self.peak, measure_peak(self.device))
@@ -236,17 +236,26 @@ class Run:
     def _look_inside(self) -> float | None:
         """Profile the model at its start and with the chosen weights; give the share of dead units of the latter."""
         noise = torch.Generator(self.device).manual_seed(derive_seed(self.seed, AUGMENTATION, 0))
-        indices = epoch_order(self.seed, 0, self.examples)[: self.recipe.training.batch_size].to(self.device)
+        training = self.recipe.training
+        indices = epoch_order(self.seed, 0, self.examples)[: self._most_at_once()].to(self.device)
         batch = self.task.train_batch(indices, noise)
         start, end = (
-            profile(model, self.activation, batch) for model in (self.make_model(self.activation), self.model)
+            profile(model, self.activation, batch, training) for model in (self.make_model(self.activation), self.model)
         )
         self.depth = describe_depth(start, end)
         return end.dead_share
 
+    def _most_at_once(self) -> int:
+        """Give the examples that are known to fit into this process's memory: those of one pass in training."""
+        training = self.recipe.training
+        share = math.ceil(training.batch_size / self.group.size)
+        return min(share, training.micro_batch or share)
+
     def _measure_ratio(self) -> float:
         """Time throwaway copies of the model, so that nothing of the run is touched."""
         training = self.recipe.training
+        if self.group.size > 1:  # This process takes the whole batch here, but has room for its share only.
+            training = dataclasses.replace(training, micro_batch=self._most_at_once())
         order = epoch_order(self.seed, 0, self.examples).to(self.device)
         batches = order.split(training.batch_size)
 
