@@ -39,7 +39,8 @@ class Record:
 
     def _count(self) -> None:
         if self._waiting:
-            logits, targets = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+            many = len(self._waiting) > 1  # One alone, as of a large vocabulary, is spared the copy.
+            logits, targets = map(torch.cat, zip(*self._waiting, strict=True)) if many else self._waiting[0]
             self._right.append((logits.argmax(-1) == targets).sum())
             self._targets.append((targets != IGNORED).sum())
             self._waiting, self._size = [], 0
