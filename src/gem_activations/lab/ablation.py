@@ -17,7 +17,7 @@ PARAMETERS = ("n", "eps")
 FEWEST = 3
 """Values of a parameter that make a curve."""
 _DASHES = ("-", "--", "-.", ":")
-_REFERENCES = ("relu", "leaky_relu")
+_REFERENCES = ("relu", "leaky_relu", "gelu")
 
 
 def find_ablations(activations: Sequence[str], parameter: str) -> dict[str, dict[float, str]]:

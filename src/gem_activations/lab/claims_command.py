@@ -1,31 +1,60 @@
-"""What `gem-act claims` prints: each claim of both papers, with what results say of it."""
+"""What `gem-act claims` prints: each claim of both papers, what results say of it, and how to run it."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
+from ..catalog import parse
+from .claims import Claim
 from .evidence import Finding, Status, find_comparisons, judge_all
+from .recipes import make_recipe
+from .studies import STUDIES
+
+_CONTROLS = (
+    "Controls: add `--initialisation gain` to scale weights to each activation's gain; run `gem-act tune` in the place "
+    "of `gem-act compare`, then add `--rates FOLDER` to that, to train each at a learning rate of its own."
+)
 
 
 def claims_lines(folders: Sequence[Path]) -> Iterator[str]:
-    """Give the lines: a paper, its claims, and under each claim one line a finding; then how many stand where.
+    """Give the lines: a paper, its claims, a line a finding and the command under each; then how many stand where.
 
     Args:
         folders: Output folders of comparisons, or folders that hold such; none for the repository's own results.
     Raises: SettingError, StoreError: see `evidence.find_comparisons`.
     """
     findings = judge_all(find_comparisons(folders))
-    source = claim = None
-    for finding in findings:
-        if finding.claim.source != source:
-            yield from ([] if source is None else [""])
-            source = finding.claim.source
-            yield f"Claims of {source}"
-        if finding.claim != claim:
-            claim = finding.claim
+    for source, of_source in groupby(findings, key=lambda finding: finding.claim.source):
+        yield f"Claims of {source}"
+        for claim, of_claim in groupby(of_source, key=lambda finding: finding.claim):
             yield f"  {claim.statement}" + (f"; reported: {claim.reported}" if claim.reported else "")
-        yield f"    {_line(finding)}"
-    yield from ("", _count(findings))
+            yield from (f"    {_line(finding)}" for finding in of_claim)
+            yield f"    to run: {command_of(claim)}"
+        yield ""
+    yield from (_CONTROLS, _count(findings))
+
+
+def command_of(claim: Claim) -> str:
+    """Give the command whose comparison has every arm of a claim: the recipe's own arms, a study's, or the claim's.
+
+    Example:
+        >>> from gem_activations.lab.claims import CLAIMS
+        >>> print(command_of(next(claim for claim in CLAIMS if claim.name == "n-transformer")))
+        gem-act compare gpt2-124m --study n-ablation (or bert-small, cifar10-vit)
+    """
+    first, *others = claim.recipes
+    recipe = make_recipe(first)
+    words = ["gem-act", "compare", first]
+    if not _has_arms(claim, recipe.activations):
+        studies = [name for name, study in STUDIES.items() if _has_arms(claim, study(recipe).activations)]
+        words += ["--study", studies[0]] if studies else ["--activations", *claim.arms]
+    return shlex.join(words) + (f" (or {', '.join(others)})" if others else "")
+
+
+def _has_arms(claim: Claim, activations: Sequence[str]) -> bool:
+    return set(claim.arms) <= {str(parse(text)) for text in activations}
 
 
 def _line(finding: Finding) -> str:

@@ -34,7 +34,7 @@ from .tables import (
     results_frame,
     summary_frame,
 )
-from .words import NOTHING, amount, summary_sentences
+from .words import NOTHING, amount, control_sentences, summary_sentences
 
 FILES = {
     "report.html": "the page: table, verdicts, plots, recipe, environment",
@@ -78,7 +78,7 @@ class Report:
         comparison: What the store holds.
         summary: Its statistics.
         findings: What it says of the papers' claims.
-        sentences: The headline, then the verdicts and limits in words.
+        sentences: The headline, then verdicts, limits and controls in words.
     """
 
     comparison: Comparison
@@ -104,7 +104,8 @@ def make_report(folder: Path) -> tuple[Report, list[Path]]:
 def analyse(comparison: Comparison) -> Report:
     """Compute all that a report says of a comparison; it may be unfinished, and have one arm or one seed."""
     summary = summarise(comparison)
-    return Report(comparison, summary, tuple(judge_comparison(comparison)), tuple(summary_sentences(summary)))
+    sentences = (*summary_sentences(summary), *control_sentences(comparison.recipe))
+    return Report(comparison, summary, tuple(judge_comparison(comparison)), sentences)
 
 
 def write_report(report: Report) -> list[Path]:

@@ -4,7 +4,8 @@ Accuracies are written in percent and their differences in percentage points, lo
 `PairedDifference.verdict`: nothing is said to differ, or to be equal, beyond it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .inference import Interval
 from .metrics import Measure, Metric
@@ -145,6 +146,22 @@ def summary_sentences(summary: Summary) -> list[str]:
             sentences.append(f"{arm.activation}: {_verdict_sentence(arm.difference, summary.baseline)}")
         sentences += _incomplete(arm)
     return sentences + _limits([difference for _, difference in summary.compared])
+
+
+def control_sentences(recipe: Mapping[str, Any]) -> list[str]:
+    """Say what a stored recipe gives each activation of its own: initial weights of its gain, a tuned learning rate.
+
+    Example:
+        >>> control_sentences({"initialisation": "model", "rates": {"gelu": 0.01, "gem": 0.005}})
+        ['Learning rates, tuned on the validation split: gelu 0.01, gem 0.005.']
+    """
+    sentences: list[str] = []
+    if recipe.get("initialisation") == "gain":
+        sentences.append("Initial weights that read an activation's output are scaled by its gain over ReLU's.")
+    if recipe.get("rates"):
+        rates = ", ".join(f"{name} {rate:g}" for name, rate in recipe["rates"].items())
+        sentences.append(f"Learning rates, tuned on the validation split: {rates}.")
+    return sentences
 
 
 def _verdict_sentence(difference: PairedDifference, baseline: str) -> str:
