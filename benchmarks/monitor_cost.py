@@ -1,0 +1,140 @@
+"""Time training steps of a model that is watched by DeadUnitMonitor beside the same model that is not.
+
+    python benchmarks/monitor_cost.py --out benchmarks/results/monitor_cost.jsonl
+
+A step makes no batch: it runs forward, backward and the optimiser. Each round takes four steps in one process: one that
+the monitor looks at, one that it does not, and an unwatched one beside each. `overhead` is what a round says of the
+default interval: of every INTERVAL steps one is looked at. The figures are medians and quartiles over the rounds.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gem_activations.bench.blocks import GPT2Block
+from gem_activations.lab.environment import describe_environment
+from gem_activations.lab.resnet import ResNet
+from gem_activations.torch import make_activation
+from gem_activations.torch.monitor import DeadUnitMonitor
+from gem_activations.torch.monitor.watching import INTERVAL
+
+Make = Callable[[Callable[[], nn.Module]], nn.Module]
+
+
+def small_mlp(activation: Callable[[], nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 256), activation(), nn.Linear(256, 256), activation(), nn.Linear(256, 10))
+
+
+# Name -> how it is made, the shape of its input, rounds.
+CASES: dict[str, tuple[Make, tuple[int, ...], int]] = {
+    "ResNet-56, batch 16": (lambda activation: ResNet(9, 10, activation), (16, 3, 32, 32), 40),
+    "GPT-2 block, 256 tokens": (GPT2Block, (1, 256, 768), 80),
+    "MLP 64-256-256-10, batch 128": (small_mlp, (128, 64), 1000),
+}
+# The processor time of all threads says nothing of a step with several: take one thread with it.
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+class Trainer:
+    """A model with its optimiser, and the seconds of a step."""
+
+    def __init__(self, model: nn.Module, x: torch.Tensor, clock: Callable[[], float]) -> None:
+        self.model, self.x, self.clock = model, x, clock
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+    def step(self) -> float:
+        started = self.clock()
+        self.optimizer.zero_grad()
+        self.model(self.x).square().mean().backward()
+        self.optimizer.step()
+        return self.clock() - started
+
+
+def measure(name: str, activation: str, rounds: int, clock: Callable[[], float]) -> dict[str, object]:
+    make, shape, _ = CASES[name]
+    torch.manual_seed(0)
+    plain = Trainer(make(lambda: make_activation(activation)), torch.randn(shape), clock)
+    watched = Trainer(copy.deepcopy(plain.model), plain.x, clock)
+    monitor = DeadUnitMonitor(watched.model, interval=2, window=10**6)
+
+    def watched_step() -> float:
+        seconds = watched.step()
+        started = clock()
+        monitor.step()
+        return seconds + clock() - started
+
+    looks, idles, overheads, steps = [], [], [], []
+    for number in range(-3, rounds):
+        pairs = []
+        for half in range(2):  # The first half is looked at; which of a pair comes first alternates.
+            assert monitor.looks == (half == 0)
+            order = (watched_step, plain.step) if (number + half) % 2 else (plain.step, watched_step)
+            seconds = {call: call() for call in order}
+            pairs.append((seconds[watched_step], seconds[plain.step]))
+        if number < 0:  # The first rounds warm up.
+            continue
+        (look, beside_look), (idle, beside_idle) = pairs
+        looks.append(look / beside_look)
+        idles.append(idle / beside_idle)
+        overheads.append((looks[-1] + (INTERVAL - 1) * idles[-1]) / INTERVAL - 1)
+        steps += [beside_look, beside_idle]
+    started = clock()
+    monitor.report()
+    return {
+        "model": name,
+        "activation": activation,
+        "interval": INTERVAL,
+        "rounds": rounds,
+        "step_ms": 1e3 * statistics.median(steps),
+        "report_ms": 1e3 * (clock() - started),
+        **summary("overhead", overheads),
+        **summary("look", looks),
+        **summary("idle", idles),
+        # Medians first: a round's quotient carries the noise of one idle step in full.
+        "overhead_of_medians": (statistics.median(looks) + (INTERVAL - 1) * statistics.median(idles)) / INTERVAL - 1,
+    }
+
+
+def summary(name: str, values: list[float]) -> dict[str, object]:
+    low, median, high = statistics.quantiles(values, n=4)
+    return {name: median, f"{name}_quartiles": [low, high]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="file of JSON lines to append the result to")
+    parser.add_argument("--activations", nargs="+", default=["relu", "gem"])
+    parser.add_argument("--share", type=float, default=1.0, help="share of the rounds to make (default 1)")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: where the machine is shared")
+    parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--note", default="", help="kept with the result, such as what else the machine was doing")
+    options = parser.parse_args()
+    print(f"{'model':30} {'activation':10} {'step, ms':>9} {'look':>6} {'idle':>6} {'overhead':>9}   quartiles")
+    rows = []
+    for name in options.models:
+        for activation in options.activations:
+            rounds = max(8, round(CASES[name][2] * options.share))
+            row = {"clock": options.clock, **measure(name, activation, rounds, CLOCKS[options.clock])}
+            rows.append(row)
+            low, high = row["overhead_quartiles"]  # pyright: ignore[reportGeneralTypeIssues] -- two numbers, set above
+            print(
+                f"{name:30} {activation:10} {row['step_ms']:9.3f} {row['look']:6.3f} {row['idle']:6.3f} "
+                f"{row['overhead']:9.2%}   {low:.2%} to {high:.2%}",
+                flush=True,
+            )
+    if options.out:
+        record = {"environment": describe_environment(torch.device("cpu")), "note": options.note, "rows": rows}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with options.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Which dimension of a pre-activation counts the units."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage] -- of batch and instance norms
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage] -- the base of every convolution
+
+from ...errors import ModelError
+from ..inventory import named_activations
+
+
+class Source(NamedTuple):
+    """A module with weights, which the units of the activation behind it come from.
+
+    Attributes:
+        name: Its dotted name.
+        dim: Channel dimension of what it gives, counted from 0, or from the end where negative.
+    """
+
+    name: str
+    dim: int
+
+
+def named_sources(model: nn.Module) -> list[tuple[Source, nn.Module]]:
+    """Give every module inside a model that has a weight of its own and is no activation, with its channel dimension.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.PReLU(), nn.Flatten(), nn.Linear(8, 2))
+        >>> [source for source, _ in named_sources(model)]
+        [Source(name='0', dim=-3), Source(name='1', dim=1), Source(name='4', dim=-1)]
+    """
+    return list(_sources(model))
+
+
+def _sources(model: nn.Module) -> Iterator[tuple[Source, nn.Module]]:
+    inside = {id(part) for _, activation in named_activations(model) for part in activation.modules()}
+    for name, module in model.named_modules():
+        if module is model or id(module) in inside or getattr(module, "weight", None) is None:
+            continue
+        if isinstance(module, _ConvNd):
+            yield Source(name, -1 - len(module.kernel_size)), module
+        else:
+            yield Source(name, 1 if isinstance(module, (_NormBase, nn.GroupNorm)) else -1), module
+
+
+def channel_dimension(x: Tensor, given: int | Source | None, name: str) -> int:
+    """Give the channel dimension of a pre-activation, 0 up to x.dim() - 1; 0 where x has no dimension.
+
+    Args:
+        x: The pre-activation.
+        given: A dimension that the user has chosen; or what ran last, whose dimension is the last one where x does not
+            have it, as after Flatten; or None.
+        name: The activation's name, for the message.
+    Raises: ModelError: x does not have the dimension that the user has chosen.
+    """
+    count = x.dim()
+    if isinstance(given, int):
+        if not -count <= given < count:
+            raise ModelError(f"channel_dim={given} for {name!r}, whose input has {count} dimensions")
+        return given % count
+    dim = (1 if count >= 4 else -1) if given is None else given.dim
+    return max(dim % count if -count <= dim < count else count - 1, 0)
