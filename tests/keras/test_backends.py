@@ -41,17 +41,6 @@ except Exception as error:
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
 
 
-def test_a_missing_keras_names_the_extra():
-    said = "MissingDependencyError True keras is not installed; run: pip install --upgrade 'gem-activations[keras]'"
-    assert say_the_error("sys.modules['keras'] = None").stdout.strip() == said
-
-
-def test_an_old_keras_names_the_extra():
-    prepare = "from importlib import metadata; metadata.version = lambda name: '2.15.0'"
-    said = "MissingDependencyError True keras 2.15.0 is too old, expected 3.12 or later; run: pip install --upgrade"
-    assert say_the_error(prepare).stdout.startswith(said)
-
-
 def test_a_missing_backend_says_how_to_choose_another():
     said = say_the_error("sys.modules['torch'] = None").stdout
     assert said.startswith("MissingDependencyError True keras needs torch, which is not installed; install it, or")

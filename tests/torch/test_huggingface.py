@@ -182,7 +182,7 @@ def test_another_layout_of_transformers_is_one_clear_error(untouched, table):
 def test_a_missing_transformers_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "transformers.activations")
-    with pytest.raises(MissingDependencyError, match=r"pip install 'gem-activations\[huggingface\]'"):
+    with pytest.raises(MissingDependencyError, match=r"not installed; run: pip .*'gem-activations\[huggingface\]'"):
         register()
 
 

@@ -89,7 +89,7 @@ def test_another_layout_of_timm_is_one_clear_error(likeness):
 def test_a_missing_timm_is_one_clear_error(monkeypatch):
     hide(monkeypatch, "timm")
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingDependencyError, match="pip install timm"):
+    with pytest.raises(MissingDependencyError, match="timm is not installed; run: pip install --upgrade timm"):
         register_timm()
 
 

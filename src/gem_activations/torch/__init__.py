@@ -8,14 +8,10 @@ Example:
     tensor([0.5000, 1.6000])
 """
 
-from ..errors import MissingDependencyError
+from ..extras import framework
 
-try:
+with framework("torch", at_least="2.10"):
     import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
-except ModuleNotFoundError as error:
-    if error.name != "torch":
-        raise
-    raise MissingDependencyError("PyTorch is not installed; run: pip install 'gem-activations[torch]'") from error
 
 from .dispatch import backend_info
 from .functional import activate, egem, gem, gem_glu, segem

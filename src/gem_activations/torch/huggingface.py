@@ -4,7 +4,8 @@ import importlib
 from typing import Any
 
 from .. import catalog
-from ..errors import MissingDependencyError, RegistrationError
+from ..errors import RegistrationError
+from ..extras import framework
 from .names import CatalogNames, refuse_conflicts
 
 
@@ -18,8 +19,8 @@ def register() -> tuple[str, ...]:
     Args: none. Calling it again changes nothing.
     Returns: The bare names that transformers has itself, in the catalog's order (relu, leaky_relu, gelu, ...). They
         keep transformers' meaning; with parentheses, as in "leaky_relu(negative_slope=0.2)", they are the catalog's.
-    Raises: MissingDependencyError: transformers is not installed; RegistrationError: another package has taken gem,
-        egem or segem, or this version of transformers keeps its activations in another way.
+    Raises: MissingDependencyError: transformers is not installed or older than 5.0; RegistrationError: another package
+        has taken gem, egem or segem, or this version of transformers keeps its activations in another way.
     Edge cases: A string with a name of the catalog and a wrong parameter raises SpecError or ActivationNameError where
         the model is made; any other unknown name is transformers' own KeyError.
     Example:
@@ -28,14 +29,8 @@ def register() -> tuple[str, ...]:
         >>> ACT2FN["egem(n=2, eps=10)"], "gem" in ACT2FN, "gelu" in kept
         (EGEM(n=2, eps=10), True, True)
     """
-    try:
+    with framework("transformers", at_least="5.0", install="'gem-activations[huggingface]'"):
         home = importlib.import_module("transformers.activations")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "transformers":
-            raise
-        raise MissingDependencyError(
-            "transformers is not installed; run: pip install 'gem-activations[huggingface]'"
-        ) from error
     table: Any = getattr(home, "ACT2FN", None)
     if not isinstance(table, CatalogNames):
         if not isinstance(table, getattr(home, "ClassInstantier", ())):

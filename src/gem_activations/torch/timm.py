@@ -3,7 +3,8 @@
 import importlib
 
 from .. import catalog
-from ..errors import MissingDependencyError, RegistrationError
+from ..errors import RegistrationError
+from ..extras import framework
 from .names import CatalogNames, refuse_conflicts
 
 _TABLE = "_ACT_LAYER_DEFAULT"
@@ -17,15 +18,12 @@ def register_timm() -> tuple[str, ...]:
 
     Returns: The bare names that timm has itself, in the catalog's order. They keep timm's meaning; with parentheses, as
         in "leaky_relu(negative_slope=0.2)", they are the catalog's. timm writes names in lower case before it looks.
-    Raises: MissingDependencyError: timm is not installed; RegistrationError: another package has taken gem, egem or
-        segem, or this version of timm keeps its activations in another way (1.0 is known).
+    Raises: MissingDependencyError: timm, or torchvision, which it needs, is not installed, or timm is older than 1.0;
+        RegistrationError: another package has taken gem, egem or segem, or this version of timm keeps its activations
+        in another way.
     """
-    try:
+    with framework("timm", at_least="1.0", install="timm"):
         home = importlib.import_module("timm.layers.create_act")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "timm":
-            raise
-        raise MissingDependencyError("timm is not installed; run: pip install timm") from error
     table = getattr(home, _TABLE, None)
     if not isinstance(table, dict) or not hasattr(home, "get_act_layer"):
         raise RegistrationError(
