@@ -54,6 +54,8 @@ def test_baseline_is_the_first_arm_where_the_recipes_is_no_arm() -> None:
         ({"steps": 10}, SettingError, "give --epochs"),
         ({"context": 64}, SettingError, "no recipe on text"),
         ({"recipe": "gpt2-124m", "steps": 10, "epochs": 1}, SettingError, "give one of them"),
+        ({"micro_batch": 0}, SettingError, "--micro-batch 0"),
+        ({"recipe": "gpt2-124m", "channels_last": True}, SettingError, "has no images"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -66,6 +68,15 @@ def test_text_recipes_take_steps_batch_and_context(steps: int, epochs: int) -> N
     recipe = resolve_recipe(Request("gpt2-124m", steps=steps, batch_size=3, context=64))
     assert (recipe.training.epochs, recipe.training.total_steps(10**6)) == (epochs, steps)
     assert (recipe.training.batch_size, recipe.model.context) == (3, 64)
+
+
+def test_means_of_a_step_are_the_request_s_and_else_the_recipe_s() -> None:
+    means = {"micro_batch": 8, "precision": "bfloat16", "channels_last": True, "compiled": True}
+    training = resolve_recipe(Request("digits", **means)).training
+    assert {name: getattr(training, name) for name in means} == means
+    own = resolve_recipe(Request("gpt2-124m")).training
+    assert (own.micro_batch, own.precision, own.compiled) == (8, "bfloat16", False)
+    assert resolve_recipe(Request("cifar10-resnet56", scale="small")).training.channels_last
 
 
 @pytest.mark.parametrize("text", ["gpu", "", "meta", "cpu:3", "cuda:99", "cuda:x"])

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from .recipes import RECIPES
 from .studies import STUDIES
@@ -41,6 +41,14 @@ class Options:
     """Examples of a step; the recipe's where not given."""
     context: int | None = None
     """Tokens of a window of text; the recipe's where not given."""
+    micro_batch: int | None = None
+    """Examples in memory at a time: the gradients of such parts of a batch are summed; the recipe's where not given."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """bfloat16: forward and backward pass under autocast, weights in float32; the recipe's where not given."""
+    channels_last: Annotated[bool, FlagCreatePairsOff] = False
+    """Keep images and convolutions in that memory format."""
+    compiled: Annotated[bool, FlagCreatePairsOff] = False
+    """Run the training steps through torch.compile."""
     model: str | None = None
     """Another model of the recipe, such as mlp or cnn; the recipe's own where not given."""
     initialisation: Literal["model", "gain"] | None = None

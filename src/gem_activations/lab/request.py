@@ -5,7 +5,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from filelock import FileLock
@@ -38,6 +38,10 @@ class Request:
         steps: Steps of each run, of a recipe whose epochs are so many steps; instead of epochs.
         batch_size: Examples of a step.
         context: Tokens of a window, of a recipe on text.
+        micro_batch: Examples of one forward and backward pass.
+        precision: "float32" or "bfloat16".
+        channels_last: Whether images are kept in that memory format, where the recipe does not have it anyway.
+        compiled: Whether training steps run through torch.compile.
         baseline: Activation that the others are compared with; None for the recipe's, or the first activation where
             the recipe's is not among them.
         model: Another model of the recipe, such as "mlp" or "cnn".
@@ -60,6 +64,10 @@ class Request:
     steps: int | None = None
     batch_size: int | None = None
     context: int | None = None
+    micro_batch: int | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
+    channels_last: bool = False
+    compiled: bool = False
     baseline: str | None = None
     model: str | None = None
     device: str = "cpu"
@@ -93,7 +101,7 @@ def resolve_recipe(request: Request) -> Recipe:
         if request.activations is not None:
             raise SettingError(f"--study {request.study} chooses the activations; leave --activations out")
         recipe = make_study(request.study, recipe)
-    for name in ("seeds", "epochs", "steps", "batch_size", "context"):
+    for name in ("seeds", "epochs", "steps", "batch_size", "context", "micro_batch"):
         value = getattr(request, name)
         if value is not None and value < 1:
             raise SettingError(f"--{name.replace('_', '-')} {value}: give a whole number of at least 1")
@@ -111,7 +119,7 @@ def resolve_recipe(request: Request) -> Recipe:
         activations=activations,
         baseline=baseline,
         seeds=request.seeds or recipe.seeds,
-        training=_choose_training(recipe.training, request),
+        training=_choose_means(_choose_training(recipe.training, request), request, recipe),
         model=_choose_model(recipe, request.context),
         initialisation=_choose_initialisation(recipe, request.initialisation),
     )
@@ -139,6 +147,19 @@ def _choose_training(training: Training, request: Request) -> Training:
         epochs = math.ceil(request.steps / training.epoch_steps)
     batch_size = request.batch_size or training.batch_size
     return dataclasses.replace(training, epochs=epochs, steps=request.steps or training.steps, batch_size=batch_size)
+
+
+def _choose_means(training: Training, request: Request, recipe: Recipe) -> Training:
+    """Choose how a step is computed. It stays the same step but for rounding, and BatchNorm sees micro-batches."""
+    if request.channels_last and recipe.task != "images":
+        raise SettingError(f"--channels-last: {recipe.name} has no images; leave it out")
+    return dataclasses.replace(
+        training,
+        micro_batch=request.micro_batch or training.micro_batch,
+        precision=request.precision or training.precision,
+        channels_last=request.channels_last or training.channels_last,
+        compiled=request.compiled or training.compiled,
+    )
 
 
 def _choose_model(recipe: Recipe, context: int | None) -> Any:
