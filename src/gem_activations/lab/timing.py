@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 
 _WARM_UP = 3
-_PAIRS = range(15, 61)  # At least, and at most.
+_MOST = 60  # Pairs.
 _BUDGET = 0.5  # Seconds after which no pair beyond the least number is measured.
 
 Step = Callable[[int], None]
 
 
-def measure_step_ratio(step: Step, reference: Step, device: torch.device) -> float:
+def measure_step_ratio(step: Step, reference: Step, device: torch.device, fewest: int = 15) -> float:
     """Give the time of a step over that of a reference step: the median ratio of interleaved pairs.
 
     Each pair does the same batch, in alternating order, so that neither kind has the warmer caches or the quieter
@@ -23,6 +23,7 @@ def measure_step_ratio(step: Step, reference: Step, device: torch.device) -> flo
         step: Does one training step on the batch of a given index.
         reference: The same for the reference.
         device: Where the steps run; its queue is emptied before the clock is read.
+        fewest: Pairs that are measured however long they take.
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -31,7 +32,7 @@ def measure_step_ratio(step: Step, reference: Step, device: torch.device) -> flo
             reference(index)
         ratios: list[float] = []
         started = time.perf_counter()
-        while len(ratios) < _PAIRS.start or (len(ratios) < _PAIRS.stop and time.perf_counter() - started < _BUDGET):
+        while len(ratios) < fewest or (len(ratios) < _MOST and time.perf_counter() - started < _BUDGET):
             index = len(ratios)
             if index % 2:
                 below = _seconds(reference, index, device)
