@@ -146,7 +146,7 @@ def test_controls_are_named_beside_a_claim() -> None:
     recipe = make_recipe("mnist")
     assert setting_of(recipe.pipeline()) == "full"
     gain = dataclasses.replace(recipe, initialisation="gain", rates={"gelu": 0.1})
-    assert setting_of(json.loads(json.dumps(gain.pipeline()))) == "full, other initialisation, learning rates, tuned"
+    assert setting_of(json.loads(json.dumps(gain.pipeline()))) == "full, other initialisation, learning rates"
 
 
 def test_an_arm_is_trained_at_its_own_rate() -> None:

@@ -157,7 +157,7 @@ def setting_of(recipe: dict[str, Any]) -> str:
         return scale
     parts = ("data", "model", "training", "subset", "augmentation", "initialisation", "selection")
     found = [name for part in parts if part in recipe for name in _differing(part, recipe[part], own.get(part))]
-    found += ["learning rates, tuned"] if recipe.get("rates") else []
+    found += ["learning rates"] if recipe.get("rates") else []
     named = ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
     return f"{scale}, other {named}" if found else scale
 

@@ -28,9 +28,7 @@ class Options:
     recipe: Annotated[Positional[str], arg(metavar="RECIPE", help=_RECIPES)]
     activations: Annotated[tuple[str, ...] | None, arg(metavar="A [B ...]")] = None
     """Activations to compare, such as gelu gem "egem(eps=1e-4)"; the recipe's where not given."""
-    study: Annotated[
-        str | None, arg(metavar="STUDY", help="Activations and baseline of a study. " + _list(STUDIES))
-    ] = None
+    study: Annotated[str | None, arg(metavar="STUDY", help=_STUDIES)] = None
     seeds: int | None = None
     """Number of runs of each activation; the recipe's where not given."""
     epochs: int | None = None
