@@ -57,8 +57,8 @@ class Compare(Options):
 class Tune(Options):
     """Search the learning rate of each activation, with equally many trials for every one, on the validation split.
 
-    The test set is left alone. The rates go to a file that `gem-act compare --rates` takes. The same command run again
-    goes on where it was stopped; more activations or trials extend the search.
+    The test set is left alone. The rates go to a file that `gem-act compare --rates` takes. A trial is one run where
+    --seeds is not given. The same command run again goes on; more activations or trials extend the search.
     """
 
     trials: int = 5
