@@ -1,5 +1,6 @@
 """Sweeps on Ray: a real cluster that loses a node, and what the engine does with Ray's answers."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -143,6 +144,37 @@ def test_error_of_a_user_comes_through_and_a_defect_is_none() -> None:
     with pytest.raises(TaskError) as caught:
         collect("defect")
     assert not isinstance(caught.value, GemError)
+
+
+class Cluster(FakeRay):
+    """Takes tasks with what each of them needs, and answers each with a result."""
+
+    def __init__(self) -> None:
+        super().__init__([{"CPU": 8.0, "GPU": 2.0}])
+        self.needs: list[dict[str, Any]] = []
+
+    def remote(self, _: Any) -> Any:
+        def options(**needs: Any) -> Any:
+            self.needs.append(needs)
+            return SimpleNamespace(remote=lambda _job, *_run: "done")
+
+        return SimpleNamespace(options=options)
+
+
+@pytest.mark.parametrize(
+    ("device", "replicas", "gpus"), [("cpu", 1, 0), ("cuda", 1, 1.0), ("cuda", 4, 0.25)], ids=["cpu", "gpu", "shared"]
+)
+def test_a_run_takes_its_threads_and_its_share_of_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, replicas: int, gpus: float
+) -> None:
+    cluster = Cluster()
+    monkeypatch.setattr(engine_ray, "_connected", lambda _: contextlib.nullcontext(cluster))
+    request = Request("digits", tmp_path, engine="ray", device=device, replicas=replicas)
+    plan = Plan({}, "gelu", device, 3, {}, ("gelu",), 1)
+    observer = Counting()
+    engine_ray.run_on_ray(Job(request, resolve_recipe(request), plan), [("gelu", 0)], observer)
+    assert [(need["num_cpus"], need["num_gpus"]) for need in cluster.needs] == [(3.0, gpus)]
+    assert observer.results == [FINISHED]
 
 
 @pytest.mark.parametrize(
