@@ -85,23 +85,49 @@ def test_python_examples_run(page, tmp_path):
     subprocess.run([sys.executable, *WARNINGS, "-c", code], cwd=tmp_path, check=True)
 
 
-def test_figures_of_the_comparison_are_those_of_the_result_file():
-    results = {}
-    with (ROOT / "benchmarks/results/mnist/summary.csv").open() as file:
-        for row in csv.DictReader(file):
-            results[row["activation"].replace("relu", "ReLU").replace("gelu", "GELU")] = row
-    rows = re.findall(
-        r"^\| (\S.*?) \| (\d\d\.\d\d) ± (\d\.\d\d) \|(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
-    assert len(rows) == len(results) == 8
-    for name, mean, spread, rest in rows:
-        row = results[{"SiLU": "silu", "Mish": "mish"}.get(name, name)]
-        percent = [100 * float(row[key]) for key in ("test_accuracy_mean", "test_accuracy_sd")]
-        assert [mean, spread] == [f"{value:.2f}" for value in percent]
+# Metric of a comparison: factor and digits of its figures, and the unit in the README.
+METRICS = {"accuracy": (100, 2, " %"), "loss": (1, 3, " nats"), "perplexity": (1, 2, "")}
+COMPARISONS = sorted(path.parent.name for path in (ROOT / "benchmarks/results").glob("*/summary.csv"))
+
+
+def summary(name):
+    """Give the metric's name and the rows of a comparison that is kept."""
+    with (ROOT / f"benchmarks/results/{name}/summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return next(metric for metric in METRICS if f"test_{metric}_mean" in rows[0]), rows
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_figures_of_a_comparison_are_those_of_its_result_file(name):
+    metric, rows = summary(name)
+    scale, digits, _ = METRICS[metric]
+    table = []
+    for row in rows:
+        mean, spread = (f"{scale * float(row[f'test_{metric}_{part}']):.{digits}f}" for part in ("mean", "sd"))
+        cells = ["", "", "baseline"]
         if row["difference_mean"]:
-            points = [100 * float(row[key]) for key in ("difference_mean", "student_low", "student_high")]
-            shown = "yes" if row["difference_shown"] == "true" else "no"
-            assert rest.split("|") == [f" {points[0]:+.2f} ", f" [{points[1]:+.2f}, {points[2]:+.2f}] ", f" {shown} "]
+            parts = ("difference_mean", "student_low", "student_high")
+            mid, low, high = (f"{scale * float(row[part]):+.{digits}f}" for part in parts)
+            cells = [mid, f"[{low}, {high}]", row["verdict"]]
+        table.append([row["activation"], f"{mean} ± {spread}", *cells])
+    page = (ROOT / "docs/results.md").read_text()
+    _, found, section = page.partition(f"](../benchmarks/results/{name}/README.md)")
+    assert found
+    lines = re.findall(r"^\| (.*) \|$", section.partition("\n## ")[0], re.MULTILINE)[1:]
+    assert [[cell.strip() for cell in line.split("|")] for line in lines] == table
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_the_readme_names_what_a_comparison_shows(name):
+    metric, rows = summary(name)
+    scale, digits, unit = METRICS[metric]
+    (base,) = (float(row[f"test_{metric}_mean"]) for row in rows if row["activation"] == "gelu")
+    page = (ROOT / "README.md").read_text()
+    (cells,) = re.findall(rf"^\| \[[^|]*\]\(benchmarks/results/{name}/README.md\) \| (.*) \|$", page, re.MULTILINE)
+    baseline, *arms = cells.split(" | ")
+    assert baseline == f"{metric} {scale * base:.{digits}f}{unit}"
+    for verdict, named in zip(("shown better", "shown worse", "not decided"), arms, strict=True):
+        assert re.findall(r"`(.*?)`", named) == [row["activation"] for row in rows if row["verdict"] == verdict]
 
 
 # Row of the README's table of speeds: file, direction, dtype, and how GEM is computed.
