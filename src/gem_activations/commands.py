@@ -254,6 +254,24 @@ class Bench:
         run_benchmark(plan, out, _console(sys.stdout))
 
 
+@dataclass(frozen=True)
+class Monitor:
+    """Show what DeadUnitMonitor recorded of a training: dead units, gradients of zero, gates and pre-activations."""
+
+    file: Annotated[Positional[Path], arg(metavar="FILE")]
+    """File that a monitor or one of its callbacks has written."""
+    out: Path | None = None
+    """Picture to write, ending in .png or .svg; none where not given."""
+
+    def run(self) -> None:
+        """Print the last window, and draw all of them."""
+        from .lab.monitoring import show_recording
+
+        console = _console(sys.stdout)
+        for part in show_recording(self.file, self.out):
+            _print_lines([part], console) if isinstance(part, str) else console.print(part)
+
+
 Command = (
     Annotated[Compare, subcommand("compare")]
     | Annotated[Tune, subcommand("tune")]
@@ -264,6 +282,7 @@ Command = (
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Certify, subcommand("certify")]
+    | Annotated[Monitor, subcommand("monitor")]
 )
 
 

@@ -38,11 +38,11 @@ class LayerCounter:
         self.units = units
         self._active = torch.zeros(units, dtype=torch.bool, device=device)
         self._moved = torch.zeros(units, dtype=torch.bool, device=device)
-        self._edges = torch.tensor([*EDGES, math.inf], device=device)
-        self._marks = torch.tensor([-math.inf, *gate, _MOST], device=device)
+        self._edges = torch.tensor([*EDGES, math.inf], dtype=torch.float32, device=device)
+        self._marks = torch.tensor([-math.inf, *gate, _MOST], dtype=torch.float32, device=device)
         self._binned = torch.zeros(len(EDGES) + 1, dtype=torch.int64, device=device)
         self._marked = torch.zeros(4, dtype=torch.int64, device=device)
-        self._squares = torch.zeros((), device=device)
+        self._squares = torch.zeros((), dtype=torch.float32, device=device)
 
     def see(self, x: Tensor, dim: int) -> bool:
         """Count one forward pass of a pre-activation; False where it has another number of units than the first had.

@@ -21,7 +21,7 @@ class LightningMonitor(Callback):
 
     A step is a step of the optimizer, however many batches are accumulated for it. At the end of each window the shares
     of each layer (never_active, zero_gradient, gate_closed, gate_open) and its rms are logged as
-    `monitor/NAME/LAYER` to the trainer's loggers.
+    `monitor/NAME/LAYER` to the trainer's loggers, for the window's last step.
 
     Args:
         path: File for `gem-act monitor`, written at the end of each window and of the fit by the process of rank 0,
@@ -64,8 +64,8 @@ class LightningMonitor(Callback):
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002 -- Lightning's signature, here and below
+        pl_module: LightningModule,  # noqa: ARG002 -- Lightning's signature, here and below
+        outputs: Any,  # noqa: ARG002
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
@@ -74,15 +74,10 @@ class LightningMonitor(Callback):
             return
         self._seen = trainer.global_step
         self.monitor.step()
-        if self._fresh is None:
-            return
-        if self._log:
-            for layer in self._fresh.layers:
-                label = self._fresh.label(layer)
-                for name, value in layer.scalars().items():
-                    pl_module.log(f"monitor/{name}/{label}", value, on_step=True, on_epoch=False)
-        self._fresh = None
-        self._save(trainer)
+        if self._fresh is not None:
+            self._write(trainer, self._fresh)
+            self._fresh = None
+            self._save(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Remove the hooks and write the file."""
@@ -93,6 +88,17 @@ class LightningMonitor(Callback):
         """Remove the hooks and write what was counted until then."""
         self._close()
         self._save(trainer)
+
+    def _write(self, trainer: Trainer, window: Window) -> None:
+        # Not by the module's own `log`, which gives a logger the last value again at every step.
+        if self._log and trainer.loggers:
+            metrics = {
+                f"monitor/{name}/{window.label(layer)}": value
+                for layer in window.layers
+                for name, value in layer.scalars().items()
+            }
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=trainer.global_step - 1)
 
     def _keep(self, window: Window) -> None:
         self._fresh = window

@@ -34,9 +34,11 @@ def read_recording(path: str | Path) -> Recording:
         raise DataError(f"{path} is of version {heading.get('version')!r}; this gem-activations reads {VERSION}")
     given = {key: value for key, value in heading.items() if key not in ("format", "version")}
     _require(given, _HEADING, f"{path}, line 1")
-    windows = tuple(
-        _window(_parse(line, f"{path}, line {n}"), f"{path}, line {n}") for n, line in enumerate(lines[1:], 2)
-    )
+    places = [f"{path}, line {number}" for number in range(2, len(lines) + 1)]
+    windows = tuple(_window(_parse(line, place), place) for line, place in zip(lines[1:], places, strict=True))
+    for before, window, place in zip(windows, windows[1:], places[1:], strict=False):
+        if window.first_step <= before.last_step:
+            raise DataError(f"{place}: the window begins before the one above it ends")
     return Recording(heading["interval"], heading["window"], windows)
 
 

@@ -131,6 +131,17 @@ class Recording:
     window: int
     windows: tuple[Window, ...]
 
+    @property
+    def latest(self) -> Window:
+        """The newest window that is complete; the newest where none is.
+
+        Raises: SettingError: there is no window.
+        """
+        if not self.windows:
+            raise SettingError("nothing was counted yet: the monitor has finished no step that it looks at")
+        complete = [window for window in self.windows if window.samples >= self.window]
+        return (complete or self.windows)[-1]
+
     def records(self) -> list[dict[str, Any]]:
         """Give a flat dictionary for each layer of each window, as a table of one row a layer takes them."""
         return [
@@ -166,10 +177,10 @@ class Recording:
         return replace(self, windows=tuple(_merge_windows(column) for column in columns))
 
     def __str__(self) -> str:
-        """Say of the last window, a line a layer, which units were never active and which had no gradient."""
+        """Say of the latest window, a line a layer, which units were never active and which had no gradient."""
         if not self.windows:
             return "nothing was counted yet"
-        last = self.windows[-1]
+        last = self.latest
         lines = [f"steps {last.first_step} to {last.last_step}, {last.samples} looked at"]
         for layer in last.layers:
             dead = f"{_list_units(layer.never_active, layer.units)} never active"

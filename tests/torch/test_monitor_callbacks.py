@@ -1,0 +1,240 @@
+"""The monitor in real runs of Lightning's and transformers' trainers, and in TensorBoard's event files."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from gem_activations.errors import ModelError
+from gem_activations.torch import GEM, register
+from gem_activations.torch.monitor import EDGES, DeadUnitMonitor, read_recording
+
+pytest.importorskip("lightning")
+pytest.importorskip("tensorboard")
+transformers = pytest.importorskip("transformers")
+
+import lightning.pytorch as pl  # noqa: E402 -- only where it is installed
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+
+from gem_activations.torch.monitor.huggingface import HuggingFaceMonitor  # noqa: E402
+from gem_activations.torch.monitor.lightning import LightningMonitor  # noqa: E402
+from gem_activations.torch.monitor.tensorboard import TensorBoardWriter  # noqa: E402
+
+DEAD = (1, 3)
+
+
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), GEM(n=2), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 1))
+    with torch.no_grad():
+        model[0].bias.fill_(0.5)[list(DEAD)] = -100
+    return model
+
+
+class Module(pl.LightningModule):
+    """A module whose step calls a part of it, not itself."""
+
+    def __init__(self, net, fails_at=None):
+        super().__init__()
+        self.net, self.fails_at = net, fails_at
+
+    def training_step(self, batch, number):
+        if number == self.fails_at:
+            raise RuntimeError("the data ran out")
+        return self.net(batch[0]).square().mean()
+
+    def validation_step(self, batch, _):
+        self.net(batch[0])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+class Kept(pl.loggers.logger.DummyLogger):
+    """A logger that keeps what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = {}
+
+    def log_metrics(self, metrics, step=None):
+        self.kept.setdefault(step, {}).update(metrics)
+
+
+def fit(callback, module, logger=False, **options):
+    torch.manual_seed(1)
+    batches = DataLoader(TensorDataset(torch.randn(48, 4)), batch_size=4)
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", callbacks=[callback], logger=logger, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, **options,
+    )  # fmt: skip
+    trainer.fit(module, batches, batches)
+    return trainer
+
+
+lightnings_own = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers.*",
+    "ignore:.*treespec.*:FutureWarning",
+    "ignore:.*LeafSpec.*:FutureWarning",
+    "ignore:.*LeafSpec.*:DeprecationWarning",
+)
+
+
+@lightnings_own
+def test_a_fit_of_lightning(tmp_path):
+    file, logger = tmp_path / "run" / "monitor.jsonl", Kept()
+    callback = LightningMonitor(file, interval=2, window=2)
+    module = Module(network())
+    fit(callback, module, logger)
+    recording = read_recording(file)
+    assert recording == callback.monitor.report()
+    assert [(window.first_step, window.last_step) for window in recording.windows] == [(0, 3), (4, 7), (8, 11)]
+    for window in recording.windows:
+        assert [(layer.name, layer.units) for layer in window.layers] == [("net.1", 6), ("net.3", 5)]
+        assert window.layers[0].never_active == DEAD
+        assert window.layers[0].zero_gradient == DEAD
+        assert window.layers[1].never_active == ()
+        assert window.layers[0].passes == 2  # Validation is not counted.
+    logged = {step: metrics for step, metrics in logger.kept.items() if "monitor/never_active/net.1" in metrics}
+    assert list(logged) == [3, 7, 11]
+    assert all(metrics["monitor/never_active/net.1"] == pytest.approx(2 / 6) for metrics in logged.values())
+    assert all(metrics["monitor/gate_closed/net.1"] > 0.3 for metrics in logged.values())
+    assert not module.net[1]._forward_pre_hooks
+    fit(callback, module, logger)  # The same callback can watch again.
+    assert callback.monitor.steps == 12
+
+
+@lightnings_own
+def test_lightning_counts_steps_of_the_optimizer_and_writes_what_it_has_where_a_fit_fails(tmp_path):
+    callback = LightningMonitor(interval=1, window=3)
+    fit(callback, Module(network()), accumulate_grad_batches=4)
+    assert callback.monitor.steps == 3
+    assert callback.monitor.windows[0].layers[0].passes == 12
+    file = tmp_path / "monitor.jsonl"
+    failing = LightningMonitor(file, interval=1)
+    module = Module(network(), fails_at=5)
+    with pytest.raises(RuntimeError, match="the data ran out"):
+        fit(failing, module)
+    assert read_recording(file).windows[0].layers[0].passes == 5
+    assert not module.net[1]._forward_pre_hooks
+
+
+@lightnings_own
+def test_lightning_is_told_at_once_that_there_is_nothing_to_watch():
+    with pytest.raises(ModelError, match="nothing to watch"):
+        fit(LightningMonitor(), Module(nn.Linear(4, 1)))
+
+
+class Sentences(torch.utils.data.Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, number):
+        ids = torch.arange(number, number + 8) % 11
+        return {"input_ids": ids, "labels": ids}
+
+
+def gpt2():
+    register()
+    torch.manual_seed(0)
+    sizes = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 16, "vocab_size": 11}
+    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**sizes, **tokens, activation_function="egem(n=2, eps=1e-4)")
+    )
+    with torch.no_grad():
+        model.transformer.h[1].mlp.c_fc.bias[list(DEAD)] = -100
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_training_of_transformers(tmp_path, checkpointing):
+    file, ended = tmp_path / "monitor.jsonl", []
+    callback = HuggingFaceMonitor(file, interval=2, window=2, on_window=ended.append)
+    settings = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=6, per_device_train_batch_size=4, gradient_accumulation_steps=2,
+        activation_checkpointing=checkpointing, bf16=True, use_cpu=True, report_to=[], save_strategy="no",
+        disable_tqdm=True,
+    )  # fmt: skip
+    model = gpt2()
+    transformers.Trainer(model=model, args=settings, train_dataset=Sentences(), callbacks=[callback]).train()
+    recording = read_recording(file)
+    assert recording == callback.monitor.report()
+    assert recording.windows[:1] == tuple(ended)
+    assert [(window.first_step, window.last_step) for window in recording.windows] == [(0, 3), (4, 5)]
+    for window, passes in zip(recording.windows, (4, 2), strict=True):
+        assert [layer.name for layer in window.layers] == ["transformer.h.0.mlp.act", "transformer.h.1.mlp.act"]
+        assert [layer.source for layer in window.layers] == ["transformer.h.0.mlp.c_fc", "transformer.h.1.mlp.c_fc"]
+        assert [layer.units for layer in window.layers] == [32, 32]
+        assert [layer.passes for layer in window.layers] == [passes, passes]
+        assert [layer.backward_passes for layer in window.layers] == [passes, passes]
+        assert [layer.never_active for layer in window.layers] == [(), DEAD]
+        assert [layer.zero_gradient for layer in window.layers] == [(), DEAD]
+        assert window.layers[0].scale == pytest.approx(0.1)
+    assert not model.transformer.h[0].mlp.act._forward_pre_hooks
+
+
+def events(folder):
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_what_tensorboard_reads_back_is_what_was_counted(tmp_path):
+    model = network()
+    with TensorBoardWriter(tmp_path) as writer:
+        monitor = DeadUnitMonitor(model, interval=1, window=3, on_window=writer.write)
+        for _ in range(6):
+            model(torch.randn(16, 4)).sum().backward()
+            monitor.step()
+    read = events(tmp_path)
+    names = ("never_active", "zero_gradient", "gate_closed", "gate_open", "rms")
+    assert set(read.Tags()["scalars"]) == {f"monitor/{name}/{layer}" for name in names for layer in ("1", "3")}
+    for window, (step, layers) in zip(monitor.windows, ((2, 0), (5, 1)), strict=True):
+        for layer in window.layers:
+            for name, value in layer.scalars().items():
+                event = read.Scalars(f"monitor/{name}/{layer.name}")[layers]
+                assert (event.step, event.value) == (step, pytest.approx(value))
+            histogram = read.Histograms(f"monitor/pre_activation/{layer.name}")[layers]
+            assert histogram.step == step
+            assert histogram.histogram_value.num == layer.values == 3 * 16 * layer.units
+            counted = zip([*EDGES, 2 * EDGES[-1]], layer.histogram, strict=True)
+            filled = {limit: count for limit, count in counted if count}
+            got = zip(histogram.histogram_value.bucket_limit, histogram.histogram_value.bucket, strict=True)
+            assert {limit: count for limit, count in got if count} == pytest.approx(filled)
+
+
+def test_a_writer_of_the_users_own_stays_open(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as own:
+        TensorBoardWriter(own).close()
+        own.add_scalar("loss", 1.0, 0)
+    assert events(tmp_path).Scalars("loss")[0].value == 1.0
+
+
+MISSING = """
+import importlib, sys
+sys.modules |= dict.fromkeys(["lightning", "transformers", "tensorboard"])
+import gem_activations.torch.monitor
+for front in ("lightning", "huggingface", "tensorboard"):
+    try:
+        importlib.import_module(f"gem_activations.torch.monitor.{front}")
+    except ImportError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_a_missing_library_is_one_clear_error():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", MISSING], env=environment, capture_output=True, text=True, check=False)
+    libraries = {"lightning": "monitor", "transformers": "huggingface", "tensorboard": "monitor"}
+    assert done.stdout.splitlines() == [
+        f"MissingDependencyError {library} is not installed; run: pip install 'gem-activations[{extra}]'"
+        for library, extra in libraries.items()
+    ], done.stderr
