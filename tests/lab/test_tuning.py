@@ -13,6 +13,7 @@ from gem_activations.errors import MissingDependencyError, SettingError, StoreEr
 from gem_activations.lab import images, models, tuning
 from gem_activations.lab.compare import compare
 from gem_activations.lab.data import Split
+from gem_activations.lab.evidence import judge_comparison
 from gem_activations.lab.images import ImageTask
 from gem_activations.lab.rates import Trial, Tuned, Tuning, read_rates, write_tuning
 from gem_activations.lab.recipes import make_recipe
@@ -107,6 +108,16 @@ def test_no_trial_scores_the_test_set(tmp_path, tuned: tuple[Path, Tuning], monk
     for path in (tmp_path / "guarded").rglob("result.json"):
         result = json.loads(path.read_text())
         assert (result["test_accuracy"], result["test_loss"], result["calibration_error"]) == (None, None, None)
+
+
+def test_a_trial_has_no_report_and_bears_on_no_claim(tuned: tuple[Path, Tuning], capsys) -> None:
+    trial = tuned[0] / f"rate-{OWN:g}"
+    before = sorted(trial.iterdir())
+    assert main(["report", str(trial)]) == 2
+    assert f"its outcome is in {tuned[0] / 'rates.json'}" in capsys.readouterr().err
+    assert sorted(trial.iterdir()) == before
+    comparison = dataclasses.replace(load_comparison(trial), recipe=make_recipe("mnist").pipeline())
+    assert judge_comparison(comparison) == []
 
 
 def test_other_test_data_give_the_same_rates(tmp_path, tuned: tuple[Path, Tuning], monkeypatch) -> None:

@@ -17,10 +17,12 @@ from matplotlib.figure import Figure
 
 from .. import __version__
 from ..catalog import parse
+from ..errors import StoreError
 from .archive import DEPTH, ENVIRONMENT, EPOCHS, RESULTS, read_comparison
 from .drawing import INK, render
 from .evidence import Finding, judge_comparison
 from .plots import comparison_figures
+from .rates import FILE as RATES
 from .statistics import Summary, summarise
 from .store import FAILED, Comparison, write_atomically
 from .tables import (
@@ -93,9 +95,14 @@ def make_report(folder: Path) -> tuple[Report, list[Path]]:
     Args:
         folder: An output folder of `gem-act compare`, finished or not, or one of kept results without their runs.
     Returns: What was reported, and the files that were written.
-    Raises: StoreError: the folder holds no comparison, is damaged, or a file cannot be written.
+    Raises: StoreError: the folder holds no comparison, or a trial of a search without test scores, is damaged, or a
+        file cannot be written.
     """
-    read_comparison(folder)  # What is no comparison is refused before a lock is left in it.
+    found = read_comparison(folder)  # What is no comparison is refused before a lock is left in it.
+    if found.recipe.get("scored") == "validation":
+        raise StoreError(
+            f"{folder} is a trial of `gem-act tune` without test scores; its outcome is in {folder.parent / RATES}"
+        )
     with FileLock(folder / ".report.lock"):
         report = analyse(read_comparison(folder))
         return report, write_report(report)
