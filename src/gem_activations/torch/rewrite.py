@@ -2,7 +2,8 @@
 
 torch.fx runs forward once with stand-ins for its tensors, and keeps the operations it saw. Whatever Python decides
 meanwhile is frozen. A forward is therefore rewritten only where nothing can be frozen wrongly: required tensor
-arguments only, none of the words of `_FROZEN`, no tensor made and no attribute set; both training modes are traced.
+arguments only, none of the words of `_FROZEN`, no tensor made, no attribute set and no random number drawn; both
+training modes are traced, and a number or flag of the module that changes later is an error of the next call.
 """
 
 import inspect
@@ -14,6 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+
+from ..errors import ModelError
+from .tracing import trace
 
 _NAMES = [
     *("celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish"),
@@ -64,7 +68,7 @@ def held_functions(module: nn.Module, family: Family) -> Iterator[str]:
 
 
 def mentions(module: nn.Module, family: Family) -> bool:
-    """Tell whether a module's forward, or what that calls of its own and of its file, uses a name of the family."""
+    """Tell whether a module's forward, or what that calls of its own and of its package, uses a name of the family."""
     return not _words(module).isdisjoint(family.methods)
 
 
@@ -92,7 +96,7 @@ def rewrite(module: nn.Module, makers: Mapping[Family, Make]) -> Rewritten | str
     reason = _reason_not_to_trace(module)
     if reason:
         return reason
-    evaluating, training = _trace(module, False), _trace(module, True)
+    evaluating, training = trace(module, False), trace(module, True)
     if isinstance(evaluating, str):
         return evaluating
     if isinstance(training, str):
@@ -101,24 +105,30 @@ def rewrite(module: nn.Module, makers: Mapping[Family, Make]) -> Rewritten | str
     found: set[str] = set()
     for graph in (evaluating, training):
         for family, make in makers.items():
-            found |= {family.name} & _replace_calls(module, graph, family, make, children)
+            replaced = _replace_calls(module, graph, family, make, children)
+            if isinstance(replaced, str):
+                return replaced
+            found |= {family.name} if replaced else set()
     if not found:
         return None
-    forwards = {False: _compile(evaluating), True: _compile(training)}
-
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return forwards[self.training](self, *args, **kwargs)
-
+    forward = _forward({False: _compile(evaluating), True: _compile(training)}, _settings(module))
     # torch.export and trainers read the names of the arguments.
     vars(forward)["__signature__"] = inspect.signature(type(module).forward)
     return Rewritten(types.MethodType(forward, module), children, frozenset(found))
 
 
-class _OwnCode(fx.Tracer):
-    """Follows a module's own forward; what that calls of its children stays a call."""
+def _forward(by_mode: dict[bool, Callable[..., Any]], settings: dict[str, Any]) -> Callable[..., Any]:
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        for name, before in settings.items():
+            now = getattr(self, name, None)
+            if type(now) is not type(before) or now != before:
+                raise ModelError(
+                    f"{type(self).__name__}.{name} was {before!r} when swap rewrote the forward that reads it, which "
+                    f"keeps that; undo the swap, change {name}, and swap again"
+                )
+        return by_mode[self.training](self, *args, **kwargs)
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 -- given by torch.fx
-        return True
+    return forward
 
 
 def _reason_not_to_trace(module: nn.Module) -> str:
@@ -135,40 +145,41 @@ def _reason_not_to_trace(module: nn.Module) -> str:
     return f"its forward uses {frozen[0]}, which torch.fx would freeze" if frozen else ""
 
 
-def _trace(module: nn.Module, training: bool) -> fx.Graph | str:
-    """Trace a module's own forward in one training mode; the module is left as it was."""
-    before = dict(vars(module))
-    module.training = training
-    try:
-        graph = _OwnCode().trace(module)
-        changed = {name for name, value in vars(module).items() if value is not before.get(name)} - {"training"}
-    except Exception as error:  # A forward may raise anything when it meets a stand-in.
-        return (
-            f"torch.fx cannot trace its forward: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        )
-    finally:
-        vars(module).clear()
-        vars(module).update(before)
-    if changed:
-        return f"its forward makes a tensor or sets an attribute ({sorted(changed)[0]}), which torch.fx would freeze"
-    return graph
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Give the numbers, flags and the like among a module's attributes that its forward may read."""
+    held = {name: vars(module)[name] for name in _words(module) & vars(module).keys() - {"training"}}
+    return {name: value for name, value in held.items() if _is_setting(value)}
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _replace_calls(
     module: nn.Module, graph: fx.Graph, family: Family, make: Make, children: dict[str, nn.Module]
-) -> set[str]:
-    """Replace a family's calls in a graph; the k-th call of either graph uses the k-th child. Give whom it found."""
+) -> bool | str:
+    """Replace a family's calls in a graph; the k-th call of either graph uses the k-th child.
+
+    Returns: Whether there was one; or why one cannot be replaced.
+    """
+    order = {node: place for place, node in enumerate(graph.nodes)}
     nodes = [node for node in graph.nodes if _is_call(node, family)]
     for count, node in enumerate(nodes):
         word = node.target if isinstance(node.target, str) else node.target.__name__
         name = _free_name(module, f"{family.name}_{count}")
+        in_place = word.endswith("_") or bool(node.kwargs.get("inplace", False))
         if name not in children:
-            children[name] = make(word.endswith("_") or bool(node.kwargs.get("inplace", False)))
+            children[name] = make(in_place)
         source = node.args[0] if node.args else node.kwargs["input"]
+        read_later = not node.users or any(order.get(user, 0) > order[node] for user in source.users)
+        if in_place and read_later and not getattr(children[name], "inplace", False):
+            return f"its forward reads what {word} overwrites, and {type(children[name]).__name__} overwrites nothing"
         with graph.inserting_after(node):
             node.replace_all_uses_with(graph.call_module(name, (source,)))
         graph.erase_node(node)
-    return {family.name} if nodes else set()
+    return bool(nodes)
 
 
 def _is_call(node: fx.Node, family: Family) -> bool:
@@ -192,7 +203,8 @@ def _compile(graph: fx.Graph) -> Callable[..., Any]:
 
 
 def _words(module: nn.Module) -> set[str]:
-    """Give every name that a module's forward uses, and the methods and functions of its own file that it calls."""
+    """Give every name that a module's forward uses, and the methods and functions of its own package that it calls."""
+    package = _package(type(module))
     words: set[str] = set()
     seen: set[types.CodeType] = set()
     waiting: list[Any] = [type(module).forward]
@@ -204,10 +216,16 @@ def _words(module: nn.Module) -> set[str]:
         names = set(_names_in(function.__code__))
         words |= names
         scope = function.__globals__
-        own = [scope[name] for name in names if getattr(scope.get(name), "__module__", None) == function.__module__]
+        files = [vars(scope[name]) for name in names & scope.keys() if isinstance(scope[name], types.ModuleType)]
+        called = [home[name] for home in (scope, *files) for name in names & home.keys()]
+        own = [value for value in called if isinstance(value, types.FunctionType) and _package(value) == package]
         methods = [vars(base).get(name) for base in type(module).__mro__ for name in names if base is not nn.Module]
         waiting += [*own, *methods]
     return words
+
+
+def _package(thing: Any) -> str:
+    return (thing.__module__ or "").partition(".")[0]
 
 
 def _names_in(code: types.CodeType) -> Iterator[str]:
