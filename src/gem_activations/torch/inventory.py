@@ -26,12 +26,15 @@ _OTHERS = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSo
 def is_activation(module: nn.Module) -> bool:
     """Tell whether a module is an elementwise activation of PyTorch, of this package, of transformers or of timm.
 
-    Subclasses count. An activation class of another source is not recognised.
+    Subclasses count, other than PyTorch's own for quantised tensors. An activation class of another source is not
+    recognised.
 
     Example:
         >>> is_activation(nn.SiLU()), is_activation(nn.Dropout()), is_activation(nn.Softmax(-1))
         (True, False, False)
     """
+    if type(module).__module__.startswith("torch.ao."):
+        return False
     homes = {base.__module__ for base in type(module).__mro__}
     return not homes.isdisjoint(_HOMES) and not isinstance(module, _OTHERS)
 

@@ -77,22 +77,20 @@ def make_plan(request: Request) -> Plan:
     plan = Plan(request.model)
     names = _all_names(request.model)
     functions: dict[Family, catalog.Activation] = {}
-    matched: set[Any] = set()
     for key, activation in request.choices:
         family = None if isinstance(key, (str, type)) else family_of(key)
         if family is not None:
             functions.setdefault(family, activation)
-            if _plan_attributes(plan, names, family, activation):
-                matched.add(family)
             continue
         chosen = _choose(request.model, names, key)
         if not chosen:
             raise ModelError(_nothing_matches(request.model, key))
         _plan_modules(plan, names, chosen, activation)
+    found = {family for family, activation in functions.items() if _plan_attributes(plan, names, family, activation)}
     if functions:
-        matched |= _plan_forwards(plan, names, functions)
+        found |= _plan_forwards(plan, names, functions)
     for family in functions:
-        if family not in matched:
+        if family not in found:
             raise ModelError(_nothing_calls(plan, request.model, family))
     if not plan.changes:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in plan.left[:3])
@@ -149,31 +147,45 @@ def _plan_modules(
             continue
         name = names[id(module)][0]
         new = _successor(plan.model, name, activation, getattr(module, "inplace", False) is True)
-        reason = _reason_to_leave(module, new, activation)
+        reason = _reason_to_leave(name, module) or (f"it is {activation} already" if _alike(module, new) else "")
         if reason:
             plan.left.append((name, reason))
             continue
-        new.train(module.training)
-        # The same dictionaries, so that the handles of hooks still remove them, before and after `undo`.
-        vars(new).update({hooks: vars(module)[hooks] for hooks in _HOOKS})
+        hand_over(module, new)
         plan.modules[id(module)] = new
         plan.changes.append((name, describe(module), describe(new)))
 
 
-def _reason_to_leave(module: nn.Module, new: nn.Module, activation: catalog.Activation) -> str:
-    if type(module) is type(new) and describe(module) == describe(new):
-        return f"it is {activation} already"
+def hand_over(old: nn.Module, new: nn.Module) -> None:
+    """Give a module the training mode and the hooks of the one whose place it takes, by `swap` or by `undo`."""
+    if new.training != old.training:
+        new.train(old.training)
+    # The same dictionaries, so that the handles of hooks still remove them.
+    vars(new).update({hooks: vars(old)[hooks] for hooks in _HOOKS})
+
+
+def _alike(module: nn.Module, new: nn.Module) -> bool:
+    return type(module) is type(new) and describe(module) == describe(new)
+
+
+def _reason_to_leave(name: str, module: nn.Module) -> str:
+    if "parametrizations" in name.split("."):
+        return "it computes a weight, which would be another"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is scripted; swap before torch.jit.script"
     if "forward" in vars(module):
         return "its forward is wrapped, as accelerate does for a device map; swap before that"
+    if any(getattr(hook, "with_module", False) for hook in module._load_state_dict_pre_hooks.values()):
+        return "a hook for load_state_dict is bound to it"
     return ""
 
 
 def _plan_attributes(plan: Plan, names: dict[int, list[str]], family: Family, activation: catalog.Activation) -> bool:
-    found = False
+    found, staying = False, _staying(plan)
     for module in plan.model.modules():
         for attribute in held_functions(module, family):
             found = True
-            if attribute in plan.attributes.get(id(module), {}):
+            if id(module) not in staying or attribute in plan.attributes.get(id(module), {}):
                 continue
             name = f"{names[id(module)][0]}.{attribute}".removeprefix(".")
             new = _successor(plan.model, name, activation, False).train(module.training)
@@ -187,6 +199,7 @@ def _plan_forwards(
 ) -> set[Family]:
     """Rewrite the forwards that call the functions; give the families that were found."""
     found: set[Family] = set()
+    staying = _staying(plan)
     own = {id(part) for _, module in named_activations(plan.model) for part in module.modules()}
     for module in plan.model.modules():
         name = names[id(module)][0]
@@ -197,6 +210,9 @@ def _plan_forwards(
             for family, activation in functions.items()
             if mentions(module, family)
         }
+        if id(module) not in staying:
+            found |= set(makers)  # What calls them goes.
+            continue
         result = rewrite(module, makers) if makers else None
         if isinstance(result, str):
             plan.left.append(
@@ -209,6 +225,18 @@ def _plan_forwards(
                 old = f"a call of {child.rstrip('_').rpartition('_')[0]}"
                 plan.changes.append((f"{name}.{child}".removeprefix("."), old, describe(new)))
     return found
+
+
+def _staying(plan: Plan) -> set[int]:
+    """Give the ids of the modules that are not replaced, nor only inside what is."""
+    staying: set[int] = set()
+    waiting: list[nn.Module] = [plan.model]
+    while waiting:
+        module = waiting.pop()
+        if id(module) not in staying and id(module) not in plan.modules:
+            staying.add(id(module))
+            waiting += module.children()
+    return staying
 
 
 def _child(model: nn.Module, name: str, activation: catalog.Activation, training: bool, inplace: bool) -> nn.Module:
@@ -243,19 +271,19 @@ def _weight_near(model: nn.Module, name: str) -> nn.Parameter | None:
 
 
 def _nothing_matches(model: nn.Module, key: Any) -> str:
-    if isinstance(key, str):
-        start = (
-            f"no activation has a name that matches the pattern {key!r}"
-            if set(key) & set("*?[")
-            else (f"no module is called {key!r}")
-        )
-        example = next((f"; one is called {name!r}" for name, _ in named_activations(model)), "")
-        return f"{start}; {list_activations(model)}{example}"
-    what = f"no module is of the class {key.__name__}" if isinstance(key, type) else "the predicate chooses no module"
     held = sorted(
         {family.name for module in model.modules() for family in FAMILIES for _ in held_functions(module, family)}
     )
     hint = f"; functions it holds: {', '.join(f'torch.nn.functional.{name}' for name in held)}" if held else ""
+    if isinstance(key, str):
+        start = (
+            f"no activation has a name that matches the pattern {key!r}"
+            if set(key) & set("*?[")
+            else f"no module is called {key!r}"
+        )
+        example = next((f"; one is called {name!r}" for name, _ in named_activations(model)), "")
+        return f"{start}; {list_activations(model)}{example}{hint}"
+    what = f"no module is of the class {key.__name__}" if isinstance(key, type) else "the predicate chooses no module"
     return f"nothing to swap: {what}; {list_activations(model)}{hint}"
 
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from ..errors import ModelError
 from .inventory import Choice
-from .plan import Plan, Request, make_plan
+from .plan import Plan, Request, hand_over, make_plan
 
 Key = type[nn.Module] | str | Callable[..., Any]
 _MISSING = object()
+_FAST = "activation_relu_or_gelu"  # How torch's transformer layers remember an activation that their fast path knows.
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class _Edit(NamedTuple):
         self._put(self.new)
 
     def revert(self) -> None:
+        if isinstance(self.old, nn.Module) and isinstance(self.new, nn.Module):
+            hand_over(self.new, self.old)
         self._put(self.old)
 
     def _put(self, value: Any) -> None:
@@ -166,9 +169,12 @@ def _leave_fast_path(model: nn.Module, homes: set[int]) -> list[_Edit]:
     edits: list[_Edit] = []
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer) and id(module._modules) in homes:
-            edits.append(_edit(vars(module), "activation_relu_or_gelu", 0))
+            edits.append(_edit(vars(module), _FAST, 0))
         if isinstance(module, nn.TransformerEncoder) and any(id(layer._modules) in homes for layer in module.layers):
             edits.append(_edit(vars(module), "use_nested_tensor", False))
+            # Edits that change nothing: they forbid to undo this before a later swap of another layer is undone.
+            others = [vars(layer) for layer in module.layers if id(layer._modules) not in homes]
+            edits += [_edit(home, _FAST, home[_FAST]) for home in others if _FAST in home]
     return edits
 
 
