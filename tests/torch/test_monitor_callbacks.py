@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gem_activations import catalog
 from gem_activations.errors import ModelError
 from gem_activations.torch import GEM, register
 from gem_activations.torch.monitor import EDGES, DeadUnitMonitor, read_recording
+from gem_activations.torch.monitor.flatness import recognise
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")
@@ -177,6 +179,23 @@ def test_a_training_of_transformers(tmp_path, checkpointing):
         assert [layer.zero_gradient for layer in window.layers] == [(), DEAD]
         assert window.layers[0].scale == pytest.approx(0.1)
     assert not model.transformer.h[0].mlp.act._forward_pre_hooks
+
+
+SAME = {
+    "gelu": "gelu", "gelu_fast": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh", "hardswish": "hardswish", "leaky_relu": "leaky_relu", "linear": None, "mish": "mish",
+    "quick_gelu": None, "relu": "relu", "relu2": "relu2", "sigmoid": "sigmoid", "silu": "silu", "tanh": "tanh",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_activations_of_transformers_are_recognised(name):
+    module = transformers.activations.get_activation(name)
+    found = recognise(module)
+    assert found == (SAME[name] and catalog.parse(SAME[name]))
+    if found is not None:
+        x = torch.linspace(-6, 6, 41)
+        torch.testing.assert_close(module(x).double(), torch.from_numpy(found(x)), rtol=1e-3, atol=1e-6)
 
 
 def events(folder):

@@ -22,8 +22,14 @@ from ..inventory import describe
 FLAT_SLOPE = 1e-6
 GATE_CLOSED, GATE_OPEN = 0.01, 0.99
 
-# Other libraries' classes that compute a function of the catalog, up to rounding.
+# Classes of transformers and timm that compute a function of the catalog, up to rounding.
 _SAME = {
+    "GELU": "gelu",
+    "HardSigmoid": "hardsigmoid",
+    "HardSwish": "hardswish",
+    "Mish": "mish",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
     "GELUActivation": "gelu",
     "AccurateGELUActivation": "gelu_tanh",
     "FastGELUActivation": "gelu_tanh",
@@ -102,7 +108,7 @@ def recognise(module: nn.Module) -> catalog.Activation | None:
     if isinstance(spec, GemSpec):
         return catalog.parse(str(spec))
     kind = type(module)
-    if kind.__name__ in _SAME and not kind.__module__.startswith("torch."):
+    if kind.__name__ in _SAME and kind.__module__.startswith(("transformers.", "timm.")):
         return catalog.parse(_SAME[kind.__name__])
     for entry in catalog.ENTRIES.values():
         home, _, name = entry.torch.rpartition(".")
