@@ -200,6 +200,17 @@ def test_a_generator_fixes_the_draw():
     assert torch.equal(*draws)
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op:UserWarning")
+def test_an_empty_weight_and_a_frozen_bias_stay():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(0, 4), nn.Conv2d(4, 4, (0, 1)))
+    model[0].bias.requires_grad_(False)
+    bias = model[0].bias.clone()
+    report = init_(model, "gem")
+    assert report.drawn == ("0",)
+    assert report.skipped == (("1", "its weight has no elements"), ("2", "its weight has no elements"))
+    assert torch.equal(model[0].bias, bias)
+
+
 @pytest.mark.parametrize(
     ("make", "activation", "options", "error", "words"),
     [

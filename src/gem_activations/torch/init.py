@@ -68,10 +68,11 @@ def init_(
         law: "normal", or "uniform" with the same standard deviation.
         generator: Source of randomness; PyTorch's default where not given.
     Returns: What was drawn, and what was skipped for which reason: other layers with parameters, frozen or parametrised
-        weights, weights shared with a layer of another kind, lazy layers that have no shape yet.
+        weights, weights without elements, weights shared with a layer of another kind, lazy layers that have no shape
+        yet.
     Raises: ActivationNameError, SpecError: the activation; SettingError: another mode or law; ModelError: nothing to
         draw. The module is then as it was.
-    Edge cases: A weight that several layers share is drawn once.
+    Edge cases: A weight that several layers share is drawn once. A frozen bias stays.
     Example:
         >>> model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 8))
         >>> print(init_(model, "gem(n=2)"))
@@ -91,7 +92,7 @@ def init_(
         if id(layer.weight) not in drawn:
             drawn.add(id(layer.weight))
             _draw(layer.weight, gain / math.sqrt(_fan(layer, mode)), law, generator)
-        if layer.bias is not None:
+        if layer.bias is not None and layer.bias.requires_grad:
             nn.init.zeros_(layer.bias)
     return InitReport(name, gain, tuple(layers), tuple(skipped))
 
@@ -124,6 +125,8 @@ def _reason_to_skip(part: nn.Module, foreign: dict[int, str]) -> str | None:
         return "its weight is computed from other tensors"
     if is_lazy(part.weight):
         return "its weight has no shape before the first batch"
+    if part.weight.numel() == 0:
+        return "its weight has no elements"
     if not part.weight.requires_grad:
         return "its weight is frozen"
     if id(part.weight) in foreign:

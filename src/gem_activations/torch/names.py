@@ -55,6 +55,13 @@ class CatalogNames(dict[str, Any]):
             raise KeyError(name)
         return act_layer(name)
 
+    def get(self, name: Any, default: Any = None) -> Any:
+        """Give what `self[name]` does, or the default where the table does not contain the name."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
 
 def refuse_conflicts(table: str, names: Iterable[str]) -> None:
     """Raise RegistrationError where a member of the family is in a table that knows nothing of this package."""
