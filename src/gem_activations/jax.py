@@ -129,12 +129,26 @@ def _value_jvp(spec: GemSpec, primals: Any, tangents: Any) -> tuple[Array, Array
     # keeps it, and nothing else.
     (x,), (change,) = primals, tangents
     t = _coordinate(_widen(x), spec)
-    rise, rest = _ratio(t, spec, 0), _reduction(spec).eps * _ratio(t, spec, 2 * spec.n)
-    slope = spec.leak + (1 - spec.leak) * rise * (1 + 2 * spec.n * rest)
+    rest = _reduction(spec).eps * _ratio(t, spec, 2 * spec.n)
+    slope = spec.leak + (1 - spec.leak) * _rise_by_reciprocal(t, spec) * (1 + 2 * spec.n * rest)
     return _value(x, spec), slope.astype(x.dtype) * change
 
 
 _value_jitted = jax.jit(_value, static_argnums=1)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _rise_by_reciprocal(t: Array, spec: GemSpec) -> Array:
+    """Give F as t^(2n) times the reciprocal that 1 - F needs.
+
+    A quotient that value and slope share would be a kernel of its own on the CPU, which writes it to memory for both.
+    """
+    return lax.integer_pow(t, 2 * spec.n) * _ratio(t, spec, 2 * spec.n)
+
+
+@_rise_by_reciprocal.defjvp
+def _rise_by_reciprocal_jvp(spec: GemSpec, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return _rise_by_reciprocal(primals[0], spec), _ratio_jvp(spec, 0, primals, tangents)[1]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
