@@ -1,8 +1,11 @@
 """Settings of the documentation site: `make docs`."""
 
+import os
 import re
 
 import gem_activations
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # Of the backends the one that is there in any case.
 
 project = "gem-activations"
 author = "The gem-activations developers"
