@@ -23,6 +23,7 @@ from gem_activations.analysis.pieces import Formula, Piece, line
 from gem_activations.analysis.signs import PoleError, SignMap, _between, sign_map, vanishes
 from gem_activations.analysis.smoothness import smoothness
 from gem_activations.analysis.source import read
+from gem_activations.analysis.spelling import divided
 from gem_activations.analysis.stationarity import stationarity, structure
 from gem_activations.analysis.tails import find_tail, tail_sign
 from gem_activations.analysis.values import CertificateError, UndecidedError
@@ -299,3 +300,16 @@ def test_joints_and_jumps_nearer_than_a_float_are_told_apart():
     twice = read(sp.Piecewise((X, X < 0), (X + 1, X < 1), (X + 1 + close, True)))
     jump = next(row for row in smoothness(twice) if row.key == "jump")
     assert jump.value.exact == str(close)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        X * sp.exp(-sp.exp(-X)), sp.exp(X) / (1 + sp.exp(X)), X / (1 + sp.exp(-X)), X**3 / (X**2 + 5), X**2 + X,
+        sp.exp(X) * (1 + sp.exp(2 * X)), 3 / (2 + X), sp.sqrt(X**2 + 1) / X,
+    ],
+)  # fmt: skip
+def test_a_divided_quotient_is_the_same_function(expression):
+    for point in (sp.Rational(1, 3), sp.Integer(-3) / 2, sp.Integer(4)):
+        ours, given = (constant_ball(e.subs(X, point)) for e in (divided(expression), expression))
+        assert abs(ours - given) < arb("1e-60")

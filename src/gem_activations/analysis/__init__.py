@@ -12,6 +12,8 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MissingDependencyError
+
 if TYPE_CHECKING:
     from .certification import certify
     from .values import Certificate, CertificateError, Property, Value
@@ -26,6 +28,13 @@ _HOMES = {"certify": ".certification"} | dict.fromkeys(
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name], __name__), name)
+    try:
+        value = getattr(import_module(_HOMES[name], __name__), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "gem_activations"):
+            raise
+        raise MissingDependencyError(
+            f"{error.name} is not installed; run: pip install 'gem-activations[certify]'"
+        ) from None
     globals()[name] = value
     return value

@@ -18,9 +18,9 @@ from .pieces import Formula, Piece
 from .tails import tail_sign
 from .values import UndecidedError
 
-_STARTS = (32, 128, 512, 2048)
+_STARTS = (2, 4, 8, 16, 32, 128, 512, 2048)
 _NEGLIGIBLE = arb(2) ** -180
-_WIDEST_UNIT = 10  # Units between 2^-10 and 2^10 are left at 1.
+_WIDEST_UNIT = 4  # Units between 2^-4 and 2^4 are left at 1.
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _falls(rest: Expr, start: int) -> bool:
 
 
 def natural_unit(formula: Formula) -> Expr:
-    """Give the power of 2 nearest the width on which f bends; 1 where that is within 2^-10 and 2^10, or unknown.
+    """Give the power of 2 nearest the width on which f bends; 1 where that is within 2^-4 and 2^4, or unknown.
 
     A guess that chooses a scale for the proofs; no proof rests on it.
     """

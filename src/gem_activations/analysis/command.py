@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import catalog
-from ..errors import ActivationNameError, MissingDependencyError, SpecError, StoreError
+from ..errors import ActivationNameError, SpecError, StoreError
 from ..grammar import parse_call
 
 if TYPE_CHECKING:
@@ -80,14 +80,8 @@ def file_stem(name: str) -> str:
 
 
 def _certify(name: str, variance: str) -> "Certificate":
-    try:
-        from .certification import certify
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("", "gem_activations"):
-            raise
-        raise MissingDependencyError(
-            f"{error.name} is not installed; run: pip install 'gem-activations[certify]'"
-        ) from None
+    from . import certify
+
     return certify(name, variance=Fraction(variance))
 
 

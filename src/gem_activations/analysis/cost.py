@@ -12,6 +12,7 @@ import sympy as sp
 
 from .expressions import Expr, to_fraction
 from .pieces import Formula, Piece, Scheme
+from .spelling import enormous
 from .values import CertificateError, Property, Value
 
 _KINDS: tuple[str, ...] = ("additions", "multiplications", "divisions", "roots", "transcendental calls")
@@ -62,7 +63,8 @@ def _of_scheme(scheme: Scheme) -> tuple[Counter[str], Counter[str]]:
 def _of_piece(piece: Piece) -> tuple[Counter[str], Counter[str]]:
     value = _count(_straight([piece.expression]))
     derivative = piece.derivative(1)
-    spellings = (derivative, sp.factor(derivative), sp.together(derivative))
+    # SymPy would factor exp(10^12 x) as a polynomial of that degree in exp(x).
+    spellings = (derivative,) if enormous(derivative) else (derivative, sp.factor(derivative), sp.together(derivative))
     both = min((_count(_straight([piece.expression, d])) for d in spellings), key=lambda c: _weight(c, Counter()))
     return value, both - value
 

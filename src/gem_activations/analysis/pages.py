@@ -28,13 +28,16 @@ These pages are made by `make properties`; do not edit them.
 Methods. "Exact algebra": derivatives by SymPy, factored into polynomials in x, one exponential or one square root,
 whose roots are exact. "Ball arithmetic, branch and bound": every box of a subdivision is either excluded by an
 enclosure of the value, or holds one root by the sign of the enclosed derivative; half-lines are closed by a proof of
-which term dominates. Integrals: FLINT's adaptive quadrature with error bounds, tails bounded. Limits are those of the
-dominant term, or SymPy's. A sample is never evidence here; the tests use dense samples at 50 digits to attack the
-certificates.
+which term dominates. Integrals: FLINT's adaptive quadrature with error bounds, tails bounded. "Exact limit": dominant
+terms, power series and L'Hopital's rule, as `analysis/limits.py` states them; SymPy's own limits are not used. SymPy
+differentiates, factors and simplifies, and those results are taken from it; a simplified constant is kept only where
+its ball agrees. FLINT's balls carry every inequality. A sample is never evidence here; the tests use dense samples at
+50 digits to attack the certificates.
 
 "oo" is infinity; "C^k" is the differentiability class; "dead regions" are intervals with f' = 0. "gain" and "chi" are
 for a standard normal input, as in [the mathematics](../mathematics.md); "variance-map slope" is the slope of q -> E f^2
-at q = 1 when weights are scaled by the gain. RReLU is in evaluation form, PReLU at its initial slope.
+at q = 1 when weights are scaled by the gain. RReLU is in evaluation form, PReLU at its initial slope. "operations for
+f" are those of the stated scheme; each page has those of the gradient too.
 
 """
 

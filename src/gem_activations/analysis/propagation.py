@@ -1,7 +1,7 @@
 """Signal propagation: moments of f and f' under N(0, q), gain, chi, and the rows of the variance map."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import sympy as sp
@@ -11,7 +11,7 @@ from .expressions import Expr, X
 from .gaussian import expectation
 from .numbers import Number, exact
 from .pieces import Formula
-from .spelling import tidy
+from .spelling import divided, tidy
 from .tower import identical
 from .values import CertificateError, Property, Value
 from .variance_map import fixed_points, ratio_course, squares, times_square, uniqueness
@@ -38,8 +38,9 @@ class Moments:
 
     @cached_property
     def scaled(self) -> Formula:
-        """g(t) = f(u t) / u."""
-        return rescaled(self.formula, self.unit)
+        """g(t) = f(u t) / u, quotients divided, which balls enclose better."""
+        found = rescaled(self.formula, self.unit)
+        return replace(found, pieces=tuple(replace(p, expression=divided(p.expression)) for p in found.pieces))
 
     def _moment(self, integrands: list[Expr], growth: int, power: int) -> Number:
         found = expectation(self.scaled, integrands, growth, self.variance / self.unit**2)

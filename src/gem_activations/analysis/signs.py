@@ -23,7 +23,7 @@ from .expressions import Expr, X
 from .numbers import Number, at, compare, exact, same
 from .spelling import tidy
 from .tails import find_tail
-from .tower import Factor, factorise, without_root
+from .tower import Factor, factor_powers, factorise, without_root
 from .values import CertificateError, UndecidedError
 
 MOST_BOXES = 8_000
@@ -33,7 +33,7 @@ _HIGHEST_ORDER = 12
 
 
 class PoleError(CertificateError):
-    """The expression has a pole inside the interval."""
+    """A denominator of the expression is 0 inside the interval."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def sign_map(expression: Expr, low: Expr, high: Expr) -> SignMap:
     for factor in product.factors:
         found, method = _factor_zeros(factor, low, high)
         if found and factor.multiplicity < 0:
-            raise PoleError(f"a denominator of {expression} is 0 at x = {found[0].to_value()}")
+            where = found[0].to_value()
+            raise PoleError(f"a denominator of {expression} is 0 at x = {where}: a pole or a removable singularity")
         methods.add(method)
         zeros += found
     ordered = _distinct(zeros)
@@ -142,7 +143,7 @@ def _exact_zeros_of(expression: Expr, factor: Factor | None = None) -> list[Numb
     if not expression.is_polynomial(X):
         return None
     zeros: list[Number] = []
-    for part, _ in sp.factor_list(expression, X)[1]:
+    for part, _ in factor_powers(expression, X)[1]:
         found = _roots(sp.Poly(part, X))
         if found is None:
             return None
@@ -160,8 +161,9 @@ def _roots(polynomial: sp.Poly) -> list[Number] | None:
         return [root for t in _quadratic(inner) for root in _real_powers(t, step)]
     if not all(c.is_Rational for c in polynomial.all_coeffs()):
         return None
-    intervals = cast(Any, polynomial.intervals(eps=sp.Rational(1, 10**6)))
-    return [_refine(tape(polynomial.as_expr()), constant_ball(a), constant_ball(b)) for (a, b), _ in intervals]
+    intervals = cast(Any, inner.intervals(eps=sp.Rational(1, 10**6)))
+    roots = [_refine(tape(inner.as_expr()), constant_ball(a), constant_ball(b)) for (a, b), _ in intervals]
+    return [root for t in roots for root in _powers_of_ball(t, step)]
 
 
 def _quadratic(polynomial: sp.Poly) -> list[Expr]:
@@ -187,6 +189,19 @@ def _real_powers(value: Expr, step: int) -> list[Number]:
     return [exact(-root), exact(root)] if sign > 0 else []
 
 
+def _powers_of_ball(value: Number, step: int) -> list[Number]:
+    """Give the real x with x^step = t for the one t, not 0, that the ball encloses."""
+    sign = sign_of(value.ball)
+    if step == 1:
+        return [value]
+    if not sign:
+        raise UndecidedError(f"the sign of a root near {value.ball.str(6)} is not decided")
+    if sign < 0 and step % 2 == 0:
+        return []
+    root = Number(None, (abs(value.ball).log() / step).exp())
+    return [-root, root] if step % 2 == 0 else [root if sign > 0 else -root]
+
+
 def vanishes(parts: tuple[Expr, Expr, Expr], zero: Number) -> bool:
     """Whether A + B s is 0 at a zero of A^2 - B^2 s^2 = (A + B s) (A - B s), from (A, B s, A^2 - B^2 s^2)."""
     plain, root, _ = parts
@@ -204,7 +219,7 @@ def vanishes(parts: tuple[Expr, Expr, Expr], zero: Number) -> bool:
 def _refine(function: Tape, low: arb, high: arb) -> Number:
     """Shrink an interval with exactly one simple root by interval Newton steps, after bisection where those stall."""
     box = low.union(high)
-    first = sign_of(function(low))
+    first = sign_of(function(low)) or -(sign_of(function(high)) or 0)  # An end may lie on the root.
     for _ in range(MOST_HALVINGS):
         middle = box.mid()
         slope = function.jet(box, 1)[1]
@@ -216,11 +231,10 @@ def _refine(function: Tape, low: arb, high: arb) -> Number:
             if newer.rel_accuracy_bits() > _ACCURATE or newer.rad() == 0:
                 return Number(None, newer)
         sign = sign_of(function(middle))
-        if sign is None or first is None:
+        if sign is None or not first:
             # The value at the middle is lost in its own rounding: the box is as narrow as the precision allows.
             return Number(None, box)
-        low, high = (middle, high) if sign == first else (low, middle)
-        box = low.union(high)
+        box = middle.union(box.upper()) if sign == first else box.lower().union(middle)
     return Number(None, box)
 
 

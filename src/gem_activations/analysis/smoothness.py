@@ -49,7 +49,7 @@ def one_sided(expression: Expr, point: Expr) -> Iterator[Expr]:
 
 def _series(top: sp.Poly, bottom: sp.Poly) -> Iterator[Expr]:
     if bottom.nth(0) == 0:
-        raise CertificateError(f"{top.as_expr() / bottom.as_expr()} has a pole at 0")
+        raise CertificateError(f"{top.as_expr() / bottom.as_expr()} has a denominator that is 0 at 0")
     coefficients: list[Expr] = []
     while True:
         k = len(coefficients)
@@ -101,8 +101,10 @@ def require_analytic(piece: Piece) -> None:
         ends = [constant_sign(inside.subs(X, end)) for end in (piece.low, piece.high) if end.is_finite]
         if signs.zeros or 0 in ends:
             where = signs.zeros[0].to_value() if signs.zeros else f"an end of ({piece.low}, {piece.high})"
-            what = "a pole" if whole else "a singularity"
-            raise CertificateError(f"{piece.expression} has {what} at x = {where}, where {inside} = 0")
+            what = "a root or logarithm has its singularity there"
+            if whole:
+                what = "a pole, or a removable singularity, which must be written without the quotient"
+            raise CertificateError(f"{piece.expression} is not analytic at x = {where}, where {inside} = 0: {what}")
         if not whole and signs.signs[0] < 0:
             raise CertificateError(f"{piece.expression} is not real on ({piece.low}, {piece.high}): {inside} < 0")
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from .expressions import Expr
+from .expressions import Expr, X
 
 _LARGEST_BY_LOG = 10**4
 _LARGEST = 10**8
@@ -61,6 +61,27 @@ def _agrees(spelling: Expr, expression: Expr) -> bool:
 def plain(expression: Expr) -> Expr:
     """Write hyperbolic functions as exponentials, which reduce at logarithms."""
     return expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)
+
+
+@lru_cache(maxsize=512)
+def divided(expression: Expr) -> Expr:
+    """Write P/Q as a polynomial plus R/Q, R of lower degree, in x or in the only exponential; else leave it.
+
+    Example:
+        >>> divided(X**3 / (X**2 + 1)), divided(sp.exp(2 * X) / (sp.exp(2 * X) + 1))
+        (x - x/(x**2 + 1), 1 - 1/(exp(2*x) + 1))
+    """
+    functions = [node for node in expression.atoms(sp.exp) if node.has(X)]
+    if len(functions) > 1:
+        return expression
+    variable = functions[0] if functions else X
+    symbol = sp.Dummy("u")
+    lifted = expression.xreplace({variable: symbol})
+    if lifted.has(X, *_FUNCTIONS) or not lifted.is_rational_function(symbol):
+        return expression
+    top, bottom = sp.fraction(sp.cancel(lifted))
+    whole, rest = sp.div(top, bottom, symbol)
+    return (whole + rest / bottom).xreplace({symbol: variable})
 
 
 @lru_cache(maxsize=4096)

@@ -17,7 +17,7 @@ COMPARED = {
     "gain": "gain",
     "chi": "chi",
     "map_slope": "variance-map slope",
-    "cost_value": "cost of the value",
+    "cost_value": "operations for f",
 }
 
 

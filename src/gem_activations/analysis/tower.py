@@ -15,6 +15,7 @@ from .expressions import Expr, X, arguments, to_fraction
 from .spelling import simplest
 from .values import UndecidedError
 
+_HIGH_DEGREE, _LONGEST_NUMBER = 32, 10**100
 _MOST_OPERATIONS, _MOST_GENERATORS = 800, 7
 _LARGEST_RATIO = 64  # exp(10^12 x) beside exp(x) stays a generator of its own, not the power 10^12 of the other.
 
@@ -116,12 +117,14 @@ def factorise(expression: Expr) -> Product:
     lifted = lifter.whole(lifter.lift(expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)))
     if len(lifter.symbols) > _MOST_GENERATORS:
         raise UndecidedError(f"an expression in more than {_MOST_GENERATORS} functions and constants was not factored")
+    if len(lifted.free_symbols) > 1 and any(max(abs(r.p), r.q) > _LONGEST_NUMBER for r in lifted.atoms(sp.Rational)):
+        raise UndecidedError("an expression in several functions, with a number beyond 10^100, was not factored")
     numerator, denominator = (lifter.reduce(part) for part in sp.fraction(sp.cancel(sp.together(lifted))))
     tower = tuple((symbol, function) for function, symbol in lifter.symbols.items())
     back = dict(tower)
     scale, factors = sp.Integer(1), []
     for part, direction in ((numerator, 1), (denominator, -1)):
-        constant, pairs = sp.factor_list(part)
+        constant, pairs = factor_powers(part)
         scale *= constant**direction
         for lifted_factor, multiplicity in pairs:
             function = lifted_factor.xreplace(back)
@@ -131,6 +134,24 @@ def factorise(expression: Expr) -> Product:
                 scale *= function ** (direction * multiplicity)
     sign = constant_sign(scale)
     return Product(scale, sign, tuple(factors) if sign else ())
+
+
+def factor_powers(polynomial: Expr, *generators: Expr) -> tuple[Expr, list[tuple[Expr, int]]]:
+    """Give (constant, [(factor, multiplicity)]); x^m P(x^g) of a high degree is factored as a polynomial in x^g.
+
+    Of such a polynomial a factor may still be reducible, but has no double zero.
+
+    Args:
+        generators: The variables of the polynomial; none stands for all its symbols and irrational constants.
+    """
+    powers = [power for (power,) in sp.Poly(polynomial, X).monoms()] if polynomial.has(X) else [0]
+    least = min(powers)
+    step = math.gcd(*(power - least for power in powers))
+    if max(powers) < _HIGH_DEGREE or step < 2:
+        return sp.factor_list(polynomial, *generators)
+    inner = sum(c * X ** ((power - least) // step) for (power,), c in sp.Poly(polynomial, X).terms())
+    constant, pairs = sp.factor_list(inner, *generators)
+    return constant, ([(X, least)] if least else []) + [(part.subs(X, X**step), times) for part, times in pairs]
 
 
 def without_root(factor: Factor) -> tuple[Expr, Expr, Expr] | None:

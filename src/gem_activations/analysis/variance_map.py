@@ -22,7 +22,7 @@ from .gaussian import enclose
 from .numbers import Number, at, compare, exact
 from .pieces import Formula
 from .signs import sign_map
-from .spelling import tidy
+from .spelling import divided, tidy
 from .tower import identical
 from .values import UndecidedError, Value
 
@@ -151,7 +151,7 @@ def uniqueness(course: Course, level: Number) -> tuple[Value, tuple[Value, ...]]
 
 def squares(formula: Formula, order: int) -> list[Expr]:
     """Give f^(order)^2 on each piece."""
-    found = [piece.derivative(order) ** 2 for piece in formula.pieces]
+    found = [divided(piece.derivative(order)) ** 2 for piece in formula.pieces]
     return [sp.expand(e) if e.is_polynomial(X) else e for e in found]
 
 
