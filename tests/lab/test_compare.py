@@ -179,7 +179,7 @@ def test_killed_process_loses_at_most_an_epoch_and_no_number(tmp_path: Path, who
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    process = start(tmp_path, "--epochs", "100000")
+    process = start(tmp_path, "--epochs", "3000")
     wait_for(lambda: lines(run_folder(tmp_path, ARMS[0], 0) / "metrics.jsonl") >= 2, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
@@ -188,11 +188,15 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_two_processes_share_the_runs(tmp_path: Path, whole: Comparison) -> None:
+def test_processes_that_want_the_same_and_more_share_the_runs(tmp_path: Path, whole: Comparison) -> None:
     processes = [start(tmp_path) for _ in range(2)]
+    compare(request(tmp_path, activations=("gelu", "relu"), seeds=2), Silent())
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outcome(load_comparison(tmp_path)) == outcome(whole)
+    done = load_comparison(tmp_path)
+    assert {run: found for run, found in outcome(done).items() if run in outcome(whole)} == outcome(whole)
+    assert outcome(done).keys() - outcome(whole).keys() == {("gelu", 0), ("gelu", 1), ("relu", 1)}
+    assert done.missing == (("rrelu", 1), ("gem(n=2)", 1)), "planned by all together, wanted by none"
     assert (tmp_path / "report.html").stat().st_size > 10_000
     for output, _ in outputs:
         assert all(arm in output for arm in ARMS)
@@ -316,8 +320,12 @@ def test_data_that_vanish_cost_the_run_that_needed_them(
     monkeypatch.setattr(ImageTask, "evaluation_batches", vanishing)
     comparison = compare(request(tmp_path), Silent())
     assert [result.status for result in comparison.results] == ["failed", "finished", "finished"]
-    assert comparison.results[0].reason.startswith("tokens.bin is missing; delete the folder")
+    assert (
+        comparison.results[0].reason == "tokens.bin is missing; delete the run's result.json to have it taken up again"
+    )
     assert outcome(comparison)["rrelu", 0] == outcome(whole)["rrelu", 0]
+    (run_folder(tmp_path, ARMS[0], 0) / "result.json").unlink()
+    assert outcome(compare(request(tmp_path), Silent())) == outcome(whole)
 
 
 def test_defect_of_the_program_is_no_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def _failure_reason(error: Exception) -> str | None:
     if isinstance(error, NotFiniteError):
         return text
     if isinstance(error, DataError | StoreError | OSError):
-        return f"{' '.join(text.split())}; delete the folder of this run to have it repeated"
+        return f"{' '.join(text.split())}; delete the run's result.json to have it taken up again"
     starved = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
     return f"out of memory: {text.splitlines()[0] if text else 'no detail given'}" if starved else None
 
