@@ -22,7 +22,7 @@ from gem_activations.analysis.source import read
 from gem_activations.analysis.values import Certificate, Property
 from gem_activations.catalog import parse
 
-from .definitions import DEFINITIONS
+from .definitions import DEFINITIONS, family
 
 FAMILY = ["gem", "gem(n=2)", "gem(n=3)", "egem(eps=1e-4)", "egem(n=2, eps=10)", "segem(eps=1e-4, leak=0.01)"]
 # Gain and chi of docs/mathematics.md, to the digits printed there.
@@ -319,3 +319,20 @@ def test_a_wide_law_sees_the_asymptotes_and_a_small_rest(name, power, f):
         excess = [mp.mpf(end) - deviation**2 / 2 for end in (rows["second_moment"].low, rows["second_moment"].high)]
         assert excess[0] - slack <= near <= excess[1] + slack
         assert excess[1] - excess[0] < deviation**2 * mp.mpf(10) ** -12
+
+
+def test_extreme_parameters_are_closed_and_right(certificate):
+    names = "softplus(beta=1e12)", "egem(n=60, eps=1e-200)", "celu(alpha=1e-30)"
+    found = {name: certificate(name) for name in names}
+    assert [(name, row.key) for name, c in found.items() for row in c.properties if row.value.kind == "open"] == []
+    soft, steep, sharp = found.values()
+    # The integral of s(t)^2 - [t > 0] is -1 for the logistic s, so that E f'^2 = 1/2 - phi(0) / beta + O(beta^-3).
+    near = mp.mpf(1) / 2 - mp.npdf(0) / mp.mpf(10) ** 12
+    low, high = mp.mpf(soft["slope_moment"].value.low), mp.mpf(soft["slope_moment"].value.high)
+    assert low - mp.mpf(10) ** -30 <= near <= high + mp.mpf(10) ** -30
+    f = family(60, Fraction(1, 10**200))
+    cuts = [mp.mpf(k) / 10000 for k in (0, 150, 190, 210, 215, 220, 240, 300, 1000, 10000, 40000, 140000)]
+    assert found_close(steep["second_moment"].value, mp.quad(lambda z: f(z) ** 2 * mp.npdf(z), cuts))
+    assert steep["lipschitz"].value.exact == "14641/480"
+    assert sharp["second_moment"].value.approx == pytest.approx(0.5, rel=1e-12)
+    assert sharp["gate_law"].value.note.startswith("none of")
