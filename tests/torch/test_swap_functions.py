@@ -147,6 +147,28 @@ def test_a_forward_with_settings_compiles_in_one_graph():
     assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(x), model(x))
 
 
+def test_a_forward_that_asks_for_none_is_not_run_as_if_there_were_a_tensor():
+    class Masks(nn.Module):
+        def forward(self, x, mask):
+            if mask is None:
+                return functional.relu(x), None
+            return functional.relu(x * mask), mask
+
+    class Passes(nn.Module):
+        def forward(self, x, mask):
+            return functional.relu(x), mask
+
+    x, mask = torch.ones(3), torch.tensor([1.0, 0.0, 1.0])
+    asks, passes = Masks(), Passes()
+    for model in (asks, passes):
+        swap(model, {functional.relu: "gem"})
+    assert torch.equal(asks(x, mask)[0], gem(x * mask))
+    for call in (lambda: asks(x, None), lambda: asks(x, mask=None)):
+        with pytest.raises(ModelError, match=r"Masks.forward asks what is None"):
+            call()
+    assert passes(x, None)[1] is None
+
+
 class Overwrites(nn.Module):
     def forward(self, x):
         x = x + 0

@@ -6,6 +6,7 @@ arguments only, none of the words of `_FROZEN`, no tensor made, no attribute set
 training modes are traced, and a number or flag of the module that changes later is an error of the next call.
 """
 
+import dis
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -111,14 +112,22 @@ def rewrite(module: nn.Module, makers: Mapping[Family, Make]) -> Rewritten | str
             found |= {family.name} if replaced else set()
     if not found:
         return None
-    forward = _forward({False: _compile(evaluating), True: _compile(training)}, _settings(module))
+    by_mode = {False: _compile(evaluating), True: _compile(training)}
+    forward = _forward(by_mode, _settings(module), _asks_for_none(module))
     # torch.export and trainers read the names of the arguments.
     vars(forward)["__signature__"] = inspect.signature(type(module).forward)
     return Rewritten(types.MethodType(forward, module), children, frozenset(found))
 
 
-def _forward(by_mode: dict[bool, Callable[..., Any]], settings: dict[str, Any]) -> Callable[..., Any]:
+def _forward(
+    by_mode: dict[bool, Callable[..., Any]], settings: dict[str, Any], asks_for_none: bool
+) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if asks_for_none and any(value is None for value in (*args, *kwargs.values())):
+            raise ModelError(
+                f"{type(self).__name__}.forward asks what is None, and swap rewrote it for arguments that are not; "
+                "undo the swap to call it with None"
+            )
         for name, before in settings.items():
             now = getattr(self, name, None)
             if type(now) is not type(before) or now != before:
@@ -203,33 +212,43 @@ def _compile(graph: fx.Graph) -> Callable[..., Any]:
 
 
 def _words(module: nn.Module) -> set[str]:
-    """Give every name that a module's forward uses, and the methods and functions of its own package that it calls."""
+    """Give every name that a module's forward uses, and what that calls of its own and of its package."""
+    return {name for code in _codes(module) for name in code.co_names}
+
+
+def _asks_for_none(module: nn.Module) -> bool:
+    """Tell whether a module's forward asks what is None: a stand-in never is, an argument may be."""
+    instructions = (one.opname for code in _codes(module) for one in dis.get_instructions(code))
+    return any(name == "IS_OP" or name.endswith("NONE") for name in instructions)
+
+
+def _codes(module: nn.Module) -> set[types.CodeType]:
+    """Give the code of a module's forward, and of the methods and functions of its own package that it calls."""
     package = _package(type(module))
-    words: set[str] = set()
     seen: set[types.CodeType] = set()
     waiting: list[Any] = [type(module).forward]
     while waiting:
         function = inspect.unwrap(waiting.pop())
         if not isinstance(function, types.FunctionType) or function.__code__ in seen:
             continue
-        seen.add(function.__code__)
-        names = set(_names_in(function.__code__))
-        words |= names
+        codes = set(_with_inner(function.__code__))
+        seen |= codes
+        names = {name for code in codes for name in code.co_names}
         scope = function.__globals__
         files = [vars(scope[name]) for name in names & scope.keys() if isinstance(scope[name], types.ModuleType)]
         called = [home[name] for home in (scope, *files) for name in names & home.keys()]
         own = [value for value in called if isinstance(value, types.FunctionType) and _package(value) == package]
         methods = [vars(base).get(name) for base in type(module).__mro__ for name in names if base is not nn.Module]
         waiting += [*own, *methods]
-    return words
+    return seen
 
 
 def _package(thing: Any) -> str:
     return (thing.__module__ or "").partition(".")[0]
 
 
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
+def _with_inner(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
+            yield from _with_inner(constant)

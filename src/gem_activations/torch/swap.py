@@ -49,7 +49,9 @@ class SwapReport:
     _done: "list[_Edit]" = field(repr=False, compare=False)
 
     def undo(self) -> None:
-        """Put back what was there. Weights stay as they are now, trained or not.
+        """Put back what was there. Weights, hooks and training mode stay as they are now.
+
+        A learnt slope (PReLU) that comes back has the value, device and dtype it had before the swap.
 
         Raises: ModelError: it was undone before, or what `swap` put there has been changed since. Nothing is then
             changed.
@@ -104,7 +106,7 @@ def swap(model: nn.Module, choices: Mapping[Key, Choice], *, inplace: bool = Tru
 
     Weights, hooks, training mode and the names in the state_dict stay. A module that is used in several places stays
     one. An activation that works in place is followed by one that does, where it can. A slope that is learnt (PReLU)
-    gets the device and dtype of the weights around it.
+    goes with its activation; a new one gets the device and dtype of the weights around it.
 
     Args:
         model: Any model; not the activation itself, and not a scripted one.
