@@ -3,7 +3,9 @@
 Run: python benchmarks/jax_speed.py --out benchmarks/results/jax_speed.jsonl
 
 A case is a size, a dtype and a direction: "forward" is the function, "both" is its value and its gradient for a given
-cotangent, in one compiled call. The candidates of a case take turns. One JSON line holds the environment and the rows.
+cotangent, in one compiled call. The candidates of a case take turns. The first row of the result is the environment,
+with the load of the machine: where that is above the number of cores, the ratio of the lower quartiles says more than
+the ratio of the medians.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import numpy as np
 
 from gem_activations import GemSpec
 from gem_activations.bench.timing import Call, Timing, time_in_turn
+from gem_activations.files import write_atomically
 from gem_activations.jax import activate
 
 SPECS = (GemSpec(1), GemSpec(2), GemSpec(3), GemSpec(1, 1e-4), GemSpec(1, 1e-4, 0.01))
@@ -85,24 +88,28 @@ def row(name: str, timing: Timing, size: int, dtype: str, direction: str, gelu: 
         "quartiles_us": [1e6 * timing.low, 1e6 * timing.high],
         "rounds": timing.rounds,
         "over_gelu": timing.median / gelu.median,
+        "over_gelu_low": timing.low / gelu.low,
     }
 
 
 def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
+        "row": "environment",
+        "command": sys.argv,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in ("gem-activations", "jax", "jaxlib", "numpy")},
         "platform": platform.platform(),
         "device": f"{device.platform} {device.device_kind}",
         "cores": os.cpu_count(),
+        "load": [round(each, 2) for each in os.getloadavg()],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file of JSON lines to append the result to")
+    parser.add_argument("--out", type=Path, help="file of JSON lines for the result")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each case (default 5)")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES), help="numbers of elements")
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=list(DTYPES))
@@ -115,11 +122,13 @@ def main() -> None:
                 rows += measured
                 print(f"\n{size} elements, {dtype}, {direction}")
                 for each in measured:
-                    print(f"  {each['activation']:32} {each['median_us']:11.1f} us  {each['over_gelu']:6.2f} x gelu")
+                    print(
+                        f"  {each['activation']:32} {each['median_us']:11.1f} us  {each['over_gelu']:6.2f} x gelu, "
+                        f"{each['over_gelu_low']:6.2f} by lower quartiles"
+                    )
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"environment": environment(), "rows": rows}) + "\n")
+        lines = [json.dumps(line) for line in (environment(), *rows)]
+        write_atomically(options.out, "\n".join([*lines, ""]).encode())
 
 
 if __name__ == "__main__":
