@@ -2,13 +2,12 @@
 
     python benchmarks/monitor_cost.py --out benchmarks/results/monitor_cost.jsonl
 
-A step makes no batch: it runs forward, backward and the optimiser. Each round takes four steps in one process: one that
-the monitor looks at, one that it does not, and an unwatched one beside each. `overhead` is what a round says of the
+A step makes no batch: it runs forward, backward and the optimiser. Each round takes four steps of one model: one that
+the monitor looks at, one that it does not (idle), and two unwatched ones. `overhead` is what a round says of the
 default interval: of every INTERVAL steps one is looked at. The figures are medians and quartiles over the rounds.
 """
 
 import argparse
-import copy
 import json
 import statistics
 import time
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 
 from gem_activations.bench.blocks import GPT2Block
+from gem_activations.bench.timing import _keep_freed_memory
 from gem_activations.lab.environment import describe_environment
 from gem_activations.lab.resnet import ResNet
 from gem_activations.torch import make_activation
@@ -49,42 +49,44 @@ class Trainer:
         self.model, self.x, self.clock = model, x, clock
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
-    def step(self) -> float:
+    def step(self, monitor: DeadUnitMonitor | None = None) -> float:
         started = self.clock()
         self.optimizer.zero_grad()
         self.model(self.x).square().mean().backward()
         self.optimizer.step()
+        if monitor is not None:
+            monitor.step()
         return self.clock() - started
 
 
 def measure(name: str, activation: str, rounds: int, clock: Callable[[], float]) -> dict[str, object]:
     make, shape, _ = CASES[name]
     torch.manual_seed(0)
-    plain = Trainer(make(lambda: make_activation(activation)), torch.randn(shape), clock)
-    watched = Trainer(copy.deepcopy(plain.model), plain.x, clock)
-    monitor = DeadUnitMonitor(watched.model, interval=2, window=10**6)
+    trainer = Trainer(make(lambda: make_activation(activation)), torch.randn(shape), clock)
 
-    def watched_step() -> float:
-        seconds = watched.step()
-        started = clock()
-        monitor.step()
-        return seconds + clock() - started
+    def watched_steps() -> tuple[float, float]:
+        with DeadUnitMonitor(trainer.model, interval=2) as monitor:
+            return trainer.step(monitor), trainer.step(monitor)
 
     looks, idles, overheads, steps = [], [], [], []
     for number in range(-3, rounds):
-        pairs = []
-        for half in range(2):  # The first half is looked at; which of a pair comes first alternates.
-            assert monitor.looks == (half == 0)
-            order = (watched_step, plain.step) if (number + half) % 2 else (plain.step, watched_step)
-            seconds = {call: call() for call in order}
-            pairs.append((seconds[watched_step], seconds[plain.step]))
+        # One model in one place of memory; which of the two comes first alternates.
+        if number % 2:
+            bare = trainer.step(), trainer.step()
+            look, idle = watched_steps()
+        else:
+            look, idle = watched_steps()
+            bare = trainer.step(), trainer.step()
         if number < 0:  # The first rounds warm up.
             continue
-        (look, beside_look), (idle, beside_idle) = pairs
-        looks.append(look / beside_look)
-        idles.append(idle / beside_idle)
+        plain = sum(bare) / 2
+        looks.append(look / plain)
+        idles.append(idle / plain)
         overheads.append((looks[-1] + (INTERVAL - 1) * idles[-1]) / INTERVAL - 1)
-        steps += [beside_look, beside_idle]
+        steps.append(plain)
+    monitor = DeadUnitMonitor(trainer.model)
+    trainer.step(monitor)
+    monitor.close()
     started = clock()
     monitor.report()
     return {
@@ -116,6 +118,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--note", default="", help="kept with the result, such as what else the machine was doing")
     options = parser.parse_args()
+    _keep_freed_memory()  # Else the step after one that is looked at may pay for pages that were given back.
     print(f"{'model':30} {'activation':10} {'step, ms':>9} {'look':>6} {'idle':>6} {'overhead':>9}   quartiles")
     rows = []
     for name in options.models:

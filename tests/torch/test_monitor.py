@@ -267,6 +267,19 @@ def test_a_module_that_is_used_in_several_places_is_counted_in_each():
     assert [layer.never_active for layer in window.layers] == [(), (3,), ()]
 
 
+def test_passes_of_a_step_begin_without_what_ran_in_the_one_before():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Dropout(0.0), nn.ReLU(), nn.Linear(4, 2), nn.Flatten(), nn.ReLU())
+    model[0].weight = None  # What is left of it looks up in a buffer: no module with weights runs before the first.
+    model[0].forward = lambda ids: torch.ones(*ids.shape, 4)
+    model[3].eval()  # A frozen layer still says where its units are.
+    with DeadUnitMonitor(model, interval=1) as monitor:
+        for _ in range(3):
+            model(torch.arange(3).reshape(3, 1))
+        monitor.step()
+    layers = monitor.report().windows[0].layers
+    assert [(layer.name, layer.source, layer.passes) for layer in layers] == [("2", "", 3), ("5", "3", 3)]
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_pass_that_checkpointing_repeats_is_counted_once(reentrant):
     torch.manual_seed(0)
@@ -489,6 +502,7 @@ def test_transforms_tracers_and_odd_inputs_pass_by():
         model(torch.randn(2, 4))
     model(torch.randn(0, 4))
     model[1](torch.tensor([1, -1]))
+    model[1](input=torch.tensor([1, -1]))
     monitor.step()
     assert monitor.report().windows[0].layers == ()
     exported = torch.export.export(model, (torch.randn(2, 4),))

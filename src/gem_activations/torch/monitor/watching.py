@@ -160,8 +160,10 @@ class DeadUnitMonitor:
     ) -> None:
         self.close()
 
-    def _see(self, name: str, module: nn.Module, x: Tensor) -> None:
+    def _see(self, name: str, module: nn.Module, x: Tensor, *_: Any) -> None:
         """Look at the input of an activation, before it may be overwritten."""
+        if not module.training or not _is_ordinary(x):
+            return
         source = self._source.name if self._source else ""
         counter = self._counters.get((name, source))
         if counter is None:
@@ -172,7 +174,7 @@ class DeadUnitMonitor:
         if (again or counter.see(x.detach(), dim)) and x.requires_grad and torch.is_grad_enabled():
             self._gradient_handles.append(x.register_hook(partial(_see_gradient, counter, dim)))
 
-    def _note_source(self, source: Source | None, _module: nn.Module, _x: Tensor) -> None:
+    def _note_source(self, source: Source | None, *_: Any) -> None:
         self._source = source
 
     def _let_go(self) -> None:
@@ -232,23 +234,27 @@ def _read_dims(channel_dim: int | Mapping[str, int] | None, names: tuple[str, ..
 class _Hook:
     """A hook of a monitor. A copy of the model holds a hook that does nothing, and so does a pickle."""
 
-    def __init__(self, monitor: DeadUnitMonitor | None, see: Callable[[nn.Module, Tensor], None] | None) -> None:
-        self.monitor, self.see = monitor, see
+    def __init__(self, monitor: DeadUnitMonitor | None, act: Callable[..., None] | None) -> None:
+        self.monitor, self.act = monitor, act
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or self.monitor is None or not self.monitor.looks or not module.training:
+        if torch.compiler.is_compiling() or self.monitor is None or self.act is None:
             return
-        x = next((value for value in (*arguments, *options.values()) if isinstance(value, Tensor)), None)
-        if self.see is None or x is None or not x.is_floating_point():
-            return
-        if not is_traced(x) and not x.is_inference() and x.numel():
-            self.see(module, x)
+        if self.monitor.looks:
+            self.act(module, *arguments, *options.values())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Hook":
         return _Hook(None, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Hook, (None, None)
+
+
+def _is_ordinary(x: Any) -> bool:
+    """Tell whether x is a tensor of real numbers in memory, in a pass that could be a training step's."""
+    return (
+        isinstance(x, Tensor) and x.is_floating_point() and not x.is_inference() and not is_traced(x) and x.numel() > 0
+    )
 
 
 @torch.no_grad()
