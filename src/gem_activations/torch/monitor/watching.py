@@ -21,7 +21,7 @@ from .counting import LayerCounter
 from .flatness import read_activation
 from .recording import Recording, Window
 
-INTERVAL, WINDOW, KEEP = 25, 40, 100
+INTERVAL, WINDOW, KEEP = 50, 20, 100
 
 _watched: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 _backward_number: Any = torch._C._current_graph_task_id  # pyright: ignore[reportPrivateUsage] -- as torch.utils.module_tracker
