@@ -2,9 +2,9 @@
 
     python benchmarks/monitor_cost.py --out benchmarks/results/monitor_cost.jsonl
 
-A step makes no batch: it runs forward, backward and the optimiser. Each round takes four steps of one model: one that
-the monitor looks at, one that it does not (idle), and two unwatched ones. `overhead` is what a round says of the
-default interval: of every INTERVAL steps one is looked at. The figures are medians and quartiles over the rounds.
+A step makes no batch: it runs forward, backward and the optimiser. Each round takes INTERVAL steps of one model with
+the monitor, of which it looks at the first, and as many without it, in alternating order. `overhead` is the quotient of
+the two less 1: median and quartiles over the rounds.
 """
 
 import argparse
@@ -34,9 +34,9 @@ def small_mlp(activation: Callable[[], nn.Module]) -> nn.Module:
 
 # Name -> how it is made, the shape of its input, rounds.
 CASES: dict[str, tuple[Make, tuple[int, ...], int]] = {
-    "ResNet-56, batch 16": (lambda activation: ResNet(9, 10, activation), (16, 3, 32, 32), 40),
-    "GPT-2 block, 256 tokens": (GPT2Block, (1, 256, 768), 80),
-    "MLP 64-256-256-10, batch 128": (small_mlp, (128, 64), 1000),
+    "ResNet-56, batch 16": (lambda activation: ResNet(9, 10, activation), (16, 3, 32, 32), 20),
+    "GPT-2 block, 256 tokens": (GPT2Block, (1, 256, 768), 20),
+    "MLP 64-256-256-10, batch 128": (small_mlp, (128, 64), 200),
 }
 # The processor time of all threads says nothing of a step with several: take one thread with it.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -64,26 +64,21 @@ def measure(name: str, activation: str, rounds: int, clock: Callable[[], float])
     torch.manual_seed(0)
     trainer = Trainer(make(lambda: make_activation(activation)), torch.randn(shape), clock)
 
-    def watched_steps() -> tuple[float, float]:
-        with DeadUnitMonitor(trainer.model, interval=2) as monitor:
-            return trainer.step(monitor), trainer.step(monitor)
+    def watched() -> float:
+        with DeadUnitMonitor(trainer.model) as monitor:
+            return sum(trainer.step(monitor) for _ in range(INTERVAL))
 
-    looks, idles, overheads, steps = [], [], [], []
-    for number in range(-3, rounds):
+    def bare() -> float:
+        return sum(trainer.step() for _ in range(INTERVAL))
+
+    overheads, steps = [], []
+    for number in range(-1, rounds):
         # One model in one place of memory; which of the two comes first alternates.
-        if number % 2:
-            bare = trainer.step(), trainer.step()
-            look, idle = watched_steps()
-        else:
-            look, idle = watched_steps()
-            bare = trainer.step(), trainer.step()
-        if number < 0:  # The first rounds warm up.
-            continue
-        plain = sum(bare) / 2
-        looks.append(look / plain)
-        idles.append(idle / plain)
-        overheads.append((looks[-1] + (INTERVAL - 1) * idles[-1]) / INTERVAL - 1)
-        steps.append(plain)
+        order = (watched, bare) if number % 2 else (bare, watched)
+        seconds = {call: call() for call in order}
+        if number >= 0:  # The first round warms up.
+            overheads.append(seconds[watched] / seconds[bare] - 1)
+            steps.append(seconds[bare] / INTERVAL)
     monitor = DeadUnitMonitor(trainer.model)
     trainer.step(monitor)
     monitor.close()
@@ -97,10 +92,6 @@ def measure(name: str, activation: str, rounds: int, clock: Callable[[], float])
         "step_ms": 1e3 * statistics.median(steps),
         "report_ms": 1e3 * (clock() - started),
         **summary("overhead", overheads),
-        **summary("look", looks),
-        **summary("idle", idles),
-        # Medians first: a round's quotient carries the noise of one idle step in full.
-        "overhead_of_medians": (statistics.median(looks) + (INTERVAL - 1) * statistics.median(idles)) / INTERVAL - 1,
     }
 
 
@@ -118,18 +109,17 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--note", default="", help="kept with the result, such as what else the machine was doing")
     options = parser.parse_args()
-    _keep_freed_memory()  # Else the step after one that is looked at may pay for pages that were given back.
-    print(f"{'model':30} {'activation':10} {'step, ms':>9} {'look':>6} {'idle':>6} {'overhead':>9}   quartiles")
+    _keep_freed_memory()  # Else a step may pay for pages that the one before it gave back.
+    print(f"{'model':30} {'activation':10} {'step, ms':>9} {'overhead':>9}   quartiles")
     rows = []
     for name in options.models:
         for activation in options.activations:
-            rounds = max(8, round(CASES[name][2] * options.share))
+            rounds = max(4, round(CASES[name][2] * options.share))
             row = {"clock": options.clock, **measure(name, activation, rounds, CLOCKS[options.clock])}
             rows.append(row)
             low, high = row["overhead_quartiles"]  # pyright: ignore[reportGeneralTypeIssues] -- two numbers, set above
             print(
-                f"{name:30} {activation:10} {row['step_ms']:9.3f} {row['look']:6.3f} {row['idle']:6.3f} "
-                f"{row['overhead']:9.2%}   {low:.2%} to {high:.2%}",
+                f"{name:30} {activation:10} {row['step_ms']:9.3f} {row['overhead']:9.2%}   {low:.2%} to {high:.2%}",
                 flush=True,
             )
     if options.out:
