@@ -159,6 +159,18 @@ def test_units_are_asleep_at_either_end(activation, asleep, awake):
         assert monitor.report().windows[0].layers[0].never_active == (0,)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_units_are_awake_just_inside_the_bounds(dtype):
+    model = nn.Sequential(make_activation("relu6"))
+    with DeadUnitMonitor(model) as monitor:
+        x = torch.tensor([[1e-9, 3e-3, 0.0, 6.0, torch.nan]], dtype=dtype, requires_grad=True)
+        model(x).sum().backward()
+        monitor.step()
+        layer = monitor.report().windows[0].layers[0]
+    assert layer.never_active == (2, 3)
+    assert layer.zero_gradient == (2, 3)
+
+
 @pytest.mark.parametrize("name", catalog.ENTRIES)
 def test_flat_pieces_are_where_the_slope_of_the_module_says(name):
     module = make_activation(name).double().eval()

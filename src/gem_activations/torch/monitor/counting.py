@@ -127,12 +127,9 @@ def _is_active(x: Tensor, dim: int, flat: Flat) -> Tensor:
         return ~(reduce_units(x, dim, torch.amax) <= flat.low)
     if flat.where == "above":
         return ~(reduce_units(x, dim, torch.amin) >= flat.high)
-    # Both bounds at once, as a distance from the middle.
-    middle, half = (flat.low + flat.high) / 2, (flat.high - flat.low) / 2
-    distance = (x - middle).abs()
-    if flat.where == "inside":
-        return ~(reduce_units(distance, dim, torch.amax) <= half)
-    return ~(reduce_units(distance, dim, torch.amin) >= half)
+    # Comparisons alone: x - 3 rounds to 3 at small x, and ReLU6 is awake there.
+    asleep = (x >= flat.low) & (x <= flat.high) if flat.where == "inside" else (x <= flat.low) | (x >= flat.high)
+    return ~reduce_units(asleep, dim, torch.amin)
 
 
 def reduce_units(x: Tensor, dim: int, reduce: Callable[..., Tensor]) -> Tensor:
