@@ -233,6 +233,21 @@ def test_one_cycle_rises_for_the_warm_up_and_falls_to_nearly_nothing() -> None:
     assert rates[-1] < 1e-3
 
 
+@pytest.mark.parametrize("warm_up", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 257])
+def test_one_cycle_is_that_of_torch_bit_for_bit(warm_up: float, steps: int) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.2, total_steps=steps + 1, pct_start=warm_up, cycle_momentum=False
+    )
+    expected: list[float] = []
+    for _ in range(steps):
+        expected.append(float(schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    assert learning_rates(training(learning_rate=0.2, warm_up=warm_up), steps) == expected
+
+
 def test_steps_and_epochs_agree() -> None:
     assert training(epochs=3).total_steps(20) == 9
     assert training(epochs=3, epoch_steps=10).total_steps(20) == 30
