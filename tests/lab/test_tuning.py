@@ -162,6 +162,24 @@ def test_a_search_goes_on_and_extends_with_equal_trials_for_all(tmp_path, tuned:
     assert found.arms["gelu"].trials[1:4] == tuned[1].arms["gelu"].trials
 
 
+def test_an_activation_that_another_search_adds_meanwhile_is_not_lost(tmp_path, monkeypatch) -> None:
+    began: list[str] = []
+
+    def compare_beside_another(request: Request, observer: Silent) -> Comparison:
+        found = compare(request, observer)
+        if not began:  # What a search that begins now does first.
+            began.append("relu")
+            compare(dataclasses.replace(request, activations=("relu",)), observer)
+        return found
+
+    monkeypatch.setattr(tuning, "compare", compare_beside_another)
+    found = tune(request(tmp_path, activations=("gelu",)), 3, 4.0, Silent())
+    assert set(found.arms) == {"gelu", "relu"}
+    assert all(len(arm.trials) == 3 for arm in found.arms.values())
+    recipe = resolve_recipe(request(tmp_path, activations=("gelu", "relu")))
+    assert set(read_rates(tmp_path, recipe)) == {"gelu", "relu"}
+
+
 def test_a_comparison_at_tuned_rates_trains_as_the_chosen_trials_did(tmp_path, tuned: tuple[Path, Tuning]) -> None:
     folder, found = tuned
     chosen = {"gelu": RATES[0], "gem(n=2)": RATES[2]}  # Two that differ, whatever the search has found.

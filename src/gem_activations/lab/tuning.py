@@ -17,6 +17,7 @@ from filelock import FileLock
 from ..errors import MissingDependencyError, SettingError
 from .compare import compare
 from .distributed import is_launched
+from .pipeline import Recipe
 from .rates import Trial, Tuned, Tuning, write_tuning
 from .request import Request, resolve_recipe
 from .runner import Observer
@@ -52,20 +53,36 @@ def tune(request: Request, trials: int, factor: float, observer: Observer) -> Tu
     folder = tuning_folder(request)
     recipe = resolve_recipe(request)
     rates = make_rates(recipe.training.learning_rate, trials, factor)
-    before = read_plan(folder / _name(rates[0]))
-    arms = tuple(dict.fromkeys((*(before.activations if before else ()), *recipe.activations)))
-    seeds = max(request.seeds or 1, before.seeds if before else 1)
-    request = dataclasses.replace(request, study=None, activations=arms, baseline=None, seeds=seeds)
+    wanted = _join(request, recipe, folder / _name(rates[0]))
+    while True:
+        tuning = _search(wanted, recipe, rates, observer)
+        with FileLock(folder / ".rates.lock"):
+            # Another search may have joined since: the file of whoever ends last must hold the arms of both.
+            joined = _join(request, recipe, folder / _name(rates[0]))
+            if joined == wanted:
+                write_tuning(folder, tuning)
+                return tuning
+        wanted = joined
+
+
+def _join(request: Request, recipe: Recipe, trial: Path) -> Request:
+    """Give the request with the arms and seeds that every search in the folder wants, as the first trial has them."""
+    plan = read_plan(trial)
+    arms = tuple(dict.fromkeys((*(plan.activations if plan else ()), *recipe.activations)))
+    seeds = max(request.seeds or 1, plan.seeds if plan else 1)
+    return dataclasses.replace(request, out=trial.parent, study=None, activations=arms, baseline=None, seeds=seeds)
+
+
+def _search(request: Request, recipe: Recipe, rates: list[float], observer: Observer) -> Tuning:
+    """Bring the trials of all arms to their end and choose each arm's rate."""
+    arms, seeds, folder = request.activations or (), request.seeds or 1, tuning_folder(request)
     with _books(arms, rates, recipe.metric) as books:
         for rate in rates:
             asked = {arm: book.ask(_space(rates)) for arm, book in books.items()}
             found = compare(dataclasses.replace(request, out=folder / _name(rate), trial=rate), observer)
             for arm, trial in asked.items():
                 _tell(books[arm], trial, found, arm, recipe.metric)
-        tuning = Tuning(recipe.pipeline(), seeds, {arm: _choose(book) for arm, book in books.items()})
-    with FileLock(folder / ".rates.lock"):
-        write_tuning(folder, tuning)
-    return tuning
+        return Tuning(recipe.pipeline(), seeds, {arm: _choose(book) for arm, book in books.items()})
 
 
 def tuning_folder(request: Request) -> Path:
