@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..errors import SettingError, StoreError
 from .recipes import make_recipe
-from .store import RunResult
+from .store import EpochMetrics, RunResult
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Metric:
         """Title and unit, as over a column or beside an axis."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
-    def of(self, run: RunResult) -> float | None:
+    def of(self, run: RunResult | EpochMetrics) -> float | None:
         """Give the value of a run; None where the run has none, or one that is not finite."""
         return _figure(getattr(run, self.field), self.exponential)
 

@@ -1,12 +1,14 @@
 """Show a comparison while it runs: bars on a terminal, one line a run elsewhere. All of it goes to stderr."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .metrics import ACCURACY, METRICS, Metric
 from .pipeline import Recipe
 from .runner import Observer
 from .store import FINISHED, EpochMetrics, RunResult
@@ -33,10 +35,11 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.total = self.done = 0
+        self.metric = ACCURACY
 
     def started(self, recipe: Recipe, folder: Path, runs: int, done: int) -> None:
         """Say what is compared, where it is stored and how much of it is done."""
-        self.total, self.done = runs, done
+        self.total, self.done, self.metric = runs, done, METRICS[recipe.metric]
         arms = f"{len(recipe.activations)} activations x {recipe.seeds} seeds"
         self._print(f"{recipe.name}: {arms}, {recipe.training.epochs} epochs, {recipe.model.kind}, in {folder}")
         if done:
@@ -48,12 +51,9 @@ class Lines:
     def ended(self, result: RunResult) -> None:
         """Print the run's result, or why it failed."""
         self.done += 1
-        accuracy = result.validation_accuracy if result.test_accuracy is None else result.test_accuracy
-        if result.status == FINISHED and accuracy is not None:
-            split = "validation" if result.test_accuracy is None else "test"
-            outcome = f"{split} accuracy {100 * accuracy:.2f} %"
-        else:
-            outcome = f"failed: {result.reason}"
+        split = "validation" if result.test_loss is None else "test"
+        score = _say_score(self.metric, split, result)
+        outcome = score if result.status == FINISHED and score else f"failed: {result.reason}"
         self._print(
             f"[{self.done}/{self.total}] {result.activation}, seed {result.seed}: {outcome} ({result.seconds:.1f} s)"
         )
@@ -86,10 +86,10 @@ class Bars(Lines):
 
     def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:
         """Move the bar over the epochs."""
-        accuracy = f", validation {100 * metrics[-1].validation_accuracy:.2f} %" if metrics else ""
+        score = f", {_say_score(self.metric, 'validation', metrics[-1])}" if metrics else ""
         self.progress.update(
             self.epochs,
-            description=f"{activation}, seed {seed}{accuracy}",
+            description=f"{activation}, seed {seed}{score}",
             completed=len(metrics),
             total=epochs,
             visible=True,
@@ -106,3 +106,10 @@ class Bars(Lines):
         self.progress.update(
             self.epochs, description=f"waiting for {runs} runs of other processes", total=None, visible=True
         )
+
+
+def _say_score(metric: Metric, split: str, scored: RunResult | EpochMetrics) -> str | None:
+    """Say the comparison's metric on a split; None where there is no value."""
+    value = dataclasses.replace(metric, field=metric.field.replace("test", split)).of(scored)
+    unit = f" {metric.unit}" if metric.unit else ""
+    return None if value is None else f"{split} {metric.name} {metric.scale * value:.{metric.decimals}f}{unit}"
