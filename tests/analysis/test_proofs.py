@@ -16,6 +16,7 @@ from gem_activations.analysis import extrema
 from gem_activations.analysis.balls import Tape, constant_ball, decimals, tape
 from gem_activations.analysis.expressions import X
 from gem_activations.analysis.extrema import infimum, supremum
+from gem_activations.analysis.gates import gate
 from gem_activations.analysis.inverse import inverse
 from gem_activations.analysis.limits import limit
 from gem_activations.analysis.numbers import Number, equal, exact, greatest
@@ -192,6 +193,31 @@ def test_a_start_before_the_last_zero_is_never_accepted():
 )  # fmt: skip
 def test_limits(expression, expected):
     assert limit(expression, sp.oo) == expected
+
+
+NESTED = sp.sqrt(3 + 2 * sp.sqrt(2))  # 1 + sqrt(2)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ((NESTED + sp.erf(X) - 2 - sp.sqrt(2)) * X, 0),
+        ((sp.log(6 + sp.exp(-X)) + sp.erf(X) - 1 - sp.log(3) - sp.log(2)) * sp.exp(X), sp.Rational(1, 6)),
+    ],
+)
+def test_a_limit_of_0_in_another_spelling_is_0(expression, expected):
+    assert limit(expression, sp.oo) == expected
+
+
+def test_a_gate_that_tends_to_1_in_another_spelling_may_be_a_cdf():
+    verdict = {row.key: row.value.note for row in gate(read(X * (NESTED - sp.sqrt(2)) / (1 + sp.exp(-X))))}
+    assert verdict["gate_cdf"] == "yes: rises from 0 to 1"
+
+
+def test_the_search_for_a_leading_term_ends():
+    root = sp.sqrt(X**2 + NESTED) - sp.sqrt(X**2 + 1 + sp.sqrt(2))  # The zero function, which no derivative shows.
+    with pytest.raises(UndecidedError, match="the search ends"):
+        limit(root * X**3, sp.oo)
 
 
 def test_rounded_and_unknown_constants_are_refused():

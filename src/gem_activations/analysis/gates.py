@@ -9,6 +9,7 @@ from sympy import stats
 from .balls import constant_ball, constant_sign, sign_of
 from .expressions import Expr, X, arguments
 from .limits import limit
+from .numbers import equal
 from .pieces import Formula, Piece
 from .signs import sign_map
 from .values import Property, Value
@@ -19,7 +20,7 @@ _EPS = sp.Symbol("eps", positive=True)
 
 def gate(formula: Formula) -> list[Property]:
     """Prove the rows of group "gate"."""
-    if not formula.continuous or formula.at(sp.Integer(0)) != 0:
+    if not formula.continuous or not equal(formula.at(sp.Integer(0)), sp.S.Zero):
         why = (
             f"f(0) = {formula.at(sp.Integer(0))}, so f(x) / x has a pole at 0"
             if formula.continuous
@@ -63,9 +64,9 @@ def _limits(formula: Formula) -> tuple[Expr, Expr]:
 
 
 def _fault(pieces: list[Piece], left: Expr, right: Expr) -> str:
-    if left != 0:
+    if not equal(left, sp.S.Zero):
         return f"the gate tends to {left} at -inf, not to 0"
-    if right != 1:
+    if not equal(right, sp.S.One):
         return f"the gate tends to {right} at +inf, not to 1"
     for piece in pieces:
         f = sp.expand(piece.expression * X) if piece.expression.is_polynomial(X) else piece.expression * X

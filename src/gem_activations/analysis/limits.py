@@ -17,7 +17,7 @@ from .points import algebraic_lead, algebraic_limit, limit_at
 from .spelling import simplest
 from .tails import find_tail, is_elementary, lead
 from .tower import Factor, factorise
-from .values import UndecidedError
+from .values import CertificateError, UndecidedError
 
 _MOST_RULES = 12
 _FUNCTIONS = (sp.erf, sp.erfc, sp.log)
@@ -51,12 +51,14 @@ def limit(expression: Expr, point: Expr, side: str = "+") -> Expr:
 def _direct(expression: Expr, rules: int) -> Expr | None:
     """Give the limit at infinity by at most so many nested rules; None where they do not settle it."""
     if not expression.has(X):
-        return expression
+        return _settled(expression)
     if rules == 0:
         return None
     if expression.func in _FUNCTIONS:
         return _of_function(expression, rules)
     product = factorise(expression)
+    if product.sign == 0:
+        return sp.Integer(0)
     leads = {factor: _lead(factor) for factor in product.factors}
     simple = {factor: found for factor, found in leads.items() if found is not None}
     hard = [factor for factor in product.factors if factor not in simple]
@@ -78,13 +80,23 @@ def _direct(expression: Expr, rules: int) -> Expr | None:
     return _direct(sp.diff(hard[0].expression, X) / sp.diff(1 / weight, X), rules - 1)
 
 
+def _settled(value: Expr) -> Expr | None:
+    """Give a constant, as 0 where it is 0 in another spelling; None where its sign is not decided."""
+    if value.is_Rational or not value.is_finite:
+        return value
+    try:
+        return value if constant_sign(value) else sp.Integer(0)
+    except CertificateError:
+        return None
+
+
 def _of_function(expression: Expr, rules: int) -> Expr | None:
     inner = _direct(expression.args[0], rules - 1)
     if inner is None:
         return None
-    if isinstance(expression, sp.log):
-        return -sp.oo if inner == 0 else sp.log(inner) if inner == sp.oo or constant_sign(inner) > 0 else None
-    return expression.func(inner)
+    if isinstance(expression, sp.log) and inner != sp.oo and (inner == 0 or constant_sign(inner) <= 0):
+        return -sp.oo if inner == 0 else None
+    return _settled(expression.func(inner))
 
 
 def _of_sum(expression: Expr, rules: int) -> Expr | None:
@@ -95,7 +107,7 @@ def _of_sum(expression: Expr, rules: int) -> Expr | None:
     known = _all(expression.args, rules)
     if known is not None and {sp.oo, -sp.oo} <= set(known):
         return _of_difference(expression.args, known, rules)
-    return None if known is None else sp.Add(*known)
+    return None if known is None else _settled(sp.Add(*known))
 
 
 def _all(expressions: Sequence[Expr], rules: int) -> list[Expr] | None:

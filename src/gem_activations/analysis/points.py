@@ -15,6 +15,7 @@ from .spelling import tidy
 from .values import UndecidedError
 
 _HIGHEST_ORDER = 16
+_MOST_OPERATIONS = 2_000
 
 
 @lru_cache(maxsize=1024)
@@ -71,6 +72,8 @@ def _leading(expression: Expr, point: Expr) -> tuple[int, Expr] | None:
         if constant_sign(value):
             return order, value / sp.factorial(order)
         derivative = sp.diff(derivative, X)
+        if sp.count_ops(derivative) > _MOST_OPERATIONS:
+            raise UndecidedError(f"{expression} is flat to order {order} at {point}, or beyond; the search ends there")
     raise UndecidedError(f"{expression} is flat to order {_HIGHEST_ORDER} at {point}")
 
 

@@ -19,7 +19,7 @@ from .asymptotes import slope_at_infinity
 from .balls import sign_of
 from .expressions import Expr, X
 from .gaussian import enclose
-from .numbers import Number, at, compare, exact
+from .numbers import Number, at, compare, equal, exact
 from .pieces import Formula
 from .signs import sign_map
 from .spelling import divided, tidy
@@ -107,7 +107,7 @@ def _ratio_limits(formula: Formula) -> tuple[Number, Number]:
     middle = [p for p in formula.split(sp.Integer(0)) if p.low == 0 or p.high == 0]
     ends = [p.end(0, right=p.high == 0) for p in middle]
     slopes = [p.end(1, right=p.high == 0) for p in middle]
-    near = sp.oo if any(end != 0 for end in ends) else tidy(sum(s**2 for s in slopes) / 2)
+    near = sp.oo if not all(equal(end, sp.S.Zero) for end in ends) else tidy(sum(s**2 for s in slopes) / 2)
     ends = (formula.pieces[0].expression.subs(X, -X), formula.pieces[-1].expression)
     far = [slope_at_infinity(expression) for expression in ends]
     return exact(near), exact(tidy(sum(s**2 for s in far) / 2) if all(s.is_finite for s in far) else sp.oo)
