@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage] -- of batch and instance norms
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage] -- the base of every convolution
+from torch.nn.parameter import is_lazy
 
 from ...errors import ModelError
 from ..inventory import named_activations
@@ -17,10 +18,12 @@ class Source(NamedTuple):
     Attributes:
         name: Its dotted name.
         dim: Channel dimension of what it gives, counted from 0, or from the end where negative.
+        width: Number of its channels where `dim` is a guess: it scales channels, in a layout that is not known.
     """
 
     name: str
     dim: int
+    width: int | None = None
 
 
 def named_sources(model: nn.Module) -> list[tuple[Source, nn.Module]]:
@@ -28,8 +31,8 @@ def named_sources(model: nn.Module) -> list[tuple[Source, nn.Module]]:
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.PReLU(), nn.Flatten(), nn.Linear(8, 2))
-        >>> [source for source, _ in named_sources(model)]
-        [Source(name='0', dim=-3), Source(name='1', dim=1), Source(name='4', dim=-1)]
+        >>> [(source.name, source.dim) for source, _ in named_sources(model)]
+        [('0', -3), ('1', 1), ('4', -1)]
     """
     return list(_sources(model))
 
@@ -41,8 +44,18 @@ def _sources(model: nn.Module) -> Iterator[tuple[Source, nn.Module]]:
             continue
         if isinstance(module, _ConvNd):
             yield Source(name, -1 - len(module.kernel_size)), module
+        elif isinstance(module, (_NormBase, nn.GroupNorm)):
+            yield Source(name, 1), module
         else:
-            yield Source(name, 1 if isinstance(module, (_NormBase, nn.GroupNorm)) else -1), module
+            yield Source(name, -1, _find_width(module)), module
+
+
+def _find_width(module: nn.Module) -> int | None:
+    """Give the number of channels that a module of another source scales, such as a frozen batch norm; else None."""
+    weight = module.weight
+    if type(module) in (nn.LayerNorm, nn.RMSNorm) or isinstance(module, nn.Linear):  # FSDP flattens a matrix, too.
+        return None
+    return len(weight) if isinstance(weight, Tensor) and not is_lazy(weight) and weight.dim() == 1 else None
 
 
 def channel_dimension(x: Tensor, given: int | Source | None, name: str) -> int:
@@ -51,7 +64,7 @@ def channel_dimension(x: Tensor, given: int | Source | None, name: str) -> int:
     Args:
         x: The pre-activation.
         given: A dimension that the user has chosen; or what ran last, whose dimension is the last one where x does not
-            have it, as after Flatten; or None.
+            have it, as after Flatten, and where it has a width one of that size; or None.
         name: The activation's name, for the message.
     Raises: ModelError: x does not have the dimension that the user has chosen.
     """
@@ -60,5 +73,9 @@ def channel_dimension(x: Tensor, given: int | Source | None, name: str) -> int:
         if not -count <= given < count:
             raise ModelError(f"channel_dim={given} for {name!r}, whose input has {count} dimensions")
         return given % count
-    dim = (1 if count >= 4 else -1) if given is None else given.dim
+    usual = 1 if count >= 4 else -1
+    if given is not None and given.width is not None:
+        places = (usual, -1, *range(count)) if count else ()
+        return next((place % count for place in places if x.shape[place] == given.width), max(count - 1, 0))
+    dim = usual if given is None else given.dim
     return max(dim % count if -count <= dim < count else count - 1, 0)
