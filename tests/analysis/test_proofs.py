@@ -27,6 +27,7 @@ from gem_activations.analysis.source import read
 from gem_activations.analysis.spelling import divided
 from gem_activations.analysis.stationarity import stationarity, structure
 from gem_activations.analysis.tails import find_tail, tail_sign
+from gem_activations.analysis.tower import factorise
 from gem_activations.analysis.values import CertificateError, UndecidedError
 
 LINE = (-sp.oo, sp.oo)
@@ -339,3 +340,10 @@ def test_a_divided_quotient_is_the_same_function(expression):
     for point in (sp.Rational(1, 3), sp.Integer(-3) / 2, sp.Integer(4)):
         ours, given = (constant_ball(e.subs(X, point)) for e in (divided(expression), expression))
         assert abs(ours - given) < arb("1e-60")
+
+
+def test_a_polynomial_too_long_to_be_factored_is_refused():
+    u, v = sp.exp(X), sp.exp(X**2)
+    long = sp.expand((1 + X + 2 * u + 3 * v + u * v) ** 4 + X * u)
+    with pytest.raises(UndecidedError, match="more than 40 terms"):
+        factorise(long)

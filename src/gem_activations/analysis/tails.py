@@ -17,12 +17,13 @@ from flint import arb
 
 from .balls import constant_ball, constant_sign, hull, sign_of, tape, whole_power
 from .expressions import Expr, X, arguments
-from .tower import Factor, factorise, without_root
+from .tower import MOST_OPERATIONS, Factor, factorise, without_root
 from .values import UndecidedError
 
 LONGEST_TAIL = 2**60
 _FINE = 4096  # Up to here the start of a tail is doubled, beyond it grows by 2^8.
 _DEPTH = 4
+_LONGEST_NAMED = 60
 _TERMS = 4
 
 
@@ -90,9 +91,17 @@ def _conjugate_sign(parts: tuple[Expr, Expr, Expr], start: int, depth: int) -> i
     return plain * norm
 
 
+def _brief(expression: Expr) -> str:
+    # A proof tries many starts: to write out a long expression for each failure would take longer than the proof.
+    length = sp.count_ops(expression)
+    return str(expression) if length <= _LONGEST_NAMED else f"an expression with {length} operations"
+
+
 def _from_derivative(expression: Expr, start: int, depth: int) -> int:
+    if sp.count_ops(expression) > MOST_OPERATIONS:
+        raise UndecidedError(f"an expression with more than {MOST_OPERATIONS} operations was not differentiated")
     if depth >= _DEPTH:
-        raise UndecidedError(f"the sign of {expression} beyond {start} is not settled by {depth} derivatives")
+        raise UndecidedError(f"the sign of {_brief(expression)} beyond {start} is not settled by {depth} derivatives")
     slope = tail_sign(sp.diff(expression, X), start, depth + 1)
     end = _limit(expression)
     here = sign_of(tape(expression)(arb(start)))
@@ -101,7 +110,7 @@ def _from_derivative(expression: Expr, start: int, depth: int) -> int:
         return -slope
     # f runs from f(start) towards a limit of the sign `there`: only a start strictly on that side excludes a zero.
     if slope == there and here != there:
-        raise UndecidedError(f"{expression} may change sign beyond {start}")
+        raise UndecidedError(f"{_brief(expression)} may change sign beyond {start}")
     return there
 
 
@@ -140,12 +149,12 @@ def lead(factor: Factor, start: int, depth: int) -> Lead:
             continue
         rate = _rate(functions, [p - q for p, q in zip(others, powers, strict=True)])
         if not _negative(rate, start, depth):
-            raise UndecidedError(f"{factor.expression}: no monomial dominates beyond {start}")
+            raise UndecidedError(f"{_brief(factor.expression)}: no monomial dominates beyond {start}")
         vanishing = vanishing and _to_zero(rate)
         rest += abs(sizes[k]) * _monomial(values, others) / _monomial(values, powers)
     sign = sign_of(sizes[first])
     if sign is None or not rest < abs(sizes[first]):
-        raise UndecidedError(f"{factor.expression} may change sign beyond {start}")
+        raise UndecidedError(f"{_brief(factor.expression)} may change sign beyond {start}")
     exact = sp.sympify(coefficient).xreplace(dict(factor.tower))
     exponent = sum((b * f.args[0] for b, f in zip(powers[1:], functions.values(), strict=True)), sp.Integer(0))
     known = vanishing and not exact.free_symbols

@@ -15,8 +15,9 @@ from .expressions import Expr, X, arguments, to_fraction
 from .spelling import simplest
 from .values import UndecidedError
 
+MOST_OPERATIONS = 800
 _HIGH_DEGREE, _LONGEST_NUMBER = 32, 10**100
-_MOST_OPERATIONS, _MOST_GENERATORS = 800, 7
+_MOST_GENERATORS, _MOST_TERMS = 7, 40
 _LARGEST_RATIO = 64  # exp(10^12 x) beside exp(x) stays a generator of its own, not the power 10^12 of the other.
 
 
@@ -111,8 +112,8 @@ def factorise(expression: Expr) -> Product:
 
     Raises: UndecidedError: it is too large to be factored in reasonable time.
     """
-    if sp.count_ops(expression) > _MOST_OPERATIONS:
-        raise UndecidedError(f"an expression with more than {_MOST_OPERATIONS} operations was not factored")
+    if sp.count_ops(expression) > MOST_OPERATIONS:
+        raise UndecidedError(f"an expression with more than {MOST_OPERATIONS} operations was not factored")
     lifter = _Lifter()
     lifted = lifter.whole(lifter.lift(expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)))
     if len(lifter.symbols) > _MOST_GENERATORS:
@@ -143,7 +144,11 @@ def factor_powers(polynomial: Expr, *generators: Expr) -> tuple[Expr, list[tuple
 
     Args:
         generators: The variables of the polynomial; none stands for all its symbols and irrational constants.
+    Raises: UndecidedError: a polynomial in three symbols or more is too long to be factored in reasonable time.
     """
+    symbols = polynomial.free_symbols
+    if len(symbols) > 2 and len(sp.Poly(polynomial, *symbols).terms()) > _MOST_TERMS:
+        raise UndecidedError(f"a polynomial in {len(symbols)} symbols with more than {_MOST_TERMS} terms")
     powers = [power for (power,) in sp.Poly(polynomial, X).monoms()] if polynomial.has(X) else [0]
     least = min(powers)
     step = math.gcd(*(power - least for power in powers))
