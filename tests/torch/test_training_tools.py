@@ -1,14 +1,16 @@
 """What surrounds an activation in training: loss scaling, workers of a data loader, a lack of memory."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from gem_activations import GemSpec
-from gem_activations.torch import GEM, SEGEM, activate, gem, gem_glu
+from gem_activations.torch import GEM, SEGEM, activate, gem_glu
 
 from .routes import Route, every_route
 
@@ -51,31 +53,12 @@ def test_an_overflow_of_the_scaled_loss_skips_the_step(save):
     assert scaler.get_scale() == 2.0**15
 
 
-class Rows(Dataset):
-    """Rows that are activated, and differentiated, in the worker that loads them; large enough to share out."""
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        x = torch.linspace(-3, 3 + index, 2**17, requires_grad=True)
-        y = gem(x, n=2)
-        (slope,) = torch.autograd.grad(y.sum(), x)
-        return torch.stack([y.detach(), slope])
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_forked_workers_of_a_data_loader_compute_as_their_parent():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        rows = Rows()
-        expected = torch.stack([rows[index] for index in range(len(rows))])  # Starts the threads of the parent.
-        loader = DataLoader(rows, batch_size=1, num_workers=2, multiprocessing_context="fork", timeout=120)
-        assert torch.equal(torch.cat(list(loader)), expected)
-        assert torch.equal(rows[0], expected[0])
-    finally:
-        torch.set_num_threads(threads)
+    """In a process of its own: other libraries of this one, such as JAX, do not allow a fork once they have threads."""
+    script = Path(__file__).with_name("forked_loader.py")
+    words = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", str(script)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=240)
+    assert done.stdout.split() == ["4", "True", "True"], done.stderr
 
 
 @every_route
