@@ -246,8 +246,10 @@ class Poison(nn.Module):
         (MemoryError(), "out of memory: no detail given"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory: CUDA out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "out of memory: DefaultCPUAllocator"),
+        (RuntimeError("CUDA error: out of memory\nSearch for"), "out of memory: CUDA error: out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "out of memory: CUDA error: CUBLAS"),
     ],
-    ids=["nan", "memory", "cuda", "cpu"],
+    ids=["nan", "memory", "cuda", "cpu", "cuda runtime", "cublas"],
 )
 def test_failed_run_is_kept_with_its_reason_and_the_others_go_on(
     tmp_path: Path, whole: Comparison, monkeypatch: pytest.MonkeyPatch, error: Exception | None, reason: str

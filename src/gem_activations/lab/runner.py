@@ -29,6 +29,9 @@ from .store import (
 from .tasks import Task
 from .training import NotFiniteError, Run
 
+# What a RuntimeError says where memory is short: torch on a CPU, the CUDA runtime, and cuBLAS, cuDNN and their kin.
+_STARVED = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+
 
 class Observer(Protocol):
     """Is told what happens in a comparison, to show it."""
@@ -181,7 +184,7 @@ def _failure_reason(error: Exception) -> str | None:
         return text
     if isinstance(error, DataError | StoreError | OSError):
         return f"{' '.join(text.split())}; delete the run's result.json to have it taken up again"
-    starved = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
+    starved = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in _STARVED)
     return f"out of memory: {text.splitlines()[0] if text else 'no detail given'}" if starved else None
 
 
