@@ -1,12 +1,13 @@
 import dataclasses
 import io
+import signal
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from gem_activations.lab.progress import Bars, Lines
+from gem_activations.lab.progress import Bars, Lines, show_progress
 from gem_activations.lab.recipes import make_recipe
 from gem_activations.lab.store import EpochMetrics, RunResult
 
@@ -47,3 +48,28 @@ def test_the_bar_of_a_run_has_the_metric_on_validation() -> None:
     assert progress.tasks[-1].description == "gelu, seed 0"
     bars.epoch("gelu", 0, [EpochMetrics(1, 5.0, 0.1, 4.5, 0.2, 1e-3, 1.0)], 2)
     assert progress.tasks[-1].description == "gelu, seed 0, validation loss 4.500 nats"
+
+
+class Finalised:
+    """Is interrupted while it is finalised, where Python drops the exception."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_ctrl_c_that_python_drops_ends_the_comparison_after_the_epoch(terminal: bool) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with show_progress(Console(file=io.StringIO(), force_terminal=terminal)) as observer:
+            observer.epoch("relu", 0, [], 2)
+            Finalised()
+            with pytest.raises(KeyboardInterrupt):
+                observer.epoch("relu", 0, [], 2)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)

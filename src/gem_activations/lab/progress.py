@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +17,52 @@ from .store import FINISHED, EpochMetrics, RunResult
 
 @contextlib.contextmanager
 def show_progress(console: Console) -> Iterator[Observer]:
-    """Give an observer that shows a comparison on a console, with bars where the console is a terminal."""
-    if not console.is_terminal:
-        yield Lines(console)
+    """Give an observer that shows a comparison on a console, with bars where the console is a terminal.
+
+    Ctrl-C meanwhile ends the comparison, at the latest after the epoch under way.
+    """
+    with _interruptible() as interruption:
+        if not console.is_terminal:
+            yield Lines(console, interruption)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+            yield Bars(console, progress, interruption)
+
+
+class Interruption:
+    """Ctrl-C, remembered: Python drops a KeyboardInterrupt that is raised inside a finaliser or a callback from C."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __call__(self, *_: object) -> None:
+        """Handle the signal: raise KeyboardInterrupt, as Python does."""
+        self.seen = True
+        self.check()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt where one has been raised before."""
+        if self.seen:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Interruption]:
+    """Handle Ctrl-C meanwhile, where Python would do it: not in a thread, nor where the signal is ignored."""
+    interruption = Interruption()
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interruption
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        yield Bars(console, progress)
+    try:
+        signal.signal(signal.SIGINT, interruption)
+    except ValueError:  # Only the main thread may.
+        yield interruption
+        return
+    try:
+        yield interruption
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Lines:
@@ -30,10 +70,12 @@ class Lines:
 
     Args:
         console: Where the lines go.
+        interruption: Is asked after each epoch.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, interruption: Interruption | None = None) -> None:
         self.console = console
+        self.interruption = interruption or Interruption()
         self.total = self.done = 0
         self.metric = ACCURACY
 
@@ -45,8 +87,9 @@ class Lines:
         if done:
             self._print(f"{done} of {runs} runs ended before and are kept")
 
-    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:
-        """Print nothing: a line a run is enough for a log."""
+    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:  # noqa: ARG002
+        """Print nothing: a line a run is enough for a log. Raises: KeyboardInterrupt: Ctrl-C was pressed before."""
+        self.interruption.check()
 
     def ended(self, result: RunResult) -> None:
         """Print the run's result, or why it failed."""
@@ -71,10 +114,11 @@ class Bars(Lines):
     Args:
         console: Where the lines go.
         progress: The bars, already shown.
+        interruption: Is asked after each epoch.
     """
 
-    def __init__(self, console: Console, progress: Progress) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, progress: Progress, interruption: Interruption | None = None) -> None:
+        super().__init__(console, interruption)
         self.progress = progress
         self.runs = progress.add_task("runs", total=None)
         self.epochs = progress.add_task("", total=None, visible=False)
@@ -85,7 +129,8 @@ class Bars(Lines):
         self.progress.update(self.runs, total=runs, completed=done)
 
     def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:
-        """Move the bar over the epochs."""
+        """Move the bar over the epochs. Raises: KeyboardInterrupt: Ctrl-C was pressed before."""
+        super().epoch(activation, seed, metrics, epochs)
         score = f", {_say_score(self.metric, 'validation', metrics[-1])}" if metrics else ""
         self.progress.update(
             self.epochs,
