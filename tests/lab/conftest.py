@@ -1,10 +1,11 @@
 """A comparison made of drawn numbers, for the tests of what reads the store."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gem_activations.lab.recipes import make_recipe
 from gem_activations.lab.report import analyse, write_report
@@ -79,6 +80,15 @@ def fabricate_comparison(
         environment={"command": "gem-act compare digits", "versions": {"torch": "2.13.0"}, "cpu": "2 cores"},
         missing=tuple(missing),
     )
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small do not share; waiting threads would only make the tests slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +22,7 @@ from gem_activations.lab.tasks import IGNORED, Batch, Task
 from gem_activations.lab.training import Run
 from gem_activations.torch import make_activation
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small do not share; waiting threads would only make the tests slow."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 TRAINING = Training(epochs=2, batch_size=8, learning_rate=0.01)

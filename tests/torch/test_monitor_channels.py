@@ -65,4 +65,5 @@ def test_units_behind_a_flattened_foreign_normalisation_are_the_last_dimension()
 def test_a_foreign_module_may_wait_for_its_first_pass_to_get_its_weight():
     norm = nn.Module()
     norm.weight = nn.UninitializedParameter()
-    DeadUnitMonitor(nn.Sequential(norm, nn.ReLU())).close()
+    with DeadUnitMonitor(nn.Sequential(norm, nn.ReLU())) as monitor:
+        assert monitor.steps == 0

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import MissingDependencyError
+from ..extras import framework
 from ..torch import make_activation
 from .language_recipes import BertPlan, Gpt2Plan
 
@@ -102,12 +102,8 @@ def build_language_model(plan: Gpt2Plan | BertPlan, activation: str, seed: int) 
 def import_transformers() -> Any:
     """Import the library.
 
-    Raises: MissingDependencyError: it is not installed.
+    Raises: MissingDependencyError: it is not installed, or too old.
     """
-    try:
+    with framework("transformers", at_least="5.0", install="'gem-activations[lab,huggingface]'"):
         import transformers
-    except ImportError as error:
-        raise MissingDependencyError(
-            'language models need the transformers library: pip install "gem-activations[lab,huggingface]"'
-        ) from error
     return transformers

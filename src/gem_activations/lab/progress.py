@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,18 +52,15 @@ class Interruption:
 def _interruptible() -> Iterator[Interruption]:
     """Handle Ctrl-C meanwhile, where Python would do it: not in a thread, nor where the signal is ignored."""
     interruption = Interruption()
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield interruption
-        return
-    try:
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ours = raises and threading.current_thread() is threading.main_thread()  # Only that thread may set a handler.
+    if ours:
         signal.signal(signal.SIGINT, interruption)
-    except ValueError:  # Only the main thread may.
-        yield interruption
-        return
     try:
         yield interruption
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Lines:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, MissingDependencyError, SettingError
+from ..errors import DataError, SettingError
+from ..extras import framework
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -231,10 +232,6 @@ def _with_rules(kind: Kind, model: Any) -> Any:
 
 
 def _library() -> Any:
-    try:
+    with framework("tokenizers", at_least="0.22", install="'gem-activations[lab,huggingface]'"):
         import tokenizers
-    except ImportError as error:
-        raise MissingDependencyError(
-            'text needs the tokenizers library: pip install "gem-activations[lab,huggingface]"'
-        ) from error
     return tokenizers

@@ -54,7 +54,6 @@ class HuggingFaceMonitor(TrainerCallback):
         self.monitor: DeadUnitMonitor | None = None
         self._options = {"interval": interval, "window": window, "channel_dim": channel_dim}
         self._on_window = on_window
-        self._windows = 0
 
     def on_train_begin(
         self,
@@ -70,7 +69,6 @@ class HuggingFaceMonitor(TrainerCallback):
         if self.monitor is not None:
             self.monitor.close()
         self.monitor = DeadUnitMonitor(model, on_window=self._on_window, **self._options)
-        self._windows = 0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Count a step, and write the file where it ends a window."""
