@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gem_activations.lab.data import Dataset, Split
-from gem_activations.lab.environment import describe_environment
-from gem_activations.lab.group import Alone
-from gem_activations.lab.images import ImageTask
-from gem_activations.lab.language import NextToken, TextTask
-from gem_activations.lab.optimisation import make_optimizer
-from gem_activations.lab.pipeline import Recipe, Scale
-from gem_activations.lab.recipes import make_recipe
-from gem_activations.lab.step import Stepper
-from gem_activations.lab.tasks import Task
-from gem_activations.lab.training import Run
+from gem_activations.lab.data.image_sets import Dataset, Split
+from gem_activations.lab.recipes.pipeline import Recipe, Scale
+from gem_activations.lab.recipes.registry import make_recipe
+from gem_activations.lab.store.environment import describe_environment
+from gem_activations.lab.training.group import Alone
+from gem_activations.lab.training.images import ImageTask
+from gem_activations.lab.training.language import NextToken, TextTask
+from gem_activations.lab.training.optimisation import make_optimizer
+from gem_activations.lab.training.run import Run
+from gem_activations.lab.training.step import Stepper
+from gem_activations.lab.training.tasks import Task
 
 
 class Case(NamedTuple):

@@ -19,8 +19,8 @@ from torch import nn
 
 from gem_activations.bench.blocks import GPT2Block
 from gem_activations.bench.timing import _keep_freed_memory
-from gem_activations.lab.environment import describe_environment
-from gem_activations.lab.resnet import ResNet
+from gem_activations.lab.models.resnet import ResNet
+from gem_activations.lab.store.environment import describe_environment
 from gem_activations.torch import make_activation
 from gem_activations.torch.monitor import DeadUnitMonitor
 from gem_activations.torch.monitor.watching import INTERVAL

@@ -15,7 +15,7 @@ from gem_activations.bench.timing import Call, time_in_turn
 from gem_activations.files import write_atomically
 from gem_activations.kernels import cpu
 from gem_activations.kernels.cpu.library import ISAS
-from gem_activations.lab.environment import describe_environment
+from gem_activations.lab.store.environment import describe_environment
 from gem_activations.torch import activate
 
 SIZE, BUFFERS, SECONDS = 2**22, 4, 2.0

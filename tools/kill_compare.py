@@ -20,14 +20,19 @@ from pathlib import Path
 
 import torch
 
-from gem_activations.lab.checkpoint import load_checkpoint
-from gem_activations.lab.compare import compare
-from gem_activations.lab.request import Request
-from gem_activations.lab.runner import Silent
-from gem_activations.lab.store import FINISHED, EpochMetrics, load_comparison, run_folder
+from gem_activations.lab.runs.compare import compare
+from gem_activations.lab.runs.request import Request
+from gem_activations.lab.runs.runner import Silent
+from gem_activations.lab.store.comparison import FINISHED, EpochMetrics, load_comparison, run_folder
+from gem_activations.lab.training.checkpoint import load_checkpoint
 
 # Torch imports its compiler at the first step of an optimiser.
-PRELOADED = ["gem_activations.lab.compare", "gem_activations.lab.images", "sklearn.datasets", "torch._dynamo"]
+PRELOADED = [
+    "gem_activations.lab.runs.compare",
+    "gem_activations.lab.training.images",
+    "sklearn.datasets",
+    "torch._dynamo",
+]
 _OWN_TIMES = {"seconds": 0.0, "step_seconds": None, "step_time_ratio": None, "peak_memory": None}
 _STATE = ("identity", "steps", "model", "optimizer", "best", "random")
 _EARLY, _LOADING = 0.1, 1.0  # Share of the kills that may come before the runs begin, and within how many seconds.

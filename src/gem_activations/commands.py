@@ -14,7 +14,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positio
 
 from . import catalog
 from .grammar import format_call
-from .lab.options import Options
+from .lab.runs.options import Options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,10 +36,10 @@ class Compare(Options):
 
     def run(self) -> None:
         """Run the comparison, then write and print its report."""
-        from .lab.compare import compare
-        from .lab.distributed import leads
-        from .lab.progress import show_progress
-        from .lab.runner import Silent
+        from .lab.runs.compare import compare
+        from .lab.runs.distributed import leads
+        from .lab.runs.progress import show_progress
+        from .lab.runs.runner import Silent
 
         request = self.make_request(baseline=self.baseline, rates=self.rates)
         try:
@@ -68,8 +68,8 @@ class Tune(Options):
 
     def run(self) -> None:
         """Run the search, then print the chosen rates."""
-        from .lab.progress import show_progress
-        from .lab.tuning import tune, tuning_folder, tuning_lines
+        from .lab.runs.progress import show_progress
+        from .lab.runs.tuning import tune, tuning_folder, tuning_lines
 
         request = self.make_request()
         folder = tuning_folder(request)
@@ -105,7 +105,7 @@ class DataGet:
 
     def run(self) -> None:
         """Download, and print the folder of each data set."""
-        from .lab.data_command import get_all
+        from .lab.data.command import get_all
 
         try:
             for folder in get_all(self.names, self.data_dir, _console(sys.stderr)):
@@ -125,7 +125,7 @@ class DataCheck:
 
     def run(self) -> None:
         """Check and print."""
-        from .lab.data_command import check_all
+        from .lab.data.command import check_all
 
         check_all(self.names, self.data_dir, _console(sys.stdout))
 
@@ -153,7 +153,7 @@ class Claims:
 
     def run(self) -> None:
         """Judge and print."""
-        from .lab.claims_command import claims_lines
+        from .lab.claims.command import claims_lines
 
         _print_lines(claims_lines(self.folders), _console(sys.stdout))
 
@@ -183,7 +183,7 @@ class Plot:
 
     def run(self) -> None:
         """Draw it."""
-        from .lab.plots import write_family_picture
+        from .lab.report.plots import write_family_picture
 
         write_family_picture(self.out)
         print(self.out)
@@ -265,7 +265,7 @@ class Monitor:
 
     def run(self) -> None:
         """Print the last window, and draw all of them."""
-        from .lab.monitoring import show_recording
+        from .lab.report.monitoring import show_recording
 
         console = _console(sys.stdout)
         for part in show_recording(self.file, self.out):
@@ -304,8 +304,8 @@ def run_command(words: list[str]) -> None:
 
 
 def _report(folder: Path) -> None:
-    from .lab.report import FILES, make_report
-    from .lab.tables import terminal_table
+    from .lab.report.document import FILES, make_report
+    from .lab.statistics.tables import terminal_table
 
     report, written = make_report(folder)
     console = _console(sys.stdout)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gem_activations.lab import recipes
+from gem_activations.lab.recipes import registry as recipes
 
 _digits = recipes.RECIPES["digits"]
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from gem_activations.lab.compare import compare
-from gem_activations.lab.request import Request
-from gem_activations.lab.runner import Silent
+from gem_activations.lab.runs.compare import compare
+from gem_activations.lab.runs.request import Request
+from gem_activations.lab.runs.runner import Silent
 
 SEEDS = 2
 

@@ -9,13 +9,13 @@ import pytest
 from gem_activations.catalog import parse
 from gem_activations.cli import main
 from gem_activations.errors import SettingError, StoreError
-from gem_activations.lab import evidence
-from gem_activations.lab.archive import read_comparison
-from gem_activations.lab.claims import BASELINES, CLAIMS, TWENTY
-from gem_activations.lab.evidence import Status, find_comparisons, judge, judge_all, setting_of
-from gem_activations.lab.recipes import make_recipe
-from gem_activations.lab.report import analyse, write_report
-from gem_activations.lab.store import Depth, load_comparison
+from gem_activations.lab.claims import evidence
+from gem_activations.lab.claims.evidence import Status, find_comparisons, judge, judge_all, setting_of
+from gem_activations.lab.claims.table import BASELINES, CLAIMS, TWENTY
+from gem_activations.lab.recipes.registry import make_recipe
+from gem_activations.lab.report.document import analyse, write_report
+from gem_activations.lab.statistics.archive import read_comparison
+from gem_activations.lab.store.comparison import Depth, load_comparison
 
 MNIST = Path(__file__).parents[2] / "benchmarks/results/mnist"
 EVERY = {claim.name: claim for claim in CLAIMS}

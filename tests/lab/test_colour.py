@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from gem_activations.errors import DataError
-from gem_activations.lab.colour import find_files, load_colour, read_cifar, read_stl10
-from gem_activations.lab.data import Dataset
-from gem_activations.lab.pipeline import Subset
-from gem_activations.lab.sources import SOURCES, Item, Source
+from gem_activations.lab.data.colour import find_files, load_colour, read_cifar, read_stl10
+from gem_activations.lab.data.image_sets import Dataset
+from gem_activations.lab.data.sources import SOURCES, Item, Source
+from gem_activations.lab.recipes.pipeline import Subset
 
 WHOLE = Subset()
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from gem_activations import files
 from gem_activations.errors import DataError, StoreError
-from gem_activations.lab import compare as engine
-from gem_activations.lab import models
-from gem_activations.lab.compare import compare
-from gem_activations.lab.images import ImageTask
-from gem_activations.lab.pipeline import Recipe
-from gem_activations.lab.request import Request
-from gem_activations.lab.store import Comparison, EpochMetrics, RunResult, load_comparison, run_folder
+from gem_activations.lab.models import classifiers as models
+from gem_activations.lab.recipes.pipeline import Recipe
+from gem_activations.lab.runs import compare as engine
+from gem_activations.lab.runs.compare import compare
+from gem_activations.lab.runs.request import Request
+from gem_activations.lab.store.comparison import Comparison, EpochMetrics, RunResult, load_comparison, run_folder
+from gem_activations.lab.training.images import ImageTask
 
 ARMS = ("relu", "rrelu", "gem(n=2)")
 EPOCHS = 3

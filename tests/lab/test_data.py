@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from gem_activations.errors import DataError
-from gem_activations.lab import data
-from gem_activations.lab.data import IdxSource, load_dataset, load_idx_dataset
-from gem_activations.lab.idx import read_idx
-from gem_activations.lab.sources import SOURCES, Item, Source
+from gem_activations.lab.data import image_sets as data
+from gem_activations.lab.data.idx import read_idx
+from gem_activations.lab.data.image_sets import IdxSource, load_dataset, load_idx_dataset
+from gem_activations.lab.data.sources import SOURCES, Item, Source
 
 SHAPES = {
     "train-images.gz": (40, 5, 4),

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gem_activations.lab import evaluation
-from gem_activations.lab.data import Dataset, Split
-from gem_activations.lab.diagnostics import profile
-from gem_activations.lab.evaluation import calibration_error, evaluate, squared_distance
-from gem_activations.lab.images import ImageTask
-from gem_activations.lab.language import NextToken, TextTask
-from gem_activations.lab.language_recipes import Gpt2Plan, gpt2_124m
-from gem_activations.lab.pipeline import Cnn, Recipe, Training
-from gem_activations.lab.recipes import make_recipe
-from gem_activations.lab.tasks import IGNORED, Batch, Task
-from gem_activations.lab.training import Run
+from gem_activations.lab.data.image_sets import Dataset, Split
+from gem_activations.lab.recipes.language import Gpt2Plan, gpt2_124m
+from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
+from gem_activations.lab.recipes.registry import make_recipe
+from gem_activations.lab.training import evaluation
+from gem_activations.lab.training.diagnostics import profile
+from gem_activations.lab.training.evaluation import calibration_error, evaluate, squared_distance
+from gem_activations.lab.training.images import ImageTask
+from gem_activations.lab.training.language import NextToken, TextTask
+from gem_activations.lab.training.run import Run
+from gem_activations.lab.training.tasks import IGNORED, Batch, Task
 from gem_activations.torch import make_activation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,7 +156,7 @@ def test_everything_is_recorded_of_every_run(
     assert callable(make)
     sizes: list[int] = []
     monkeypatch.setattr(
-        "gem_activations.lab.training.profile",
+        "gem_activations.lab.training.run.profile",
         lambda *given: sizes.append(len(given[2].targets)) or profile(*given),
     )
     settings = dataclasses.replace(recipe, training=dataclasses.replace(TRAINING, micro_batch=micro_batch))

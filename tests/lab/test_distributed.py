@@ -15,16 +15,16 @@ import torch
 from torch import nn
 
 from gem_activations.errors import SettingError, StoreError
-from gem_activations.lab import distributed
-from gem_activations.lab.compare import compare
-from gem_activations.lab.distributed import Processes
-from gem_activations.lab.group import Alone
-from gem_activations.lab.pipeline import Training
-from gem_activations.lab.request import Request
-from gem_activations.lab.runner import Silent
-from gem_activations.lab.step import Stepper
-from gem_activations.lab.store import Comparison, load_comparison, run_folder
-from gem_activations.lab.tasks import Batch
+from gem_activations.lab.recipes.pipeline import Training
+from gem_activations.lab.runs import distributed
+from gem_activations.lab.runs.compare import compare
+from gem_activations.lab.runs.distributed import Processes
+from gem_activations.lab.runs.request import Request
+from gem_activations.lab.runs.runner import Silent
+from gem_activations.lab.store.comparison import Comparison, load_comparison, run_folder
+from gem_activations.lab.training.group import Alone
+from gem_activations.lab.training.step import Stepper
+from gem_activations.lab.training.tasks import Batch
 
 from ..tolerances import SAME_MATHEMATICS, TWO_PROCESSES
 from . import odd_batches

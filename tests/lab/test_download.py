@@ -16,10 +16,11 @@ from rich.console import Console
 
 from gem_activations.cli import main
 from gem_activations.errors import DataError, SettingError
-from gem_activations.lab import data_command, holdings, sources
-from gem_activations.lab.download import Patience, fetch, partial_path
-from gem_activations.lab.holdings import check_dataset, get_dataset
-from gem_activations.lab.sources import SOURCES, Item, Source, find_source
+from gem_activations.lab.data import command as data_command
+from gem_activations.lab.data import holdings, sources
+from gem_activations.lab.data.download import Patience, fetch, partial_path
+from gem_activations.lab.data.holdings import check_dataset, get_dataset
+from gem_activations.lab.data.sources import SOURCES, Item, Source, find_source
 
 CONTENT = np.random.default_rng(3).bytes(700_000)
 SHORT = Patience(timeout=0.3, attempts=2, pause=0.01)

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from gem_activations.errors import DataError, GemError, MissingDependencyError, SettingError, StoreError
-from gem_activations.lab import engine_ray
-from gem_activations.lab.compare import compare
-from gem_activations.lab.engine_ray import Job
-from gem_activations.lab.request import Request, resolve_recipe
-from gem_activations.lab.runner import Silent
-from gem_activations.lab.store import Plan, RunResult, load_comparison, write_plan
+from gem_activations.lab.runs import engine_ray
+from gem_activations.lab.runs.compare import compare
+from gem_activations.lab.runs.engine_ray import Job
+from gem_activations.lab.runs.request import Request, resolve_recipe
+from gem_activations.lab.runs.runner import Silent
+from gem_activations.lab.store.comparison import Plan, RunResult, load_comparison, write_plan
 
 from .test_compare import outcome
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations.errors import DataError, MissingDependencyError, SettingError
-from gem_activations.lab.language import MaskedTokens, NextToken, TextTask, load_task, make_windows
-from gem_activations.lab.language_models import build_language_model
-from gem_activations.lab.language_recipes import BertPlan, Gpt2Plan, bert_small, gpt2_124m
-from gem_activations.lab.models import count_parameters
-from gem_activations.lab.optimisation import learning_rates, make_optimizer
-from gem_activations.lab.pipeline import Recipe, Subset
-from gem_activations.lab.store import EpochMetrics
-from gem_activations.lab.training import Run
+from gem_activations.lab.models.classifiers import count_parameters
+from gem_activations.lab.models.language import build_language_model
+from gem_activations.lab.recipes.language import BertPlan, Gpt2Plan, bert_small, gpt2_124m
+from gem_activations.lab.recipes.pipeline import Recipe, Subset
+from gem_activations.lab.store.comparison import EpochMetrics
+from gem_activations.lab.training.language import MaskedTokens, NextToken, TextTask, load_task, make_windows
+from gem_activations.lab.training.optimisation import learning_rates, make_optimizer
+from gem_activations.lab.training.run import Run
 
 GPT2 = Gpt2Plan(layers=2, width=16, heads=2, context=12, vocabulary=300)
 BERT = BertPlan(layers=2, width=16, heads=2, feed_forward=32, context=22, positions=24, vocabulary=150)

@@ -15,7 +15,7 @@ from torch import nn
 
 from gem_activations.cli import main
 from gem_activations.errors import DataError, SettingError
-from gem_activations.lab.monitoring import recording_figure
+from gem_activations.lab.report.monitoring import recording_figure
 from gem_activations.torch import make_activation
 from gem_activations.torch.monitor import EDGES, DeadUnitMonitor, Recording, gather, read_recording
 

@@ -13,13 +13,13 @@ from scipy.stats import norm
 
 from gem_activations.catalog import ENTRIES, parse
 from gem_activations.errors import SettingError
-from gem_activations.lab import plots
-from gem_activations.lab.ablation import find_ablations
-from gem_activations.lab.drawing import FAMILY, GREY, RIVALS, render, styles
-from gem_activations.lab.plots import write_family_picture
-from gem_activations.lab.shapes import sample_shape
-from gem_activations.lab.statistics import summarise
-from gem_activations.lab.store import Depth
+from gem_activations.lab.report import plots
+from gem_activations.lab.report.ablation import find_ablations
+from gem_activations.lab.report.drawing import FAMILY, GREY, RIVALS, render, styles
+from gem_activations.lab.report.plots import write_family_picture
+from gem_activations.lab.report.shapes import sample_shape
+from gem_activations.lab.statistics.summary import summarise
+from gem_activations.lab.store.comparison import Depth
 
 EVERY_PLOT = ["accuracy", "differences", "validation-accuracy", "train-loss", "activations"]
 
@@ -131,7 +131,7 @@ def test_every_colour_can_be_seen_on_a_light_and_on_a_dark_page(color, page):
 
 def test_equal_input_gives_equal_bytes_in_another_process(tmp_path):
     script = (
-        "import sys, pathlib; from gem_activations.lab.plots import write_family_picture; "
+        "import sys, pathlib; from gem_activations.lab.report.plots import write_family_picture; "
         "write_family_picture(pathlib.Path(sys.argv[1]))"
     )
     for name in ("a.svg", "b.svg"):

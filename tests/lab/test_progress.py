@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from gem_activations.lab.progress import Bars, Lines, show_progress
-from gem_activations.lab.recipes import make_recipe
-from gem_activations.lab.store import EpochMetrics, RunResult
+from gem_activations.lab.recipes.registry import make_recipe
+from gem_activations.lab.runs.progress import Bars, Lines, show_progress
+from gem_activations.lab.store.comparison import EpochMetrics, RunResult
 
 RESULT = RunResult(
     activation="gem(n=2)", seed=1, status="finished", reason="", test_accuracy=0.25, test_loss=3.0,

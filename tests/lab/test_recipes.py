@@ -7,11 +7,11 @@ import torch
 
 from gem_activations import catalog
 from gem_activations.errors import SettingError
-from gem_activations.lab.colourful import COLOURFUL
-from gem_activations.lab.greyscale import GREYSCALE
-from gem_activations.lab.models import build_model, count_parameters
-from gem_activations.lab.pipeline import ARMS, Cnn, Mlp, Scale
-from gem_activations.lab.recipes import RECIPES, make_recipe
+from gem_activations.lab.models.classifiers import build_model, count_parameters
+from gem_activations.lab.recipes.colourful import COLOURFUL
+from gem_activations.lab.recipes.greyscale import GREYSCALE
+from gem_activations.lab.recipes.pipeline import ARMS, Cnn, Mlp, Scale
+from gem_activations.lab.recipes.registry import RECIPES, make_recipe
 
 IMAGES = (*GREYSCALE, *COLOURFUL)
 

@@ -12,13 +12,21 @@ from rich.console import Console
 
 from gem_activations.cli import main
 from gem_activations.errors import StoreError
-from gem_activations.lab import report
-from gem_activations.lab.metrics import ACCURACY
-from gem_activations.lab.power import SEEDS_CAP
-from gem_activations.lab.statistics import summarise
-from gem_activations.lab.store import RunResult
-from gem_activations.lab.tables import terminal_table
-from gem_activations.lab.words import SHORT, difference_text, interval_text, ratio_text, seeds_text, signed, value_text
+from gem_activations.lab.report import document as report
+from gem_activations.lab.statistics.metrics import ACCURACY
+from gem_activations.lab.statistics.power import SEEDS_CAP
+from gem_activations.lab.statistics.summary import summarise
+from gem_activations.lab.statistics.tables import terminal_table
+from gem_activations.lab.statistics.words import (
+    SHORT,
+    difference_text,
+    interval_text,
+    ratio_text,
+    seeds_text,
+    signed,
+    value_text,
+)
+from gem_activations.lab.store.comparison import RunResult
 
 
 def points(fraction):

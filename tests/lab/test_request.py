@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gem_activations.errors import ActivationNameError, SettingError, SpecError, StoreError
-from gem_activations.lab.report import FILES
-from gem_activations.lab.request import Request, agree_on_plan, check_folder, find_device, resolve_recipe
-from gem_activations.lab.store import Plan, read_plan
+from gem_activations.lab.report.document import FILES
+from gem_activations.lab.runs.request import Request, agree_on_plan, check_folder, find_device, resolve_recipe
+from gem_activations.lab.store.comparison import Plan, read_plan
 
 CPU = torch.device("cpu")
 DATA = {"train": "a" * 64, "test": "b" * 64}

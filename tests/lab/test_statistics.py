@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gem_activations.errors import StoreError
-from gem_activations.lab.inference import (
+from gem_activations.lab.statistics.inference import (
     Interval,
     bootstrap_interval,
     equivalence_p_value,
@@ -17,16 +17,16 @@ from gem_activations.lab.inference import (
     probability_greater,
     student_interval,
 )
-from gem_activations.lab.metrics import ACCURACY, LOSS, PERPLEXITY, Yardstick, yardstick_of
-from gem_activations.lab.paired import Verdict, compare_arms, compare_paired, corrected
-from gem_activations.lab.power import (
+from gem_activations.lab.statistics.metrics import ACCURACY, LOSS, PERPLEXITY, Yardstick, yardstick_of
+from gem_activations.lab.statistics.paired import Verdict, compare_arms, compare_paired, corrected
+from gem_activations.lab.statistics.power import (
     SEEDS_CAP,
     difference_power,
     equivalence_power,
     seeds_for_difference,
     seeds_for_equivalence,
 )
-from gem_activations.lab.statistics import summarise, values_by_seed
+from gem_activations.lab.statistics.summary import summarise, values_by_seed
 
 # The calibration is simulated with fixed seeds. A true rate p is found within +-4 sqrt(p (1 - p) / REPLICATES), which
 # is 3.9 points at 5 %: the bounds below are exact binomial ones that a right procedure leaves with probability 1e-3.

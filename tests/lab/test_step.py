@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gem_activations.lab.group import Alone
-from gem_activations.lab.optimisation import learning_rates, make_optimizer
-from gem_activations.lab.pipeline import Training
-from gem_activations.lab.step import Record, Stepper, cross_entropy
-from gem_activations.lab.streams import epoch_order, step_batches
-from gem_activations.lab.tasks import IGNORED, Batch
+from gem_activations.lab.recipes.pipeline import Training
+from gem_activations.lab.training.group import Alone
+from gem_activations.lab.training.optimisation import learning_rates, make_optimizer
+from gem_activations.lab.training.step import Record, Stepper, cross_entropy
+from gem_activations.lab.training.streams import epoch_order, step_batches
+from gem_activations.lab.training.tasks import IGNORED, Batch
 
 TOKENS, CLASSES = 5, 7
 
@@ -276,7 +276,7 @@ def test_right_answers_are_counted_as_they_come_and_ignored_targets_left_out(mon
     targets[::2] = (targets[::2] + 1) % CLASSES
     targets[1, :3] = IGNORED
     for limit in (1, 1 << 22):
-        monkeypatch.setattr("gem_activations.lab.step._WAITING", limit)
+        monkeypatch.setattr("gem_activations.lab.training.step._WAITING", limit)
         record = Record()
         for part in range(0, 12, 4):
             record.add(logits[part : part + 4], targets[part : part + 4])

@@ -6,8 +6,8 @@ import pytest
 
 from gem_activations import catalog
 from gem_activations.errors import StoreError
-from gem_activations.lab import store
-from gem_activations.lab.store import EpochMetrics, Plan, RunResult, load_comparison, run_folder
+from gem_activations.lab.store import comparison as store
+from gem_activations.lab.store.comparison import EpochMetrics, Plan, RunResult, load_comparison, run_folder
 
 PLAN = Plan({"name": "digits"}, "gelu", "cpu", 1, {"train": "ab"}, ("gelu", "gem(n=2)"), 2)
 METRICS = [EpochMetrics(1, 2.0, 0.1, 1.9, 0.2, 1e-3, 0.5), EpochMetrics(2, 1 / 3, 0.9, 0.4, 0.8, 1e-4, 0.25)]

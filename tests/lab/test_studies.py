@@ -8,16 +8,16 @@ import torch
 
 from gem_activations.cli import main
 from gem_activations.errors import SettingError, StoreError
-from gem_activations.lab.ablation import find_ablations
-from gem_activations.lab.archive import read_comparison
-from gem_activations.lab.claims import CLAIMS
-from gem_activations.lab.claims_command import claims_lines, command_of
-from gem_activations.lab.evidence import setting_of
-from gem_activations.lab.pipeline import Recipe
-from gem_activations.lab.recipes import RECIPES, make_recipe
-from gem_activations.lab.request import Request, agree_on_plan, resolve_recipe
-from gem_activations.lab.store import load_comparison
-from gem_activations.lab.studies import STUDIES, TWENTY, make_study
+from gem_activations.lab.claims.command import claims_lines, command_of
+from gem_activations.lab.claims.evidence import setting_of
+from gem_activations.lab.claims.table import CLAIMS
+from gem_activations.lab.recipes.pipeline import Recipe
+from gem_activations.lab.recipes.registry import RECIPES, make_recipe
+from gem_activations.lab.recipes.studies import STUDIES, TWENTY, make_study
+from gem_activations.lab.report.ablation import find_ablations
+from gem_activations.lab.runs.request import Request, agree_on_plan, resolve_recipe
+from gem_activations.lab.statistics.archive import read_comparison
+from gem_activations.lab.store.comparison import load_comparison
 
 MNIST = Path(__file__).parents[2] / "benchmarks/results/mnist"
 LEE = """elu hardshrink hardsigmoid hardtanh hardswish leaky_relu logsigmoid prelu relu relu6 rrelu selu celu gelu

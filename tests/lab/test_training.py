@@ -9,19 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gem_activations.lab import models, training
-from gem_activations.lab.checkpoint import load_checkpoint, previous_path, save_checkpoint
-from gem_activations.lab.data import Dataset, Split
-from gem_activations.lab.evaluation import Score
-from gem_activations.lab.images import ImageTask
-from gem_activations.lab.models import Model
-from gem_activations.lab.pipeline import Cnn, Recipe, Training
-from gem_activations.lab.recipes import make_recipe
-from gem_activations.lab.store import EpochMetrics, RunResult
-from gem_activations.lab.streams import derive_seed, epoch_order
-from gem_activations.lab.tasks import Batch
-from gem_activations.lab.timing import measure_step_ratio
-from gem_activations.lab.training import NotFiniteError, Run
+from gem_activations.lab.data.image_sets import Dataset, Split
+from gem_activations.lab.models import classifiers as models
+from gem_activations.lab.models.classifiers import Model
+from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
+from gem_activations.lab.recipes.registry import make_recipe
+from gem_activations.lab.store.comparison import EpochMetrics, RunResult
+from gem_activations.lab.training import run as training
+from gem_activations.lab.training.checkpoint import load_checkpoint, previous_path, save_checkpoint
+from gem_activations.lab.training.evaluation import Score
+from gem_activations.lab.training.images import ImageTask
+from gem_activations.lab.training.run import NotFiniteError, Run
+from gem_activations.lab.training.streams import derive_seed, epoch_order
+from gem_activations.lab.training.tasks import Batch
+from gem_activations.lab.training.timing import measure_step_ratio
 
 CPU = torch.device("cpu")
 
@@ -319,7 +320,7 @@ def test_step_ratio_is_the_ratio_of_the_two_and_leaves_the_random_state() -> Non
 
     before = torch.get_rng_state()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gem_activations.lab.timing.time.perf_counter", lambda: clock["now"])
+        patch.setattr("gem_activations.lab.training.timing.time.perf_counter", lambda: clock["now"])
         ratio = measure_step_ratio(stepper("gem", 0.06), stepper("relu", 0.04), CPU)
     assert ratio == pytest.approx(1.5)
     assert torch.equal(before, torch.get_rng_state())

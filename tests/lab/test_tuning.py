@@ -10,17 +10,19 @@ from torch import nn
 
 from gem_activations.cli import main
 from gem_activations.errors import MissingDependencyError, SettingError, StoreError
-from gem_activations.lab import images, models, tuning
-from gem_activations.lab.compare import compare
-from gem_activations.lab.data import Split
-from gem_activations.lab.evidence import judge_comparison
-from gem_activations.lab.images import ImageTask
-from gem_activations.lab.rates import Trial, Tuned, Tuning, read_rates, write_tuning
-from gem_activations.lab.recipes import make_recipe
-from gem_activations.lab.request import Request, resolve_recipe
-from gem_activations.lab.runner import Silent
-from gem_activations.lab.store import Comparison, RunResult, load_comparison, read_result
-from gem_activations.lab.tuning import make_rates, tune, tuning_folder, tuning_lines
+from gem_activations.lab.claims.evidence import judge_comparison
+from gem_activations.lab.data.image_sets import Split
+from gem_activations.lab.models import classifiers as models
+from gem_activations.lab.recipes.registry import make_recipe
+from gem_activations.lab.runs import tuning
+from gem_activations.lab.runs.compare import compare
+from gem_activations.lab.runs.request import Request, resolve_recipe
+from gem_activations.lab.runs.runner import Silent
+from gem_activations.lab.runs.tuning import make_rates, tune, tuning_folder, tuning_lines
+from gem_activations.lab.store.comparison import Comparison, RunResult, load_comparison, read_result
+from gem_activations.lab.store.rates import Trial, Tuned, Tuning, read_rates, write_tuning
+from gem_activations.lab.training import images
+from gem_activations.lab.training.images import ImageTask
 
 ARMS = ("gelu", "gem(n=2)")
 OWN = 5e-3  # Of the recipe on digits.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import GemError
-from ..lab.resnet import ResNet
+from ..lab.models.resnet import ResNet
 from ..torch import GEM
 from .timing import Timing, time_in_turn
 

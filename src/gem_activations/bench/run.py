@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..errors import SettingError
 from ..files import write_atomically
-from ..lab.environment import describe_environment
+from ..lab.store.environment import describe_environment
 from ..spec import GemSpec
 from .blocks import ARMS, BLOCKS, BlockRow, measure_block, row_as_dict
 from .elementwise import DIRECTIONS, DTYPES, LAYOUTS, Case, candidates, cases, measure

@@ -1,0 +1,76 @@
+"""What `gem-act claims` prints: each claim of both papers, what results say of it, and how to run it."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from ...catalog import parse
+from ..recipes.registry import make_recipe
+from ..recipes.studies import STUDIES
+from .evidence import Finding, Status, find_comparisons, judge_all
+from .table import Claim
+
+_CONTROLS = (
+    "Controls: add `--initialisation gain` to scale weights to each activation's gain; run `gem-act tune` in the place "
+    "of `gem-act compare`, then add `--rates FOLDER` to that, to train each at a learning rate of its own."
+)
+
+
+def claims_lines(folders: Sequence[Path]) -> Iterator[str]:
+    """Give the lines: a paper, its claims, a line a finding and the command under each; then how many stand where.
+
+    Args:
+        folders: Output folders of comparisons, or folders that hold such; none for the repository's own results.
+    Raises: SettingError, StoreError: see `evidence.find_comparisons`.
+    """
+    findings = judge_all(find_comparisons(folders))
+    for source, of_source in groupby(findings, key=lambda finding: finding.claim.source):
+        yield f"Claims of {source}"
+        for claim, of_claim in groupby(of_source, key=lambda finding: finding.claim):
+            yield f"  {claim.statement}" + (f"; reported: {claim.reported}" if claim.reported else "")
+            yield from (f"    {_line(finding)}" for finding in of_claim)
+            yield f"    to run: {command_of(claim)}"
+        yield ""
+    yield from (_CONTROLS, _count(findings))
+
+
+def command_of(claim: Claim) -> str:
+    """Give the command whose comparison has every arm of a claim: the recipe's own arms, a study's, or the claim's.
+
+    Example:
+        >>> from gem_activations.lab.claims.table import CLAIMS
+        >>> print(command_of(next(claim for claim in CLAIMS if claim.name == "n-transformer")))
+        gem-act compare gpt2-124m --study n-ablation (or bert-small, cifar10-vit)
+    """
+    first, *others = claim.recipes
+    recipe = make_recipe(first)
+    words = ["gem-act", "compare", first]
+    if not _has_arms(claim, recipe.activations):
+        studies = [name for name, study in STUDIES.items() if _has_arms(claim, study(recipe).activations)]
+        words += ["--study", studies[0]] if studies else ["--activations", *claim.arms]
+    return shlex.join(words) + (f" (or {', '.join(others)})" if others else "")
+
+
+def _has_arms(claim: Claim, activations: Sequence[str]) -> bool:
+    return set(claim.arms) <= {str(parse(text)) for text in activations}
+
+
+def _line(finding: Finding) -> str:
+    found = f": {finding.detail}" if finding.detail else ""
+    where = "" if finding.folder is None else f" ({_short(finding.folder)})"
+    return f"{finding.setting}: {finding.verdict}{found}{where}"
+
+
+def _short(folder: Path) -> Path:
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def _count(findings: Sequence[Finding]) -> str:
+    """Count the claims by what results at full scale say of them; where several do, each counts once a status."""
+    full = {(finding.claim.name, finding.status) for finding in findings if finding.setting == "full"}
+    counts = Counter(status for _, status in full)
+    total = len({finding.claim.name for finding in findings})
+    return f"{total} claims; at full scale: " + ", ".join(f"{counts[status]} {status}" for status in Status) + "."

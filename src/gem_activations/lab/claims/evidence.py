@@ -1,0 +1,283 @@
+"""What results say of the papers' claims: supported, contradicted, not decided, or not run.
+
+A verdict on a claim stands on paired t tests of its arms, corrected by Holm for their number within the claim, as all
+verdicts of the lab. Results at another scale or setting than the paper's can speak of the direction only; results of
+`--scale smoke` say nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ...errors import GemError, SettingError, StoreError
+from ..recipes.registry import make_recipe
+from ..statistics.archive import read_comparison
+from ..statistics.inference import Interval
+from ..statistics.metrics import LOSS, PERPLEXITY, Metric, Yardstick, yardstick_of
+from ..statistics.paired import PairedDifference, Verdict, compare_paired, corrected, paired_differences, with_seeds
+from ..statistics.summary import values_by_seed
+from ..statistics.words import amount, interval_text, signed, undecided_text
+from ..store.comparison import Comparison
+from .table import CLAIMS, Ahead, Claim, claims_on
+
+RESULTS = Path(__file__).parents[4] / "benchmarks" / "results"
+"""The results that a checkout of the repository carries; an installed package has none."""
+
+_NAMED = 3  # Settings that differ from the lab's own recipe are named up to this many.
+
+
+class Status(StrEnum):
+    """What results say of a claim."""
+
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
+    UNDECIDED = "not decided"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one comparison says of one claim.
+
+    Attributes:
+        claim: The claim.
+        setting: "full", "small", or either with what else differs from the paper's pipeline.
+        status: At that setting.
+        detail: Why, with the closest part of the claim, in words; empty where nothing was run.
+        seeds: Fewest paired seeds of the claim's arms.
+        seeds_needed: Pairs at which every open part would be decided; None where that is unknown, or nothing is open.
+        folder: Of the comparison; None where nothing was run.
+    """
+
+    claim: Claim
+    setting: str
+    status: Status
+    detail: str = ""
+    seeds: int = 0
+    seeds_needed: int | None = None
+    folder: Path | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The status as a table writes it, with the seeds; at another setting than the full one, of the direction."""
+        if self.status is Status.UNDECIDED:
+            return undecided_text(self.seeds, self.seeds_needed)
+        if self.status is Status.NOT_RUN or self.setting == "full":
+            return str(self.status)
+        return f"direction {self.status}"
+
+    @property
+    def sentence(self) -> str:
+        """Claim, paper, setting, verdict and detail, as a report writes them."""
+        claim = self.claim
+        return f"Claim: {claim.statement} ({claim.source}). At scale {self.setting}: {self.verdict}. {self.detail}."
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part of a claim with its comparisons: leader -> leader minus rival."""
+
+    part: Ahead
+    differences: dict[str, PairedDifference]
+
+    @property
+    def closest(self) -> str:
+        """The leader that is furthest ahead of the rival, or least behind it."""
+        return max(self.differences, key=lambda name: self.differences[name].improvement or 0.0)
+
+    @property
+    def best(self) -> PairedDifference:
+        return self.differences[self.closest]
+
+
+def judge_all(comparisons: Iterable[Comparison]) -> list[Finding]:
+    """Judge every claim by every comparison that bears on it, in the order of the table.
+
+    Returns: At least one finding a claim. Where no comparison at full scale bears on it, the first says "not run".
+    """
+    comparisons = list(comparisons)
+    findings: list[Finding] = []
+    for claim in CLAIMS:
+        found = [finding for one in comparisons if (finding := judge(claim, one)) is not None]
+        if not any(finding.setting == "full" for finding in found):
+            findings.append(Finding(claim, "full", Status.NOT_RUN))
+        findings += found
+    return findings
+
+
+def judge_comparison(comparison: Comparison) -> list[Finding]:
+    """Judge the claims that one comparison bears on."""
+    findings = (judge(claim, comparison) for claim in claims_on(str(comparison.recipe.get("name"))))
+    return [finding for finding in findings if finding is not None]
+
+
+def judge(claim: Claim, comparison: Comparison) -> Finding | None:
+    """Say what a comparison says of a claim; None where it bears on it in no part, or is of scale smoke."""
+    recipe = comparison.recipe
+    if recipe.get("name") not in claim.recipes or recipe.get("scale") == "smoke":
+        return None
+    yardstick = _yardstick(claim, recipe)
+    parts, absent = _compare_parts(claim, comparison, yardstick)
+    if not parts:
+        return None
+    setting = setting_of(recipe)
+    status = _tie_status(parts) if claim.kind == "tie" else _ahead_status(parts)
+    if setting == "full" and _refutes_size(parts[0], claim):
+        status = Status.CONTRADICTED
+    if absent and status is Status.SUPPORTED:
+        status = Status.UNDECIDED
+    closest = min(parts, key=lambda one: one.best.improvement or 0.0)
+    open_parts = [one for one in parts if status is Status.UNDECIDED and not _holds(one, claim.kind)]
+    return Finding(
+        claim=claim,
+        setting=setting,
+        status=status,
+        detail=_detail(claim, closest, absent, setting, yardstick.metric),
+        seeds=min(difference.pairs for one in parts for difference in one.differences.values()),
+        seeds_needed=_seeds_needed(open_parts, claim.kind),
+        folder=comparison.folder,
+    )
+
+
+def setting_of(recipe: dict[str, Any]) -> str:
+    """Name the scale of a stored recipe, and where it differs from the lab's own recipe of that name and scale.
+
+    A recipe of an older version has no scale and counts as full. What it does not name is not compared.
+
+    Example:
+        >>> setting_of({"name": "mnist", "model": {"channels": [16, 32]}, "training": {"epochs": 1}})
+        'full, other training.epochs'
+    """
+    scale = str(recipe.get("scale", "full"))
+    try:
+        own = make_recipe(str(recipe.get("name")), scale=scale).pipeline()
+    except GemError:
+        return scale
+    parts = ("data", "model", "training", "subset", "augmentation", "initialisation", "selection")
+    found = [name for part in parts if part in recipe for name in _differing(part, recipe[part], own.get(part))]
+    found += ["learning rates"] if recipe.get("rates") else []
+    named = ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
+    return f"{scale}, other {named}" if found else scale
+
+
+def find_comparisons(folders: Sequence[Path]) -> list[Comparison]:
+    """Read the comparisons of some folders, or of the folders right inside them.
+
+    Args:
+        folders: Output folders of comparisons, or folders that hold such; none for the repository's own results.
+    Raises: SettingError: none is given, and this is no checkout of the repository; StoreError: a folder holds no
+        comparison, or a damaged one.
+    """
+    if not folders and not RESULTS.is_dir():
+        raise SettingError(
+            "an installed package carries no results; name folders of comparisons, such as runs/mnist, or the folder "
+            "benchmarks/results of a checkout of the repository"
+        )
+    comparisons: list[Comparison] = []
+    for folder in folders or [RESULTS]:
+        inside = [folder] if (folder / "comparison.json").exists() else _comparisons_inside(folder)
+        if not inside:
+            raise StoreError(f"{folder} holds no comparison: neither it nor a folder in it has a comparison.json")
+        comparisons += map(read_comparison, inside)
+    return comparisons
+
+
+def _comparisons_inside(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("*/comparison.json"))
+
+
+def _compare_parts(claim: Claim, comparison: Comparison, yardstick: Yardstick) -> tuple[list[_Part], list[str]]:
+    """Compare the arms of each part that has runs; give the parts, and the activations of the claim without any."""
+    values = {name: values_by_seed(comparison, name, yardstick.metric) for name in claim.arms}
+    absent = [name for name, found in values.items() if not found]
+    pairs = [
+        (part, leader)
+        for part in claim.parts
+        for leader in part.leaders
+        if values[leader].keys() & values[part.rival].keys()
+    ]
+    tested = corrected([compare_paired(values[leader], values[part.rival], yardstick) for part, leader in pairs])
+    found: dict[Ahead, dict[str, PairedDifference]] = {part: {} for part, _ in pairs}
+    for (part, leader), difference in zip(pairs, tested, strict=True):
+        sample = paired_differences(values[leader], values[part.rival])
+        found[part][leader] = with_seeds(difference, sample, comparisons=len(pairs))
+    return [_Part(part, differences) for part, differences in found.items()], absent
+
+
+def _ahead_status(parts: Sequence[_Part]) -> Status:
+    if any(all(one.verdict is Verdict.WORSE for one in part.differences.values()) for part in parts):
+        return Status.CONTRADICTED
+    return Status.SUPPORTED if all(_holds(part, "ahead") for part in parts) else Status.UNDECIDED
+
+
+def _refutes_size(part: _Part, claim: Claim) -> bool:
+    """Say whether arms that should differ by more than the margin are shown to differ by less."""
+    best = part.best
+    return (
+        part.part == claim.parts[0] and best.equivalent and not best.shown and (claim.size or 0) > best.yardstick.margin
+    )
+
+
+def _tie_status(parts: Sequence[_Part]) -> Status:
+    found = [part.best for part in parts]
+    if any(one.shown and not one.equivalent and one.verdict is Verdict.WORSE for one in found):
+        return Status.CONTRADICTED
+    if all(one.shown and not one.equivalent and one.verdict is Verdict.BETTER for one in found):
+        return Status.CONTRADICTED  # It is ahead of the best, and ties with none.
+    return Status.SUPPORTED if all(_holds(part, "tie") for part in parts) else Status.UNDECIDED
+
+
+def _holds(part: _Part, kind: str) -> bool:
+    if kind == "tie":
+        return any(one.equivalent or one.verdict is Verdict.BETTER for one in part.differences.values())
+    return any(one.verdict is Verdict.BETTER for one in part.differences.values())
+
+
+def _seeds_needed(parts: Sequence[_Part], kind: str) -> int | None:
+    """Give the most that an open part needs of its quickest leader; None where one of them is unknown."""
+    needed: list[int] = []
+    for part in parts:
+        found = part.differences.values()
+        counts = [one.seeds_for_equivalence if kind == "tie" else one.seeds_needed for one in found]
+        known = [max(count, part.best.pairs + 1) for count in counts if count is not None]
+        if not known:
+            return None
+        needed.append(min(known))
+    return max(needed, default=None)
+
+
+def _detail(claim: Claim, closest: _Part, absent: Sequence[str], setting: str, metric: Metric) -> str:
+    """Say how far the leader is ahead of the rival that comes closest, and whether the paper's size is within reach."""
+    best = closest.best
+    size = f"{signed(best.mean or 0.0, metric)} {metric.difference_unit}".rstrip()
+    words = f"{closest.closest} beside {closest.part.rival}: {size}"
+    if best.student is not None and not best.without_spread:
+        words += f" {interval_text(best.student, metric)}"
+        if claim.size is not None and setting == "full" and closest.part == claim.parts[0]:
+            inside = "inside" if _reaches(best.student, metric.sign * claim.size) else "outside"
+            words += f"; the paper's {amount(claim.size, metric)} is {inside} the interval"
+    if absent:
+        words += f"; without {', '.join(absent)}"
+    return words
+
+
+def _yardstick(claim: Claim, recipe: dict[str, Any]) -> Yardstick:
+    """Give metric and margin: perplexities are compared by their logarithm, the loss, in which the sizes are given."""
+    found = yardstick_of(recipe)
+    if found.metric is PERPLEXITY:
+        found = Yardstick(LOSS, LOSS.margin)
+    return found if claim.margin is None else found._replace(margin=claim.margin)
+
+
+def _reaches(interval: Interval, value: float) -> bool:
+    return interval.low <= value <= interval.high
+
+
+def _differing(name: str, stored: Any, own: Any) -> list[str]:
+    """Name the leaves in which a stored recipe differs from another, over what it names."""
+    if isinstance(stored, dict) and isinstance(own, dict):
+        return [leaf for key in stored if key in own for leaf in _differing(f"{name}.{key}", stored[key], own[key])]
+    plain = [list(value) if isinstance(value, tuple) else value for value in (stored, own)]
+    return [] if plain[0] == plain[1] else [name]

@@ -1,0 +1,1 @@
+"""Where data come from, how they are checked, and how they become tensors and tokens."""

@@ -1,0 +1,1 @@
+"""The models of the recipes, each built with a given activation."""

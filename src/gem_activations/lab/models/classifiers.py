@@ -1,0 +1,87 @@
+"""Build the model of a recipe with a given activation, from a given seed."""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from ...torch import make_activation
+from ..recipes.pipeline import Cnn, Mlp, PreActPlan, ResNetPlan, VitPlan
+from .resnet import STAGES, Factory, PreActResNet, ResNet
+from .vit import VisionTransformer
+
+Model = Mlp | Cnn | ResNetPlan | PreActPlan | VitPlan
+
+
+def build_model(model: Model, activation: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    """Build a classifier whose initial weights depend on the seed alone, not on the activation.
+
+    Args:
+        model: The model of a recipe.
+        activation: String of the catalog; one fresh module for each place.
+        shape: (channels, height, width) of one image.
+        classes: Number of classes.
+        seed: Seed of the initial weights. The global random state is left as it was.
+    Raises: ValueError: a residual network's depth is not 6m + 2.
+    Returns: Maps (N, *shape) float32 to logits (N, classes). An activation's own parameters (PReLU) come on top.
+    """
+
+    def factory() -> nn.Module:
+        return make_activation(activation)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(model, Mlp | Cnn):
+            layers = _mlp(model, factory, shape) if isinstance(model, Mlp) else _cnn(model, factory, shape)
+            return nn.Sequential(*layers, nn.Linear(_width(model, shape), classes))
+        if isinstance(model, VitPlan):
+            return _vit(model, factory, shape, classes)
+        blocks, rest = divmod(model.depth - 2, 2 * STAGES)
+        if rest or blocks < 1:
+            raise ValueError(f"a residual network of depth {model.depth}: expected 6m + 2")
+        kind = ResNet if isinstance(model, ResNetPlan) else PreActResNet
+        return kind(blocks, classes, factory, model.width, shape[0])
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the trained scalars of a model."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _vit(model: VitPlan, factory: Factory, shape: tuple[int, ...], classes: int) -> nn.Module:
+    return VisionTransformer(
+        shape,
+        classes,
+        factory,
+        layers=model.layers,
+        width=model.width,
+        heads=model.heads,
+        patch=model.patch,
+        hidden=model.width * model.feed_forward,
+    )
+
+
+def _mlp(model: Mlp, factory: Factory, shape: tuple[int, ...]) -> list[nn.Module]:
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in pairwise((math.prod(shape), *model.hidden)):
+        layers += [nn.Linear(inputs, outputs), factory()]
+    return layers
+
+
+def _cnn(model: Cnn, factory: Factory, shape: tuple[int, ...]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((shape[0], *model.channels)):
+        for channels, stride in ((inputs, 1), (outputs, 2)):
+            convolution = nn.Conv2d(channels, outputs, 3, stride, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(outputs), factory()]
+    return [*layers, nn.Flatten()]
+
+
+def _width(model: Mlp | Cnn, shape: tuple[int, ...]) -> int:
+    if isinstance(model, Mlp):
+        return model.hidden[-1]
+    _, height, width = shape
+    for _ in model.channels:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return model.channels[-1] * height * width

@@ -1,0 +1,69 @@
+"""Studies over any recipe: other arms, and the baseline that answers the study's question.
+
+A study is a function from recipe to recipe. All but arms, baseline and, at scale smoke, the number of seeds stays as
+the recipe has it, so that runs of a study and of the recipe itself can stand in one comparison.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+
+from ...catalog import ENTRIES, parse
+from ...errors import SettingError
+from .pipeline import Recipe
+
+Study = Callable[[Recipe], Recipe]
+
+TWENTY = tuple(
+    str(parse(name))
+    for name, entry in ENTRIES.items()
+    if entry.group == "lee" or name in ("relu", "leaky_relu", "gelu", "elu")
+)
+"""Lee's twenty activations, as canonical strings."""
+SMALL_EPS = tuple(str(parse(f"egem(eps={eps})")) for eps in ("1e-6", "1e-5", "1e-4"))
+LARGE_EPS = tuple(str(parse(f"egem(eps={eps})")) for eps in ("0.01", "0.1", "1", "10"))
+ORDERS = ("gem", "gem(n=2)", "gem(n=3)", "gem(n=4)")
+
+
+def n_ablation(recipe: Recipe) -> Recipe:
+    """GEM with n from 1 to 4 beside n=1; ReLU and GELU stand by."""
+    return _with_arms(recipe, (*ORDERS, "relu", "gelu"), baseline="gem")
+
+
+def eps_ablation(recipe: Recipe) -> Recipe:
+    """E-GEM with eps from 1e-6 to 10 beside ReLU, its limit as eps tends to 0; GELU stands by."""
+    return _with_arms(recipe, ("relu", *SMALL_EPS, *LARGE_EPS, "gelu"), baseline="relu")
+
+
+def twenty(recipe: Recipe) -> Recipe:
+    """The twenty activations of Lee's comparison beside GELU."""
+    return _with_arms(recipe, TWENTY, baseline="gelu")
+
+
+STUDIES: dict[str, Study] = {"n-ablation": n_ablation, "eps-ablation": eps_ablation, "twenty": twenty}
+"""Name -> study. The docstring of a study is its help."""
+
+
+def make_study(name: str, recipe: Recipe) -> Recipe:
+    """Give a recipe with the arms and the baseline of a study.
+
+    Args:
+        name: A name in `STUDIES`.
+        recipe: Any recipe.
+    Raises: SettingError: no study of that name.
+    Example:
+        >>> from gem_activations.lab.recipes.registry import make_recipe
+        >>> study = make_study("n-ablation", make_recipe("digits"))
+        >>> study.activations, study.baseline
+        (('gem', 'gem(n=2)', 'gem(n=3)', 'gem(n=4)', 'relu', 'gelu'), 'gem')
+    """
+    if name not in STUDIES:
+        near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"the studies are {', '.join(STUDIES)}"
+        raise SettingError(f"--study {name}: no study has that name; {hint}")
+    return STUDIES[name](recipe)
+
+
+def _with_arms(recipe: Recipe, activations: tuple[str, ...], *, baseline: str) -> Recipe:
+    seeds = 1 if recipe.scale == "smoke" else recipe.seeds  # Smoke tries the code path; so many arms take their time.
+    return dataclasses.replace(recipe, activations=activations, baseline=baseline, seeds=seeds)

@@ -1,0 +1,181 @@
+"""Curves over epochs and over depth: a panel for each activation, with the mean and the range of its seeds."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from ..statistics.metrics import ACCURACY, Metric
+from ..store.comparison import FAILED, FINISHED, Comparison
+from .drawing import GREY, INK, Style, label_columns, panel_grid
+
+Array = NDArray[np.float64]
+_Curves = Callable[[str], list[Array]]
+
+_DECADE = 10.0
+
+
+class _Plot(NamedTuple):
+    """What is drawn in the panels: mean and range of the curves of each activation, thin lines beside them.
+
+    Attributes:
+        curves: Activation -> curves of its finished runs, in the order of the seeds.
+        thin: Activation -> further curves.
+        x, y: Labels of the axes.
+        log: Whether y is drawn on a logarithmic axis where it spans a decade.
+        ends: Whether a thin curve's end is marked.
+        thin_label: What a thin curve is, for the legend.
+    """
+
+    curves: _Curves
+    thin: _Curves
+    x: str
+    y: str
+    log: bool
+    ends: bool
+    thin_label: str
+
+
+def learning_figures(comparison: Comparison, metric: Metric, looks: dict[str, Style]) -> dict[str, Figure]:
+    """Draw the validation metric and the training loss after each epoch; nothing where no epoch is stored.
+
+    Returns: `validation-accuracy` for a comparison by accuracy, else `validation-loss`; and `train-loss`.
+    """
+    if not any(comparison.curves.values()):
+        return {}
+    accuracy = metric is ACCURACY
+    field, scale = ("validation_accuracy", 100.0) if accuracy else ("validation_loss", 1.0)
+    title = "validation accuracy, %" if accuracy else "validation loss, nats"
+    return {
+        field.replace("_", "-"): _learning_figure(comparison, looks, field, scale, title),
+        "train-loss": _learning_figure(comparison, looks, "train_loss", 1.0, "training loss, nats"),
+    }
+
+
+def depth_figures(comparison: Comparison, looks: dict[str, Style]) -> dict[str, Figure]:
+    """Draw what was recorded by depth: `gradient-norm` of each layer and `dead-share` of each activation's units.
+
+    A part that no run has recorded is left out.
+    """
+    figures: dict[str, Figure] = {}
+    for name, end, start, scale, x, y in (
+        ("gradient-norm", "gradients", "start_gradients", 1.0, "layer", "gradient norm"),
+        ("dead-share", "dead", "start_dead", 100.0, "activation", "dead units, %"),
+    ):
+        if any(getattr(depth, end) for depth in comparison.depths.values()):
+            plot = _Plot(
+                curves=_depth_curves(comparison, end, scale),
+                thin=lambda activation, field=start, factor=scale: _mean(
+                    _depth_curves(comparison, field, factor)(activation)
+                ),
+                x=x,
+                y=y,
+                log=name == "gradient-norm",
+                ends=False,
+                thin_label="mean at the start of the run",
+            )
+            figures[name] = _panel_figure(comparison, looks, plot)
+    return figures
+
+
+def _learning_figure(comparison: Comparison, looks: dict[str, Style], field: str, scale: float, title: str) -> Figure:
+    def curves(status: str) -> _Curves:
+        def of(activation: str) -> list[Array]:
+            runs = [run for run in comparison.results if (run.activation, run.status) == (activation, status)]
+            stored = [comparison.curves.get((activation, run.seed), ()) for run in runs]
+            return [scale * np.array([getattr(epoch, field) for epoch in curve]) for curve in stored if curve]
+
+        return of
+
+    failed = any(run.status == FAILED for run in comparison.results)
+    plot = _Plot(curves(FINISHED), curves(FAILED), "epoch", title, field == "train_loss", True, "failed run" * failed)
+    figure = _panel_figure(comparison, looks, plot)
+    if field != "train_loss":
+        _set_frame(figure.axes[0], [_stack(plot.curves(name)) for name in comparison.activations], scale > 1)
+    return figure
+
+
+def _depth_curves(comparison: Comparison, field: str, scale: float) -> _Curves:
+    def of(activation: str) -> list[Array]:
+        found = [depth for (name, _), depth in sorted(comparison.depths.items()) if name == activation]
+        return [scale * np.array(getattr(depth, field)) for depth in found if getattr(depth, field)]
+
+    return of
+
+
+def _panel_figure(comparison: Comparison, looks: dict[str, Style], plot: _Plot) -> Figure:
+    figure, panels = panel_grid(comparison.activations)
+    baseline = _stack(plot.curves(comparison.baseline))
+    for axes, activation in zip(panels, comparison.activations, strict=True):
+        color, curves = looks[activation].color, _stack(plot.curves(activation))
+        if curves.size:
+            x = _positions(curves[0])
+            axes.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.3, linewidth=0)
+            axes.plot(x, curves.mean(axis=0), color=color, marker="o", markersize=2.5)
+        else:
+            axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", color=GREY)
+        if activation != comparison.baseline and baseline.size:
+            axes.plot(_positions(baseline[0]), baseline.mean(axis=0), color=INK, linestyle=":", linewidth=1.2)
+        for curve in plot.thin(activation):
+            x = _positions(curve)
+            axes.plot(x, curve, color=color, linewidth=0.8, linestyle="--")
+            if plot.ends:
+                axes.plot(x[-1], curve[-1], "x", color=color)
+    if plot.log:
+        _set_log(panels[0], [curve for name in comparison.activations for curve in plot.curves(name)])
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    label_columns(panels, plot.x)
+    figure.supylabel(plot.y + (" (log)" if panels[0].get_yscale() == "log" else ""), fontsize=9)
+    _legend(figure, comparison.baseline, plot)
+    return figure
+
+
+def _legend(figure: Figure, baseline: str, plot: _Plot) -> None:
+    handles = [
+        Line2D([], [], color=GREY, marker="o", markersize=2.5, label="mean; band: lowest to highest seed"),
+        Line2D([], [], color=INK, linestyle=":", linewidth=1.2, label=f"mean of {baseline}"),
+    ]
+    if plot.thin_label:
+        marker = "x" if plot.ends else ""
+        handles.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", marker=marker, label=plot.thin_label))
+    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+
+
+def _set_log(axes: Axes, curves: Sequence[Array]) -> None:
+    """Make the y axis logarithmic where the positive values span a decade; on less it would have no tick."""
+    values = np.concatenate([curve[curve > 0] for curve in curves]) if curves else np.array([])
+    if values.size and values.max() > _DECADE * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if values.max() < 1e3 * values.min() else LogLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _set_frame(axes: Axes, curves: Sequence[Array], higher: bool) -> None:
+    """End the frame at what a third of the training reaches, so that the first epochs do not flatten the rest."""
+    curves = [curve for curve in curves if curve.size]
+    if not curves:
+        return
+    late = [curve[:, curve.shape[1] // 3 :] for curve in curves]
+    low, high = min(curve.min() for curve in late), max(curve.max() for curve in late)
+    pad = 0.05 * (high - low) + (0.1 if higher else 0.001)
+    axes.set_ylim(bottom=low - pad) if higher else axes.set_ylim(top=high + pad)
+
+
+def _stack(curves: list[Array]) -> Array:
+    """Put curves into one array, (runs, points), up to the point that all of them reached."""
+    shortest = min(map(len, curves), default=0)
+    return np.array([curve[:shortest] for curve in curves])
+
+
+def _mean(curves: list[Array]) -> list[Array]:
+    return [_stack(curves).mean(axis=0)] if curves else []
+
+
+def _positions(curve: Array) -> NDArray[np.int_]:
+    return np.arange(1, len(curve) + 1)

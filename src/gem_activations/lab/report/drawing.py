@@ -1,0 +1,134 @@
+"""How every plot looks: palette, type, frames, and the bytes of a file. No global state of matplotlib is changed.
+
+Members of the family are drawn in blues and greens, their rivals in warm colours, ReLU in grey; the two groups stay
+apart under the common colour-vision deficiencies. Equal input gives equal bytes: no dates, fixed identifiers.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...catalog import parse
+from ...errors import SettingError
+
+INK = "#1f2328"
+GREY = "#7d8590"
+FAMILY = ("#3f9be0", "#17a08a", "#7b83eb", "#46b8d8", "#3f7fbf", "#58b368")
+RIVALS = ("#d9662b", "#c75f9e", "#b58a1b", "#c8453c", "#9a6fb0", "#8c6d52")
+_SHORT_NAME = 16  # Letters that fit over a panel of a third of the width.
+WIDTH = 5.4  # Inches, so that the text keeps its size on a phone; a report shows two beside each other.
+
+
+def look() -> AbstractContextManager[None]:
+    """Give the context in which every figure is made and written."""
+    return mpl.rc_context(
+        {
+            "svg.hashsalt": "gem-activations",
+            "svg.fonttype": "none",
+            "font.family": "DejaVu Sans",
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "axes.labelsize": 9,
+            "xtick.labelsize": 8,
+            "ytick.labelsize": 8,
+            "legend.fontsize": 8,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": GREY,
+            "xtick.color": GREY,
+            "ytick.color": GREY,
+            "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": GREY,
+            "grid.alpha": 0.25,
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+            "figure.dpi": 100,
+        }
+    )
+
+
+class Style(NamedTuple):
+    """Colour and marker of an arm, the same in every plot of a comparison."""
+
+    color: str
+    marker: str
+
+
+def styles(activations: Sequence[str]) -> dict[str, Style]:
+    """Give each activation its colour and marker: family blue to green, round; rivals warm, square; ReLU grey.
+
+    Example:
+        >>> styles(["relu", "gem"])
+        {'relu': Style(color='#7d8590', marker='D'), 'gem': Style(color='#3f9be0', marker='o')}
+    """
+    looks: dict[str, Style] = {}
+    members = rivals = 0
+    for activation in activations:
+        if activation == "relu":
+            looks[activation] = Style(GREY, "D")
+        elif parse(activation).entry.group == "family":
+            looks[activation] = Style(FAMILY[members % len(FAMILY)], "o")
+            members += 1
+        else:
+            looks[activation] = Style(RIVALS[rivals % len(RIVALS)], "s")
+            rivals += 1
+    return looks
+
+
+def render(figure: Figure, suffix: str, *, transparent: bool = False) -> bytes:
+    """Give a figure as the bytes of a file.
+
+    Args:
+        figure: A figure of this module.
+        suffix: "png" (200 dots per inch) or "svg".
+        transparent: Leave the background out, for a page that has its own.
+    Raises: SettingError: another suffix.
+    """
+    if suffix not in ("png", "svg"):
+        raise SettingError(f"a plot is written as .png or .svg, not as .{suffix}")
+    metadata = {"Software": None} if suffix == "png" else {"Date": None, "Creator": None}
+    buffer = io.BytesIO()
+    with look():
+        figure.savefig(buffer, format=suffix, dpi=200, metadata=metadata, transparent=transparent)  # pyright: ignore[reportArgumentType] # None removes an entry
+    return buffer.getvalue()
+
+
+def row_figure(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """Give a figure with one named row for each name, from top to bottom."""
+    figure = Figure(figsize=(WIDTH, 1.25 + 0.38 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    return figure, axes
+
+
+def panel_grid(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Give a figure with one named panel for each name, on common axes: two in a row, three for many short names."""
+    columns = 3 if len(names) > 10 and max(map(len, names)) <= _SHORT_NAME else 2
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(WIDTH, 1.0 + 1.55 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for axes in grid[len(names) :]:
+        axes.remove()
+    for axes, name in zip(grid, names, strict=False):
+        axes.set_title(name, loc="left")
+    return figure, grid[: len(names)]
+
+
+def label_columns(panels: Sequence[Axes], label: str) -> None:
+    """Label the x axis of the lowest panel of each column of a grid."""
+    for axes in panels[-panels[0].get_subplotspec().get_gridspec().ncols :]:  # pyright: ignore[reportOptionalMemberAccess] -- a panel of a grid has its place
+        axes.set_xlabel(label)
+        axes.tick_params(labelbottom=True)

@@ -1,0 +1,158 @@
+"""Show a comparison while it runs: bars on a terminal, one line a run elsewhere. All of it goes to stderr."""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..recipes.pipeline import Recipe
+from ..statistics.metrics import ACCURACY, METRICS, Metric
+from ..store.comparison import FINISHED, EpochMetrics, RunResult
+from .runner import Observer
+
+
+@contextlib.contextmanager
+def show_progress(console: Console) -> Iterator[Observer]:
+    """Give an observer that shows a comparison on a console, with bars where the console is a terminal.
+
+    Ctrl-C meanwhile ends the comparison, at the latest after the epoch under way.
+    """
+    with _interruptible() as interruption:
+        if not console.is_terminal:
+            yield Lines(console, interruption)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+            yield Bars(console, progress, interruption)
+
+
+class Interruption:
+    """Ctrl-C, remembered: Python drops a KeyboardInterrupt that is raised inside a finaliser or a callback from C."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __call__(self, *_: object) -> None:
+        """Handle the signal: raise KeyboardInterrupt, as Python does."""
+        self.seen = True
+        self.check()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt where one has been raised before."""
+        if self.seen:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Interruption]:
+    """Handle Ctrl-C meanwhile, where Python would do it: not in a thread, nor where the signal is ignored."""
+    interruption = Interruption()
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ours = raises and threading.current_thread() is threading.main_thread()  # Only that thread may set a handler.
+    if ours:
+        signal.signal(signal.SIGINT, interruption)
+    try:
+        yield interruption
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Lines:
+    """One plain line for each run that ends.
+
+    Args:
+        console: Where the lines go.
+        interruption: Is asked after each epoch.
+    """
+
+    def __init__(self, console: Console, interruption: Interruption | None = None) -> None:
+        self.console = console
+        self.interruption = interruption or Interruption()
+        self.total = self.done = 0
+        self.metric = ACCURACY
+
+    def started(self, recipe: Recipe, folder: Path, runs: int, done: int) -> None:
+        """Say what is compared, where it is stored and how much of it is done."""
+        self.total, self.done, self.metric = runs, done, METRICS[recipe.metric]
+        arms = f"{len(recipe.activations)} activations x {recipe.seeds} seeds"
+        self._print(f"{recipe.name}: {arms}, {recipe.training.epochs} epochs, {recipe.model.kind}, in {folder}")
+        if done:
+            self._print(f"{done} of {runs} runs ended before and are kept")
+
+    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:  # noqa: ARG002
+        """Print nothing: a line a run is enough for a log. Raises: KeyboardInterrupt: Ctrl-C was pressed before."""
+        self.interruption.check()
+
+    def ended(self, result: RunResult) -> None:
+        """Print the run's result, or why it failed."""
+        self.done += 1
+        split = "validation" if result.test_loss is None else "test"
+        score = _say_score(self.metric, split, result)
+        outcome = score if result.status == FINISHED and score else f"failed: {result.reason}"
+        self._print(
+            f"[{self.done}/{self.total}] {result.activation}, seed {result.seed}: {outcome} ({result.seconds:.1f} s)"
+        )
+
+    def waiting(self, runs: int) -> None:
+        """Print nothing: it would be said again and again."""
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Bars(Lines):
+    """A bar over the runs and one over the epochs of the run under way, below the lines.
+
+    Args:
+        console: Where the lines go.
+        progress: The bars, already shown.
+        interruption: Is asked after each epoch.
+    """
+
+    def __init__(self, console: Console, progress: Progress, interruption: Interruption | None = None) -> None:
+        super().__init__(console, interruption)
+        self.progress = progress
+        self.runs = progress.add_task("runs", total=None)
+        self.epochs = progress.add_task("", total=None, visible=False)
+
+    def started(self, recipe: Recipe, folder: Path, runs: int, done: int) -> None:
+        """Start the bar over the runs."""
+        super().started(recipe, folder, runs, done)
+        self.progress.update(self.runs, total=runs, completed=done)
+
+    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:
+        """Move the bar over the epochs. Raises: KeyboardInterrupt: Ctrl-C was pressed before."""
+        super().epoch(activation, seed, metrics, epochs)
+        score = f", {_say_score(self.metric, 'validation', metrics[-1])}" if metrics else ""
+        self.progress.update(
+            self.epochs,
+            description=f"{activation}, seed {seed}{score}",
+            completed=len(metrics),
+            total=epochs,
+            visible=True,
+        )
+
+    def ended(self, result: RunResult) -> None:
+        """Move the bar over the runs."""
+        super().ended(result)
+        self.progress.update(self.runs, completed=self.done)
+        self.progress.update(self.epochs, visible=False)
+
+    def waiting(self, runs: int) -> None:
+        """Say that other processes are at work."""
+        self.progress.update(
+            self.epochs, description=f"waiting for {runs} runs of other processes", total=None, visible=True
+        )
+
+
+def _say_score(metric: Metric, split: str, scored: RunResult | EpochMetrics) -> str | None:
+    """Say the comparison's metric on a split; None where there is no value."""
+    value = dataclasses.replace(metric, field=metric.field.replace("test", split)).of(scored)
+    unit = f" {metric.unit}" if metric.unit else ""
+    return None if value is None else f"{split} {metric.name} {metric.scale * value:.{metric.decimals}f}{unit}"

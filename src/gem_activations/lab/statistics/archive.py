@@ -1,0 +1,106 @@
+"""Results without their runs: a comparison read back from the tables of its report.
+
+Results that are kept, as in a repository, are the plan and the report of a comparison, not its checkpoints:
+`comparison.json`, `results.parquet`, and where they are there `epochs.parquet`, `depth.parquet`, `environment.json`. A
+report made from them has the same figures.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ...errors import StoreError
+from ..store.comparison import Comparison, Depth, EpochMetrics, RunResult, load_comparison
+from .tables import DEPTH_PARTS
+
+RESULTS, EPOCHS, DEPTH, ENVIRONMENT = "results.parquet", "epochs.parquet", "depth.parquet", "environment.json"
+
+_Run = tuple[str, int]
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """Read a comparison from its runs, or where the folder holds none of them from the tables of its report.
+
+    Args:
+        folder: An output folder of `gem-act compare`, or one of kept results.
+    Raises: StoreError: the folder holds no comparison, or a file in it is damaged.
+    """
+    comparison = load_comparison(folder)
+    if comparison.results or not (folder / RESULTS).exists():
+        return comparison
+    planned = {*comparison.missing}
+    results = [run for run in _results(folder / RESULTS) if (run.activation, run.seed) in planned]
+    ended = {(run.activation, run.seed) for run in results}
+    return dataclasses.replace(
+        comparison,
+        results=tuple(results),
+        missing=tuple(run for run in comparison.missing if run not in ended),
+        curves={**dict.fromkeys(ended, ()), **_curves(folder / EPOCHS)},
+        depths=_depths(folder / DEPTH),
+        environment=_environment(folder / ENVIRONMENT),
+    )
+
+
+def _results(path: Path) -> list[RunResult]:
+    rows = _rows(path)
+    fields = dataclasses.fields(RunResult)
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    if rows and not needed <= rows[0].keys():
+        raise StoreError(_damage(path, f"it lacks {', '.join(sorted(needed - rows[0].keys()))}"))
+    names = [field.name for field in fields if not rows or field.name in rows[0]]
+    return [RunResult(**{name: row[name] for name in names}) for row in rows]
+
+
+def _curves(path: Path) -> dict[_Run, tuple[EpochMetrics, ...]]:
+    curves: dict[_Run, list[EpochMetrics]] = {}
+    for row in _rows(path):
+        run = row.pop("activation", None), row.pop("seed", None)
+        try:
+            curves.setdefault(run, []).append(EpochMetrics(**row))
+        except TypeError as error:
+            raise StoreError(_damage(path, "its columns are not those of this version")) from error
+    return {run: tuple(epochs) for run, epochs in curves.items()}
+
+
+def _depths(path: Path) -> dict[_Run, Depth]:
+    rows = _rows(path)
+    found: dict[_Run, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        parts = found.setdefault((row["activation"], row["seed"]), {part: [] for part in DEPTH_PARTS})
+        parts[row["part"]].append(row)
+    return {run: _depth(parts["gradient"], parts["dead"]) for run, parts in found.items()}
+
+
+def _depth(layers: list[dict[str, Any]], activations: list[dict[str, Any]]) -> Depth:
+    return Depth(
+        layers=tuple(row["layer"] for row in layers),
+        start_gradients=tuple(row["start"] for row in layers),
+        gradients=tuple(row["end"] for row in layers),
+        activations=tuple(row["layer"] for row in activations),
+        start_dead=tuple(row["start"] for row in activations),
+        dead=tuple(row["end"] for row in activations),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        return pl.read_parquet(path).to_dicts()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(_damage(path, "it cannot be read")) from error
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise StoreError(_damage(path, "it cannot be read")) from error
+    return values if isinstance(values, dict) else {}
+
+
+def _damage(path: Path, reason: str) -> str:
+    return f"{path} is damaged: {reason}; take the folder again from where it was kept"

@@ -1,0 +1,159 @@
+"""What a comparison compares, which direction is better, how it is written, and what else is recorded of a run.
+
+A recipe names its metric; recipes of older results name none and have the accuracy. Values are kept as they are stored
+(accuracies are fractions); texts and plots show them scaled.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ...errors import SettingError, StoreError
+from ..recipes.registry import make_recipe
+from ..store.comparison import EpochMetrics, RunResult
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a run by which arms are compared.
+
+    Attributes:
+        name: Name that a recipe gives.
+        title: What it is, in words.
+        field: Field of `RunResult`.
+        direction: "higher" or "lower", whichever is better.
+        margin: Default margin of equivalence, in stored units: differences below it are taken as too small to matter.
+        scale: Factor from stored to shown values.
+        unit: Unit of shown values; "" for none.
+        difference_unit: Unit of shown differences; "" for none.
+        decimals: Of shown values and differences.
+        exponential: Whether the metric is exp(field).
+    """
+
+    name: str
+    title: str
+    field: str
+    direction: str
+    margin: float
+    scale: float = 1.0
+    unit: str = ""
+    difference_unit: str = ""
+    decimals: int = 3
+    exponential: bool = False
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is: a difference times it is an improvement."""
+        return 1 if self.direction == "higher" else -1
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, as over a column or beside an axis."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    def of(self, run: RunResult | EpochMetrics) -> float | None:
+        """Give the value of a run; None where the run has none, or one that is not finite."""
+        return _figure(getattr(run, self.field), self.exponential)
+
+
+ACCURACY = Metric("accuracy", "test accuracy", "test_accuracy", "higher", 0.005, 100.0, "%", "points", 2)
+LOSS = Metric("loss", "test loss", "test_loss", "lower", 0.01, 1.0, "nats", "nats", 3)
+PERPLEXITY = Metric("perplexity", "test perplexity", "test_loss", "lower", 0.5, decimals=2, exponential=True)
+METRICS = {metric.name: metric for metric in (ACCURACY, LOSS, PERPLEXITY)}
+
+
+class Yardstick(NamedTuple):
+    """The metric of a comparison, and its margin of equivalence in the metric's stored unit."""
+
+    metric: Metric
+    margin: float
+
+
+class Measure(NamedTuple):
+    """A further figure of a run that a report shows where it is recorded; no verdict stands on it.
+
+    Attributes:
+        name: Name in tables of files.
+        heading: Title and unit in tables for readers.
+        field: Field of `RunResult`.
+        scale: Factor from stored to shown values.
+        decimals: Of shown values.
+        exponential: Whether the figure is exp(field).
+    """
+
+    name: str
+    heading: str
+    field: str
+    scale: float = 1.0
+    decimals: int = 3
+    exponential: bool = False
+
+    def of(self, run: RunResult) -> float | None:
+        """Give the figure of a run in its stored unit; None where it was not recorded, or is not finite."""
+        return _figure(getattr(run, self.field), self.exponential)
+
+
+MEASURES = (
+    Measure("accuracy", "test accuracy, %", "test_accuracy", 100.0, 2),
+    Measure("loss", "test loss (NLL), nats", "test_loss"),
+    Measure("perplexity", "test perplexity", "test_loss", decimals=2, exponential=True),
+    Measure("calibration_error", "calibration error, %", "calibration_error", 100.0, 2),
+    Measure("brier", "Brier score", "brier"),
+    Measure("dead_share", "dead units, %", "dead_share", 100.0, 2),
+    Measure("step_seconds", "step, ms", "step_seconds", 1e3, 2),
+    Measure("peak_memory", "peak memory, MiB", "peak_memory", 2.0**-20, 0),
+)
+
+
+def measures_beside(metric: Metric) -> tuple[Measure, ...]:
+    """Give the further figures of a comparison by a metric: the metric itself is none, and perplexity is of text."""
+    unwanted = {metric.name, *(() if metric is LOSS else ("perplexity",))}
+    return tuple(measure for measure in MEASURES if measure.name not in unwanted)
+
+
+def yardstick_of(recipe: Mapping[str, Any]) -> Yardstick:
+    """Give the metric and the margin that a stored recipe names.
+
+    `metric` is a name in `METRICS`, with or without `test_` before it; `margin` is in its stored unit. A recipe that
+    names no metric has the accuracy, or the loss where its task is not images; one that names no margin has that of the
+    lab's recipe of its name, else the metric's own. `direction`, where it is given, must be the metric's.
+
+    Args:
+        recipe: The recipe as nested plain values.
+    Raises: StoreError: a metric, direction or margin that is none.
+    Example:
+        >>> yardstick_of({}).metric.name, yardstick_of({"metric": "loss", "margin": 0.02}).margin
+        ('accuracy', 0.02)
+        >>> yardstick_of({"name": "mnist"}).margin, yardstick_of({"name": "of another version"}).margin
+        (0.001, 0.005)
+    """
+    usual = ACCURACY if recipe.get("task", "images") == "images" else LOSS
+    name = str(recipe.get("metric") or usual.name)
+    metric = METRICS.get(name.removeprefix("test_"))
+    if metric is None:
+        raise StoreError(f"the recipe names the metric {name!r}; expected one of {', '.join(METRICS)}")
+    direction = recipe.get("direction") or metric.direction
+    if direction != metric.direction:
+        raise StoreError(f"the recipe calls {direction!r} better for {name}; expected {metric.direction!r}")
+    margin = recipe.get("margin")
+    if margin is None:
+        return Yardstick(metric, _own_margin(str(recipe.get("name")), metric) or metric.margin)
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
+        raise StoreError(f"the recipe's margin is {margin!r}; expected a positive number")
+    return Yardstick(metric, float(margin))
+
+
+def _own_margin(name: str, metric: Metric) -> float | None:
+    try:
+        recipe = make_recipe(name)
+    except SettingError:
+        return None
+    return recipe.margin if recipe.metric == metric.name else None
+
+
+def _figure(value: float | None, exponential: bool) -> float | None:
+    if value is None:
+        return None
+    figure = math.exp(min(value, 700.0)) if exponential else float(value)
+    return figure if math.isfinite(figure) else None

@@ -1,0 +1,80 @@
+"""What a run ran on: versions, hardware, git state, command. Stored with every run."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...torch import backend_info
+
+_PACKAGES = ("gem-activations", "torch", "numpy", "scikit-learn", "scipy", "polars")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Describe the running process as plain values.
+
+    Args:
+        device: Where the runs train.
+    Returns: Keys python, packages, platform, processor, cores, threads, backends, device, device_name, git, command and
+        time (UTC).
+    """
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "backends": describe_backends(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "git": _git_state(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe_backends() -> dict[str, str]:
+    """Tell what computes the family's members, with paths inside the package: another backend gives other last bits."""
+    package = f"{Path(__file__).parents[2]}{os.sep}"
+    return {name: sentence.replace(package, "") for name, sentence in backend_info().items()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Give commit and changes of the checkout that holds this package; None for an installed package."""
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": (_git("rev-parse", "HEAD") or "").strip(), "changed": bool(changes)}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

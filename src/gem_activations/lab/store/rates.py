@@ -1,0 +1,139 @@
+"""Learning rates that a search found, one an activation: the file between `gem-act tune` and `gem-act compare`."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import SettingError, StoreError
+from ..recipes.pipeline import Recipe
+from .comparison import write_json
+
+FILE = "rates.json"
+_FORMAT = 1
+_FREE = ("training.epochs", "training.steps")  # A search may be shorter than what it is for.
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One learning rate of one activation.
+
+    Attributes:
+        rate: Highest learning rate of the schedule.
+        value: Mean over the seeds of the metric on the validation split: the accuracy as a fraction, or the loss in
+            nats. None where a run of the trial failed.
+        failed: Runs that failed.
+    """
+
+    rate: float
+    value: float | None
+    failed: int
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search says of one activation.
+
+    Attributes:
+        trials: Every trial, in the order of the rates.
+        rate: The chosen rate; None where every trial failed.
+    """
+
+    trials: tuple[Trial, ...]
+    rate: float | None
+
+    @property
+    def failed(self) -> int:
+        """Trials without a value."""
+        return sum(trial.value is None for trial in self.trials)
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the chosen rate is the lowest or the highest that was tried, so that a better one may lie beyond."""
+        return self.rate in (self.trials[0].rate, self.trials[-1].rate)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The outcome of a search over learning rates: what `rates.json` holds.
+
+    Attributes:
+        recipe: The recipe that was searched over, as nested plain values.
+        seeds: Runs of each trial.
+        arms: Activation -> what was found.
+    """
+
+    recipe: dict[str, Any]
+    seeds: int
+    arms: dict[str, Tuned]
+
+
+def write_tuning(folder: Path, tuning: Tuning) -> Path:
+    """Write `rates.json` atomically into a folder and give its path.
+
+    Raises: StoreError: it cannot be written.
+    """
+    arms = {
+        name: {
+            "rate": arm.rate,
+            "at_edge": arm.at_edge,
+            "failed": arm.failed,
+            "trials": [dataclasses.asdict(trial) for trial in arm.trials],
+        }
+        for name, arm in tuning.arms.items()
+    }
+    path = folder / FILE
+    write_json(path, {"format": _FORMAT, "recipe": tuning.recipe, "seeds": tuning.seeds, "arms": arms})
+    return path
+
+
+def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
+    """Read the chosen rates for the arms of a recipe.
+
+    Args:
+        path: What `write_tuning` wrote, or its folder.
+        recipe: The recipe that is to be trained with them.
+    Returns: Activation -> rate, of every activation of the file that has one.
+    Raises: SettingError: no such file; it is of another recipe, but for the length of the training; an arm of the
+        recipe has no rate in it. StoreError: it cannot be read, or is damaged.
+    """
+    path = path / FILE if path.is_dir() else path
+    stored, rates = _read(path)
+    found, wanted = _flat(stored), _flat(json.loads(json.dumps(recipe.pipeline())))
+    differing = [key for key in {**wanted, **found} if key not in _FREE and found.get(key) != wanted.get(key)]
+    if differing:
+        named = ", ".join(f"{key} ({found.get(key)} there, {wanted.get(key)} now)" for key in differing[:3])
+        raise SettingError(f"--rates {path} was tuned with another recipe, which differs in {named}; tune this one")
+    absent = [name for name in recipe.activations if name not in rates]
+    if absent:
+        raise SettingError(f"--rates {path} has no learning rate for {', '.join(absent)}; tune these too")
+    return rates
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != _FORMAT:
+            raise StoreError(f"{path} is not in format {_FORMAT} of this version; use the version that wrote it")
+        rates = {str(name): arm["rate"] for name, arm in values["arms"].items() if arm["rate"] is not None}
+        sound = all(isinstance(rate, float) and 0 < rate < math.inf for rate in rates.values())
+        if not sound or not isinstance(values["recipe"], dict):
+            raise ValueError
+    except FileNotFoundError:
+        raise SettingError(f"--rates {path}: there is no such file; gem-act tune makes one") from None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    except StoreError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path} is damaged: it holds no learning rates; run gem-act tune again") from error
+    return values["recipe"], rates
+
+
+def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        flat |= {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+    return flat

@@ -1,0 +1,1 @@
+"""One run: tasks, steps, epochs, scores and checkpoints."""

@@ -1,0 +1,120 @@
+"""Look into a model layer by layer: dead units of its activations, and gradient norms of its weights."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...torch import make_activation
+from ..recipes.pipeline import Training
+from ..store.comparison import Depth
+from .step import autocast, cross_entropy
+from .tasks import Batch
+
+DEAD_SLOPE = 1e-6
+_KEPT = 64  # Examples: the slopes of every activation are in memory at once.
+
+
+class Profile(NamedTuple):
+    """A model from its first layer to its last, in the order in which the layers run on one batch.
+
+    Attributes:
+        gradients: Layer with a weight of two dimensions or more -> norm of the loss's gradient in it.
+        dead: Activation module -> share of its units whose slope is below 1e-6 in absolute value at every example and
+            position of the batch, 0 to 1. A unit is a channel of an image (N, C, H, W), else the last dimension.
+        units: Activation module -> its number of units.
+    """
+
+    gradients: dict[str, float]
+    dead: dict[str, float]
+    units: dict[str, int]
+
+    @property
+    def dead_share(self) -> float | None:
+        """The share of dead units over all activations; None where the model has none."""
+        count = sum(self.units.values())
+        return sum(share * self.units[name] for name, share in self.dead.items()) / count if count else None
+
+
+def profile(model: nn.Module, activation: str, batch: Batch, training: Training) -> Profile:
+    """Profile a model in training mode and precision; model and random states are left as they were.
+
+    Args:
+        model: A model whose activations are modules of the kind that `make_activation(activation)` gives.
+        activation: String of the catalog.
+        batch: At most its first 64 examples are used. It must be one that fits into memory in training.
+        training: Names the precision.
+    """
+    batch = Batch(batch.inputs[:_KEPT], batch.targets[:_KEPT])
+    device = batch.inputs.device
+    twin = copy.deepcopy(model).train()  # Its BatchNorm statistics and gradients are thrown away.
+    kind = type(make_activation(activation))
+    inputs: dict[str, Tensor] = {}
+    order: list[str] = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with _watch(twin, kind, inputs, order):
+            with autocast(device, training):
+                logits = twin(batch.inputs)
+            cross_entropy(logits.float(), batch.targets).backward()
+        modules = dict(twin.named_modules())
+        dead = {name: _dead_units(modules[name].eval(), x) for name, x in inputs.items()}
+    gradients = {name: _gradient_norm(modules[name]) for name in order}
+    shares = {name: float(units.double().mean()) for name, units in dead.items()}
+    return Profile(gradients, shares, {name: len(units) for name, units in dead.items()})
+
+
+def describe_depth(start: Profile, end: Profile) -> Depth:
+    """Put the profiles of a model at its start and at its end beside each other."""
+    return Depth(
+        layers=tuple(start.gradients),
+        start_gradients=tuple(start.gradients.values()),
+        gradients=tuple(end.gradients.values()),
+        activations=tuple(start.dead),
+        start_dead=tuple(start.dead.values()),
+        dead=tuple(end.dead.values()),
+    )
+
+
+@contextmanager
+def _watch(model: nn.Module, kind: type[nn.Module], inputs: dict[str, Tensor], order: list[str]) -> Iterator[None]:
+    """Note the inputs of the activations, and the layers with weights, in the order in which they run."""
+
+    def keep(name: str):
+        def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            inputs[name] = arguments[0].detach().clone()
+
+        return hook
+
+    def note(name: str):
+        return lambda *_: order.append(name) if name not in order else None
+
+    handles = []
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if type(module) is kind:
+            handles.append(module.register_forward_pre_hook(keep(name)))
+        elif isinstance(weight, nn.Parameter) and weight.dim() >= 2:
+            handles.append(module.register_forward_pre_hook(note(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _dead_units(module: nn.Module, x: Tensor) -> Tensor:
+    """Say of each unit whether it is dead: bool, (units,)."""
+    x.requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(module(x).sum(), x)
+    unit = 1 if x.dim() == 4 else x.dim() - 1
+    others = [axis for axis in range(x.dim()) if axis != unit]
+    return slope.abs().amax(others) < DEAD_SLOPE
+
+
+def _gradient_norm(module: nn.Module) -> float:
+    weight = module.weight
+    return 0.0 if not isinstance(weight, nn.Parameter) or weight.grad is None else float(weight.grad.norm())

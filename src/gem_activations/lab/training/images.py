@@ -1,0 +1,94 @@
+"""Images as a task: batches by indices, augmentation on the device, classifiers."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..data.image_sets import Dataset, load_dataset
+from ..models.classifiers import build_model
+from ..models.initialisation import scale_to_gain
+from ..recipes.pipeline import Recipe
+from .tasks import Batch, SplitName
+
+_EVALUATION_PIXELS = 1000 * 32 * 32  # Of one plane: the inner layers of a batch must fit beside the data.
+_MARGIN = 8  # Of an image's height, the part that is padded: 4 pixels of 32, as is usual for CIFAR.
+
+
+class ImageTask:
+    """Classify images; see `tasks.Task`.
+
+    Args:
+        recipe: Names the model and the augmentation.
+        dataset: The images, on the device of the task.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+        self.recipe, self.dataset = recipe, dataset
+        self.device = dataset.train.x.device
+        self.checksums = dataset.checksums
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The number of images of each split."""
+        return {name: len(getattr(self.dataset, name).y) for name in ("train", "validation", "test")}
+
+    def to(self, device: torch.device) -> "ImageTask":
+        """Give the same task on another device."""
+        return ImageTask(self.recipe, self.dataset.to(device))
+
+    def replicate(self, seed: int) -> "ImageTask":
+        """Give the task of one seed: with the seed's fold where the data set has folds."""
+        return ImageTask(self.recipe, self.dataset.fold(seed))
+
+    def make_model(self, activation: str, seed: int) -> nn.Module:
+        """Build the recipe's model on the device, with its initialisation."""
+        shape, classes = self.dataset.shape, self.dataset.classes
+        model = build_model(self.recipe.model, activation, shape, classes, seed).to(self.device)
+        if self.recipe.initialisation == "gain":
+            scale_to_gain(model, activation, torch.zeros(1, *shape, device=self.device))
+        return model
+
+    def train_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
+        """Give the images of the indices, augmented where the recipe says so."""
+        split = self.dataset.train
+        x = self.dataset.scaled(split.x[indices])
+        if self.recipe.augmentation == "crop-flip":
+            x = crop_and_flip(x, generator)
+        return Batch(x, split.y[indices])
+
+    def evaluation_batches(self, split: SplitName) -> Iterator[Batch]:
+        """Give a split in its order, a thousand images of 32x32 pixels at a time, or as many larger ones as fit."""
+        examples = self.dataset.validation if split == "validation" else self.dataset.test
+        _, height, width = self.dataset.shape
+        size = max(1, min(1000, _EVALUATION_PIXELS // (height * width)))
+        for x, y in zip(examples.x.split(size), examples.y.split(size), strict=True):
+            yield Batch(self.dataset.scaled(x), y)
+
+
+def load_task(recipe: Recipe, data_dir: Path | None) -> ImageTask:
+    """Load the images of a recipe, on the CPU; see `tasks.load_task`."""
+    return ImageTask(recipe, load_dataset(recipe.data, data_dir, recipe.subset, recipe.shrink))
+
+
+def crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Pad images with zeros by 1/8 of their height, crop each back at random, and mirror each with probability 1/2.
+
+    Args:
+        x: (N, C, H, W), any dtype.
+        generator: On the device of x.
+    Returns: A tensor like x.
+    """
+    count, _, height, width = x.shape
+    margin = height // _MARGIN
+    draw = torch.randint(0, 2 * margin + 1, (2, count, 1), generator=generator, device=x.device)
+    flipped = torch.randint(0, 2, (count, 1), generator=generator, device=x.device).bool()
+    down, across = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+    rows = draw[0] + down
+    columns = draw[1] + torch.where(flipped, width - 1 - across, across)
+    padded = functional.pad(x, (margin, margin, margin, margin)).permute(0, 2, 3, 1)
+    each = torch.arange(count, device=x.device)[:, None, None]
+    cut = padded[each, rows[:, :, None], columns[:, None]]  # (N, H, W, C): indexing leaves the channels last.
+    return cut.permute(0, 3, 1, 2).contiguous()
