@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# torchvision's build for CUDA does not load beside torch's for the CPU: this folder keeps it from all but timm's tests.
+TIMM := build/timm
 
 .PHONY: help demo test check bench properties docs dist sanitize install lock clean
 
@@ -24,12 +26,17 @@ $(READY): pyproject.toml constraints.txt setup.py $(wildcard src/gem_activations
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
+$(TIMM)/.installed: $(READY)
+	@mkdir -p $(TIMM)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TIMM) \
+	  timm==1.0.31 torchvision==0.28.0 && touch $@ || echo "timm could not be fetched: the tests that need it will be skipped"
+
 demo: $(READY)
 	$(BIN)/gem-act compare digits --out runs/digits
 
 # One process a core, one thread each: tests that need threads ask for them.
-test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+test: $(READY) $(TIMM)/.installed
+	GEM_ACTIVATIONS_TIMM=$(CURDIR)/$(TIMM) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -49,8 +56,8 @@ docs: $(READY)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 
 # The tests run from a folder without src/, on the wheel that was built from the sdist.
-dist: $(READY)
-	$(BIN)/python tools/check_distribution.py dist
+dist: $(READY) $(TIMM)/.installed
+	GEM_ACTIVATIONS_TIMM=$(CURDIR)/$(TIMM) $(BIN)/python tools/check_distribution.py dist
 
 sanitize:
 	@mkdir -p build
