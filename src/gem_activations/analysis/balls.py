@@ -15,7 +15,6 @@ import sympy as sp
 from flint import acb, arb, arb_series
 
 from .expressions import Expr, X, arguments, to_fraction
-from .spelling import simplest
 from .values import CertificateError
 
 PRECISION = 256
@@ -227,23 +226,6 @@ def sign_of(ball: arb) -> int | None:
     if not ball.is_finite():
         return None
     return 1 if ball > 0 else -1 if ball < 0 else 0 if ball.is_zero() else None
-
-
-def constant_sign(expression: Expr) -> int:
-    """Give the sign of a real constant, proving zero by exact algebra where the ball cannot exclude it.
-
-    Raises: CertificateError: neither decides, or the constant is not real.
-    """
-    sign = sign_of(constant_ball(expression))
-    if sign is not None:
-        return sign
-    simple = simplest(expression)
-    if simple.is_zero:
-        return 0
-    sign = sign_of(constant_ball(simple))
-    if sign is None:
-        raise CertificateError(f"cannot decide the sign of {expression}")
-    return sign
 
 
 def hull(left: arb, right: arb) -> arb:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import sympy as sp
 
-from .balls import constant_sign
+from .constants import constant_sign
 from .expressions import Expr, X
 from .extrema import Extremum, extremum_row, infimum, supremum, supremum_of_magnitude
 from .numbers import equal

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from .balls import constant_sign
+from .constants import constant_sign
 from .expressions import Expr, X
 from .points import algebraic_lead, algebraic_limit, limit_at
 from .spelling import simplest

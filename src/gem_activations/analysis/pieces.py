@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 
 import sympy as sp
 
-from .balls import constant_sign
+from .constants import constant_sign
 from .expressions import Expr, X
 from .limits import limit
 from .numbers import equal

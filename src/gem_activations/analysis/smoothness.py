@@ -6,7 +6,7 @@ from functools import cmp_to_key
 
 import sympy as sp
 
-from .balls import constant_sign
+from .constants import constant_sign
 from .expressions import Expr, X
 from .numbers import compare, equal, exact
 from .pieces import Formula, Piece

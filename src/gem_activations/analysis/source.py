@@ -9,7 +9,8 @@ import sympy as sp
 
 from ..catalog import Activation, parse
 from ..spec import GemSpec
-from .balls import FUNCTIONS, constant_sign
+from .balls import FUNCTIONS
+from .constants import constant_sign
 from .expressions import Expr, X, arguments
 from .formulas import formula
 from .numbers import compare, equal, exact

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import sympy as sp
 
+from .balls import constant_ball
 from .expressions import Expr, X
 
 _LARGEST_BY_LOG = 10**4
@@ -49,8 +50,6 @@ def tidy(expression: Expr) -> Expr:
 
 
 def _agrees(spelling: Expr, expression: Expr) -> bool:
-    from .balls import constant_ball  # The balls ask this module for spellings too.
-
     if spelling == expression:
         return True
     left, right = constant_ball(spelling), constant_ball(expression)

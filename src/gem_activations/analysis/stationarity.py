@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
-from .balls import constant_sign
+from .constants import constant_sign
 from .expressions import Expr
 from .numbers import Number, at, equal, exact
 from .pieces import Formula
