@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gem_activations.lab.data.image_sets import Dataset, Split
+from gem_activations.lab.data.splits import Dataset, Split
 from gem_activations.lab.recipes.pipeline import Recipe, Scale
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.environment import describe_environment

@@ -7,8 +7,8 @@ import torch
 
 from gem_activations.errors import DataError
 from gem_activations.lab.data.colour import find_files, load_colour, read_cifar, read_stl10
-from gem_activations.lab.data.image_sets import Dataset
 from gem_activations.lab.data.sources import SOURCES, Item, Source
+from gem_activations.lab.data.splits import Dataset
 from gem_activations.lab.recipes.pipeline import Subset
 
 WHOLE = Subset()

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from gem_activations.errors import DataError
-from gem_activations.lab.data import image_sets as data
+from gem_activations.lab.data.greyscale import IdxSource, load_idx_dataset
 from gem_activations.lab.data.idx import read_idx
-from gem_activations.lab.data.image_sets import IdxSource, load_dataset, load_idx_dataset
+from gem_activations.lab.data.image_sets import load_dataset
 from gem_activations.lab.data.sources import SOURCES, Item, Source
+from gem_activations.lab.data.splits import separate
 
 SHAPES = {
     "train-images.gz": (40, 5, 4),
@@ -100,7 +101,7 @@ def test_splits_share_no_example(source: IdxSource) -> None:
     distinct = np.zeros((40, 5, 4), np.uint8)
     distinct[:, 0, 0] = np.arange(40)
     labels = np.arange(40, dtype=np.uint8) % 5
-    train, validation = data.separate((distinct, labels), source.validation)
+    train, validation = separate((distinct, labels), source.validation)
     seen = [*train[0][:, 0, 0].tolist(), *validation[0][:, 0, 0].tolist()]
     assert sorted(seen) == list(range(40))
     assert np.array_equal(train[0][:, 0, 0] % 5, train[1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gem_activations.lab.data.image_sets import Dataset, Split
+from gem_activations.lab.data.splits import Dataset, Split
 from gem_activations.lab.recipes.language import Gpt2Plan, gpt2_124m
 from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
 from gem_activations.lab.recipes.registry import make_recipe

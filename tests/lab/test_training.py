@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gem_activations.lab.data.image_sets import Dataset, Split
+from gem_activations.lab.data.splits import Dataset, Split
 from gem_activations.lab.models import classifiers as models
 from gem_activations.lab.models.classifiers import Model
 from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training

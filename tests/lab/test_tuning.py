@@ -11,7 +11,7 @@ from torch import nn
 from gem_activations.cli import main
 from gem_activations.errors import MissingDependencyError, SettingError, StoreError
 from gem_activations.lab.claims.evidence import judge_comparison
-from gem_activations.lab.data.image_sets import Split
+from gem_activations.lab.data.splits import Split
 from gem_activations.lab.models import classifiers as models
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs import tuning

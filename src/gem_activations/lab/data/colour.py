@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from ..recipes.pipeline import Subset
 from .holdings import GOOD, check_dataset, default_data_dir, describe, find_folder, get_dataset
-from .image_sets import Arrays, Dataset, Split, checksum, choose, separate
 from .sources import SOURCES, Source
+from .splits import Arrays, Dataset, Split, checksum, choose, separate
 
 VALIDATION = 5000
 _PLANES = 3

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.image_sets import Dataset, load_dataset
+from ..data.image_sets import load_dataset
+from ..data.splits import Dataset
 from ..models.classifiers import build_model
 from ..models.initialisation import scale_to_gain
 from ..recipes.pipeline import Recipe
