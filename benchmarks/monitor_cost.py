@@ -2,9 +2,10 @@
 
     python benchmarks/monitor_cost.py --out benchmarks/results/monitor_cost.jsonl
 
-A step makes no batch: it runs forward, backward and the optimiser. Each round takes INTERVAL steps of one model with
-the monitor, of which it looks at the first, and as many without it, in alternating order. `overhead` is the quotient of
-the two less 1: median and quartiles over the rounds.
+A step makes no batch: it runs forward, backward and the optimiser. Each round takes `looks` times INTERVAL steps of one
+model with a new monitor, and as many without it, in alternating order. `overhead` is the quotient of the two less 1:
+median and quartiles over the rounds. The first look of a monitor costs more than the others; where a step is short, a
+round is a whole window, as in training.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,7 +25,7 @@ from gem_activations.lab.models.resnet import ResNet
 from gem_activations.lab.store.environment import describe_environment
 from gem_activations.torch import make_activation
 from gem_activations.torch.monitor import DeadUnitMonitor
-from gem_activations.torch.monitor.watching import INTERVAL
+from gem_activations.torch.monitor.watching import INTERVAL, WINDOW
 
 Make = Callable[[Callable[[], nn.Module]], nn.Module]
 
@@ -32,11 +34,19 @@ def small_mlp(activation: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Linear(64, 256), activation(), nn.Linear(256, 256), activation(), nn.Linear(256, 10))
 
 
-# Name -> how it is made, the shape of its input, rounds.
-CASES: dict[str, tuple[Make, tuple[int, ...], int]] = {
-    "ResNet-56, batch 16": (lambda activation: ResNet(9, 10, activation), (16, 3, 32, 32), 20),
-    "GPT-2 block, 256 tokens": (GPT2Block, (1, 256, 768), 20),
-    "MLP 64-256-256-10, batch 128": (small_mlp, (128, 64), 200),
+class Case(NamedTuple):
+    """A model to time: how it is made, the shape of its input, rounds, looks of a round."""
+
+    make: Make
+    shape: tuple[int, ...]
+    rounds: int
+    looks: int
+
+
+CASES = {
+    "ResNet-56, batch 16": Case(lambda activation: ResNet(9, 10, activation), (16, 3, 32, 32), 20, 1),
+    "GPT-2 block, 256 tokens": Case(GPT2Block, (1, 256, 768), 20, 1),
+    "MLP 64-256-256-10, batch 128": Case(small_mlp, (128, 64), 40, WINDOW),
 }
 # The processor time of all threads says nothing of a step with several: take one thread with it.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -60,16 +70,17 @@ class Trainer:
 
 
 def measure(name: str, activation: str, rounds: int, clock: Callable[[], float]) -> dict[str, object]:
-    make, shape, _ = CASES[name]
+    case = CASES[name]
     torch.manual_seed(0)
-    trainer = Trainer(make(lambda: make_activation(activation)), torch.randn(shape), clock)
+    trainer = Trainer(case.make(lambda: make_activation(activation)), torch.randn(case.shape), clock)
+    steps_of_round = case.looks * INTERVAL
 
     def watched() -> float:
         with DeadUnitMonitor(trainer.model) as monitor:
-            return sum(trainer.step(monitor) for _ in range(INTERVAL))
+            return sum(trainer.step(monitor) for _ in range(steps_of_round))
 
     def bare() -> float:
-        return sum(trainer.step() for _ in range(INTERVAL))
+        return sum(trainer.step() for _ in range(steps_of_round))
 
     overheads, steps = [], []
     for number in range(-1, rounds):
@@ -78,7 +89,7 @@ def measure(name: str, activation: str, rounds: int, clock: Callable[[], float])
         seconds = {call: call() for call in order}
         if number >= 0:  # The first round warms up.
             overheads.append(seconds[watched] / seconds[bare] - 1)
-            steps.append(seconds[bare] / INTERVAL)
+            steps.append(seconds[bare] / steps_of_round)
     monitor = DeadUnitMonitor(trainer.model)
     trainer.step(monitor)
     monitor.close()
@@ -89,6 +100,7 @@ def measure(name: str, activation: str, rounds: int, clock: Callable[[], float])
         "activation": activation,
         "interval": INTERVAL,
         "rounds": rounds,
+        "looks": case.looks,
         "step_ms": 1e3 * statistics.median(steps),
         "report_ms": 1e3 * (clock() - started),
         **summary("overhead", overheads),
@@ -114,7 +126,7 @@ def main() -> None:
     rows = []
     for name in options.models:
         for activation in options.activations:
-            rounds = max(4, round(CASES[name][2] * options.share))
+            rounds = max(4, round(CASES[name].rounds * options.share))
             row = {"clock": options.clock, **measure(name, activation, rounds, CLOCKS[options.clock])}
             rows.append(row)
             low, high = row["overhead_quartiles"]  # pyright: ignore[reportGeneralTypeIssues] -- two numbers, set above
