@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # All that the tests read, but not src: an import must find the installed package.
 NEEDED = ("tests", "docs", "benchmarks", "tools", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile")
 SETTINGS = ("pyproject.toml", "constraints.txt")
+KERNELS = "gem_activations/kernels/cpu/gem_kernels"
 
 
 def run(*words: object, folder: Path = ROOT) -> None:
@@ -28,8 +30,20 @@ def build(out: Path) -> Path:
         old.unlink()
     run(sys.executable, "-m", "build", "--outdir", out)
     (wheel,) = out.glob("gem_activations-*.whl")
-    run("tar", "tzf", next(out.glob("gem_activations-*.tar.gz")))
+    check_contents(wheel)
     return wheel
+
+
+def check_contents(wheel: Path) -> None:
+    """Compare the wheel's package with the files under src that git tracks, and look for the compiled kernels.
+
+    A wheel without them would work by the plain formula, and the tests of the kernels would only be skipped.
+    """
+    tracked = subprocess.run(["git", "ls-files", "src"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    wanted = {name.removeprefix("src/") for name in tracked.split()} | {f"{KERNELS}.so", f"{KERNELS}.so.sha256"}
+    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    if found != wanted:
+        raise SystemExit(f"{wheel.name}: missing {sorted(wanted - found)}; not in src {sorted(found - wanted)}")
 
 
 def install(wheel: Path, environment: Path) -> Path:
