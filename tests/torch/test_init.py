@@ -52,6 +52,11 @@ CASES = {
     "squareplus(b=1e-8)": [-0.01, -1e-4, 0, 1e-4, 0.01],
     "hardtanh(min_val=-0.3, max_val=0.7)": [-0.3, 0.7],
     "hardshrink(lambd=6)": [-6, 6],
+    # Just beyond the end of a panel, before its first node.
+    "hardtanh(min_val=-0.501, max_val=0.501)": [-0.501, 0.501],
+    "hardshrink(lambd=1.001)": [-1.001, 1.001],
+    "hardshrink(lambd=2.0005)": [-2.0005, 2.0005],
+    "softshrink(lambd=1.001)": [-1.001, 1.001],
     "celu(alpha=0.01)": [-0.1, -0.01, 0],
     "smelu(beta=0.001)": [-0.001, 0.001],
     "isrlu(alpha=1e6)": [-0.1, -0.001, 0],
@@ -65,6 +70,7 @@ def definition(activation):
         "squareplus": lambda x, b: (x + mp.sqrt(x * x + b)) / 2,
         "hardtanh": lambda x, min_val, max_val: min(max(x, min_val), max_val),
         "hardshrink": lambda x, lambd: x if abs(x) > lambd else mp.mpf(0),
+        "softshrink": lambda x, lambd: x - mp.sign(x) * lambd if abs(x) > lambd else mp.mpf(0),
         "celu": lambda x, alpha: x if x > 0 else alpha * mp.expm1(x / alpha),
         "smelu": lambda x, beta: mp.mpf(0) if x < -beta else x if x > beta else (x + beta) ** 2 / (4 * beta),
         "isrlu": lambda x, alpha: x if x >= 0 else x / mp.sqrt(1 + alpha * x * x),
@@ -155,6 +161,54 @@ def test_the_fan_in_is_what_one_output_sums():
         assert layer(torch.ones(size)).max().item() == fan
 
 
+STRIDED = {
+    "transposed": (nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1), "fan_in"),
+    "kernel of the stride": (nn.ConvTranspose1d(64, 64, 2, stride=2), "fan_in"),
+    "uneven": (nn.ConvTranspose2d(32, 32, 3, stride=(1, 2), groups=2), "fan_in"),
+    "convolution": (nn.Conv2d(64, 64, 4, stride=2, padding=1), "fan_out"),
+    "pooling": (nn.Conv2d(64, 64, 2, stride=2), "fan_out"),
+}
+
+
+@pytest.mark.parametrize("name", list(STRIDED))
+def test_a_stride_counts_in_the_fan(name):
+    layer, mode = STRIDED[name]
+    torch.manual_seed(0)
+    init_(layer, "relu", mode=mode)
+    size = (8, layer.in_channels) + (24,) * len(layer.kernel_size)
+    x = torch.randn(size, requires_grad=True)
+    y = layer(torch.relu(x) if mode == "fan_in" else x)
+    # The gain of ReLU is sqrt(2), which its own factor of 1/2 on each gradient takes back.
+    got, wanted = (y, 1) if mode == "fan_in" else (torch.autograd.grad(y, x, torch.randn_like(y))[0], 2)
+    inside = (slice(None), slice(None)) + (slice(4, -4),) * len(layer.kernel_size)
+    assert got[inside].square().mean().item() == pytest.approx(wanted, rel=0.1)
+
+
+def test_the_linear_layer_of_gpt2_is_drawn_by_its_own_order_of_dimensions():
+    layers = pytest.importorskip("transformers.pytorch_utils")
+    model = nn.Sequential(layers.Conv1D(256, 64), nn.ReLU(), layers.Conv1D(64, 256))
+    nn.init.ones_(model[0].bias)
+    assert init_(model, "relu").drawn == ("0", "2")
+    assert [layer.weight.std().item() for layer in (model[0], model[2])] == pytest.approx(
+        [math.sqrt(2 / 64), math.sqrt(2 / 256)], rel=0.05
+    )
+    assert torch.count_nonzero(model[0].bias) == 0
+    init_(model[0], "relu", mode="fan_out")
+    assert model[0].weight.std().item() == pytest.approx(math.sqrt(2 / 256), rel=0.05)
+
+
+def test_a_bias_that_is_computed_stays():
+    class Same(nn.Module):
+        def forward(self, x):
+            return x * 1
+
+    layer = nn.Linear(4, 4)
+    nn.utils.parametrize.register_parametrization(layer, "bias", Same())
+    bias = layer.bias.detach().clone()
+    assert init_(layer, "gem").drawn == ("",)
+    assert torch.equal(layer.bias, bias)
+
+
 def test_a_model_is_drawn_and_what_was_skipped_is_said():
     model = nn.ModuleDict(
         {
@@ -219,6 +273,7 @@ def test_an_empty_weight_and_a_frozen_bias_stay():
         (lambda: nn.Linear(2, 2), "gme", {}, ActivationNameError, "did you mean"),
         (lambda: nn.Linear(2, 2), "gem", {"mode": "fan_avg"}, SettingError, "'fan_in' or 'fan_out'"),
         (lambda: nn.Linear(2, 2), "gem", {"law": "gauss"}, SettingError, "'normal' or 'uniform'"),
+        (lambda: nn.Linear(2, 2), "gem", {"generator": 3}, SettingError, "generator: expected a torch.Generator"),
     ],
 )
 def test_bad_input_is_one_clear_error_and_draws_nothing(make, activation, options, error, words):
@@ -228,3 +283,9 @@ def test_bad_input_is_one_clear_error_and_draws_nothing(make, activation, option
         init_(module, activation, **options)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("module", [None, torch.ones(2, 2), nn.Linear], ids=["None", "Tensor", "class"])
+def test_what_is_no_module_is_one_clear_error(module):
+    with pytest.raises(ModelError, match=r"expected a torch.nn.Module, got (NoneType|Tensor|type)"):
+        init_(module, "gem")

@@ -40,20 +40,24 @@ def calculate_gain(activation: Choice) -> float:
 
 @lru_cache(maxsize=256)
 def _gain(activation: catalog.Activation) -> float:
+    # Where a piece of the catalog ends elsewhere than at a half number, a parameter says where.
+    kinks = [float(value) for value in activation.parameters.values()]
     with np.errstate(all="ignore"):
-        square = _integrate(lambda z: activation(z) ** 2 * np.exp(-z * z / 2)) / math.sqrt(2 * math.pi)
+        square = _integrate(lambda z: activation(z) ** 2 * np.exp(-z * z / 2), kinks) / math.sqrt(2 * math.pi)
     if not 0 < square < math.inf:
         raise SpecError(f"{activation}: the mean square of f is {square:g} in float64, so that there is no gain")
     return square**-0.5
 
 
-def _integrate(integrand: Callable[[Array], Array]) -> float:
+def _integrate(integrand: Callable[[Array], Array], kinks: list[float]) -> float:
     """Integrate over the real line by Gauss-Legendre panels, halved until both halves agree with the whole.
 
-    The first panels shrink towards 0, where the transitions of the catalog are; halving finds every other kink.
+    The first panels shrink towards 0, where the transitions of the catalog are, and end at each of `kinks` and its
+    negative: a kink between a panel's end and its first node would be seen by neither the panel nor its halves.
     """
     near = np.ldexp(1.0, np.arange(-60, 0))
-    edges = np.concatenate([near, np.arange(1, 2 * _REACH) / 2, [_REACH]])
+    inside = [abs(kink) for kink in kinks if abs(kink) < _REACH]
+    edges = np.concatenate([near, np.arange(1, 2 * _REACH) / 2, inside, [_REACH]])
     edges = np.unique(np.concatenate([-edges, [0.0], edges]))
     low, high = edges[:-1], edges[1:]
     done = 0.0

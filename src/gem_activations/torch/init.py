@@ -20,6 +20,8 @@ Law = Literal["normal", "uniform"]
 _DENSE = (nn.Linear,)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# The linear layer of GPT-2, whose weight is (in, out): its module is not imported here.
+_TRANSFORMERS_LINEAR = ("transformers.pytorch_utils", "Conv1D")
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,14 @@ def init_(
     """Draw the weights of linear and convolutional layers for an activation, in place, and set their biases to 0.
 
     The standard deviation is calculate_gain(activation) / sqrt(fan). With "fan_in" the mean square of pre-activations
-    keeps at 1 from layer to layer, when the layer's input is what the activation gives.
+    keeps at 1 from layer to layer, when the layer's input is what the activation gives. With a stride the fan is the
+    mean over positions: one output of a transposed convolution sums a share of the kernel, and one input of a
+    convolution feeds a share of it.
 
     Args:
-        module: One layer or a model; nn.Linear and the nn.Conv and nn.ConvTranspose classes in it are drawn. A layer
-            that no activation follows, such as the last, is drawn like the others: pass parts where that is not meant.
+        module: One layer or a model; nn.Linear, transformers' Conv1D and the nn.Conv and nn.ConvTranspose classes in it
+            are drawn. A layer that no activation follows, such as the last, is drawn like the others: pass parts where
+            that is not meant.
         activation: As for `make_activation`.
         mode: "fan_in", or "fan_out" to keep the size of gradients instead; groups are taken into account.
         law: "normal", or "uniform" with the same standard deviation.
@@ -70,9 +75,10 @@ def init_(
     Returns: What was drawn, and what was skipped for which reason: other layers with parameters, frozen or parametrised
         weights, weights without elements, weights shared with a layer of another kind, lazy layers that have no shape
         yet.
-    Raises: ActivationNameError, SpecError: the activation; SettingError: another mode or law; ModelError: nothing to
-        draw. The module is then as it was.
-    Edge cases: A weight that several layers share is drawn once. A frozen bias stays.
+    Raises: ActivationNameError, SpecError: the activation; SettingError: another mode or law, or no torch.Generator;
+        ModelError: no module, or nothing to draw. The module is then as it was.
+    Edge cases: A weight that several layers share is drawn once. A bias that is frozen or computed from other tensors
+        stays.
     Example:
         >>> model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 8))
         >>> print(init_(model, "gem(n=2)"))
@@ -82,6 +88,10 @@ def init_(
     for name, value, allowed in (("mode", mode, get_args(Mode)), ("law", law, get_args(Law))):
         if value not in allowed:
             raise SettingError(f"{name}={value!r}: expected {' or '.join(map(repr, allowed))}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise SettingError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"expected a torch.nn.Module, got {type(module).__name__}")
     gain, name = calculate_gain(activation), str(as_activation(activation))
     layers, skipped = _sort(module)
     if not layers:
@@ -92,7 +102,7 @@ def init_(
         if id(layer.weight) not in drawn:
             drawn.add(id(layer.weight))
             _draw(layer.weight, gain / math.sqrt(_fan(layer, mode)), law, generator)
-        if layer.bias is not None and layer.bias.requires_grad:
+        if isinstance(layer.bias, nn.Parameter) and layer.bias.requires_grad:
             nn.init.zeros_(layer.bias)
     return InitReport(name, gain, tuple(layers), tuple(skipped))
 
@@ -104,7 +114,7 @@ def _sort(module: nn.Module) -> tuple[dict[str, nn.Linear], list[tuple[str, str]
     foreign = {
         id(parameter): type(part).__name__
         for part in module.modules()
-        if not isinstance(part, (*_DENSE, *_CONVOLUTIONS, *_TRANSPOSED))
+        if not _is_drawn(part)
         for parameter in part.parameters(recurse=False)
     }
     for name, part in module.named_modules():
@@ -118,33 +128,42 @@ def _sort(module: nn.Module) -> tuple[dict[str, nn.Linear], list[tuple[str, str]
 
 def _reason_to_skip(part: nn.Module, foreign: dict[int, str]) -> str | None:
     """Say why a module is not drawn: None where it is, "" where it has no parameters of its own."""
-    if not isinstance(part, (*_DENSE, *_CONVOLUTIONS, *_TRANSPOSED)):
+    if not _is_drawn(part):
         own = any(True for _ in part.parameters(recurse=False))
         return f"{type(part).__name__} is not a linear or convolutional layer" if own else ""
-    if is_parametrized(part, "weight") or not isinstance(part.weight, nn.Parameter):
+    weight = part.weight
+    if is_parametrized(part, "weight") or not isinstance(weight, nn.Parameter):
         return "its weight is computed from other tensors"
-    if is_lazy(part.weight):
+    if is_lazy(weight):
         return "its weight has no shape before the first batch"
-    if part.weight.numel() == 0:
+    if weight.numel() == 0:
         return "its weight has no elements"
-    if not part.weight.requires_grad:
+    if not weight.requires_grad:
         return "its weight is frozen"
-    if id(part.weight) in foreign:
-        return f"its weight is shared with a layer of the class {foreign[id(part.weight)]}"
+    if id(weight) in foreign:
+        return f"its weight is shared with a layer of the class {foreign[id(weight)]}"
     return None
 
 
-def _fan(layer: nn.Module, mode: Mode) -> int:
+def _is_drawn(part: nn.Module) -> bool:
+    return isinstance(part, (*_DENSE, *_CONVOLUTIONS, *_TRANSPOSED)) or _is_of_transformers(part)
+
+
+def _is_of_transformers(part: nn.Module) -> bool:
+    return any((base.__module__, base.__name__) == _TRANSFORMERS_LINEAR for base in type(part).__mro__)
+
+
+def _fan(layer: nn.Module, mode: Mode) -> float:
     """Give the number of inputs that one output sums (fan_in), or of outputs that one input feeds (fan_out)."""
     weight: Tensor = layer.weight  # pyright: ignore[reportAssignmentType] -- checked in _reason_to_skip
     first, second, taps = weight.shape[0], weight.shape[1], weight[0, 0].numel()
     groups: int = getattr(layer, "groups", 1)
-    # Transposed: (in, out / groups, ...); else (out, in / groups, ...).
-    if isinstance(layer, _TRANSPOSED):
-        fan_in, fan_out = first // groups, second
-    else:
-        fan_in, fan_out = second, first // groups
-    return taps * (fan_in if mode == "fan_in" else fan_out)
+    # Inside, away from the edges, a stride leaves each position that share of the kernel's taps, on the mean.
+    strided = taps / math.prod(getattr(layer, "stride", ()))
+    # (in, out / groups, ...); else (out, in / groups, ...).
+    if isinstance(layer, _TRANSPOSED) or _is_of_transformers(layer):
+        return strided * first / groups if mode == "fan_in" else taps * second
+    return taps * second if mode == "fan_in" else strided * first / groups
 
 
 def _draw(weight: Tensor, deviation: float, law: Law, generator: torch.Generator | None) -> None:
