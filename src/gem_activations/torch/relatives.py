@@ -65,7 +65,6 @@ class SmeLU(nn.Module):
 class SquaredReLU(nn.Module):
     """max(x, 0)^2.
 
-    Args: none.
     Returns: At the call: a tensor of the shape and floating dtype of the input, computed in that dtype.
     Edge cases: 0 at -inf, inf at inf and where the square overflows, NaN at NaN.
     Source: D. So et al., arXiv:2109.08668, 2021.
@@ -82,7 +81,6 @@ class SquaredReLU(nn.Module):
 class TeLU(nn.Module):
     """x tanh(exp(x)).
 
-    Args: none.
     Returns: At the call: a tensor of the shape and floating dtype of the input, computed in that dtype.
     Edge cases: 0 at -inf, inf at inf, NaN at NaN.
     Source: A. Fernandez, A. Mali, arXiv:2412.20269, 2024.
@@ -102,7 +100,6 @@ class TeLU(nn.Module):
 class GoLU(nn.Module):
     """x exp(-exp(-x)).
 
-    Args: none.
     Returns: At the call: a tensor of the shape and floating dtype of the input, computed in that dtype.
     Edge cases: 0 at -inf, inf at inf, NaN at NaN.
     Source: I. Das et al., arXiv:2502.03654, 2025.
