@@ -1,5 +1,6 @@
 """transformers: names in configurations, swaps in its models, and its Trainer. All models are tiny and made here."""
 
+import re
 import subprocess
 import sys
 
@@ -172,6 +173,29 @@ def test_a_name_of_the_family_that_is_taken_is_one_clear_error(untouched):
     assert type(table) is activations.ClassInstantier
 
 
+@pytest.mark.parametrize("name", ["golu", "gem", "softplus", "elu()"])
+def test_a_name_that_another_package_takes_is_refused_on_every_call(untouched, name):
+    table = untouched(activations.ClassInstantier(activations.ACT2CLS))
+    table[name] = nn.ReLU
+    with pytest.raises(RegistrationError, match=f"has a {re.escape(repr(name))} that is not this package's"):
+        register()
+    assert type(table) is activations.ClassInstantier
+    del table[name]
+    kept = register()
+    table[name] = nn.ReLU
+    with pytest.raises(RegistrationError, match=f"has a {re.escape(repr(name))} that is not this package's"):
+        register()
+    del table[name]
+    assert register() == kept
+    assert name not in kept
+
+
+def test_a_name_of_transformers_own_stays_whoever_wrote_it_last(untouched):
+    table = untouched(activations.ClassInstantier({**activations.ACT2CLS, "gelu": nn.Mish}))
+    assert "gelu" in register()
+    assert type(table["gelu"]) is nn.Mish
+
+
 @pytest.mark.parametrize("table", [{"relu": nn.ReLU}, None])
 def test_another_layout_of_transformers_is_one_clear_error(untouched, table):
     untouched(table)
@@ -214,9 +238,13 @@ def test_ten_steps_of_the_trainer_with_checkpointing_and_bfloat16(tmp_path):
         disable_tqdm=True,
         dataloader_num_workers=0,
     )
+    dtypes = []
+    model.transformer.h[0].mlp.act.register_forward_hook(lambda *given: dtypes.append(given[-1].dtype))
     trainer = transformers.Trainer(model=model, args=settings, train_dataset=Sentences())
     result = trainer.train()
     assert result.global_step == 10
+    # Once forwards and once more in the backward pass, for each step; without checkpointing 10.
+    assert dtypes == [torch.bfloat16] * 20
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 10
     assert losses[-1] < losses[0]

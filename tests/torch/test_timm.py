@@ -53,17 +53,27 @@ def create_act(monkeypatch):
     hide(monkeypatch, "timm")
 
 
+LIKENESS = """
+from torch import nn
+_ACT_LAYER_DEFAULT = {"relu": nn.ReLU, "gelu": nn.GELU, "swish": nn.SiLU}
+_ACT_LAYER_ME = {"swish": nn.SiLU}
+def get_act_layer(name):
+    name = name.lower()
+    return _ACT_LAYER_ME[name] if name in _ACT_LAYER_ME else _ACT_LAYER_DEFAULT[name]
+"""
+
+
 @pytest.fixture
-def likeness(monkeypatch):
+def likeness(monkeypatch, tmp_path):
     """A module with the parts of timm's that `register_timm` touches."""
     hide(monkeypatch, "timm")
-    module = types.ModuleType("timm.layers.create_act")
-    module._ACT_LAYER_DEFAULT = {"relu": nn.ReLU, "gelu": nn.GELU, "swish": nn.SiLU}
-    module.get_act_layer = lambda name: module._ACT_LAYER_DEFAULT[name.lower()]
+    (tmp_path / "create_act.py").write_text(LIKENESS)
     for name in ("timm", "timm.layers"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, "timm.layers.create_act", module)
-    return module
+        package = types.ModuleType(name)
+        package.__path__ = [str(tmp_path)]
+        monkeypatch.setitem(sys.modules, name, package)
+    yield importlib.import_module("timm.layers.create_act")
+    hide(monkeypatch, "timm")
 
 
 def test_names_are_found_after_registration(likeness):
@@ -82,6 +92,22 @@ def test_a_name_of_the_family_that_is_taken_is_refused(likeness):
     with pytest.raises(RegistrationError, match="has a 'egem' that is not this package's"):
         register_timm()
     assert type(likeness._ACT_LAYER_DEFAULT) is dict
+
+
+@pytest.mark.parametrize("table", ["_ACT_LAYER_DEFAULT", "_ACT_LAYER_ME"])
+@pytest.mark.parametrize("registered", [False, True], ids=["first", "again"])
+def test_any_name_of_the_catalog_that_somebody_else_has_put_there_is_refused(likeness, table, registered):
+    if registered:
+        register_timm()
+    getattr(likeness, table)["golu"] = nn.ReLU
+    with pytest.raises(
+        RegistrationError, match=r"timm's table of activations has a 'golu' .* remove that entry"
+    ) as caught:
+        register_timm()
+    assert "\n" not in str(caught.value)
+    del getattr(likeness, table)["golu"]
+    assert register_timm() == ("relu", "gelu")
+    assert repr(likeness.get_act_layer("golu")()) == "GoLU()"
 
 
 def test_another_layout_of_timm_is_one_clear_error(likeness):
@@ -111,6 +137,14 @@ def test_the_real_registry_takes_every_name(create_act):
     assert create_act.get_act_layer("gelu") is create_act._ACT_LAYER_DEFAULT["gelu"]
     with pytest.raises(KeyError):
         create_act.get_act_layer("nope")
+
+
+@with_real_files
+def test_the_real_registry_refuses_a_name_that_timm_has_not(create_act):
+    register_timm()
+    create_act._ACT_LAYER_DEFAULT["softplus"] = nn.ReLU
+    with pytest.raises(RegistrationError, match="has a 'softplus' that is not this package's"):
+        register_timm()
 
 
 @with_real_files

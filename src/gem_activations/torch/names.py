@@ -1,6 +1,6 @@
 """Tables of activations that know every string of the catalog beside their own names."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -63,13 +63,19 @@ class CatalogNames(dict[str, Any]):
             return default
 
 
-def refuse_conflicts(table: str, names: Iterable[str]) -> None:
-    """Raise RegistrationError where a member of the family is in a table that knows nothing of this package."""
-    taken = [name for name in names if name in MEMBERS]
+def refuse_conflicts(table: str, names: Iterable[str], own: Collection[str]) -> None:
+    """Raise RegistrationError where somebody else has put a name of the catalog into a library's table.
+
+    Args:
+        table: What the table is called, for the message.
+        names: The names that it holds. Those of this package are made when they are asked for, and never held.
+        own: The names that the library itself has. A member of the family among them is refused as well.
+    """
+    taken = [name for name in names if _is_ours(name) and (name in MEMBERS or name not in own)]
     if taken:
         raise RegistrationError(
-            f"{table} has a {taken[0]!r} that is not this package's, so that the name would not be clear; "
-            "remove that entry before register()"
+            f"{table} has a {taken[0]!r} that is not this package's and not the library's own, so that the name would "
+            "not be clear; remove that entry and register again"
         )
 
 
