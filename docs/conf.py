@@ -8,7 +8,8 @@ import sys
 import gem_activations
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # Of the backends the one that is there in any case.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard loads TensorFlow, which logs what processor it found.
+# TensorBoard loads TensorFlow where it is installed, which logs how it computes.
+os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")
 
 project = "gem-activations"
 author = "The gem-activations developers"
@@ -34,7 +35,8 @@ napoleon_custom_sections = [("Edge cases", "notes_style"), ("Source", "notes_sty
 # Sections whose text begins beside the title; napoleon expects it below and reads a colon in it as the end of a type.
 _SECTION = re.compile(r"^(Returns|Raises|Edge cases|Source):[ \t]+(\S.*)$")
 # What Raises lists: "SpecError: why; TensorError and BackendError (at the call): why".
-_ERRORS = r"\w+Error(?:(?:, | and )\w+Error)*"
+_ERROR = r"\w+(?:Error|Interrupt)"
+_ERRORS = rf"{_ERROR}(?:(?:, | and ){_ERROR})*"
 _RAISED = re.compile(rf"(?:^|; )({_ERRORS})([ ,][^:;]*)?: ")
 
 
@@ -53,8 +55,9 @@ def _fields(title: str, text: str) -> list[str]:
             raise ValueError(f"Raises: {text!r} does not begin with the name of an error and a colon")
         fields = []
         for names, when, why in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-            reason = f"{when.strip(' ,')}: {why}" if when else why
-            fields.append(f":raises {names.replace(' and ', ', ')}: {reason}")
+            # Of "SpecError (at the call): why" what stands in brackets is no name: it goes before the reason.
+            condition = re.sub(r"^ \((.*)\)$", r"\1", when or "").strip(" ,")
+            fields.append(f":raises {names.replace(' and ', ', ')}: {': '.join(filter(None, (condition, why)))}")
         return ["", *fields, ""]
     # An initial and a point would begin a numbered list.
     return ["", f"{title}:", "    " + re.sub(r"^([A-Z])\. ", r"\1\\. ", text), ""]
@@ -63,7 +66,8 @@ def _fields(title: str, text: str) -> list[str]:
 def _as_restructured_text(_app, what, _name, _object, _options, lines: list[str]) -> None:
     """Write sections whose text begins beside the title as fields, and leave *, | and initials as they are."""
     written: list[str] = []
-    in_example, rest = False, list(lines)
+    # A short docstring has its errors in the line of its summary.
+    in_example, rest = False, [part for line in lines for part in re.split(r"(?<=\.) (?=Raises: )", line)]
     while rest:
         line = rest.pop(0)
         in_example = bool(line.strip()) and (in_example or line.lstrip().startswith(">>>"))
@@ -75,8 +79,8 @@ def _as_restructured_text(_app, what, _name, _object, _options, lines: list[str]
         while rest and rest[0].startswith("    "):
             words.append(rest.pop(0).strip())
         written += _fields(found[1], _escaped(" ".join(words)))
-    # Of a property's first line napoleon takes what is before a colon for the type.
-    lines[:] = ["", *written] if what == "property" else written
+    # Of a property's first line napoleon takes what is before a colon for the type: let it be an empty comment.
+    lines[:] = ["..", "", *written] if what == "property" else written
 
 
 def _name_aliases(_app, documented, _bound) -> None:
@@ -89,14 +93,15 @@ def _name_aliases(_app, documented, _bound) -> None:
             documented.__annotations__[name] = aliases.get(str(annotation), annotation)
 
 
-def _no_arguments(_app, what, _name, _documented, _options, signature, returned) -> tuple[str | None, str | None]:
-    """Write the signature of a module that has no `__init__` of its own: it takes nothing."""
-    inherited = what == "class" and signature == "(*args: Any, **kwargs: Any)"
-    return "()" if inherited else signature, returned
+def _legible(_app, what, _name, _documented, _options, signature, returned) -> tuple[str | None, str | None]:
+    """Mend a signature: a module without an `__init__` of its own takes nothing; `<factory>` is no Python."""
+    if what == "class" and signature == "(*args: Any, **kwargs: Any)":
+        signature = "()"
+    return signature and signature.replace("<factory>", "..."), returned
 
 
 def setup(app) -> None:
     """Run before napoleon, which listens with the usual priority of 500."""
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)
     app.connect("autodoc-before-process-signature", _name_aliases)
-    app.connect("autodoc-process-signature", _no_arguments)
+    app.connect("autodoc-process-signature", _legible)
