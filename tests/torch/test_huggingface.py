@@ -9,8 +9,16 @@ import torch
 from torch import nn
 
 from gem_activations import catalog
-from gem_activations.errors import ActivationNameError, MissingDependencyError, RegistrationError, SpecError
+from gem_activations.errors import (
+    ActivationNameError,
+    MissingDependencyError,
+    ModelError,
+    RegistrationError,
+    SpecError,
+)
 from gem_activations.torch import GEM, SEGEM, gem, register, swap
+from gem_activations.torch.monitor import DeadUnitMonitor
+from gem_activations.torch.swap import Change
 
 transformers = pytest.importorskip("transformers")
 from transformers import activations  # noqa: E402 -- only where transformers is installed
@@ -89,6 +97,46 @@ def test_a_swapped_model_computes_what_a_configured_one_does(name):
 def test_a_class_of_transformers_is_a_key():
     model = bert()
     assert len(swap(model, {activations.GELUActivation: "gem"}).changes) == 2
+
+
+def test_a_function_that_a_class_of_transformers_holds_takes_the_class_with_it():
+    model, place = bert(), "encoder.layer.1.intermediate.intermediate_act_fn"
+    calls = []
+    model.get_submodule(place).register_forward_hook(lambda module, *_: calls.append(type(module)))
+    report = swap(model, {nn.functional.gelu: "gem(n=2)"})
+    assert report.changes[1] == Change(place, "GELUActivation", "GEM(n=2)")
+    assert type(model.get_submodule(place)) is GEM
+    with DeadUnitMonitor(model, interval=1) as monitor:
+        model(torch.randint(11, (4, 6)))[0].sum().backward()
+        monitor.step()
+        assert {layer.name: layer.activation for layer in monitor.report().latest.layers}[place] == "gem(n=2)"
+    assert calls == [GEM]
+    report.undo()
+    assert type(model.get_submodule(place)) is activations.GELUActivation
+
+
+def test_a_class_that_does_more_with_the_function_it_holds_stays():
+    class Doubled(activations.GELUActivation):
+        def forward(self, x):
+            return 2 * self.act(x)
+
+    model = nn.Sequential(Doubled())
+    assert [change.name for change in swap(model, {nn.functional.gelu: "gem"}).changes] == ["0.act"]
+    x = torch.linspace(-1, 2, 5)
+    assert torch.equal(model(x), 2 * gem(x))
+
+
+def test_a_block_with_weights_is_no_activation():
+    model = gpt2()
+    kind, state = type(model.transformer.h[0].mlp), list(model.state_dict())
+    for key in (kind, "transformer.h.0.mlp", lambda name, _: name.endswith(".mlp")):
+        with pytest.raises(
+            ModelError, match=r"'transformer.h.0.mlp' is chosen, a GPT2MLP with the layer 'c_fc' \(Conv1D\)"
+        ):
+            swap(model, {key: "gem"})
+    with pytest.raises(ModelError, match=r"matches the pattern '\*.mlp'; it matches 'transformer.h.0.mlp', a GPT2MLP"):
+        swap(model, {"*.mlp": "gem"})
+    assert list(model.state_dict()) == state
 
 
 def test_a_swapped_llama_compiles():

@@ -39,6 +39,16 @@ def is_activation(module: nn.Module) -> bool:
     return not homes.isdisjoint(_HOMES) and not isinstance(module, _OTHERS)
 
 
+def is_known_class(module: nn.Module) -> bool:
+    """Tell whether a module's class is an activation of those sources itself, not a subclass that may do more.
+
+    Example:
+        >>> is_known_class(nn.ReLU()), is_known_class(type("Own", (nn.ReLU,), {})())
+        (True, False)
+    """
+    return type(module).__module__ in _HOMES and is_activation(module)
+
+
 def named_activations(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Give (dotted name, module) of every recognised activation, each module once; what is inside one is left out."""
     inside: set[int] = set()

@@ -1,51 +1,22 @@
 """What a swap is going to change: everything that can fail, done before anything is changed."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from functools import partial
-from typing import Any, NamedTuple, Self
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from .. import catalog
 from ..errors import ModelError
-from ..grammar import quote
-from .inventory import as_activation, describe, is_activation, list_activations, named_activations
+from .inventory import describe, is_known_class, list_activations, named_activations
+from .keys import Request, choose
 from .modules import make_activation
-from .rewrite import FAMILIES, Family, Rewritten, family_of, held_functions, mentions, rewrite
+from .overwriting import called_for_effect
+from .rewrite import Family, Rewritten, family_of, held_functions, mentions, rewrite
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name)
-
-
-class Request(NamedTuple):
-    """A model, and what is asked for as (key, activation) in order; checked without looking inside the model."""
-
-    model: nn.Module
-    choices: tuple[tuple[Any, catalog.Activation], ...]
-
-    @classmethod
-    def read(cls, model: nn.Module, choices: Mapping[Any, Any]) -> Self:
-        """Check and read the arguments of `swap`.
-
-        Raises: ActivationNameError, SpecError: no activation; ModelError: no model, no choices, or no possible key.
-        """
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"expected a torch.nn.Module as the model, got {type(model).__name__}")
-        if isinstance(model, torch.jit.ScriptModule):
-            raise ModelError("a scripted model cannot be changed; swap before torch.jit.script or torch.jit.trace")
-        if is_activation(model):
-            raise ModelError(f"the model itself is the activation {describe(model)}: make another by make_activation")
-        if not isinstance(choices, Mapping) or not choices:
-            raise ModelError('nothing to swap: give what to change and to what, such as {nn.GELU: "gem(n=2)"}')
-        for key in choices:
-            known = isinstance(key, str) or (isinstance(key, type) and issubclass(key, nn.Module))
-            if not known and (isinstance(key, type) or not callable(key)):
-                raise ModelError(
-                    f"{quote(key)} is no key: give a module class, a name pattern, a predicate or a function"
-                )
-        return cls(model, tuple((key, as_activation(choice)) for key, choice in choices.items()))
 
 
 @dataclass
@@ -68,6 +39,11 @@ class Plan:
     changes: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
     left: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
+    @cached_property
+    def called_for_effect(self) -> set[int]:
+        """The ids of the modules that a forward calls without taking the result; searched for where one can matter."""
+        return called_for_effect(self.model)
+
 
 def make_plan(request: Request) -> Plan:
     """Find what each key asks for and make the new activations; the model is not changed.
@@ -82,10 +58,7 @@ def make_plan(request: Request) -> Plan:
         if family is not None:
             functions.setdefault(family, activation)
             continue
-        chosen = _choose(request.model, names, key)
-        if not chosen:
-            raise ModelError(_nothing_matches(request.model, key))
-        _plan_modules(plan, names, chosen, activation)
+        _plan_modules(plan, names, choose(request.model, names, key), activation)
     found = {family for family, activation in functions.items() if _plan_attributes(plan, names, family, activation)}
     if functions:
         found |= _plan_forwards(plan, names, functions)
@@ -105,40 +78,6 @@ def _all_names(model: nn.Module) -> dict[int, list[str]]:
     return names
 
 
-def _choose(model: nn.Module, names: dict[int, list[str]], key: Any) -> list[nn.Module]:
-    """Give the modules that a key other than a function asks for, each once, without the model itself."""
-    inside = [module for module in model.modules() if module is not model]
-    if isinstance(key, type):
-        chosen = [module for module in inside if type(module) is key]
-        if not key.__module__.startswith("torch.nn."):
-            return chosen  # An activation of the user's own may have parts.
-    elif not isinstance(key, str):
-        chosen = [module for module in inside if any(_ask(key, name, module) for name in names[id(module)])]
-    elif set(key) & set("*?["):
-        # What is inside an activation goes with it.
-        known = [module for _, module in named_activations(model)]
-        return [module for module in known if any(fnmatchcase(name, key) for name in names[id(module)])]
-    else:
-        chosen = [module for module in inside if key in names[id(module)]]
-    for module in chosen:
-        if not is_activation(module) and any(True for _ in (*module.children(), *module.parameters())):
-            raise ModelError(
-                f"{names[id(module)][0]!r} is chosen, a {type(module).__name__} with parts of its own, which is not "
-                "known to be an activation; where it is one, give its class as the key"
-            )
-    return chosen
-
-
-def _ask(predicate: Callable[..., Any], name: str, module: nn.Module) -> bool:
-    try:
-        return bool(predicate(name, module))
-    except TypeError as error:
-        called = getattr(predicate, "__name__", type(predicate).__name__)
-        raise ModelError(
-            f"{called} is no activation function of torch, and fails as a predicate (name, module) -> bool: {error}"
-        ) from error
-
-
 def _plan_modules(
     plan: Plan, names: dict[int, list[str]], chosen: Iterable[nn.Module], activation: catalog.Activation
 ) -> None:
@@ -146,14 +85,34 @@ def _plan_modules(
         if id(module) in plan.modules:
             continue
         name = names[id(module)][0]
-        new = _successor(plan.model, name, activation, getattr(module, "inplace", False) is True)
+        overwrites = _is_inplace(module)
+        new = _successor(plan.model, name, activation, overwrites)
         reason = _reason_to_leave(name, module) or (f"it is {activation} already" if _alike(module, new) else "")
+        if overwrites and not _is_inplace(new) and id(module) in plan.called_for_effect:
+            reason = reason or f"a forward calls it for what it overwrites, and {type(new).__name__} overwrites nothing"
         if reason:
             plan.left.append((name, reason))
             continue
         hand_over(module, new)
         plan.modules[id(module)] = new
-        plan.changes.append((name, describe(module), describe(new)))
+        plan.changes.append((name, _describe_old(module), _describe_new(new, overwrites)))
+
+
+def _is_inplace(module: nn.Module) -> bool:
+    return getattr(module, "inplace", False) is True
+
+
+def _describe_old(module: nn.Module) -> str:
+    """Name a module, with the weights that go with it; those of the known activations are learnt slopes."""
+    weights = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if value.numel() != 1]
+    if not weights or is_known_class(module):
+        return describe(module)
+    return f"{describe(module)} with its weights {', '.join(weights[:3])}{', ...' * (len(weights) > 3)}"
+
+
+def _describe_new(new: nn.Module, overwrites: bool) -> str:
+    """Name a new activation, and say where it does not overwrite its input as the one before did."""
+    return f"{describe(new)}{', not in place' * (overwrites and not _is_inplace(new))}"
 
 
 def hand_over(old: nn.Module, new: nn.Module) -> None:
@@ -183,15 +142,28 @@ def _reason_to_leave(name: str, module: nn.Module) -> str:
 def _plan_attributes(plan: Plan, names: dict[int, list[str]], family: Family, activation: catalog.Activation) -> bool:
     found, staying = False, _staying(plan)
     for module in plan.model.modules():
-        for attribute in held_functions(module, family):
-            found = True
-            if id(module) not in staying or attribute in plan.attributes.get(id(module), {}):
-                continue
+        held = list(held_functions(module, family))
+        found = found or bool(held)
+        if id(module) not in staying:
+            continue
+        if held and is_known_class(module):
+            # A class such as GELUActivation is its function: what goes by the class must not find it with another.
+            _plan_modules(plan, names, [module], activation)
+            continue
+        done = plan.attributes.get(id(module), {})
+        for attribute in [name for name in held if name not in done]:
             name = f"{names[id(module)][0]}.{attribute}".removeprefix(".")
-            new = _successor(plan.model, name, activation, False).train(module.training)
+            overwrites = _function_overwrites(vars(module)[attribute])
+            new = _successor(plan.model, name, activation, overwrites).train(module.training)
             plan.attributes.setdefault(id(module), {})[attribute] = new
-            plan.changes.append((name, f"the function {family.name}", describe(new)))
+            plan.changes.append((name, f"the function {family.name}", _describe_new(new, overwrites)))
     return found
+
+
+def _function_overwrites(held: Any) -> bool:
+    if isinstance(held, partial):
+        return bool(held.keywords.get("inplace", False)) or _function_overwrites(held.func)
+    return held.__name__.endswith("_")
 
 
 def _plan_forwards(
@@ -268,23 +240,6 @@ def _weight_near(model: nn.Module, name: str) -> nn.Parameter | None:
             if parameter.is_floating_point():
                 return parameter
     return None
-
-
-def _nothing_matches(model: nn.Module, key: Any) -> str:
-    held = sorted(
-        {family.name for module in model.modules() for family in FAMILIES for _ in held_functions(module, family)}
-    )
-    hint = f"; functions it holds: {', '.join(f'torch.nn.functional.{name}' for name in held)}" if held else ""
-    if isinstance(key, str):
-        start = (
-            f"no activation has a name that matches the pattern {key!r}"
-            if set(key) & set("*?[")
-            else f"no module is called {key!r}"
-        )
-        example = next((f"; one is called {name!r}" for name, _ in named_activations(model)), "")
-        return f"{start}; {list_activations(model)}{example}{hint}"
-    what = f"no module is of the class {key.__name__}" if isinstance(key, type) else "the predicate chooses no module"
-    return f"nothing to swap: {what}; {list_activations(model)}{hint}"
 
 
 def _nothing_calls(plan: Plan, model: nn.Module, family: Family) -> str:

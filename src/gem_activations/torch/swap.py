@@ -9,7 +9,8 @@ from torch import nn
 
 from ..errors import ModelError
 from .inventory import Choice
-from .plan import Plan, Request, hand_over, make_plan
+from .keys import Request
+from .plan import Plan, hand_over, make_plan
 
 Key = type[nn.Module] | str | Callable[..., Any]
 _MISSING = object()
@@ -83,6 +84,10 @@ class _Edit(NamedTuple):
     old: Any
     new: Any
 
+    @classmethod
+    def of(cls, home: dict[str, Any], name: str, new: Any) -> "_Edit":
+        return cls(home, name, home.get(name, _MISSING), new)
+
     def stands(self) -> bool:
         return self.home.get(self.name, _MISSING) is self.new
 
@@ -105,29 +110,35 @@ def swap(model: nn.Module, choices: Mapping[Key, Choice], *, inplace: bool = Tru
     """Change activations of a model, in place or in a copy.
 
     Weights, hooks, training mode and the names in the state_dict stay. A module that is used in several places stays
-    one. An activation that works in place is followed by one that does, where it can. A slope that is learnt (PReLU)
-    goes with its activation; a new one gets the device and dtype of the weights around it.
+    one. An activation that works in place is followed by one that does, where it can; else its change says "not in
+    place", and one that a forward calls as a statement, `self.act(x)`, is left. A slope that is learnt (PReLU) goes
+    with its activation; a new one gets the device and dtype of the weights around it.
 
     Args:
         model: Any model; not the activation itself, and not a scripted one.
         choices: What to change, to which activation (as `make_activation` takes it). Where two keys ask for one place,
             the first counts. A key is one of:
 
-            - a module class such as nn.GELU: its instances, not those of subclasses;
+            - a module class such as nn.GELU: its instances, not those of subclasses. A class of your own is taken to be
+              an activation, and the change names the weights that go with it;
             - a pattern of dotted names such as "layers.*.act" or "*.mlp.act", read by fnmatch: * stands for any
               characters, dots too, ? for one, [ab] for one of these. A pattern with wildcards takes only what is known
               to be an activation: torch's own, this package's, transformers' and timm's;
-            - a predicate: (dotted name, module) -> bool;
+            - a predicate: (dotted name, module) -> bool. It alone can take a module of torch that is no activation and
+              has no parts, such as nn.Dropout;
             - a function such as torch.nn.functional.gelu, torch.relu or torch.Tensor.relu: every spelling of the same
               activation counts, where a module holds the function as an attribute (torch's transformer layers do) and
               where a forward calls it, by torch.fx. See docs/frameworks/pytorch.md for what torch.fx cannot do.
         inplace: Change the model itself; False changes a deep copy, and the model stays as it was.
     Returns: The report. `report.model` is the changed model, `report.undo()` takes the change back.
-    Raises: ActivationNameError, SpecError: no activation; ModelError: nothing to change, a key that matches nothing or
-        what is no activation, a model that is swapped already. The model is then as it was.
+    Raises: ActivationNameError, SpecError: no activation; ModelError: nothing to change, a key that matches nothing, a
+        predicate that fails, a model that is swapped already; or a key that chooses what is no activation: a container,
+        a layer with weights or buffers, a class with a layer inside, a class of torch's other than its activations and
+        nn.Identity. The model is then as it was.
     Edge cases: torch's nn.TransformerEncoder leaves out its activation in evaluation on its fast path, which knows ReLU
-        and GELU only: the swap turns that path off. A forward that torch.fx has rewritten cannot be pickled; its
-        state_dict can. Swap before `torch.compile`.
+        and GELU only: the swap turns that path off. An activation class that holds its function, such as transformers'
+        GELUActivation, is replaced whole. A forward that torch.fx has rewritten cannot be pickled; its state_dict can.
+        Swap before `torch.compile`.
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
         >>> report = swap(model, {nn.GELU: "gem(n=2)"})
@@ -139,7 +150,7 @@ def swap(model: nn.Module, choices: Mapping[Key, Choice], *, inplace: bool = Tru
     """
     request = Request.read(model, choices)
     plan = make_plan(request if inplace else request._replace(model=copy.deepcopy(model)))
-    edits = _edits(plan)
+    edits = _list_edits(plan)
     for done, edit in enumerate(edits):
         try:
             edit.apply()
@@ -151,18 +162,18 @@ def swap(model: nn.Module, choices: Mapping[Key, Choice], *, inplace: bool = Tru
     return SwapReport(plan.model, changes, tuple(Left(*left) for left in plan.left), edits)
 
 
-def _edits(plan: Plan) -> list[_Edit]:
+def _list_edits(plan: Plan) -> list[_Edit]:
     edits: list[_Edit] = []
     for parent in plan.model.modules():
         children: dict[str, Any] = parent._modules
         put = {name: plan.modules[id(child)] for name, child in children.items() if id(child) in plan.modules}
         held = plan.attributes.get(id(parent), {})
-        edits += [_edit(vars(parent), name, _MISSING) for name in held]
+        edits += [_Edit.of(vars(parent), name, _MISSING) for name in held]
         if id(parent) in plan.forwards:
             rewritten = plan.forwards[id(parent)]
             put |= rewritten.children
-            edits.append(_edit(vars(parent), "forward", rewritten.forward))
-        edits += [_edit(children, name, new) for name, new in (put | held).items()]
+            edits.append(_Edit.of(vars(parent), "forward", rewritten.forward))
+        edits += [_Edit.of(children, name, new) for name, new in (put | held).items()]
     return edits + _leave_fast_path(plan.model, {id(edit.home) for edit in edits})
 
 
@@ -171,14 +182,10 @@ def _leave_fast_path(model: nn.Module, homes: set[int]) -> list[_Edit]:
     edits: list[_Edit] = []
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer) and id(module._modules) in homes:
-            edits.append(_edit(vars(module), _FAST, 0))
+            edits.append(_Edit.of(vars(module), _FAST, 0))
         if isinstance(module, nn.TransformerEncoder) and any(id(layer._modules) in homes for layer in module.layers):
-            edits.append(_edit(vars(module), "use_nested_tensor", False))
+            edits.append(_Edit.of(vars(module), "use_nested_tensor", False))
             # Edits that change nothing: they forbid to undo this before a later swap of another layer is undone.
             others = [vars(layer) for layer in module.layers if id(layer._modules) not in homes]
-            edits += [_edit(home, _FAST, home[_FAST]) for home in others if _FAST in home]
+            edits += [_Edit.of(home, _FAST, home[_FAST]) for home in others if _FAST in home]
     return edits
-
-
-def _edit(home: dict[str, Any], name: str, new: Any) -> _Edit:
-    return _Edit(home, name, home.get(name, _MISSING), new)

@@ -1,0 +1,194 @@
+"""What a key of a swap takes for an activation, and what it refuses; what is said of an activation in place."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from gem_activations.errors import ModelError
+from gem_activations.torch import GEM, gem, swap
+from gem_activations.torch.swap import Change
+
+
+class Slope(nn.Module):
+    """An activation with learnt numbers."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.slope = nn.Parameter(torch.ones(size))
+        self.inner = nn.PReLU()
+
+    def forward(self, x):
+        return self.inner(x) * self.slope
+
+
+class Funnel(nn.Module):
+    """An activation of many elements: it has a layer inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3, affine=False)
+
+    def forward(self, x):
+        return torch.maximum(x, self.norm(x))
+
+
+class Widened(nn.ReLU):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return super().forward(self.fc(x))
+
+
+def refused(model, key, words):
+    names = list(model.state_dict())
+    before = repr(model)
+    with pytest.raises(ModelError, match=words) as caught:
+        swap(model, {key: "gem"})
+    assert "\n" not in str(caught.value)
+    assert repr(model) == before
+    assert list(model.state_dict()) == names
+
+
+NO_ACTIVATIONS = [nn.Dropout(), nn.Flatten(), nn.MaxPool1d(1), nn.Softmax(-1), nn.GLU(), nn.Sequential()]
+
+
+@pytest.mark.parametrize("other", NO_ACTIVATIONS, ids=lambda value: type(value).__name__)
+def test_a_module_of_torch_that_is_no_activation_is_for_predicates_alone(other):
+    for key in (type(other), "1"):
+        refused(
+            nn.Sequential(nn.Linear(2, 2), other), key, rf"'1' is chosen, a {type(other).__name__}, which is no act"
+        )
+    model = nn.Sequential(nn.Linear(2, 2), other)
+    assert [change.name for change in swap(model, {lambda name, _: name == "1": "gem"}).changes] == ["1"]
+
+
+@pytest.mark.parametrize("key", [nn.Identity, "1"], ids=["class", "name"])
+def test_a_place_that_is_held_free_is_taken(key):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Identity())
+    assert swap(model, {key: "gem"}).changes == (Change("1", "Identity", "GEM(n=1)"),)
+
+
+@pytest.mark.parametrize("key", [nn.BatchNorm1d, "1", lambda name, _: name == "1"], ids=["class", "name", "predicate"])
+def test_buffers_are_parts(key):
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False))
+    refused(model, key, "'1' is chosen, a BatchNorm1d with parts of its own, which is no activation")
+
+
+def test_a_pattern_that_meets_no_activation_says_what_it_meets():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.BatchNorm1d(3, affine=False)), nn.ReLU())
+    refused(
+        model, "1*", r"the pattern '1\*'; it matches '1', a Sequential, which is not known to be one; its activations"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"), [(Funnel, r"'norm' \(BatchNorm1d\)"), (Widened, r"'fc' \(Linear\)")], ids=["own", "subclass"]
+)
+def test_an_activation_with_a_layer_inside_is_refused(make, layer):
+    for key in (make, "1", lambda name, _: name == "1"):
+        refused(nn.Sequential(nn.Linear(3, 3), make()), key, f"'1' is chosen, a {make.__name__} with the layer {layer}")
+
+
+def test_a_pattern_does_not_drop_a_layer_either():
+    refused(nn.Sequential(nn.ReLU(), Widened()), "*", r"'1' is chosen, a Widened with the layer 'fc' \(Linear\)")
+
+
+def test_what_is_learnt_in_a_class_of_the_users_own_goes_and_is_said():
+    model = nn.Sequential(nn.Linear(3, 3), Slope(1), Slope(3))
+    report = swap(model, {Slope: "gem"})
+    assert [change.old for change in report.changes] == ["Slope", "Slope with its weights slope"]
+    assert isinstance(model[2], GEM)
+    report.undo()
+    assert "2.slope" in model.state_dict()
+
+
+def test_parameters_in_lists_and_under_parametrizations_are_no_layers():
+    class Powers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factors = nn.ParameterList(torch.ones(1) for _ in range(2))
+
+        def forward(self, x):
+            return self.factors[0] * x + self.factors[1] * x**2
+
+    scaled = nn.utils.parametrize.register_parametrization(Slope(2), "slope", nn.Softplus())
+    report = swap(nn.Sequential(Powers(), scaled), {Powers: "gem", type(scaled): "gem"})
+    assert [change.name for change in report.changes] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (functional.softmax, r"softmax is no activation function of torch, .* on '0', a Linear: AttributeError"),
+        (functional.glu, "glu is no activation function of torch"),
+        (functional.normalize, "normalize is no activation function of torch"),
+        (torch.log_softmax, "log_softmax is no activation function of torch"),
+        (
+            lambda _, module: module.inplace,
+            r"fails as a predicate .* on '0', a Linear: AttributeError: 'Linear' object",
+        ),
+        (lambda *_: torch.ones(2), "fails as a predicate .* RuntimeError: Boolean value of Tensor"),
+        (lambda *_: [][1], "fails as a predicate .* IndexError"),
+        (nn.ReLU(), "the key ReLU is a module; give its class, ReLU"),
+        (None, "None is no key"),
+    ],
+    ids=["softmax", "glu", "normalize", "log_softmax", "attribute", "many", "index", "instance", "None"],
+)
+def test_a_key_that_cannot_be_asked_is_one_clear_error(key, words):
+    refused(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), key, words)
+
+
+class Statement(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential()
+        self.block.act = nn.ReLU(inplace=True)
+        self.last = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = x * 1
+        self.rectify(x)
+        return self.last(x)
+
+    def rectify(self, x):
+        self.block.act(x)
+
+
+def test_an_activation_that_is_called_for_what_it_overwrites_is_left_where_the_new_one_overwrites_nothing():
+    model, x = Statement(), torch.linspace(-1, 2, 5)
+    report = swap(model, {nn.ReLU: "gelu"})
+    assert report.changes == (Change("last", "ReLU(inplace=True)", "GELU, not in place"),)
+    assert [place.name for place in report.left] == ["block.act"]
+    assert "calls it for what it overwrites, and GELU overwrites nothing" in report.left[0].reason
+    assert torch.equal(model(x), functional.gelu(functional.relu(x)))
+    assert str(report).startswith("1 x ReLU(inplace=True) -> GELU, not in place: last\n1 x left: a forward calls it")
+
+
+def test_an_activation_that_overwrites_as_well_takes_the_place():
+    model, x = Statement(), torch.linspace(-1, 2, 5)
+    report = swap(model, {nn.ReLU: "gem(n=2)"})
+    assert [change.new for change in report.changes] == ["GEM(n=2, inplace=True)"] * 2
+    assert torch.equal(model(x), gem(gem(x, n=2), n=2))
+
+
+@pytest.mark.parametrize("held", [functional.relu_, partial(functional.relu, inplace=True)], ids=["relu_", "partial"])
+def test_a_held_function_that_overwrites_is_followed_by_an_activation_that_does(held):
+    class Holds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = held
+
+        def forward(self, x):
+            self.act(x)
+            return x
+
+    model, x = Holds(), torch.linspace(-1, 2, 5)
+    report = swap(model, {functional.relu: "gem"})
+    assert torch.equal(model(x.clone()), gem(x))
+    report.undo()
+    assert swap(model, {functional.relu: "gelu"}).changes[0].new == "GELU, not in place"
