@@ -3,7 +3,12 @@
 All functions compute in at least float32 and return the dtype of their input. `value`, `derivative` and
 `second_derivative` are made of differentiable operations, so that a tracer or a transform can differentiate them
 again. Parameters are a GemSpec; its `reduction` keeps every power inside float32's range.
+
+PyTorch's ONNX exporter drops a product by a number within 1e-5 of 1, and a sum with a number up to 1e-8. `value`, which
+is what it sees, has neither.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -11,15 +16,19 @@ from torch import Tensor
 from ..spec import GemSpec
 
 _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_SMALL_EPS = 2.0**-8
+_SMALL_LEAK = 1e-4
 
 
 def value(x: Tensor, spec: GemSpec) -> Tensor:
     """Give f(x) = x (leak + (1 - leak) F(x)); any shape, same dtype."""
     wide = widen(x)
-    _, power, total = _gate(wide, spec)
-    rise = power / total
-    if spec.leak:
+    power, eps = _gate(wide, spec)
+    rise = power / (power + eps)
+    if spec.leak >= _SMALL_LEAK:
         return (wide * (spec.leak + (1 - spec.leak) * rise)).to(x.dtype)
+    if spec.leak:
+        return (wide * (rise + spec.leak * (1 - rise))).to(x.dtype)
     # Without relu, -inf * 0 would be NaN. A clamp with one bound would do too, but ONNX Runtime reads the bound that is
     # left out as the largest finite number, so that infinity would not stay infinity.
     return (wide.relu() * rise).to(x.dtype)
@@ -27,17 +36,20 @@ def value(x: Tensor, spec: GemSpec) -> Tensor:
 
 def derivative(x: Tensor, spec: GemSpec) -> Tensor:
     """Give f'(x) = leak + (1 - leak) F (1 + 2n (1 - F)); any shape, same dtype."""
-    _, power, total = _gate(widen(x), spec)
-    slope = power / total * (1 + 2 * spec.n * (spec.reduction.eps / total))
+    power, eps = _gate(widen(x), spec)
+    total = power + eps
+    slope = power / total * (1 + 2 * spec.n * (eps / total))
     return (spec.leak + (1 - spec.leak) * slope if spec.leak else slope).to(x.dtype)
 
 
 def second_derivative(x: Tensor, spec: GemSpec) -> Tensor:
     """Give f''(x) = (1 - leak) (2n/x) F (1 - F) (1 + 2n - 4n F), 0 for x <= 0; any shape, same dtype."""
-    t, power, total = _gate(widen(x), spec)
+    t = _coordinate(widen(x), spec)
+    power, eps = _power(t, 2 * spec.n), spec.reduction.eps
+    total = power + eps
     # F/x is taken from the odd power, which stays exact where x is tiny or 0.
     factor = (1 - spec.leak) * 2 * spec.n * spec.reduction.inverse_scale
-    bend = _power(t, 2 * spec.n - 1) / total * (spec.reduction.eps / total)
+    bend = _power(t, 2 * spec.n - 1) / total * (eps / total)
     return (factor * bend * (1 + 2 * spec.n - 4 * spec.n * (power / total))).to(x.dtype)
 
 
@@ -81,12 +93,22 @@ def widen(x: Tensor) -> Tensor:
     return x.to(_WIDE.get(x.dtype, x.dtype))
 
 
-def _gate(x: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor, Tensor]:
-    """Give t, p = t^(2n) and p + eps in the coordinates of `GemSpec.reduction`: F = p / (p + eps)."""
-    inverse_scale, eps, limit = spec.reduction
-    t = (x * inverse_scale).clamp(0.0, limit)
-    power = _power(t, 2 * spec.n)
-    return t, power, power + eps
+def _gate(x: Tensor, spec: GemSpec) -> tuple[Tensor, float]:
+    """Give p and e with F = p / (p + e): t^(2n) and eps in the coordinates of `GemSpec.reduction`.
+
+    Where that eps is small, which needs n > 8, both are multiplied by the power of two that takes it to about 1. It
+    comes between two factors of t^(2n), so that no power is subnormal where F is not.
+    """
+    t, eps = _coordinate(x, spec), spec.reduction.eps
+    if eps >= _SMALL_EPS:
+        return _power(t, 2 * spec.n), eps
+    lift = 2.0 ** -round(math.log2(eps))
+    root = _power(t, spec.n)
+    return root * lift * root, eps * lift
+
+
+def _coordinate(x: Tensor, spec: GemSpec) -> Tensor:
+    return (x * spec.reduction.inverse_scale).clamp(0.0, spec.reduction.limit)
 
 
 def _power(t: Tensor, exponent: int) -> Tensor:
