@@ -173,6 +173,9 @@ RUNTIME = 1e-5
 """Outputs of small float32 models in another runtime, relative to the largest: sums of 72 products in another order are
 off by up to 72 * 2^-24 = 4e-6 of their terms, and the slopes that follow are up to 1.6. Seen: 1.6e-6."""
 
+HALF_RUNTIME = 2.0**-10
+"""The same of a float16 model: each of two linear maps rounds its output by up to 2^-11. Seen: 4.3e-4, 2^-11.2."""
+
 INT8_LOGITS = 0.04
 """Logits of int8 models, root mean square relative to their spread: a tensor with a range of eight standard deviations
 in 255 steps is off by 8 / 255 / sqrt(12) = 0.9 % of one, and such errors add up along four to nine tensors. Seen: 0.008

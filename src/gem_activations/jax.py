@@ -16,6 +16,8 @@ Example:
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from .errors import SpecError, TensorError
 from .extras import framework
 from .spec import GemSpec, Reduction
@@ -105,8 +107,9 @@ def activate(x: ArrayLike, spec: GemSpec) -> Array:
     """
     try:
         x = jnp.asarray(x)
-    except (TypeError, ValueError) as error:
-        raise TensorError(f"expected an array of floating-point numbers, got {type(x).__name__}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = f"ndarray of dtype {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise TensorError(f"expected an array of floating-point numbers, got {kind}") from error
     if x.dtype not in _DTYPES:
         raise TensorError(f"expected an array of dtype float16, bfloat16, float32 or float64, got {x.dtype}")
     return _value_jitted(x, spec)
@@ -199,14 +202,20 @@ def _reduction(spec: GemSpec) -> Reduction:
 
 
 def _widen(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
 def _spec(n: int, eps: float, leak: float) -> GemSpec:
     for name, number in (("n", n), ("eps", eps), ("leak", leak)):
-        if isinstance(number, Tracer):
+        if _is_traced(number):
             raise SpecError(
                 f"{name} is a traced value; n, eps and leak are constants of the function: bind them by "
                 f"functools.partial, or name them in static_argnames of jax.jit"
             )
     return GemSpec(n, eps, leak)
+
+
+def _is_traced(number: Any) -> bool:
+    # A parameter of Flax holds an array, and gives it by this method; a tracer may have None in its place.
+    convert = getattr(number, "__jax_array__", None)
+    return isinstance(convert() if convert else number, Tracer)

@@ -16,15 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from .errors import TensorError
+from .errors import BackendError, TensorError
 from .extras import framework
 from .spec import GemSpec
 
-_HINT = "install it, or set the environment variable KERAS_BACKEND to tensorflow, jax or torch, whichever is installed"
+_CHOICE = "set the environment variable KERAS_BACKEND to tensorflow, jax or torch, whichever is installed"
 
-with framework("keras", at_least="3.12", hint=_HINT):
-    import keras
-    from keras import ops
+with framework("keras", at_least="3.12", hint=f"install it, or {_CHOICE}"):
+    try:
+        import keras
+        from keras import ops
+    except ValueError as error:  # A backend that Keras does not know.
+        raise BackendError(f"keras cannot be imported ({error}); {_CHOICE}") from error
 
 __all__ = ["EGEM", "GEM", "SEGEM", "activate", "egem", "gem", "segem"]
 
@@ -109,12 +112,22 @@ def activate(x: Any, spec: GemSpec) -> Any:
     try:
         x = ops.convert_to_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TensorError(f"expected a tensor of floating-point numbers, got {type(x).__name__}") from error
+        raise _no_tensor(x) from error
+    dtype = _dtype(x)
+    wide = "float64" if dtype == "float64" else "float32"
+    return ops.cast(_value(ops.cast(x, wide), spec), dtype)
+
+
+def _dtype(x: Any) -> str:
     dtype = keras.backend.standardize_dtype(x.dtype)
     if dtype not in _DTYPES:
         raise TensorError(f"expected a tensor of dtype {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}, got {dtype}")
-    wide = "float64" if dtype == "float64" else "float32"
-    return ops.cast(_value(ops.cast(x, wide), spec), dtype)
+    return dtype
+
+
+def _no_tensor(x: Any) -> TensorError:
+    kind = f"ndarray of dtype {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+    return TensorError(f"expected a tensor of floating-point numbers, got {kind}")
 
 
 def _value(x: Any, spec: GemSpec) -> Any:
@@ -168,6 +181,12 @@ class _Member(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Give the shape of the input."""
         return input_shape
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        """Give a symbolic tensor of the shape and dtype of inputs. Raises: TensorError: as `call`."""
+        if not hasattr(inputs, "dtype"):
+            raise _no_tensor(inputs)
+        return keras.KerasTensor(inputs.shape, _dtype(inputs))
 
     def _config(self, *names: str) -> dict[str, Any]:
         return {**super().get_config(), **{name: getattr(self.spec, name) for name in names}}

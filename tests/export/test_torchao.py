@@ -48,7 +48,6 @@ def test_outputs_are_kept_within_the_error_of_int8(activation, name):
     model, gelu = network(activation), network("gelu")
     x = given()
     error = relative_error(quantise(model, name)(x), model(x))
-    print("SEEN", error, relative_error(quantise(gelu, name)(x), gelu(x)))
     assert 0 < error < INT8_LOGITS
     assert error < INT8_OVER_GELU * relative_error(quantise(gelu, name)(x), gelu(x))
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from gem_activations import GemSpec
 from gem_activations.errors import SpecError, TensorError
@@ -43,9 +44,15 @@ def test_dtypes(dtype):
         jax.jit(gem)(3)
 
 
-@pytest.mark.parametrize("x", [None, "x", set(), {"a": 1.0}], ids=["None", "text", "set", "dict"])
+@pytest.mark.parametrize("x", [None, "x", set(), {"a": 1.0}, 10**400], ids=["None", "text", "set", "dict", "huge"])
 def test_what_is_no_array(x: Any):
     with pytest.raises(TensorError, match=f"array of floating-point numbers, got {type(x).__name__}"):
+        gem(x)
+
+
+@pytest.mark.parametrize("x", [np.array([1.0, None]), np.array(["a"])], ids=["objects", "text"])
+def test_an_array_of_no_numbers_says_its_dtype(x: Any):
+    with pytest.raises(TensorError, match=f"array of floating-point numbers, got ndarray of dtype {x.dtype}"):
         gem(x)
 
 
@@ -53,6 +60,15 @@ def test_what_is_no_array(x: Any):
 def test_a_traced_parameter_says_how_to_bind_it(name):
     with pytest.raises(SpecError, match=rf"{name} is a traced value.*functools.partial.*static_argnames"):
         jax.jit(lambda value: segem(X, **{name: value}))(1)
+
+
+@pytest.mark.parametrize("name", ["eps", "leak"])
+def test_a_traced_parameter_of_flax_says_it_too(name):
+    parameter = nnx.Param(jnp.float32(0.5))
+    want = segem(X, **{name: 0.5})
+    np.testing.assert_array_equal(segem(X, **{name: parameter}), want)
+    with pytest.raises(SpecError, match=rf"{name} is a traced value.*functools.partial.*static_argnames"):
+        nnx.jit(lambda value: segem(X, **{name: value}))(parameter)
 
 
 def test_arguments_after_x_are_named():

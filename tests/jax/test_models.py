@@ -11,6 +11,10 @@ from flax import linen, nnx
 from gem_activations import GemSpec
 from gem_activations.jax import egem, gem, segem
 
+from ..sweeps import wide
+from ..tolerances import value_ulps
+from ..ulps import ulps_apart
+
 DRAW = np.random.default_rng(7)
 X = jnp.asarray(DRAW.standard_normal((32, 4)), jnp.float32)
 Y = X @ jnp.array([[0.5], [-1.0], [0.2], [0.0]])
@@ -65,4 +69,4 @@ def test_equinox(tmp_path):
 
 def test_a_parameter_of_flax_is_an_array():
     parameter = nnx.Param(X)
-    np.testing.assert_allclose(gem(parameter), GemSpec()(X), rtol=1e-6)
+    assert ulps_apart(wide(gem(parameter)), GemSpec()(X), "float32").max() <= value_ulps(1)

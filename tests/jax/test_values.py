@@ -136,6 +136,20 @@ def test_the_three_functions_are_members_of_one_family():
         assert within(got, spec(x), "float32", value_ulps(spec.n), FLUSHED_FLOOR), spec
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", [GemSpec(3, 1e-4), GemSpec(2, 0.5, 0.2)], ids=str)
+def test_strict_promotion_changes_nothing(dtype, spec):
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.linspace(-2, 3, 31, dtype=dtype)
+        want = (*value_and_gradient(x, spec), second_derivative(x, spec))
+        jax.clear_caches()
+        with jax.numpy_dtype_promotion("strict"):
+            got = (*value_and_gradient(x, spec), second_derivative(x, spec), activate(x, spec))
+    for each, exact in zip(got, (*want, want[0]), strict=True):
+        assert each.dtype == dtype
+        np.testing.assert_array_equal(wide(each), wide(exact))
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (2, 3, 4)])
 def test_any_shape(shape):
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

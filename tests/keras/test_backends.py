@@ -28,7 +28,7 @@ def test_backend(backend, folder):
     assert "skipped" not in done.stdout
 
 
-def say_the_error(prepare):
+def say_the_error(prepare="", backend="torch"):
     code = f"""
 import sys
 {prepare}
@@ -37,7 +37,7 @@ try:
 except Exception as error:
     print(type(error).__name__, isinstance(error, __import__("gem_activations").GemError), error)
 """
-    environment = {**os.environ, **QUIET, "KERAS_BACKEND": "torch"}
+    environment = {**os.environ, **QUIET, "KERAS_BACKEND": backend}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
 
 
@@ -45,3 +45,10 @@ def test_a_missing_backend_says_how_to_choose_another():
     said = say_the_error("sys.modules['torch'] = None").stdout
     assert said.startswith("MissingDependencyError True keras needs torch, which is not installed; install it, or")
     assert "KERAS_BACKEND" in said
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "mlx"])
+def test_an_unknown_backend_says_how_to_choose_another(backend):
+    said = say_the_error(backend=backend).stdout
+    assert said.startswith(f"BackendError True keras cannot be imported (Unable to import backend : {backend}); set")
+    assert "KERAS_BACKEND to tensorflow, jax or torch" in said

@@ -10,7 +10,7 @@ from torch import nn
 
 from gem_activations.torch import EGEM, GEM, GEMGLU, SEGEM, gem, swap
 
-from ..tolerances import RUNTIME
+from ..tolerances import HALF_RUNTIME, RUNTIME
 from ..torch.known_warnings import exporting
 from .running import assert_standard, export, run, start
 
@@ -91,7 +91,7 @@ def test_a_model_in_half_precision():
     assert proto.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
     with torch.no_grad():
         want = model(x).numpy()
-    np.testing.assert_allclose(run(start(proto), x)[0], want, rtol=0, atol=2.0**-10 * np.abs(want).max())
+    np.testing.assert_allclose(run(start(proto), x)[0], want, rtol=0, atol=HALF_RUNTIME * np.abs(want).max())
 
 
 def test_a_kernel_forced_by_name_cannot_be_exported():
