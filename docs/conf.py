@@ -95,7 +95,7 @@ def _name_aliases(_app, documented, _bound) -> None:
 
 def _legible(_app, what, _name, _documented, _options, signature, returned) -> tuple[str | None, str | None]:
     """Mend a signature: a module without an `__init__` of its own takes nothing; `<factory>` is no Python."""
-    if what == "class" and signature == "(*args: Any, **kwargs: Any)":
+    if what == "class" and re.fullmatch(r"\(\*args: \S+, \*\*kwargs: \S+\)", signature or ""):
         signature = "()"
     return signature and signature.replace("<factory>", "..."), returned
 

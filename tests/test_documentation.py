@@ -7,15 +7,19 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import gem_activations
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
     *sorted((ROOT / "docs" / "frameworks").glob("*.md")),
 ]
 
@@ -111,7 +115,7 @@ def test_figures_of_a_comparison_are_those_of_its_result_file(name):
             cells = [mid, f"[{low}, {high}]", row["verdict"]]
         table.append([row["activation"], f"{mean} ± {spread}", *cells])
     page = (ROOT / "docs/results.md").read_text()
-    _, found, section = page.partition(f"](../benchmarks/results/{name}/README.md)")
+    _, found, section = page.partition(f"`benchmarks/results/{name}`")
     assert found
     lines = re.findall(r"^\| (.*) \|$", section.partition("\n## ")[0], re.MULTILINE)[1:]
     assert [[cell.strip() for cell in line.split("|")] for line in lines] == table
@@ -181,6 +185,61 @@ def test_figures_of_the_blocks_are_those_of_the_result_file():
         own, relu, gelu = (row["seconds_median"] for row in arms)
         kept = [f"{row['kept_bytes'] / 2**20:.1f}" for row in arms]
         assert table[label] == [f"{own / relu:.3f}", f"{own / gelu:.3f}", *kept]
+
+
+# Columns of the table of speeds on the page of JAX.
+JAX_ARMS = ["gem", "gem(n=2)", "gem(n=3)", "egem(eps=1e-4)", "segem(eps=1e-4, leak=0.01)", "relu", "silu"]
+
+
+def test_figures_of_jax_are_those_of_the_result_files():
+    page = (ROOT / "docs/frameworks/jax.md").read_text()
+    found = re.findall(r"^\| ([\d,]+) \| (\w+) \| (forward|both) \| ([\d. |]+) \|$", page, re.MULTILINE)
+    assert len(found) == 12
+    for size, dtype, direction, cells in found:
+        name = "jax_speed_one_core" if size == "4,096" else "jax_speed"
+        case = (int(size.replace(",", "")), dtype, direction)
+        rows = [row for row in result_rows(name)[1:] if (row["size"], row["dtype"], row["direction"]) == case]
+        ratios = {row["activation"]: f"{row['over_gelu_low']:.2f}" for row in rows}
+        assert cells.split(" | ") == [ratios[arm] for arm in JAX_ARMS]
+
+
+def test_the_menu_names_every_page():
+    """The menu is written by hand, so that its order is chosen; the pages of docs/properties hang on their table."""
+    index = ROOT / "docs/index.md"
+    listed = re.findall(r"^[\w/]+$", "".join(blocks(index, "{toctree}")), re.MULTILINE)
+    found = [str(page.relative_to(ROOT / "docs").with_suffix("")) for page in PAGES if ROOT / "docs" in page.parents]
+    assert sorted(listed) == sorted({*found, "properties/README"} - {"index"})
+
+
+def test_the_page_of_installation_names_every_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs/installation.md").read_text(), re.MULTILINE)
+    assert {extra for row in rows for extra in re.findall(r"`(\w+)`", row)} == extras.keys()
+    for page in PAGES:
+        for extra in re.findall(r"gem-activations\[([\w,]+)\]", page.read_text()):
+            assert set(extra.split(",")) <= extras.keys(), page
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/frameworks").glob("*.md")), ids=lambda page: page.name)
+def test_the_page_of_a_framework_says_first_how_to_install(page):
+    _, _, first, *_ = page.read_text().split("\n")
+    assert first.startswith('`pip install "gem-activations[')
+
+
+def test_contributing_names_every_room():
+    package = Path(gem_activations.__file__).parent
+    rooms = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
+    rooms |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    _, house, _ = (ROOT / "CONTRIBUTING.md").read_text().split("```", 2)
+    named = set(re.findall(r"^  (\S+) ", house, re.MULTILINE))
+    assert rooms - {"cli.py"} == named
+    assert "cli.py" in house
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_that_a_page_names_are_there(page):
+    for path in re.findall(r"`((?:benchmarks|tests|tools|docs)/[\w./-]+)`", page.read_text()):
+        assert (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
