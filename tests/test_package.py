@@ -13,7 +13,8 @@ import gem_activations
 from gem_activations import errors
 
 SOURCE = Path(gem_activations.__file__).parent
-FRAMEWORKS = ("torch", "scipy", "matplotlib", "polars", "sympy", "tyro", "jax", "tensorflow")
+FRAMEWORKS = ("torch", "scipy", "matplotlib", "polars", "sympy", "flint", "tyro")
+FRAMEWORKS += ("jax", "keras", "tensorflow", "onnx", "transformers")
 
 
 def run_python(code):
@@ -39,8 +40,12 @@ except Exception as error:
     assert run_python(code) == ["MissingDependencyError", "True", "True"]
 
 
-@pytest.mark.parametrize("name", ["gem_activations", "gem_activations.torch"])
-def test_public_names_exist_and_are_documented(name):
+@pytest.mark.parametrize(
+    "name", ["gem_activations", "gem_activations.torch", "gem_activations.jax", "gem_activations.keras"]
+)
+def test_public_names_exist_and_are_documented(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     module = importlib.import_module(name)
     assert sorted(module.__all__) == sorted(set(module.__all__))
     for public in module.__all__:
