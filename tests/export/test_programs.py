@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gem_activations.torch import EGEM, GEM, GEMGLU, SEGEM, init_, swap
 
-from ..sweeps import sweep_float32, wide
-from ..tolerances import RUNTIME, value_ulps
+from ..sweeps import bit_patterns, sweep_float32, wide
+from ..tolerances import HALF_ULPS, RUNTIME, value_ulps
 from ..torch.known_warnings import compiling, exporting
 from ..ulps import ulps_apart
 
@@ -22,6 +22,7 @@ pytestmark = [compiling, exporting]
 
 MEMBERS = [GEM(), GEM(3), EGEM(2, 1e-4), SEGEM(2, 0.1)]
 FREE = torch.export.Dim.DYNAMIC
+WIDTHS = (torch.float16, torch.bfloat16, torch.float64)
 
 
 class Model(nn.Module):
@@ -103,7 +104,12 @@ print("gem_activations" in sys.modules)
 """
 
 
-@pytest.mark.skipif(not COMPILER, reason="AOTInductor needs a C++ compiler: install g++, or name one in CXX")
+needs_compiler = pytest.mark.skipif(
+    not COMPILER, reason="AOTInductor needs a C++ compiler: install g++, or name one in CXX"
+)
+
+
+@needs_compiler
 def test_a_compiled_package_runs_in_a_process_without_this_package(tmp_path):
     paths = [str(tmp_path / name) for name in ("model.pt2", "given.pt", "results.pt")]
     torch._inductor.aoti_compile_and_package(export(), package_path=paths[0])
@@ -120,3 +126,33 @@ def test_a_compiled_package_runs_in_a_process_without_this_package(tmp_path):
             exact = member.spec(wide(numbers))
             assert ulps_apart(wide(got), exact, "float32").max() <= value_ulps(member.n)
             assert np.array_equal(wide(got)[:5], exact[:5], equal_nan=True)
+
+
+class Members(nn.Module):
+    """The activations alone, on numbers of several dtypes, so that one compilation serves them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(deepcopy(MEMBERS))
+
+    def forward(self, *points: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+        return tuple(tuple(member(each) for member in self.members) for each in points)
+
+
+@needs_compiler
+def test_compiled_code_in_half_and_double_precision(tmp_path):
+    free = tuple({0: FREE} for _ in WIDTHS)
+    example = tuple(torch.zeros(6, dtype=dtype) for dtype in WIDTHS)
+    program = torch.export.export(Members().eval(), example, dynamic_shapes=(free,))
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "members.pt2"))
+    patterns = torch.from_numpy(bit_patterns(np.int16))
+    given = patterns.view(torch.float16), patterns.view(torch.bfloat16), points().double()
+    results = torch._inductor.aoti_load_package(path)(*given)
+    for numbers, several in zip(given, results, strict=True):
+        name = str(numbers.dtype).removeprefix("torch.")
+        for member, got in zip(MEMBERS, several, strict=True):
+            assert got.dtype == numbers.dtype
+            allowed = value_ulps(member.n) if name == "float64" else HALF_ULPS
+            with np.errstate(invalid="ignore"):  # A signalling NaN.
+                exact = member.spec(numbers.double().numpy())
+                assert ulps_apart(got.double().numpy(), exact, name).max() <= allowed, (name, member.spec)
