@@ -102,6 +102,7 @@ def test_what_is_learnt_in_a_class_of_the_users_own_goes_and_is_said():
     model = nn.Sequential(nn.Linear(3, 3), Slope(1), Slope(3))
     report = swap(model, {Slope: "gem"})
     assert [change.old for change in report.changes] == ["Slope", "Slope with its weights slope"]
+    assert "Slope with its weights slope -> GEM(n=1): 2" in str(report)
     assert isinstance(model[2], GEM)
     report.undo()
     assert "2.slope" in model.state_dict()
@@ -134,7 +135,7 @@ def test_parameters_in_lists_and_under_parametrizations_are_no_layers():
         ),
         (lambda *_: torch.ones(2), "fails as a predicate .* RuntimeError: Boolean value of Tensor"),
         (lambda *_: [][1], "fails as a predicate .* IndexError"),
-        (nn.ReLU(), "the key ReLU is a module; give its class, ReLU"),
+        (nn.ReLU(), "the key ReLU is one module; give the class ReLU or a name"),
         (None, "None is no key"),
     ],
     ids=["softmax", "glu", "normalize", "log_softmax", "attribute", "many", "index", "instance", "None"],
@@ -155,8 +156,12 @@ class Statement(nn.Module):
         self.rectify(x)
         return self.last(x)
 
+    @torch.autocast("cpu", enabled=False)
     def rectify(self, x):
         self.block.act(x)
+
+    def warm(self):
+        self(torch.zeros(1))
 
 
 def test_an_activation_that_is_called_for_what_it_overwrites_is_left_where_the_new_one_overwrites_nothing():

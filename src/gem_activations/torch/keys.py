@@ -40,7 +40,9 @@ class Request(NamedTuple):
             raise ModelError('nothing to swap: give what to change and to what, such as {nn.GELU: "gem(n=2)"}')
         for key in choices:
             if isinstance(key, nn.Module):
-                raise ModelError(f"the key {describe(key)} is a module; give its class, {type(key).__name__}")
+                raise ModelError(
+                    f"the key {describe(key)} is one module; give the class {type(key).__name__} or a name"
+                )
             known = isinstance(key, str) or (isinstance(key, type) and issubclass(key, nn.Module))
             if not known and (isinstance(key, type) or not callable(key)):
                 raise ModelError(

@@ -39,10 +39,12 @@ def _paths(kind: type[nn.Module]) -> set[str]:
 
 
 def _paths_in(function: types.FunctionType) -> set[str]:
+    function = inspect.unwrap(function)
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return set()
     statements = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
     called = [ast.unparse(value.func).partition(".") for value in statements if isinstance(value, ast.Call)]
-    return {path for this, _, path in called if [this] == [*function.__code__.co_varnames[:1]]}
+    # The first argument is the module itself.
+    return {path for this, _, path in called if path and [this] == [*function.__code__.co_varnames[:1]]}

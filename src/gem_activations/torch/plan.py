@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .. import catalog
 from ..errors import ModelError
@@ -88,8 +89,8 @@ def _plan_modules(
         overwrites = _is_inplace(module)
         new = _successor(plan.model, name, activation, overwrites)
         reason = _reason_to_leave(name, module) or (f"it is {activation} already" if _alike(module, new) else "")
-        if overwrites and not _is_inplace(new) and id(module) in plan.called_for_effect:
-            reason = reason or f"a forward calls it for what it overwrites, and {type(new).__name__} overwrites nothing"
+        if not reason and overwrites and not _is_inplace(new) and id(module) in plan.called_for_effect:
+            reason = f"a forward calls it for what it overwrites, and {type(new).__name__} overwrites nothing"
         if reason:
             plan.left.append((name, reason))
             continue
@@ -104,7 +105,8 @@ def _is_inplace(module: nn.Module) -> bool:
 
 def _describe_old(module: nn.Module) -> str:
     """Name a module, with the weights that go with it; those of the known activations are learnt slopes."""
-    weights = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if value.numel() != 1]
+    held = (*module.named_parameters(), *module.named_buffers())
+    weights = [name for name, value in held if is_lazy(value) or value.numel() != 1]
     if not weights or is_known_class(module):
         return describe(module)
     return f"{describe(module)} with its weights {', '.join(weights[:3])}{', ...' * (len(weights) > 3)}"
