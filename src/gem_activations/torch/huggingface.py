@@ -14,9 +14,9 @@ def register() -> tuple[str, ...]:
 
     `GPT2Config(activation_function="egem(n=2, eps=1e-4)")` then works, and so does loading a config.json that names it.
     transformers has to know the names before it makes a model: call this in every program that loads one. Without it,
-    transformers stops with KeyError: 'egem(n=2, eps=1e-4)'.
+    transformers stops with KeyError: 'egem(n=2, eps=1e-4)'. Calling it again changes nothing, and checks once more that
+    no other package has taken a name.
 
-    Args: none. Calling it again changes nothing, and checks once more that no other package has taken a name.
     Returns: The bare names that transformers has itself, in the catalog's order (relu, leaky_relu, gelu, ...). They
         keep transformers' meaning; with parentheses, as in "leaky_relu(negative_slope=0.2)", they are the catalog's.
     Raises: MissingDependencyError: transformers is not installed or older than 5.0; RegistrationError: another package
