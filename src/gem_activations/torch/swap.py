@@ -132,9 +132,9 @@ def swap(model: nn.Module, choices: Mapping[Key, Choice], *, inplace: bool = Tru
         inplace: Change the model itself; False changes a deep copy, and the model stays as it was.
     Returns: The report. `report.model` is the changed model, `report.undo()` takes the change back.
     Raises: ActivationNameError, SpecError: no activation; ModelError: nothing to change, a key that matches nothing, a
-        predicate that fails, a model that is swapped already; or a key that chooses what is no activation: a container,
+        predicate that fails, a model that is swapped already, or a key that chooses what is no activation (a container,
         a layer with weights or buffers, a class with a layer inside, a class of torch's other than its activations and
-        nn.Identity. The model is then as it was.
+        nn.Identity). The model is then as it was.
     Edge cases: torch's nn.TransformerEncoder leaves out its activation in evaluation on its fast path, which knows ReLU
         and GELU only: the swap turns that path off. An activation class that holds its function, such as transformers'
         GELUActivation, is replaced whole. A forward that torch.fx has rewritten cannot be pickled; its state_dict can.
