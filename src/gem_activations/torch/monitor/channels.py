@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage] -- of batch and instance norms
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage] -- the base of every convolution
+from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage] -- of all instance norms
 from torch.nn.parameter import is_lazy
 
 from ...errors import ModelError
@@ -27,7 +28,9 @@ class Source(NamedTuple):
 
 
 def named_sources(model: nn.Module) -> list[tuple[Source, nn.Module]]:
-    """Give every module inside a model that has a weight of its own and is no activation, with its channel dimension.
+    """Give every module inside a model whose weights tell where the channels of what it gives are.
+
+    A layer norm over several dimensions does not tell: the units stay where they were. Activations are left out.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.PReLU(), nn.Flatten(), nn.Linear(8, 2))
@@ -40,22 +43,38 @@ def named_sources(model: nn.Module) -> list[tuple[Source, nn.Module]]:
 def _sources(model: nn.Module) -> Iterator[tuple[Source, nn.Module]]:
     inside = {id(part) for _, activation in named_activations(model) for part in activation.modules()}
     for name, module in model.named_modules():
-        if module is model or id(module) in inside or getattr(module, "weight", None) is None:
-            continue
-        if isinstance(module, _ConvNd):
-            yield Source(name, -1 - len(module.kernel_size)), module
-        elif isinstance(module, (_NormBase, nn.GroupNorm)):
-            yield Source(name, 1), module
-        else:
-            yield Source(name, -1, _find_width(module)), module
+        place = None if module is model or id(module) in inside else _find_place(module)
+        if place is not None:
+            yield Source(name, *place), module
 
 
-def _find_width(module: nn.Module) -> int | None:
-    """Give the number of channels that a module of another source scales, such as a frozen batch norm; else None."""
-    weight = module.weight
-    if type(module) in (nn.LayerNorm, nn.RMSNorm) or isinstance(module, nn.Linear):  # FSDP flattens a matrix, too.
+def _find_place(module: nn.Module) -> tuple[int, int | None] | None:
+    """Give the channel dimension of what a module gives, and a width where that is a guess; None for no source."""
+    weight = getattr(module, "weight", None)
+    if weight is None:
+        return _find_place_by_parameters(module)
+    if isinstance(module, _ConvNd):
+        return -1 - len(module.kernel_size), None
+    if isinstance(module, _InstanceNorm):  # It takes an input without a batch, too.
+        return -module._get_no_batch_dim(), None  # pyright: ignore[reportPrivateUsage] -- dimensions of such an input
+    if isinstance(module, (_NormBase, nn.GroupNorm)):
+        return 1, None
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) > 1:
         return None
-    return len(weight) if isinstance(weight, Tensor) and not is_lazy(weight) and weight.dim() == 1 else None
+    if type(module) in (nn.LayerNorm, nn.RMSNorm) or isinstance(module, nn.Linear):  # FSDP flattens a matrix, too.
+        return -1, None
+    scales = isinstance(weight, Tensor) and not is_lazy(weight) and weight.dim() == 1
+    return -1, len(weight) if scales else None
+
+
+def _find_place_by_parameters(module: nn.Module) -> tuple[int, int | None] | None:
+    """Do so for a module whose weights have other names, such as an LSTM or attention."""
+    own = list(module.parameters(recurse=False))
+    if any(is_lazy(weight) or weight.numel() > max(weight.shape, default=1) for weight in own):
+        return -1, None
+    # A block may scale what its parts give, after them: it does not tell what comes in.
+    widths = set() if any(True for _ in module.children()) else {weight.numel() for weight in own} - {0, 1}
+    return (-1, widths.pop()) if len(widths) == 1 else None
 
 
 def channel_dimension(x: Tensor, given: int | Source | None, name: str) -> int:

@@ -1,48 +1,51 @@
-"""Counting at one activation: flags per unit and counts per bin, on the device of what passes by."""
+"""Counting at one activation: flags per unit, on the device of what passes by, and a sample of each pass."""
 
-import itertools
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .flatness import Flat, Reading
+from .channels import Source
+from .flatness import Flat, read_activation
 from .recording import EDGES, LayerCount
 
 _SAMPLED = 256
+_WAITING = 256  # Passes whose samples wait to be sorted into bins together.
 _WIDE = 64  # Columns from which on a reduction over rows is fast on a CPU.
-_MOST = torch.finfo(torch.float32).max
+_BOUNDS = np.array(EDGES)
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 class LayerCounter:
-    """What was seen of one activation since the window began: two flags a unit, and fixed numbers of counts.
+    """What was seen of one activation since the window began: two flags a unit, and a sample of each pass.
 
-    Nothing that passes by is kept: what is stored is of the size of the units and bins.
+    Nothing that passes by is kept. A pass costs few operations: the samples, copies of up to 256 numbers, wait, and go
+    into bins at the end of the window, or when there are 256 of them. That alone waits for the device.
 
     Args:
         name: Name of the activation module.
-        source: Name of the module with weights that ran before it.
-        reading: What is known of its function.
+        source: The module with weights that ran before it.
+        module: The activation module.
     """
 
-    def __init__(self, name: str, source: str, reading: Reading) -> None:
-        self.name, self.source, self.reading = name, source, reading
+    def __init__(self, name: str, source: Source | None, module: nn.Module) -> None:
+        self.name, self.source, self.module = name, source, module
+        self.reading = read_activation(module)
         self.units: int | None = None
         self.passes = self.backward_passes = self.skipped = self.values = 0
-        self._positions = torch.empty(0, dtype=torch.int64)
-        self._spread = -1
-
-    def _begin(self, units: int, device: torch.device) -> None:
-        gate = self.reading.gate or (0.0, 0.0)
-        self.units = units
-        self._active = torch.zeros(units, dtype=torch.bool, device=device)
-        self._moved = torch.zeros(units, dtype=torch.bool, device=device)
-        self._edges = torch.tensor([*EDGES, math.inf], dtype=torch.float32, device=device)
-        self._marks = torch.tensor([-math.inf, *gate, _MOST], dtype=torch.float32, device=device)
-        self._binned = torch.zeros(len(EDGES) + 1, dtype=torch.int64, device=device)
-        self._marked = torch.zeros(4, dtype=torch.int64, device=device)
-        self._squares = torch.zeros((), dtype=torch.float32, device=device)
+        flat = self.reading.flat
+        self._flat = None if flat is None or flat.where == "nowhere" else flat
+        # On a CPU they tell that no later pass can change the flags; elsewhere one would have to wait to know.
+        self._all_awake = self._all_moved = False
+        self._asleep: Tensor | None = None
+        self._moved: Tensor | None = None
+        self._waiting: list[Tensor] = []
+        self._binned = np.zeros(len(EDGES) + 1, dtype=np.int64)
+        self._finite = self._closed = self._open = 0
+        self._squares = 0.0
 
     def see(self, x: Tensor, dim: int) -> bool:
         """Count one forward pass of a pre-activation; False where it has another number of units than the first had.
@@ -51,85 +54,104 @@ class LayerCounter:
             x: A detached floating tensor with at least one element; it is read here and not kept.
             dim: Its channel dimension, 0 up to x.dim() - 1; ignored where x has none.
         """
-        units = x.shape[dim] if x.dim() else 1
+        units = count_units(x, dim)
         if self.units is None:
-            self._begin(units, x.device)
+            self.units = units
         elif units != self.units:
             self.skipped += 1
             return False
-        self._follow(x.device)
         self.passes += 1
-        flat = self.reading.flat
-        if flat is not None and flat.where != "nowhere":
-            self._active |= _is_active(x, dim, flat)
-        self._sample(x)
+        if self._flat is not None and not self._all_awake:
+            asleep = _is_asleep(x, dim, self._flat)
+            # A model may be moved between two passes.
+            self._asleep = asleep if self._asleep is None else self._asleep.to(x.device).logical_and_(asleep)
+            self._all_awake = x.is_cpu and not bool(self._asleep.any())
+        self._waiting.append(x.take(_spread(x.numel(), x.device)))
+        if len(self._waiting) == _WAITING:
+            self._sort_in()
         return True
 
     def see_gradient(self, gradient: Tensor, dim: int) -> None:
         """Count the gradient of a pre-activation whose forward pass was counted."""
-        if self.units != (gradient.shape[dim] if gradient.dim() else 1):
+        if self.units != count_units(gradient, dim):
             return  # Of a forward pass that was left out.
-        self._follow(gradient.device)
         self.backward_passes += 1
-        # NaN is not 0: a gradient that is broken is not a gradient that is missing.
+        if self._all_moved:
+            return
+        # NaN counts as true, as 0 alone is false: a gradient that is broken is not a gradient that is missing.
         most, least = reduce_units(gradient, dim, torch.amax), reduce_units(gradient, dim, torch.amin)
-        self._moved |= ~((most == 0) & (least == 0))
+        if self._moved is None:
+            self._moved = most.logical_or(least)
+        else:
+            self._moved = self._moved.to(gradient.device).logical_or_(most).logical_or_(least)
+        self._all_moved = gradient.is_cpu and bool(self._moved.all())
 
     def count(self) -> LayerCount:
         """Give what was counted; waits for the device."""
         assert self.units is not None, "it was made where a first pass is counted"
-        below, closed, opened, finite = self._marked.tolist()
-        flat, gate, here = self.reading.flat, self.reading.gate, finite - below
-        binned = self._binned.tolist()
-        square = float(self._squares) / max(self.passes, 1)
-        no_piece = flat is not None and flat.where == "nowhere"
+        self._sort_in()
+        gate, here, reading = self.reading.gate, self._finite, self.reading
+        square = self._squares / max(self.passes, 1)
         return LayerCount(
             name=self.name,
-            source=self.source,
-            activation=self.reading.activation,
-            scale=self.reading.scale,
+            source=self.source.name if self.source else "",
+            activation=reading.activation,
+            scale=reading.scale,
             units=self.units,
             passes=self.passes,
             backward_passes=self.backward_passes,
             skipped=self.skipped,
-            never_active=None if flat is None else () if no_piece else _missing(self._active),
-            zero_gradient=_missing(self._moved) if self.backward_passes else None,
-            gate_closed=(closed - below) / here if gate and here else None,
-            gate_open=(finite - opened) / here if gate and here else None,
+            never_active=None if reading.flat is None else _find_set(self._asleep),
+            zero_gradient=None if self._moved is None else _find_set(~self._moved),
+            gate_closed=self._closed / here if gate and here else None,
+            gate_open=self._open / here if gate and here else None,
             rms=math.sqrt(square) if math.isfinite(square) else None,
             values=self.values,
             not_finite=self.values - here,
-            histogram=tuple(high - low for low, high in itertools.pairwise([0, *binned])),
+            histogram=tuple(self._binned.tolist()),
         )
 
-    def _follow(self, device: torch.device) -> None:
-        if self._active.device != device:  # The model was moved.
-            for name in ("_active", "_moved", "_edges", "_marks", "_binned", "_marked", "_squares"):
-                setattr(self, name, getattr(self, name).to(device))
+    def _sort_in(self) -> None:
+        """Count the samples that wait."""
+        alike: dict[tuple[object, ...], list[Tensor]] = {}
+        for sample in self._waiting:
+            alike.setdefault((len(sample), sample.dtype, sample.device), []).append(sample)
+        self._waiting = []
+        for samples in alike.values():
+            self._sort_in_rows(torch.stack(samples).double().cpu().numpy())  # NumPy has no bfloat16.
 
-    def _sample(self, x: Tensor) -> None:
-        if x.numel() != self._spread or self._positions.device != x.device:
-            self._positions, self._spread = _spread(x.numel()).to(x.device), x.numel()
-        values = x.take(self._positions).float()
-        square = values.square().mean()
-        # The smallest normal number: where all values are 0 they stay 0 in any unit.
-        scale = self.reading.scale or square.sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-        column = values.unsqueeze(1)
-        self._binned += (column / scale <= self._edges).sum(0)
-        self._marked += (column <= self._marks).sum(0)
-        self._squares += square
-        self.values += len(values)
+    def _sort_in_rows(self, values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> None:
+        """Count samples of one size: float64 of shape (passes, values of each)."""
+        finite = values[np.isfinite(values)]
+        self.values += values.size
+        self._finite += finite.size
+        if self.reading.gate is not None:
+            closed, opened = self.reading.gate
+            self._closed += int(np.count_nonzero(finite <= closed))
+            self._open += int(np.count_nonzero(finite > opened))
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.square(values).mean(axis=1)
+            self._squares += float(squares.sum())
+            # The smallest normal number: where all values are 0 they stay 0 in any unit.
+            scaled = values / (self.reading.scale or np.maximum(np.sqrt(squares), _TINY)[:, np.newaxis])
+        places = np.searchsorted(_BOUNDS, scaled[~np.isnan(scaled)])
+        self._binned += np.bincount(places, minlength=len(self._binned))
 
 
-def _is_active(x: Tensor, dim: int, flat: Flat) -> Tensor:
-    """Tell of each unit whether an element of it lies where the function is not flat; NaN does."""
+def count_units(x: Tensor, dim: int) -> int:
+    """Give the number of units of a pre-activation with channel dimension `dim`; 1 where it has no dimension."""
+    return x.shape[dim] if x.dim() else 1
+
+
+def _is_asleep(x: Tensor, dim: int, flat: Flat) -> Tensor:
+    """Tell of each unit whether every element of it lies where the function is flat; NaN does not."""
     if flat.where == "below":
-        return ~(reduce_units(x, dim, torch.amax) <= flat.low)
+        return reduce_units(x, dim, torch.amax) <= flat.low
     if flat.where == "above":
-        return ~(reduce_units(x, dim, torch.amin) >= flat.high)
+        return reduce_units(x, dim, torch.amin) >= flat.high
     # Comparisons alone: x - 3 rounds to 3 at small x, and ReLU6 is awake there.
     asleep = (x >= flat.low) & (x <= flat.high) if flat.where == "inside" else (x <= flat.low) | (x >= flat.high)
-    return ~reduce_units(asleep, dim, torch.amin)
+    return reduce_units(asleep, dim, torch.amin)
 
 
 def reduce_units(x: Tensor, dim: int, reduce: Callable[..., Tensor]) -> Tensor:
@@ -143,6 +165,8 @@ def reduce_units(x: Tensor, dim: int, reduce: Callable[..., Tensor]) -> Tensor:
     """
     if x.dim() == 0:
         return x.reshape(1)
+    if x.dim() == 2:
+        return reduce(x, 1 - dim)
     units, last = x.shape[dim], x.movedim(dim, -1)
     if dim < x.dim() - 1 and not last.is_contiguous():
         return reduce(reduce(x.flatten(dim + 1), -1).reshape(-1, units), 0)
@@ -152,13 +176,15 @@ def reduce_units(x: Tensor, dim: int, reduce: Callable[..., Tensor]) -> Tensor:
     return reduce(last.reshape(-1, units), 0)
 
 
-def _spread(count: int) -> Tensor:
+@lru_cache(maxsize=256)
+def _spread(count: int, device: torch.device) -> Tensor:
     """Give the places that are sampled of `count`: all of few, else some that keep step with no dimension."""
     if count <= _SAMPLED:
-        return torch.arange(count)
+        return torch.arange(count, device="cpu").to(device)
     golden = (math.sqrt(5) - 1) / 2
-    return (torch.arange(1, _SAMPLED + 1, dtype=torch.float64) * golden % 1 * count).long().clamp_(max=count - 1)
+    places = torch.arange(1, _SAMPLED + 1, dtype=torch.float64, device="cpu") * golden % 1 * count
+    return places.long().clamp_(max=count - 1).to(device, non_blocking=True)
 
 
-def _missing(flags: Tensor) -> tuple[int, ...]:
-    return tuple((~flags).nonzero().flatten().tolist())
+def _find_set(flags: Tensor | None) -> tuple[int, ...]:
+    return () if flags is None else tuple(np.flatnonzero(flags.cpu().numpy()).tolist())

@@ -7,7 +7,7 @@ leak 0, Hardtanh) are taken as flat on that piece alone.
 import importlib
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -40,6 +40,8 @@ _SAME = {
     "MishActivation": "mish",
     "ReLUSquaredActivation": "relu2",
 }
+# The functions that these hold as they come.
+_HELD = (nn.functional.gelu, nn.functional.mish)
 _LEFT_TAIL = {
     *("gelu", "gelu_tanh", "silu", "mish", "telu", "golu"),
     *("elu", "celu", "selu", "softplus", "isrlu", "squareplus"),
@@ -90,7 +92,13 @@ def read_activation(module: nn.Module) -> Reading:
     """
     activation = recognise(module)
     if activation is None:
-        return Reading(describe(module), None, None, None)
+        inside = ", ".join(describe(part) for part in module.children())
+        return Reading(f"{type(module).__name__}({inside})" if inside else describe(module), None, None, None)
+    return _read(activation)
+
+
+@cache
+def _read(activation: catalog.Activation) -> Reading:
     spec = activation.spec
     return Reading(str(activation), spec.scale if spec else None, find_flat(activation), _find_gate(activation))
 
@@ -106,19 +114,46 @@ def recognise(module: nn.Module) -> catalog.Activation | None:
     """
     spec = getattr(module, "spec", None)
     if isinstance(spec, GemSpec):
-        return catalog.parse(str(spec))
+        return _recognise_spec(spec)
     kind = type(module)
     if kind.__name__ in _SAME and kind.__module__.startswith(("transformers.", "timm.")):
-        return catalog.parse(_SAME[kind.__name__])
-    for entry in catalog.ENTRIES.values():
-        home, _, name = entry.torch.rpartition(".")
-        if name != kind.__name__ or getattr(importlib.import_module(home), name) is not kind:
-            continue
+        return _recognise_foreign(module)
+    for entry in _entries_by_class().get(kind, ()):
         # nn.GELU has two entries: the fixed arguments tell them apart.
         fixed = {"approximate": "none", **entry.fixed}
         if all(getattr(module, key, value) == value for key, value in fixed.items()):
             return _with_parameters(entry, module)
     return None
+
+
+@cache
+def _recognise_spec(spec: GemSpec) -> catalog.Activation:
+    return catalog.parse(str(spec))
+
+
+@cache
+def _entries_by_class() -> dict[type, list[catalog.Entry]]:
+    found: dict[type, list[catalog.Entry]] = {}
+    for entry in catalog.ENTRIES.values():
+        home, _, name = entry.torch.rpartition(".")
+        found.setdefault(getattr(importlib.import_module(home), name), []).append(entry)
+    return found
+
+
+def _recognise_foreign(module: nn.Module) -> catalog.Activation | None:
+    """Give what a class of transformers or timm computes, unless its function was replaced by one that is not known.
+
+    Some of these classes call what they hold as `act`: a function, a method of their own, or a module that `swap` has
+    put there.
+    """
+    held = getattr(module, "act", None)
+    if isinstance(held, nn.Module):
+        return recognise(held) if "forward" not in vars(module) else None
+    if any(True for _ in module.children()):
+        return None  # Its forward was rewritten to call them.
+    function = held.func if isinstance(held, partial) else held
+    known = function is None or function in _HELD or getattr(function, "__self__", None) is module
+    return catalog.parse(_SAME[type(module).__name__]) if known else None
 
 
 def _with_parameters(entry: catalog.Entry, module: nn.Module) -> catalog.Activation | None:

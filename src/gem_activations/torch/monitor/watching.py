@@ -11,19 +11,17 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ...errors import ModelError, SettingError
 from ..dispatch import is_traced
 from ..inventory import list_activations, named_activations
 from .channels import Source, channel_dimension, named_sources
-from .counting import LayerCounter
-from .flatness import read_activation
+from .counting import LayerCounter, count_units
+from .hooks import Hook, Look, PassingHooks, Place, is_watched
 from .recording import Recording, Window
 
 INTERVAL, WINDOW, KEEP = 50, 20, 100
 
-_watched: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 _backward_number: Any = torch._C._current_graph_task_id  # pyright: ignore[reportPrivateUsage] -- as torch.utils.module_tracker
 
 
@@ -31,8 +29,9 @@ class DeadUnitMonitor:
     """Count dead units, gradients of zero, gate saturation and pre-activations of a model while it trains.
 
     Every `interval` steps one step is looked at: all its forward passes in training mode, and the backward passes that
-    belong to them. The counts of `window` such steps become a `Window`, and counting begins anew. Other steps cost a
-    call of an empty hook for each activation. The monitor changes nothing that the model computes.
+    belong to them. The counts of `window` such steps become a `Window`, and counting begins anew. In other steps there
+    are no hooks on the model, other than in compiled code. The monitor changes nothing that the model computes. It
+    lives as long as it is held: the model does not hold it.
 
     Args:
         model: Any model with activation modules: torch's, this package's, transformers' or timm's. A function that a
@@ -46,9 +45,11 @@ class DeadUnitMonitor:
             an image (N, C, H, W) or volume, else the last.
         on_window: Called with each window when it is complete, such as `TensorBoardWriter(...).write`.
     Raises: ModelError: no model, a scripted one, one without activation modules or one that is watched already, or a
-        pattern that matches no activation; SettingError: a number below 1.
+        pattern that matches no activation; SettingError: a number below 1, or a `channel_dim` of another kind.
     Edge cases: Recomputed forward passes of gradient checkpointing are counted once. The gradient is that of the
         pre-activation tensor: where that has another use, such as a skip connection, it is the sum over all uses.
+        Where `swap` replaces a watched activation, counting of it begins anew. An activation that is called on parts of
+        what one module gives is counted as one: a unit is dead where it is dead in all parts.
         Compiled code is not seen: `Window.unseen` names what did not run. A copy of the model, also by pickle, is not
         watched. In distributed training each process counts its own: see `gather`.
     Example:
@@ -77,8 +78,8 @@ class DeadUnitMonitor:
         for name, value in {"interval": interval, "window": window, "keep": keep}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SettingError(f"{name}={value!r}: expected a whole number from 1 up")
-        self._activations = _find_activations(model)
-        self._names = tuple(self._activations)
+        activations = _find_activations(model)
+        self._names = tuple(activations)
         self._dims = _read_dims(channel_dim, self._names)
         self.interval, self.window = interval, window
         self._on_window = on_window
@@ -86,17 +87,11 @@ class DeadUnitMonitor:
         self._counters: dict[tuple[str, str], LayerCounter] = {}
         self._source: Source | None = None
         self._step = self._first = self._samples = 0
-        self._looks = True
         self._closed = False
-        # A pass through the whole model begins without a source; `named_sources` leaves the model itself out.
-        places = [
-            (partial(self._note_source, source), module) for source, module in [(None, model), *named_sources(model)]
-        ]
-        places += [(partial(self._see, name), module) for name, module in self._activations.items()]
-        # The hooks stay from step to step: compiled code is compiled again where their number changes.
-        self._handles = [module.register_forward_pre_hook(_Hook(self, see), with_kwargs=True) for see, module in places]
-        self._gradient_handles: list[RemovableHandle] = []
-        _watched.update(self._activations.values())
+        self._look: Look | None = None
+        self._hooks = PassingHooks(self._make_places(model, activations), activations.values())
+        weakref.finalize(self, self._hooks.remove).atexit = False
+        self._begin_look()
 
     @property
     def steps(self) -> int:
@@ -106,7 +101,7 @@ class DeadUnitMonitor:
     @property
     def looks(self) -> bool:
         """Whether the current step is looked at."""
-        return self._looks and not self._closed
+        return self._look is not None
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -122,11 +117,12 @@ class DeadUnitMonitor:
         """
         if self._closed:
             raise ModelError("this monitor is closed; make another DeadUnitMonitor to go on")
-        if self._looks:
+        if self._look is not None:
             self._samples += 1
-            self._let_go()
+            self._end_look()
         self._step += 1
-        self._looks = self._step % self.interval == 0
+        if self._step % self.interval == 0:
+            self._begin_look()
         if self._step % (self.interval * self.window) == 0:
             self._end_window()
 
@@ -145,12 +141,8 @@ class DeadUnitMonitor:
     def close(self) -> None:
         """Remove every hook. What was counted stays; closing again changes nothing."""
         self._closed = True
-        self._let_go()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        _watched.difference_update(self._activations.values())
-        self._activations = {}
+        self._end_look()
+        self._hooks.remove()
 
     def __enter__(self) -> Self:
         return self
@@ -160,28 +152,55 @@ class DeadUnitMonitor:
     ) -> None:
         self.close()
 
-    def _see(self, name: str, module: nn.Module, x: Tensor, *_: Any) -> None:
-        """Look at the input of an activation, before it may be overwritten."""
-        if not module.training or not _is_ordinary(x):
-            return
-        source = self._source.name if self._source else ""
-        counter = self._counters.get((name, source))
-        if counter is None:
-            counter = self._counters[name, source] = LayerCounter(name, source, read_activation(module))
-        dim = channel_dimension(x, self._dims.get(name, self._source), name)
+    def _make_places(self, model: nn.Module, activations: Mapping[str, nn.Module]) -> list[Place]:
+        this: weakref.ref[DeadUnitMonitor] = weakref.ref(self)
+        # A pass through the whole model begins without a source; `named_sources` leaves the model itself out.
+        sources = [(None, model), *named_sources(model)]
+        # A monitor that is not closed is not to keep the weights of a model.
+        places = [
+            Place(Hook(this, partial(_note_source, source)), weakref.ref(module), False) for source, module in sources
+        ]
+        watched = [
+            Place(Hook(this, partial(_see, name)), partial(_give, module), True) for name, module in activations.items()
+        ]
+        return [*places, *watched]
+
+    def _begin_look(self) -> None:
+        self._look = Look()
+        self._source = None
+        self._hooks.put_on()
+
+    def _end_look(self) -> None:
+        if self._look is not None:
+            self._look.close()
+        self._look = None
+        if self.interval > 1:
+            self._hooks.take_off()
+
+    def _count(self, name: str, module: nn.Module, x: Tensor) -> None:
+        """Count the input of an activation in a pass that may be a training step's."""
         # A forward pass inside a backward pass is one that checkpointing does again.
         again = _backward_number() != -1
-        if (again or counter.see(x.detach(), dim)) and x.requires_grad and torch.is_grad_enabled():
-            self._gradient_handles.append(x.register_hook(partial(_see_gradient, counter, dim)))
+        key = name, self._source.name if self._source else ""
+        counter = self._counters.get(key)
+        if again:
+            counter = counter or self._find_counter(name, x)
+            if counter is None:
+                return
+        elif counter is None or counter.module is not module:  # `swap` moves the hooks to the new module.
+            counter = self._counters[key] = LayerCounter(name, self._source, module)
+        dim = channel_dimension(x, self._dims.get(name, counter.source), name)
+        counted = again or counter.see(x.detach(), dim)
+        if counted and x.requires_grad and torch.is_grad_enabled() and self._look is not None:
+            self._look.follow(x, counter, dim)
 
-    def _note_source(self, source: Source | None, *_: Any) -> None:
-        self._source = source
-
-    def _let_go(self) -> None:
-        """Remove the hooks of the gradients: a leaf would keep them from step to step."""
-        for handle in self._gradient_handles:
-            handle.remove()
-        self._gradient_handles.clear()
+    def _find_counter(self, name: str, x: Tensor) -> LayerCounter | None:
+        """Give the counter of the pass that is repeated; what ran before a repeated segment has not run before it."""
+        for counter in self._counters.values():
+            dim = channel_dimension(x, self._dims.get(name, counter.source), name)
+            if counter.name == name and counter.units == count_units(x, dim):
+                return counter
+        return None
 
     def _end_window(self) -> None:
         window = self._make_window()
@@ -210,7 +229,7 @@ def _find_activations(model: nn.Module) -> dict[str, nn.Module]:
             "gem_activations.torch.swap"
         )
     for name, module in found.items():
-        if module in _watched:
+        if is_watched(module):
             raise ModelError(f"{name!r} is watched by another DeadUnitMonitor; close that one first")
     return found
 
@@ -221,6 +240,10 @@ def _read_dims(channel_dim: int | Mapping[str, int] | None, names: tuple[str, ..
     wanted = channel_dim if isinstance(channel_dim, Mapping) else {"*": channel_dim}
     dims: dict[str, int] = {}
     for pattern, dim in wanted.items():
+        if not isinstance(pattern, str):
+            raise SettingError(
+                f"channel_dim has the key {pattern!r}: expected a pattern of names, such as 'features.*'"
+            )
         if isinstance(dim, bool) or not isinstance(dim, int):
             raise SettingError(f"channel_dim={dim!r}: expected a whole number, the dimension of the units")
         matched = [name for name in names if fnmatchcase(name, pattern)]
@@ -231,23 +254,18 @@ def _read_dims(channel_dim: int | Mapping[str, int] | None, names: tuple[str, ..
     return dims
 
 
-class _Hook:
-    """A hook of a monitor. A copy of the model holds a hook that does nothing, and so does a pickle."""
+def _see(name: str, monitor: DeadUnitMonitor, module: nn.Module, x: Any = None, *_: Any) -> None:
+    """Look at the input of an activation, before it may be overwritten."""
+    if module.training and _is_ordinary(x):
+        monitor._count(name, module, x)
 
-    def __init__(self, monitor: DeadUnitMonitor | None, act: Callable[..., None] | None) -> None:
-        self.monitor, self.act = monitor, act
 
-    def __call__(self, module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or self.monitor is None or self.act is None:
-            return
-        if self.monitor.looks:
-            self.act(module, *arguments, *options.values())
+def _note_source(source: Source | None, monitor: DeadUnitMonitor, *_: Any) -> None:
+    monitor._source = source
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Hook":
-        return _Hook(None, None)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Hook, (None, None)
+def _give(module: nn.Module) -> nn.Module:
+    return module
 
 
 def _is_ordinary(x: Any) -> bool:
@@ -255,9 +273,3 @@ def _is_ordinary(x: Any) -> bool:
     return (
         isinstance(x, Tensor) and x.is_floating_point() and not x.is_inference() and not is_traced(x) and x.numel() > 0
     )
-
-
-@torch.no_grad()
-def _see_gradient(counter: LayerCounter, dim: int, gradient: Tensor) -> None:
-    if not is_traced(gradient):
-        counter.see_gradient(gradient, dim)
