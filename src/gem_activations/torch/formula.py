@@ -27,7 +27,7 @@ def value(x: Tensor, spec: GemSpec) -> Tensor:
     rise = power / (power + eps)
     if spec.leak >= _SMALL_LEAK:
         return (wide * (spec.leak + (1 - spec.leak) * rise)).to(x.dtype)
-    if spec.leak:
+    if spec.leak:  # Here 1 - leak would be near 1, and the leak a small term.
         return (wide * (rise + spec.leak * (1 - rise))).to(x.dtype)
     # Without relu, -inf * 0 would be NaN. A clamp with one bound would do too, but ONNX Runtime reads the bound that is
     # left out as the largest finite number, so that infinity would not stay infinity.
