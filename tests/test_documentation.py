@@ -242,6 +242,17 @@ def test_paths_that_a_page_names_are_there(page):
         assert (ROOT / path).exists(), path
 
 
+def test_figures_of_int8_are_those_of_the_result_file():
+    page = (ROOT / "docs/frameworks/onnx.md").read_text()
+    (record,) = result_rows("int8_gpt2")
+    gem, gelu = ({row["activation"]: row for row in record["rows"]}[name] for name in ("gem(n=2)", "gelu_new"))
+    assert gem["weights"] // 10**6 == 124
+    cells = " | ".join(f"{100 * row['logits_rms_error']:.1f} %" for row in (gem, gelu))
+    assert f"| GPT-2 small, 124 million weights, taught {gem['steps']} steps | {cells} |" in page
+    own, peer = (f"{abs(row['loss_int8'] - row['loss']):.4f}" for row in (gem, gelu))
+    assert f"{own} nats with GEM and {peer} with GELU" in " ".join(page.split())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
