@@ -2,11 +2,12 @@
 
 torch.fx runs forward once with stand-ins for its tensors, and keeps the operations it saw. Whatever Python decides
 meanwhile is frozen. A forward is therefore rewritten only where nothing can be frozen wrongly: required tensor
-arguments only, none of the words of `_FROZEN`, no tensor made, no attribute set and no random number drawn; both
-training modes are traced, and a number or flag of the module that changes later is an error of the next call.
+arguments only, nothing run that `observing` knows to be frozen, no tensor made, nothing set and no random number drawn;
+both training modes are traced, and a number or flag that was read and changes later is an error of the next call. A
+GraphModule is a graph already: its own is taken.
 """
 
-import dis
+import copy
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -17,20 +18,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from ..errors import ModelError
+from .forwards import GraphForward, TracedForward, call_child, function_of
+from .observing import FROZEN, functions_of, named_by, names_in
 from .tracing import trace
+from .twins import PLAIN
 
 _NAMES = [
     *("celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish"),
     *("prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink", "softsign", "tanh"),
     "tanhshrink",
 ]
-# Words in a forward that torch.fx would answer once and for all, or drop.
-_FROZEN = {
-    *("isinstance", "issubclass", "is_tensor", "type"),
-    *("is_scripting", "is_tracing", "is_compiling", "is_grad_enabled", "is_autocast_enabled"),
-    *("no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "autocast", "checkpoint"),
-}
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
 class Family(NamedTuple):
@@ -68,9 +66,48 @@ def held_functions(module: nn.Module, family: Family) -> Iterator[str]:
             yield name
 
 
+def held_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Give (attribute, module) of the modules in the plain lists, tuples and dicts among a module's attributes.
+
+    torch does not know of these, so that to replace a child does not replace it there.
+
+    Example:
+        >>> model = nn.Sequential(nn.ReLU())
+        >>> model.steps = [model[0]]
+        >>> list(held_modules(model))
+        [('steps', ReLU())]
+    """
+    for name, value in vars(module).items():
+        if name not in PLAIN:
+            yield from ((name, held) for held in _inside(value) if isinstance(held, nn.Module))
+
+
 def mentions(module: nn.Module, family: Family) -> bool:
-    """Tell whether a module's forward, or what that calls of its own and of its package, uses a name of the family."""
-    return not _words(module).isdisjoint(family.methods)
+    """Tell whether a module's forward, or what that calls of its own and of its package, may call the family.
+
+    It may where it uses one of the family's names, or a name that stands for one of its functions: a global or
+    enclosed one, one of the class, or an argument's default; and where the module holds one in a list or a dict.
+    """
+    functions = functions_of(module)
+    words = {name for function in functions for name in names_in(function.__code__)}
+    if not words.isdisjoint(family.methods):
+        return True
+    named = [value for function in functions for _, value in named_by(function)]
+    defaults = [value for function in functions for value in (function.__defaults__, function.__kwdefaults__)]
+    of_class = [vars(kind)[word] for kind in type(module).__mro__ for word in words & vars(kind).keys()]
+    held = [value for name, value in vars(module).items() if name not in PLAIN and isinstance(value, _CONTAINERS)]
+    return any(family_of(value) is family for value in _inside([named, defaults, of_class, held]))
+
+
+def _inside(value: Any, depth: int = 4) -> Iterator[Any]:
+    """Give what is in a value: itself, or what its containers, partials and static methods hold."""
+    if isinstance(value, _CONTAINERS) and depth:
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _inside(part, depth - 1)
+    elif isinstance(value, (partial, staticmethod)):
+        yield value.func if isinstance(value, partial) else value.__func__
+    else:
+        yield value
 
 
 Make = Callable[[bool], nn.Module]
@@ -94,6 +131,13 @@ def rewrite(module: nn.Module, makers: Mapping[Family, Make]) -> Rewritten | str
     Returns: The forward, bound to the module, and its new children; why it cannot be made; or None where tracing
         meets no such call.
     """
+    if "forward" in vars(module):
+        return "its forward has been replaced before"
+    if isinstance(module, fx.GraphModule):
+        graph = copy.deepcopy(module.graph)
+        calls = _Calls(module, makers)
+        reason = calls.replace(graph)
+        return reason or calls.give(GraphForward(module, function_of(graph), calls.places))
     reason = _reason_not_to_trace(module)
     if reason:
         return reason
@@ -102,47 +146,19 @@ def rewrite(module: nn.Module, makers: Mapping[Family, Make]) -> Rewritten | str
         return evaluating
     if isinstance(training, str):
         return training
-    children: dict[str, nn.Module] = {}
-    found: set[str] = set()
-    for graph in (evaluating, training):
-        for family, make in makers.items():
-            replaced = _replace_calls(module, graph, family, make, children)
-            if isinstance(replaced, str):
-                return replaced
-            found |= {family.name} if replaced else set()
-    if not found:
-        return None
-    by_mode = {False: _compile(evaluating), True: _compile(training)}
-    forward = _forward(by_mode, _settings(module), _asks_for_none(module))
-    # torch.export and trainers read the names of the arguments.
-    vars(forward)["__signature__"] = inspect.signature(type(module).forward)
-    return Rewritten(types.MethodType(forward, module), children, frozenset(found))
-
-
-def _forward(
-    by_mode: dict[bool, Callable[..., Any]], settings: dict[str, Any], asks_for_none: bool
-) -> Callable[..., Any]:
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if asks_for_none and any(value is None for value in (*args, *kwargs.values())):
-            raise ModelError(
-                f"{type(self).__name__}.forward asks what is None, and swap rewrote it for arguments that are not; "
-                "undo the swap to call it with None"
-            )
-        for name, before in settings.items():
-            now = getattr(self, name, None)
-            if type(now) is not type(before) or now != before:
-                raise ModelError(
-                    f"{type(self).__name__}.{name} was {before!r} when swap rewrote the forward that reads it, which "
-                    f"keeps that; undo the swap, change {name}, and swap again"
-                )
-        return by_mode[self.training](self, *args, **kwargs)
-
-    return forward
+    reads = _reads(module, evaluating.reads | training.reads)
+    if isinstance(reads, str):
+        return reads
+    calls = _Calls(module, makers)
+    reason = calls.replace(evaluating.graph) or calls.replace(training.graph) or calls.differ()
+    if reason:
+        return reason
+    by_mode = {False: function_of(evaluating.graph), True: function_of(training.graph)}
+    asks_for_none = evaluating.asks_for_none or training.asks_for_none
+    return calls.give(TracedForward(module, by_mode, reads, asks_for_none))
 
 
 def _reason_not_to_trace(module: nn.Module) -> str:
-    if "forward" in vars(module):
-        return "its forward has been replaced before"
     forward = type(module).forward
     if not isinstance(forward, types.FunctionType) or hasattr(forward, "__wrapped__"):
         return "its forward is decorated, which torch.fx would drop"
@@ -150,14 +166,24 @@ def _reason_not_to_trace(module: nn.Module) -> str:
     for argument in inspect.signature(forward).parameters.values():
         if argument.kind not in free or argument.default is not inspect.Parameter.empty:
             return f"its forward has the optional argument {argument.name!r}, which torch.fx would freeze"
-    frozen = sorted(_words(module) & _FROZEN)
+    words = {name for function in functions_of(module) for name in names_in(function.__code__)}
+    frozen = sorted(words & FROZEN)
     return f"its forward uses {frozen[0]}, which torch.fx would freeze" if frozen else ""
 
 
-def _settings(module: nn.Module) -> dict[str, Any]:
-    """Give the numbers, flags and the like among a module's attributes that its forward may read."""
-    held = {name: vars(module)[name] for name in _words(module) & vars(module).keys() - {"training"}}
-    return {name: value for name, value in held.items() if _is_setting(value)}
+def _reads(module: nn.Module, read: frozenset[tuple[str, str]]) -> list[tuple[str, str, Any]] | str:
+    """Give (part, attribute, value) of the numbers, flags and the like that a forward has read, or why it cannot be."""
+    found: list[tuple[str, str, Any]] = []
+    for place, name in sorted(read):
+        part = module.get_submodule(place)
+        value = getattr(part, name)
+        if name == "training":
+            if value is not module.training:
+                return f"its forward reads the training mode of {place}, which is not its own now"
+            found += [(place, name, value)] if place else []
+        elif _is_setting(value):
+            found.append((place, name, copy.deepcopy(value)))
+    return found
 
 
 def _is_setting(value: Any) -> bool:
@@ -166,29 +192,66 @@ def _is_setting(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _replace_calls(
-    module: nn.Module, graph: fx.Graph, family: Family, make: Make, children: dict[str, nn.Module]
-) -> bool | str:
-    """Replace a family's calls in a graph; the k-th call of either graph uses the k-th child.
+class _Calls:
+    """The calls of families in a module's graphs, and the child that takes the place of each.
 
-    Returns: Whether there was one; or why one cannot be replaced.
+    Attributes:
+        children: The new children by name.
+        places: For each node of the last graph that was replaced, by its position: the name of its child.
     """
-    order = {node: place for place, node in enumerate(graph.nodes)}
-    nodes = [node for node in graph.nodes if _is_call(node, family)]
-    for count, node in enumerate(nodes):
-        word = node.target if isinstance(node.target, str) else node.target.__name__
-        name = _free_name(module, f"{family.name}_{count}")
-        in_place = word.endswith("_") or bool(node.kwargs.get("inplace", False))
-        if name not in children:
-            children[name] = make(in_place)
-        source = node.args[0] if node.args else node.kwargs["input"]
-        read_later = not node.users or any(order.get(user, 0) > order[node] for user in source.users)
-        if in_place and read_later and not getattr(children[name], "inplace", False):
-            return f"its forward reads what {word} overwrites, and {type(children[name]).__name__} overwrites nothing"
-        with graph.inserting_after(node):
-            node.replace_all_uses_with(graph.call_module(name, (source,)))
-        graph.erase_node(node)
-    return bool(nodes)
+
+    def __init__(self, module: nn.Module, makers: Mapping[Family, Make]) -> None:
+        self._module, self._makers = module, makers
+        self._names: dict[tuple[str, int, bool], str] = {}
+        self._sites: dict[str, list[list[Any]]] = {family.name: [] for family in makers}
+        self.children: dict[str, nn.Module] = {}
+        self.places: dict[int, str] = {}
+
+    def replace(self, graph: fx.Graph) -> str:
+        """Replace every call in a graph; the k-th of a family uses its k-th child. Give why it cannot be."""
+        return next(filter(None, (self._replace(graph, *maker) for maker in self._makers.items())), "")
+
+    def _replace(self, graph: fx.Graph, family: Family, make: Make) -> str:
+        order = {node: place for place, node in enumerate(graph.nodes)}
+        nodes = [node for node in graph.nodes if _is_call(node, family)]
+        self._sites[family.name].append([node.meta.get("site") for node in nodes])
+        for count, node in enumerate(nodes):
+            word = node.target if isinstance(node.target, str) else node.target.__name__
+            in_place = word.endswith("_") or bool(node.kwargs.get("inplace", False))
+            name = self._child(family, count, in_place, make)
+            source = _source(node)
+            read_later = not node.users or any(order.get(user, 0) > order[node] for user in source.users)
+            if in_place and read_later and not getattr(self.children[name], "inplace", False):
+                kind = type(self.children[name]).__name__
+                return f"its forward reads what {word} overwrites, and {kind} overwrites nothing"
+            self.places[order[node]] = name
+            call_child(graph, node, name)
+        return ""
+
+    def _child(self, family: Family, count: int, in_place: bool, make: Make) -> str:
+        key = family.name, count, in_place
+        if key not in self._names:
+            number = sum(known == family.name for known, _, _ in self._names)
+            self._names[key] = _free_name(self._module, f"{family.name}_{number}")
+            self.children[self._names[key]] = make(in_place)
+        return self._names[key]
+
+    def differ(self) -> str:
+        """Give why the two training modes cannot share their children, where these learn and the calls differ."""
+        for (family, _, _), name in self._names.items():
+            evaluating, training = self._sites[family]
+            if evaluating != training and any(True for _ in self.children[name].parameters()):
+                kind = type(self.children[name]).__name__
+                return f"its calls of {family} differ between training and evaluation, and {kind} has parameters"
+        return ""
+
+    def give(self, forward: Callable[..., Any]) -> Rewritten | None:
+        families = frozenset(family for family, _, _ in self._names)
+        return Rewritten(forward, self.children, families) if families else None
+
+
+def _source(node: fx.Node) -> Any:
+    return node.args[0] if node.args else node.kwargs["input"]
 
 
 def _is_call(node: fx.Node, family: Family) -> bool:
@@ -201,54 +264,3 @@ def _free_name(module: nn.Module, name: str) -> str:
     while hasattr(module, name):
         name = f"{name}_"
     return name
-
-
-def _compile(graph: fx.Graph) -> Callable[..., Any]:
-    """Give the function forward(self, ...) that a graph stands for."""
-    code = graph.python_code("self")
-    namespace = dict(code.globals)
-    exec(code.src, namespace)
-    return namespace["forward"]
-
-
-def _words(module: nn.Module) -> set[str]:
-    """Give every name that a module's forward uses, and what that calls of its own and of its package."""
-    return {name for code in _codes(module) for name in code.co_names}
-
-
-def _asks_for_none(module: nn.Module) -> bool:
-    """Tell whether a module's forward asks what is None: a stand-in never is, an argument may be."""
-    instructions = (one.opname for code in _codes(module) for one in dis.get_instructions(code))
-    return any(name == "IS_OP" or name.endswith("NONE") for name in instructions)
-
-
-def _codes(module: nn.Module) -> set[types.CodeType]:
-    """Give the code of a module's forward, and of the methods and functions of its own package that it calls."""
-    package = _package(type(module))
-    seen: set[types.CodeType] = set()
-    waiting: list[Any] = [type(module).forward]
-    while waiting:
-        function = inspect.unwrap(waiting.pop())
-        if not isinstance(function, types.FunctionType) or function.__code__ in seen:
-            continue
-        codes = set(_with_inner(function.__code__))
-        seen |= codes
-        names = {name for code in codes for name in code.co_names}
-        scope = function.__globals__
-        files = [vars(scope[name]) for name in names & scope.keys() if isinstance(scope[name], types.ModuleType)]
-        called = [home[name] for home in (scope, *files) for name in names & home.keys()]
-        own = [value for value in called if isinstance(value, types.FunctionType) and _package(value) == package]
-        methods = [vars(base).get(name) for base in type(module).__mro__ for name in names if base is not nn.Module]
-        waiting += [*own, *methods]
-    return seen
-
-
-def _package(thing: Any) -> str:
-    return (thing.__module__ or "").partition(".")[0]
-
-
-def _with_inner(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _with_inner(constant)

@@ -1,43 +1,90 @@
-"""Following a module's forward by torch.fx, and noticing what that would freeze, drop or do to the module."""
+"""Following a module's forward by torch.fx, and noticing what that would freeze, drop or do to the module.
 
-import random
-from typing import Any
+What is followed is a twin, so that whatever forward does to it while stand-ins go through is seen and thrown away.
+"""
+
+import sys
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import fx, nn
+from torch.fx.proxy import Attribute
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..errors import ModelError
+from .observing import Watch, asks_for_none, is_users, loads_an_attribute, random_state, site
+from .twins import Outside, Twin
 
 _WHAT = ", which torch.fx would freeze"
 
 
-def trace(module: nn.Module, training: bool) -> fx.Graph | str:
-    """Trace a module's own forward in one training mode.
+class Traced(NamedTuple):
+    """What following a forward in one training mode has shown.
+
+    Attributes:
+        graph: The operations on tensors.
+        reads: (dotted name of a part, attribute) of every attribute of the module and its parts that was read, of
+            those that are set by name in `vars`.
+        asks_for_none: Whether something that ran asks what is None.
+    """
+
+    graph: fx.Graph
+    reads: frozenset[tuple[str, str]]
+    asks_for_none: bool
+
+
+def trace(module: nn.Module, training: bool) -> Traced | str:
+    """Trace a module's own forward, all of it in one training mode.
 
     Args:
         module: It and what is in it are left as they were.
-        training: The training mode to trace.
-    Returns: The graph; or why a graph would not do what the forward does.
+        training: The training mode to trace, of the module and of all its parts.
+    Returns: What was seen; or why a graph would not do what the forward does.
     """
-    was = module.training
-    module.training = training
-    kept, drawn, computed = _Kept(module), _random_state(), _Computed()
-    reason = ""
+    watch, computed, drawn, outside = Watch(), _Computed(), random_state(), Outside(module)
+    graph, failure = None, ""
     try:
-        with computed:
-            graph = _OwnCode().trace(module)
+        twin = Twin(module, training)
+    except Exception as error:  # What a module holds may raise anything when it is copied.
+        return f"its attributes cannot be copied, which tracing needs: {_say(error)}"
+    try:
+        with twin.noting_reads(), computed, watch.watching():
+            graph = _OwnCode(watch).trace(twin.module)
     except Exception as error:  # A forward may raise anything when it meets a stand-in.
-        graph = None
-        reason = (
-            f"torch.fx cannot trace its forward: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        )
-    finally:
-        changed = kept.restore()
-        module.training = was
+        failure = _say(error)
+    changed = twin.changed()
+    changed += outside.restore()
+    if computed.names:  # Asked first: torch runs code of its own, which is watched as well, to compute anything.
+        return f"its forward makes a tensor or sets an attribute ({computed.names[0]}){_WHAT}"
+    if watch.reasons:
+        return f"its forward {watch.reasons[0]}{_WHAT}"
+    if changed:
+        return f"its forward makes a tensor or sets an attribute ({changed[0]}){_WHAT}"
+    if random_state() != drawn:
+        return f"its forward draws a random number{_WHAT}"
     if graph is None:
-        return reason
-    if changed or computed.names:
-        return f"its forward makes a tensor or sets an attribute ({(changed + computed.names)[0]}){_WHAT}"
-    return f"its forward draws a random number{_WHAT}" if _random_state() != drawn else graph
+        return f"torch.fx cannot trace its forward: {failure}"
+    return Traced(graph, frozenset(twin.reads), any(map(asks_for_none, watch.codes)))
+
+
+def _say(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+class _StandIn(fx.Proxy):
+    """A proxy that can tell `x.name`, which is done again in each call, from hasattr and getattr, which are not."""
+
+    def __getattr__(self, k: str) -> Attribute:
+        caller = sys._getframe(1)
+        if isinstance(self.tracer, _OwnCode) and is_users(caller) and not loads_an_attribute(caller):
+            self.tracer.refuse(f"asks for the attribute {k} of what may have none")
+        return _Member(self, k)
+
+
+class _Member(Attribute):
+    __getattr__ = _StandIn.__getattr__
 
 
 class _OwnCode(fx.Tracer):
@@ -45,12 +92,50 @@ class _OwnCode(fx.Tracer):
 
     proxy_buffer_attributes = True  # Else a forward would change buffers, or branch on them, while it is traced.
 
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def refuse(self, reason: str) -> None:
+        self._watch.reasons.append(reason)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 -- given by torch.fx
         return True
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _StandIn(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta["site"] = site(sys._getframe(1))
+        return node
+
+    def create_arg(self, a: Any) -> Any:
+        kind = type(a)
+        if isinstance(a, (torch.Size, np.generic)):
+            # Else it would come out as a tuple, or as a number of Python's.
+            return self.create_node("call_function", kind, (a.item() if isinstance(a, np.generic) else tuple(a),), {})
+        if isinstance(a, (tuple, list, dict)) and not _is_plain(kind):
+            self.refuse(f"makes a {kind.__name__}")
+        if is_dataclass(a) and not isinstance(a, type) and not _only_keeps(kind):
+            self.refuse(f"makes a {kind.__name__}")
+        return super().create_arg(a)
+
+
+def _is_plain(kind: type) -> bool:
+    """Tell whether torch.fx makes the same kind of tuple, list or dict again."""
+    named = kind.__bases__ == (tuple,) and hasattr(kind, "_fields")
+    return kind in (tuple, list, dict) or named or kind.__module__.startswith("torch.fx.")
+
+
+def _only_keeps(kind: type) -> bool:
+    """Tell whether a dataclass made from the fields of another is equal to it."""
+    made = getattr(kind, "__dataclass_params__").init  # noqa: B009 -- known to dataclasses alone
+    return made and not hasattr(kind, "__post_init__") and all(field.init for field in fields(kind))
+
 
 class _Computed(TorchDispatchMode):
-    """Notes the operations on real tensors: what they give is the same in every later call."""
+    """Stops at an operation on real tensors: what it gives is the same in every later call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,38 +143,4 @@ class _Computed(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
-class _Kept:
-    """The attributes of a module and of all it holds, and the contents of the dictionaries and lists among them."""
-
-    def __init__(self, module: nn.Module) -> None:
-        homes = [vars(part) for part in module.modules()]
-        held = [(name, value) for home in homes for name, value in home.items() if isinstance(value, (dict, list))]
-        self._kept = [
-            (name, home, dict(home) if isinstance(home, dict) else list(home))
-            for name, home in [*(("", home) for home in homes), *held]
-        ]
-
-    def restore(self) -> list[str]:
-        """Put everything back; give the names of the attributes that were another, or had other contents."""
-        changed: set[str] = set()
-        for name, home, kept in self._kept:
-            now, before = _contents(home), _contents(kept)
-            if [id(part) for part in now.values()] == [id(part) for part in before.values()] and [*now] == [*before]:
-                continue
-            differing = (key for key in now | before if now.get(key, home) is not before.get(key, home))
-            changed |= {name} if name else {str(key) for key in differing}
-            home.clear()
-            home.update(kept) if isinstance(home, dict) else home.extend(kept)
-        return sorted(changed)
-
-
-def _contents(home: dict[Any, Any] | list[Any]) -> dict[Any, Any]:
-    return home if isinstance(home, dict) else dict(enumerate(home))
-
-
-def _random_state() -> tuple[Any, str]:
-    # The position in NumPy's stream, which its text shows, moves with every draw.
-    return random.getstate(), repr(np.random.get_state())
+        raise ModelError(f"{self.names[-1]} would be computed once and for all")
