@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gem_activations import catalog
 from gem_activations.errors import ModelError
-from gem_activations.torch import GEM, register
+from gem_activations.torch import GEM, register, swap
 from gem_activations.torch.monitor import EDGES, DeadUnitMonitor, read_recording
 from gem_activations.torch.monitor.flatness import recognise
 
@@ -237,23 +237,52 @@ def test_a_writer_of_the_users_own_stays_open(tmp_path):
     assert events(tmp_path).Scalars("loss")[0].value == 1.0
 
 
-MISSING = """
+def test_functions_inside_activations_of_transformers_are_read_after_a_swap():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
+    model = transformers.BertModel(transformers.BertConfig(**sizes, vocab_size=11)).train()
+    swap(model, {nn.functional.gelu: "gem"})
+    with DeadUnitMonitor(model, interval=1) as monitor:
+        model(torch.randint(11, (4, 6)))[0].sum().backward()
+        monitor.step()
+        layers = {layer.source: layer.activation for layer in monitor.report().windows[0].layers}
+    assert layers["encoder.layer.0.intermediate.dense"] == "gem"
+
+
+FRONTS = """
 import importlib, sys
-sys.modules |= dict.fromkeys(["lightning", "transformers", "tensorboard"])
+from importlib import metadata
+{prepare}
 import gem_activations.torch.monitor
 for front in ("lightning", "huggingface", "tensorboard"):
     try:
-        importlib.import_module(f"gem_activations.torch.monitor.{front}")
+        importlib.import_module(f"gem_activations.torch.monitor.{{front}}")
     except ImportError as error:
         print(type(error).__name__, error)
 """
+EXTRAS = {"lightning": "monitor", "transformers": "huggingface", "tensorboard": "monitor"}
+
+
+def say_the_errors(prepare):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    code = [sys.executable, "-c", FRONTS.format(prepare=prepare)]
+    done = subprocess.run(code, env=environment, capture_output=True, text=True, check=False)
+    assert not done.stderr
+    return done.stdout.splitlines()
 
 
 def test_a_missing_library_is_one_clear_error():
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", MISSING], env=environment, capture_output=True, text=True, check=False)
-    libraries = {"lightning": "monitor", "transformers": "huggingface", "tensorboard": "monitor"}
-    assert done.stdout.splitlines() == [
-        f"MissingDependencyError {library} is not installed; run: pip install 'gem-activations[{extra}]'"
-        for library, extra in libraries.items()
-    ], done.stderr
+    assert say_the_errors('sys.modules |= dict.fromkeys(["lightning", "transformers", "tensorboard"])') == [
+        f"MissingDependencyError {library} is not installed; run: pip install --upgrade 'gem-activations[{extra}]'"
+        for library, extra in EXTRAS.items()
+    ]
+
+
+def test_a_library_that_is_too_old_is_refused_before_it_is_imported():
+    floors = {"lightning": "2.6", "transformers": "5.0", "tensorboard": "2.20"}
+    old = {"lightning": "2.5.6", "transformers": "4.57.1", "tensorboard": "2.19.0"}
+    prepare = f"own = metadata.version; metadata.version = lambda name: {old}.get(name) or own(name)"
+    assert say_the_errors(prepare) == [
+        f"MissingDependencyError {library} {old[library]} is too old, expected {floors[library]} or later; "
+        f"run: pip install --upgrade 'gem-activations[{extra}]'"
+        for library, extra in EXTRAS.items()
+    ]

@@ -29,13 +29,15 @@ class LayerCounter:
         name: Name of the activation module.
         source: The module with weights that ran before it.
         module: The activation module.
+    Attributes:
+        unfollowed: Passes in which no gradient was to come, as checkpointing repeats them in the backward pass.
     """
 
     def __init__(self, name: str, source: Source | None, module: nn.Module) -> None:
         self.name, self.source, self.module = name, source, module
         self.reading = read_activation(module)
         self.units: int | None = None
-        self.passes = self.backward_passes = self.skipped = self.values = 0
+        self.passes = self.backward_passes = self.skipped = self.values = self.unfollowed = 0
         flat = self.reading.flat
         self._flat = None if flat is None or flat.where == "nowhere" else flat
         # On a CPU they tell that no later pass can change the flags; elsewhere one would have to wait to know.

@@ -1,26 +1,18 @@
 """The monitor as a callback of the Trainer of transformers."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ...errors import MissingDependencyError, ModelError
-from .recording import Window
-from .watching import INTERVAL, WINDOW, DeadUnitMonitor
+from ...errors import ModelError
+from ...extras import framework
+from .training import TrainingMonitor
 
-try:
+with framework("transformers", at_least="5.0", install="'gem-activations[huggingface]'"):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "transformers":
-        raise
-    raise MissingDependencyError(
-        "transformers is not installed; run: pip install 'gem-activations[huggingface]'"
-    ) from error
 
 
-class HuggingFaceMonitor(TrainerCallback):
+class HuggingFaceMonitor(TrainingMonitor, TrainerCallback):
     """Watch the model of a `Trainer.train`: a `DeadUnitMonitor` from its first step to its last.
 
     A step is a step of the optimizer, however many batches are accumulated for it.
@@ -31,8 +23,8 @@ class HuggingFaceMonitor(TrainerCallback):
         interval, window, channel_dim, on_window: As for `DeadUnitMonitor`.
     Attributes:
         monitor: The monitor of the last training; None before the first. Its report stays after the training.
-    Raises: MissingDependencyError (where this module is imported): transformers is not installed; as `DeadUnitMonitor`
-        where the training begins.
+    Raises: MissingDependencyError (where this module is imported): transformers is not installed, or too old; as
+        `DeadUnitMonitor` where the training begins.
     Edge cases: Where a training fails, the Trainer tells no callback: the hooks stay until the next training or until
         `callback.monitor.close()`, and the file holds the windows that were complete.
     Example:
@@ -40,20 +32,6 @@ class HuggingFaceMonitor(TrainerCallback):
         >>> callback.monitor is None
         True
     """
-
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        interval: int = INTERVAL,
-        window: int = WINDOW,
-        channel_dim: int | Mapping[str, int] | None = None,
-        on_window: Callable[[Window], object] | None = None,
-    ) -> None:
-        self.path = None if path is None else Path(path)
-        self.monitor: DeadUnitMonitor | None = None
-        self._options = {"interval": interval, "window": window, "channel_dim": channel_dim}
-        self._on_window = on_window
 
     def on_train_begin(
         self,
@@ -66,24 +44,12 @@ class HuggingFaceMonitor(TrainerCallback):
         """Begin to watch."""
         if model is None:
             raise ModelError("the Trainer gave its callbacks no model to watch")
-        if self.monitor is not None:
-            self.monitor.close()
-        self.monitor = DeadUnitMonitor(model, on_window=self._on_window, **self._options)
+        self._begin(model)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Count a step, and write the file where it ends a window."""
-        if self.monitor is None:
-            return
-        self.monitor.step()
-        if self.monitor.steps % (self.monitor.interval * self.monitor.window) == 0:
-            self._save(state)
+        self._count_step(writes=state.is_world_process_zero)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Remove the hooks and write the file."""
-        if self.monitor is not None:
-            self.monitor.close()
-            self._save(state)
-
-    def _save(self, state: TrainerState) -> None:
-        if self.monitor is not None and self.path is not None and state.is_world_process_zero:
-            self.monitor.save(self.path)
+        self._end(writes=state.is_world_process_zero)

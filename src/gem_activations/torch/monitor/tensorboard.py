@@ -3,15 +3,11 @@
 from itertools import pairwise
 from pathlib import Path
 
-from ...errors import MissingDependencyError
+from ...extras import framework
 from .recording import EDGES, LayerCount, Window
 
-try:
+with framework("tensorboard", at_least="2.20", install="'gem-activations[monitor]'"):
     from torch.utils.tensorboard import SummaryWriter
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "tensorboard":
-        raise
-    raise MissingDependencyError("tensorboard is not installed; run: pip install 'gem-activations[monitor]'") from error
 
 
 class TensorBoardWriter:
@@ -24,7 +20,7 @@ class TensorBoardWriter:
 
     Args:
         target: A folder for a new event file, or a SummaryWriter, which is then not closed here.
-    Raises: MissingDependencyError (where this module is imported): tensorboard is not installed.
+    Raises: MissingDependencyError (where this module is imported): tensorboard is not installed, or too old.
     Example:
         >>> import tempfile
         >>> from torch import nn

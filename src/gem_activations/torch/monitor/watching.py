@@ -179,26 +179,41 @@ class DeadUnitMonitor:
 
     def _count(self, name: str, module: nn.Module, x: Tensor) -> None:
         """Count the input of an activation in a pass that may be a training step's."""
+        follows = x.requires_grad and torch.is_grad_enabled()
         # A forward pass inside a backward pass is one that checkpointing does again.
-        again = _backward_number() != -1
+        repeated = _backward_number() != -1
         key = name, self._source.name if self._source else ""
-        counter = self._counters.get(key)
-        if again:
-            counter = counter or self._find_counter(name, x)
-            if counter is None:
-                return
-        elif counter is None or counter.module is not module:  # `swap` moves the hooks to the new module.
-            counter = self._counters[key] = LayerCounter(name, self._source, module)
-        dim = channel_dimension(x, self._dims.get(name, counter.source), name)
-        counted = again or counter.see(x.detach(), dim)
-        if counted and x.requires_grad and torch.is_grad_enabled() and self._look is not None:
-            self._look.follow(x, counter, dim)
+        counter = self._find_repeated(key, x) if repeated else self._find_counter(key, module)
+        if counter is None or self._look is None or (repeated and not follows):
+            return
+        dim = self._find_dim(counter, x)
+        if repeated:
+            counter.unfollowed -= 1
+        elif not counter.see(x.detach(), dim):
+            return
+        elif not follows:
+            counter.unfollowed += 1
+            return
+        self._look.follow(x, counter, dim)
 
-    def _find_counter(self, name: str, x: Tensor) -> LayerCounter | None:
-        """Give the counter of the pass that is repeated; what ran before a repeated segment has not run before it."""
-        for counter in self._counters.values():
-            dim = channel_dimension(x, self._dims.get(name, counter.source), name)
-            if counter.name == name and counter.units == count_units(x, dim):
+    def _find_counter(self, key: tuple[str, str], module: nn.Module) -> LayerCounter:
+        counter = self._counters.get(key)
+        if counter is None or counter.module is not module:  # `swap` moves the hooks to the new module.
+            counter = self._counters[key] = LayerCounter(key[0], self._source, module)
+        return counter
+
+    def _find_dim(self, counter: LayerCounter, x: Tensor) -> int:
+        return channel_dimension(x, self._dims.get(counter.name, counter.source), counter.name)
+
+    def _find_repeated(self, key: tuple[str, str], x: Tensor) -> LayerCounter | None:
+        """Give the counter of a pass that is repeated, of the latest that fits; None where its gradient comes anyway.
+
+        What ran before a segment has not run before it when it is repeated.
+        """
+        for counter in (self._counters.get(key), *reversed(self._counters.values())):
+            if counter is None or counter.name != key[0] or not counter.unfollowed:
+                continue
+            if counter.units == count_units(x, self._find_dim(counter, x)):
                 return counter
         return None
 
