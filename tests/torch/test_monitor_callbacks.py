@@ -89,11 +89,13 @@ lightnings_own = pytest.mark.filterwarnings(
 @lightnings_own
 def test_a_fit_of_lightning(tmp_path):
     file, logger = tmp_path / "run" / "monitor.jsonl", Kept()
-    callback = LightningMonitor(file, interval=2, window=2)
+    ended = []
+    callback = LightningMonitor(file, interval=2, window=2, on_window=ended.append)
     module = Module(network())
     fit(callback, module, logger)
     recording = read_recording(file)
     assert recording == callback.monitor.report()
+    assert recording.windows == tuple(ended)
     assert [(window.first_step, window.last_step) for window in recording.windows] == [(0, 3), (4, 7), (8, 11)]
     for window in recording.windows:
         assert [(layer.name, layer.units) for layer in window.layers] == [("net.1", 6), ("net.3", 5)]
