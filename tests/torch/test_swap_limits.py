@@ -1,13 +1,25 @@
 """What swap leaves although a key asks for it, and what undo gives back after a model was used in between."""
 
+import collections
+import contextlib
+import datetime
+import functools
 import gc
+import operator
+import random
+import sys
+import threading
+import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.ao.nn import quantized
 from torch.nn import functional
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint as saves_memory
+from torch.utils.checkpoint import checkpoint_sequential as saves_more
 
 from gem_activations.errors import ModelError
 from gem_activations.torch import GEM, swap
@@ -103,3 +115,169 @@ def test_a_pattern_that_meets_functions_only_names_them():
     model = nn.Sequential(nn.TransformerEncoderLayer(4, 1, 4, activation="gelu", batch_first=True))
     with pytest.raises(ModelError, match=r"'\*.activation'.* functions it holds: torch.nn.functional.gelu"):
         swap(model, {"*.activation": "gem"})
+
+
+class Reverses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # noqa: ARG004 -- given by torch
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):  # noqa: ARG004 -- given by torch
+        return -gradient
+
+
+class Out(collections.OrderedDict):
+    """What is no plain dict, as the outputs of transformers are."""
+
+
+AMP, NO_GRAD, DRAWS, CACHE = torch.autocast("cpu", torch.bfloat16), torch.no_grad(), np.random.default_rng(0), {}
+is_one = isinstance
+
+
+class Tally:
+    calls = 0
+
+    def add(self):
+        self.calls += 1
+
+
+TALLY = Tally()
+
+
+@functools.singledispatch
+def first(x):
+    return x[0]
+
+
+@first.register
+def _(x: torch.Tensor):
+    return x
+
+
+@torch.no_grad()
+def without_gradient(x):
+    return x * 2
+
+
+@contextlib.contextmanager
+def nothing():
+    yield
+
+
+@nothing()
+def in_a_context(x):
+    return x * 2
+
+
+def by_class(x):
+    match x:
+        case torch.Tensor():
+            return x
+        case _:
+            return x[0]
+
+
+def tries(x):
+    try:
+        return x.tensors
+    except AttributeError:
+        return x
+
+
+def under(context, x):
+    with context:
+        return x * 2
+
+
+def notes(x):
+    CACHE["last"] = x
+    return x
+
+
+def counts(x):
+    TALLY.add()
+    return x
+
+
+def says(x):
+    print("a call")
+    return x
+
+
+def enclosing():
+    seen, calls = [], 0
+
+    def appends(x):
+        seen.append(x)
+        return x
+
+    def adds(x):
+        nonlocal calls
+        calls += 1
+        return x
+
+    return appends, adds
+
+
+appends, adds = enclosing()
+
+
+class Runs(nn.Module):
+    """ReLU of a step, which nothing in this class names."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step, self.inner = step, nn.Linear(3, 3)
+
+    def forward(self, x):
+        return functional.relu(self.step(x))
+
+
+STEPS = {
+    "gradient": (lambda x: Reverses.apply(x), "backward pass of its own"),
+    "global autocast": (lambda x: under(AMP, x), "uses autocast"),
+    "global no_grad": (lambda x: under(NO_GRAD, x), "sets whether gradients are recorded"),
+    "own context": (lambda x: under(nothing(), x), "has a with statement"),
+    "decorated": (without_gradient, "sets whether gradients are recorded"),
+    "decorated by a context": (in_a_context, "works in a context"),
+    "set_grad": (lambda x: x * bool(operator.methodcaller("set_grad_enabled", True)(torch)), "gradients"),
+    "checkpoint": (lambda x: saves_memory(torch.tanh, x, use_reentrant=False), "its forward "),
+    "checkpoint_sequential": (lambda x: saves_more([torch.tanh], 1, x, use_reentrant=False), "uses checkpoint"),
+    "isinstance": (lambda x: x if isinstance(x, torch.Tensor) else x[0], "uses isinstance"),
+    "isinstance renamed": (lambda x: x if is_one(x, torch.Tensor) else x[0], "uses isinstance"),
+    "hasattr": (lambda x: x.tensors if hasattr(x, "tensors") else x, "uses hasattr"),
+    "getattr": (lambda x: x if getattr(x, "tensors", None) is None else x.tensors, "asks for the attribute"),
+    "callable": (lambda x: x() if callable(x) else x, "uses callable"),
+    "class": (lambda x: x if x.__class__ is torch.Tensor else x[0], "uses __class__"),
+    "is": (lambda x: x + 1 if x is AMP else x, "asks which object"),
+    "singledispatch": (first, "uses functools.singledispatch"),
+    "match": (by_class, "has a match statement"),
+    "try": (tries, "has a try statement"),
+    "clock": (lambda x: x * time.time(), "reads a clock"),
+    "calendar": (lambda x: x * datetime.datetime.now(tz=datetime.UTC).hour, "reads a clock"),
+    "random": (lambda x: x * random.Random(1).uniform(1, 2), "draws a random number"),
+    "numpy": (lambda x: x * float(DRAWS.uniform()), r"sets an attribute \(DRAWS\)|draws a random number"),
+    "cache": (notes, r"sets an attribute \(CACHE\)"),
+    "meter": (counts, "its forward "),
+    "enclosed list": (appends, "its forward "),
+    "enclosed number": (adds, "sets the name calls outside itself"),
+    "print": (says, "uses print"),
+    "dict": (lambda x: {"a": Out(x=x)}["a"] and x.view(Out(x=x)), "makes a Out"),
+    "thread": (lambda x: threading.Thread(target=print).start() or x, "starts a thread"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_runs_out_of_sight_is_watched(step):
+    run, words = STEPS[step]
+    model = Runs(run)
+    with pytest.raises(ModelError, match=words) as caught:
+        swap(model, {functional.relu: "gem"})
+    assert "\n" not in str(caught.value)
+    assert "forward" not in vars(model)
+    assert CACHE == {}
+    assert TALLY.calls == 0
+    assert appends.__closure__[0].cell_contents == []
+    assert sys.getprofile() is None
+    assert "__getattribute__" not in vars(nn.Module)

@@ -11,7 +11,7 @@ import random
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from functools import cache
@@ -45,6 +45,9 @@ _UNKEPT = {
     "autograd/graph.py": "has hooks for saved tensors",
     "amp/autocast_mode.py": "uses autocast",
 }
+# torch wraps in this what its compiler is to leave alone, such as every operation on real tensors under a mode.
+_UNCOMPILED = "_compile.py"
+_UNKEPT[_UNCOMPILED] = "runs what torch keeps from its compiler"
 _DRAWS = "draws a random number"
 _CLOCKS = (datetime.datetime, datetime.date)
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
@@ -104,9 +107,13 @@ class Watch:
     Attributes:
         reasons: What was seen that a graph would freeze or drop, in order, as the rest of "its forward ...".
         codes: The code objects of the user's that have run.
+
+    Args:
+        meet: Called when a code object of the user's runs for the first time, with its frame before the first step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, meet: Callable[[types.FrameType], None]) -> None:
+        self._meet = meet
         self.reasons: list[str] = []
         self.codes: dict[types.CodeType, None] = {}
 
@@ -123,17 +130,22 @@ class Watch:
             self.reasons += [reason for code in self.codes for reason in _frozen_in(code)]
 
     def _note(self, frame: types.FrameType, event: str, argument: Any) -> None:
-        if event == "call":
-            place = _place_of(frame.f_code.co_filename)
-            if place is _Place.USER:
-                if frame.f_code not in self.codes and not _looks_up_an_attribute(frame) and not _imports(frame):
-                    self.codes[frame.f_code] = None
-            elif place is not _Place.OURS:
-                reasons = _dropped_by(frame)
-                self.reasons += reasons if reasons and not _imports(frame) else []
-        elif event == "c_call" and _asker(frame) is _Place.USER:
-            frozen = _frozen_by(argument, is_users(frame))
-            self.reasons += frozen if frozen and not _imports(frame) else []
+        code = frame.f_code
+        place = _place_of(code.co_filename)
+        if event == "call" and place is _Place.USER:
+            if code not in self.codes and not _looks_up_an_attribute(frame) and not _imports(frame):
+                self.codes[code] = None
+                self._meet(frame)
+        elif event == "call" and place is not _Place.OURS:
+            reasons = _dropped_by(frame)
+            if reasons and not _imports(frame):
+                self.reasons += reasons
+                if reasons == [_UNKEPT[_UNCOMPILED]]:
+                    sys.setprofile(None)  # The first time this imports the compiler, for seconds when it is watched.
+        elif event == "c_call" and place in (_Place.USER, _Place.STANDARD):
+            reasons = _frozen_by(argument, place is _Place.USER)
+            if reasons and _asker(frame) is _Place.USER and not _imports(frame):
+                self.reasons += reasons
 
 
 def _dropped_by(frame: types.FrameType) -> list[str]:
@@ -190,17 +202,16 @@ def _frozen_by(function: Any, by_user: bool) -> list[str]:
 
 def _frozen_in(code: types.CodeType) -> list[str]:
     """Give what a code object does, in words, that torch.fx would answer once and for all, or drop."""
+    steps = list(dis.get_instructions(code))
+    names = {step.opname for step in steps}
     reasons = [f"uses {word}" for word in sorted(FROZEN.intersection(code.co_names))]
-    before = None
-    for step in dis.get_instructions(code):
-        if step.opname in _FROZEN_STEPS:
-            reasons.append(_FROZEN_STEPS[step.opname])
+    reasons += [reason for name, reason in _FROZEN_STEPS.items() if name in names]
+    for before, step in zip([None, *steps], steps, strict=False):
         if step.opname in ("STORE_DEREF", "DELETE_DEREF") and step.argval in code.co_freevars:
             reasons.append(f"sets the name {step.argval} outside itself")
         compares_none = before is not None and before.opname.startswith("LOAD_CONST") and before.argval is None
         if step.opname == "IS_OP" and not compares_none:
             reasons.append("asks which object something is")
-        before = step
     return reasons
 
 
@@ -245,15 +256,25 @@ def names_in(code: types.CodeType) -> set[str]:
 
 def named_by(function: types.FunctionType) -> list[tuple[str, Any]]:
     """Give (name, value) of what a function's names stand for outside it: globals, those of other files, closures."""
-    names, scope = names_in(function.__code__), function.__globals__
-    files = [vars(scope[name]) for name in names & scope.keys() if isinstance(scope[name], types.ModuleType)]
-    found = [(name, home[name]) for home in (scope, *files) for name in sorted(names & home.keys())]
+    found = _globals_named(function.__code__, function.__globals__)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             found.append((name, cell.cell_contents))
         except ValueError:  # Nothing is in it yet.
             continue
     return found
+
+
+def named_in(frame: types.FrameType) -> list[tuple[str, Any]]:
+    """Give the same as `named_by` of the function that a frame begins to run."""
+    enclosed = [(name, frame.f_locals[name]) for name in frame.f_code.co_freevars if name in frame.f_locals]
+    return _globals_named(frame.f_code, frame.f_globals) + enclosed
+
+
+def _globals_named(code: types.CodeType, scope: dict[str, Any]) -> list[tuple[str, Any]]:
+    names = names_in(code)
+    files = [vars(scope[name]) for name in names & scope.keys() if isinstance(scope[name], types.ModuleType)]
+    return [(name, home[name]) for home in (scope, *files) for name in sorted(names & home.keys())]
 
 
 def _package(thing: Any) -> str:

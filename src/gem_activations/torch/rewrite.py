@@ -182,7 +182,7 @@ def _reads(module: nn.Module, read: frozenset[tuple[str, str]]) -> list[tuple[st
                 return f"its forward reads the training mode of {place}, which is not its own now"
             found += [(place, name, value)] if place else []
         elif _is_setting(value):
-            found.append((place, name, copy.deepcopy(value)))
+            found.append((place, name, value))
     return found
 
 

@@ -43,7 +43,8 @@ def trace(module: nn.Module, training: bool) -> Traced | str:
         training: The training mode to trace, of the module and of all its parts.
     Returns: What was seen; or why a graph would not do what the forward does.
     """
-    watch, computed, drawn, outside = Watch(), _Computed(), random_state(), Outside(module)
+    outside, computed, drawn = Outside(), _Computed(), random_state()
+    watch = Watch(outside.meet)
     graph, failure = None, ""
     try:
         twin = Twin(module, training)

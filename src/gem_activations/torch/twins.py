@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import ModelError
-from .observing import functions_of, named_by
+from .observing import named_in
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.MethodDescriptorType)
 _SHARED = (Tensor, torch.ScriptObject, torch.jit.ScriptModule, fx.Proxy, *_CODE)
 _FIXED = (*_ATOMS, *_SHARED, nn.Module)
+_CONTAINERS = (list, deque, dict, set)
 # What torch keeps in every module; `training` is read by forwards as their own settings are.
 PLAIN = vars(nn.Module()).keys() - {"training"}
 
@@ -89,24 +90,29 @@ class Twin:
 
 
 class Outside:
-    """What a module's functions name outside it and may change: containers and objects, global or enclosed."""
+    """What the code that runs names outside itself and may change: containers and objects, global or enclosed."""
 
-    def __init__(self, module: nn.Module) -> None:
-        named = [pair for function in functions_of(module) for pair in named_by(function)]
-        found = {id(value): (name, value) for name, value in named if not isinstance(value, _FIXED)}
+    def __init__(self) -> None:
         self._alive: dict[int, Any] = {}
-        self._kept = [(name, value, self._write(value), _contents(value)) for name, value in found.values()]
+        self._kept: dict[int, tuple[str, Any, bytes, Any]] = {}
+
+    def meet(self, frame: types.FrameType) -> None:
+        """Keep the state of what the code of a frame names, before it runs."""
+        for name, value in named_in(frame):
+            if id(value) not in self._kept and not isinstance(value, _FIXED):
+                self._kept[id(value)] = name, value, self._write(value), _contents(value)
 
     def restore(self) -> list[str]:
-        """Put back what containers held; give the names of what has changed."""
+        """Put back what containers held, and the attributes of objects; give the names of what has changed."""
         changed: list[str] = []
-        for name, value, before, contents in self._kept:
+        for name, value, before, contents in self._kept.values():
             if self._write(value) == before:
                 continue
             changed.append(name)
             if contents is not None:
-                value.clear()
-                value.extend(contents) if isinstance(value, (list, deque)) else value.update(contents)
+                home = value if type(value) in _CONTAINERS else vars(value)
+                home.clear()
+                home.extend(contents) if isinstance(home, (list, deque)) else home.update(contents)
         return changed
 
     def _write(self, value: Any) -> bytes:
@@ -117,7 +123,9 @@ class Outside:
 
 
 def _contents(value: Any) -> Any:
-    return value.copy() if type(value) in (list, deque, dict, set) else None
+    if type(value) in _CONTAINERS:
+        return value.copy()
+    return dict(vars(value)) if hasattr(value, "__dict__") else None
 
 
 def _copy(value: Any) -> Any:
