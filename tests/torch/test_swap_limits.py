@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import copy
 import datetime
 import functools
 import gc
@@ -200,6 +201,26 @@ def counts(x):
     return x
 
 
+def counts_in_a_class(x):
+    Tally.calls += 1
+    return x
+
+
+def counts_in_itself(x):
+    counts_in_itself.calls = x
+    return x
+
+
+class CallsTwice(nn.Module):
+    """What torch.fx would do before the call of the child, and the child again within it."""
+
+    def __call__(self, x):
+        return super().__call__(x * 2)
+
+    def forward(self, x):
+        return x + 1
+
+
 def says(x):
     print("a call")
     return x
@@ -249,7 +270,7 @@ STEPS = {
     "hasattr": (lambda x: x.tensors if hasattr(x, "tensors") else x, "uses hasattr"),
     "getattr": (lambda x: x if getattr(x, "tensors", None) is None else x.tensors, "asks for the attribute"),
     "callable": (lambda x: x() if callable(x) else x, "uses callable"),
-    "class": (lambda x: x if x.__class__ is torch.Tensor else x[0], "uses __class__"),
+    "__class__": (lambda x: x if x.__class__ is torch.Tensor else x[0], "uses __class__"),
     "is": (lambda x: x + 1 if x is AMP else x, "asks which object"),
     "singledispatch": (first, "uses functools.singledispatch"),
     "match": (by_class, "has a match statement"),
@@ -260,6 +281,11 @@ STEPS = {
     "numpy": (lambda x: x * float(DRAWS.uniform()), r"sets an attribute \(DRAWS\)|draws a random number"),
     "cache": (notes, r"sets an attribute \(CACHE\)"),
     "meter": (counts, "its forward "),
+    "class": (counts_in_a_class, r"sets an attribute \(Tally\)"),
+    "function": (counts_in_itself, r"sets an attribute \(counts_in_itself\)"),
+    "call": (CallsTwice(), "calls a CallsTwice, whose class has a __call__ of its own"),
+    "copy": (copy.deepcopy, "it copies a tensor by copy.deepcopy"),
+    "seed": (lambda x: torch.manual_seed(0) and x, "its forward (uses manual_seed|runs what torch keeps)"),
     "enclosed list": (appends, "its forward "),
     "enclosed number": (adds, "sets the name calls outside itself"),
     "print": (says, "uses print"),
@@ -277,7 +303,8 @@ def test_what_runs_out_of_sight_is_watched(step):
     assert "\n" not in str(caught.value)
     assert "forward" not in vars(model)
     assert CACHE == {}
-    assert TALLY.calls == 0
+    assert TALLY.calls == Tally.calls == 0
+    assert not hasattr(counts_in_itself, "calls")
     assert appends.__closure__[0].cell_contents == []
     assert sys.getprofile() is None
     assert "__getattribute__" not in vars(nn.Module)

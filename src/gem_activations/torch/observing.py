@@ -24,7 +24,8 @@ from torch import nn
 
 # Words in a forward that torch.fx would answer once and for all, or drop.
 FROZEN = {
-    *("isinstance", "issubclass", "hasattr", "callable", "is_tensor", "type", "__class__"),
+    *("isinstance", "issubclass", "hasattr", "callable", "is_tensor", "is_tensor_like", "type"),
+    *("__class__", "set_default_dtype", "set_default_device", "manual_seed"),
     *("is_scripting", "is_tracing", "is_compiling", "is_dynamo_compiling", "is_exporting", "is_grad_enabled"),
     *("is_autocast_enabled", "is_inference_mode_enabled"),
     *("no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "autocast"),
@@ -87,6 +88,13 @@ def _unkept(file: str) -> str:
 def is_users(frame: types.FrameType | None) -> bool:
     """Tell whether a frame runs code from outside torch and the standard library."""
     return frame is not None and _place_of(frame.f_code.co_filename) is _Place.USER
+
+
+def overrides_call(module: nn.Module) -> bool:
+    """Tell whether a module's class has a `__call__` of the user's."""
+    found = (vars(kind)["__call__"] for kind in type(module).__mro__ if "__call__" in vars(kind))
+    code = getattr(next(found), "__code__", None)
+    return code is not None and _place_of(code.co_filename) is _Place.USER
 
 
 def site(frame: types.FrameType | None) -> tuple[tuple[types.CodeType, int], ...]:

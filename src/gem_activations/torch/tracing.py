@@ -14,7 +14,7 @@ from torch.fx.proxy import Attribute
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import ModelError
-from .observing import Watch, asks_for_none, is_users, loads_an_attribute, random_state, site
+from .observing import Watch, asks_for_none, is_users, loads_an_attribute, overrides_call, random_state, site
 from .twins import Outside, Twin
 
 _WHAT = ", which torch.fx would freeze"
@@ -83,6 +83,9 @@ class _StandIn(fx.Proxy):
             self.tracer.refuse(f"asks for the attribute {k} of what may have none")
         return _Member(self, k)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # Else a copy would belong to a copy of the graph.
+        raise ModelError("it copies a tensor by copy.deepcopy")
+
 
 class _Member(Attribute):
     __getattr__ = _StandIn.__getattr__
@@ -102,6 +105,11 @@ class _OwnCode(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 -- given by torch.fx
         return True
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if overrides_call(m):  # What that does around the call would be done by the graph, and by the module again.
+            self.refuse(f"calls a {type(m).__name__}, whose class has a __call__ of its own")
+        return super().call_module(m, forward, args, kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _StandIn(node, self)

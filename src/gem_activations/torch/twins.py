@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import sys
 import types
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ _ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.MethodDescriptorType)
 _SHARED = (Tensor, torch.ScriptObject, torch.jit.ScriptModule, fx.Proxy, *_CODE)
 _FIXED = (*_ATOMS, *_SHARED, nn.Module)
+_OWNERS = (type, types.FunctionType, types.ModuleType)
 _CONTAINERS = (list, deque, dict, set)
 # What torch keeps in every module; `training` is read by forwards as their own settings are.
 PLAIN = vars(nn.Module()).keys() - {"training"}
@@ -99,7 +101,7 @@ class Outside:
     def meet(self, frame: types.FrameType) -> None:
         """Keep the state of what the code of a frame names, before it runs."""
         for name, value in named_in(frame):
-            if id(value) not in self._kept and not isinstance(value, _FIXED):
+            if id(value) not in self._kept and (_is_users(value) or not isinstance(value, _FIXED)):
                 self._kept[id(value)] = name, value, self._write(value), _contents(value)
 
     def restore(self) -> list[str]:
@@ -110,22 +112,51 @@ class Outside:
                 continue
             changed.append(name)
             if contents is not None:
-                home = value if type(value) in _CONTAINERS else vars(value)
-                home.clear()
-                home.extend(contents) if isinstance(home, (list, deque)) else home.update(contents)
+                _put_back(value, contents)
         return changed
 
     def _write(self, value: Any) -> bytes:
+        if isinstance(value, _OWNERS):
+            own = {name: held for name, held in vars(value).items() if _counts(name, held)}
+            self._alive.update((id(held), held) for held in own.values())
+            return repr([(name, id(held)) for name, held in own.items()]).encode()
         try:
             return _dump(value, self._alive, {})
         except Exception:  # It cannot be written: nothing is known of it.
             return b""
 
 
+def _is_users(value: Any) -> bool:
+    """Tell whether something is a class, a function or a file of the user's, which may have attributes of its own."""
+    if not isinstance(value, _OWNERS):
+        return False
+    home = value.__name__ if isinstance(value, types.ModuleType) else value.__module__ or ""
+    package = home.partition(".")[0]
+    return package != "torch" and package not in sys.stdlib_module_names
+
+
+def _counts(name: str, held: Any) -> bool:
+    """Tell whether an attribute may be the forward's doing: an import sets files and names between underscores."""
+    return not name.startswith("__") and not isinstance(held, types.ModuleType)
+
+
 def _contents(value: Any) -> Any:
     if type(value) in _CONTAINERS:
         return value.copy()
     return dict(vars(value)) if hasattr(value, "__dict__") else None
+
+
+def _put_back(value: Any, contents: Any) -> None:
+    if isinstance(value, _OWNERS):
+        for name in [name for name, held in vars(value).items() if _counts(name, held) and name not in contents]:
+            delattr(value, name)
+        for name, held in contents.items():
+            if _counts(name, held) and vars(value).get(name) is not held:
+                setattr(value, name, held)
+        return
+    home = value if type(value) in _CONTAINERS else vars(value)
+    home.clear()
+    home.extend(contents) if isinstance(home, (list, deque)) else home.update(contents)
 
 
 def _copy(value: Any) -> Any:
