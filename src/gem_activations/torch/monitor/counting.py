@@ -13,7 +13,7 @@ from .flatness import Flat, read_activation
 from .recording import EDGES, LayerCount
 
 _SAMPLED = 256
-_WAITING = 256  # Passes whose samples wait to be sorted into bins together.
+_WAITING = 64  # Passes whose samples wait to be sorted into bins together.
 _WIDE = 64  # Columns from which on a reduction over rows is fast on a CPU.
 _BOUNDS = np.array(EDGES)
 _TINY = float(np.finfo(np.float32).tiny)
@@ -23,7 +23,7 @@ class LayerCounter:
     """What was seen of one activation since the window began: two flags a unit, and a sample of each pass.
 
     Nothing that passes by is kept. A pass costs few operations: the samples, copies of up to 256 numbers, wait, and go
-    into bins at the end of the window, or when there are 256 of them. That alone waits for the device.
+    into bins at the end of the window, or when there are 64 of them. That alone waits for the device.
 
     Args:
         name: Name of the activation module.
