@@ -64,7 +64,6 @@ def test_close_removes_every_hook_also_after_an_error():
     assert hooks(model) == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
 def test_hooks_are_on_the_model_only_in_steps_that_are_looked_at():
     model = cnn()
     with DeadUnitMonitor(model, interval=3) as monitor:
@@ -155,6 +154,7 @@ def test_an_activation_that_is_swapped_while_it_is_watched_is_counted_anew(looks
     assert hooks(model) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
 def test_a_compiled_part_beside_parts_that_are_not_is_compiled_once():
     torch._dynamo.reset()
     part = nn.Sequential(nn.Linear(4, 4), nn.GELU())
@@ -176,6 +176,7 @@ def test_a_compiled_part_beside_parts_that_are_not_is_compiled_once():
     assert window.unseen == ("0.1",)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
 def test_compiled_code_is_left_alone_and_said_not_to_be_seen():
     torch._dynamo.reset()
     model = nn.Sequential(nn.Linear(4, 3), GEM(), nn.Linear(3, 2), nn.ReLU())
