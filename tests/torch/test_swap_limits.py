@@ -6,7 +6,9 @@ import copy
 import datetime
 import functools
 import gc
+import io
 import operator
+import pickle
 import random
 import sys
 import threading
@@ -23,7 +25,7 @@ from torch.utils.checkpoint import checkpoint as saves_memory
 from torch.utils.checkpoint import checkpoint_sequential as saves_more
 
 from gem_activations.errors import ModelError
-from gem_activations.torch import GEM, swap
+from gem_activations.torch import GEM, gem, swap
 
 from .known_warnings import tracing
 
@@ -308,3 +310,51 @@ def test_what_runs_out_of_sight_is_watched(step):
     assert appends.__closure__[0].cell_contents == []
     assert sys.getprofile() is None
     assert "__getattribute__" not in vars(nn.Module)
+
+
+class Activates(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return functional.relu(self.fc(x)) + functional.relu(x)
+
+
+def test_a_rewritten_forward_is_copied_but_not_pickled_as_what_it_was():
+    model, x = Activates(), torch.randn(9, 3)
+    report = swap(model, {functional.relu: "segem(leak=0.5)"})
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+    for save in (pickle.dumps, lambda whole: torch.save(whole, io.BytesIO())):
+        with pytest.raises(pickle.PicklingError, match=r"swap rewrote the forward of this Activates.* undo the swap"):
+            save(model)
+    report.undo()
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), model(x))
+
+
+def test_copies_of_a_graph_module_keep_the_swap():
+    model, x = torch.fx.symbolic_trace(Activates()), torch.randn(9, 3)
+    before = model(x)
+    report = swap(model, {functional.relu: "segem(leak=0.5)"})
+    after = model(x)
+    assert not torch.equal(after, before)
+    twin = copy.deepcopy(copy.deepcopy(model))
+    assert torch.equal(twin(x), after)
+    assert torch.equal(pickle.loads(pickle.dumps(twin))(x), after)
+    with pytest.raises(pickle.PicklingError, match="save the state_dict, or undo the swap first"):
+        pickle.dumps(model)
+    nn.init.zeros_(twin.fc.weight)
+    assert torch.equal(model(x), after)
+    report.undo()
+    assert torch.equal(model(x), before)
+    assert torch.equal(copy.deepcopy(model)(x), before)
+    assert torch.equal(swap(model, {functional.relu: "gem"}, inplace=False).model(x), gem(model.fc(x)) + gem(x))
+
+
+def test_a_graph_that_is_changed_after_the_swap_is_not_ignored():
+    model = torch.fx.symbolic_trace(Activates())
+    swap(model, {functional.relu: "gem"})
+    model.graph.erase_node(next(node for node in model.graph.nodes if node.op == "output"))
+    model.recompile()
+    with pytest.raises(ModelError, match="the graph of this GraphModule was changed after the swap"):
+        model(torch.ones(3))

@@ -27,6 +27,11 @@ def call_child(graph: fx.Graph, node: fx.Node, name: str) -> None:
     graph.erase_node(node)
 
 
+def read_of(part: nn.Module, name: str) -> Any:
+    """Give what a forward reads of a part: an attribute, or under `_modules` the names of what a container holds."""
+    return tuple(part._modules) if name == "_modules" else getattr(part, name, None)
+
+
 class _Forward:
     """A forward that stands among a module's attributes. A deep copy belongs to the copy of the module."""
 
@@ -78,7 +83,7 @@ class TracedForward(_Forward):
             )
         for place, name, before in self._reads:
             part = module.get_submodule(place)
-            now = getattr(part, name, None)
+            now = read_of(part, name)
             if name == "training":
                 if now != module.training:
                     raise ModelError(
@@ -133,6 +138,6 @@ class GraphForward(_Forward):
 def _same(now: Any, before: Any) -> bool:
     if type(now) is not type(before):
         return False
-    if isinstance(now, tuple):
+    if isinstance(now, (list, tuple)):
         return len(now) == len(before) and all(map(_same, now, before))
     return now == before or (now != now and before != before)

@@ -11,6 +11,7 @@ import copy
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from .forwards import GraphForward, TracedForward, call_child, function_of
+from .forwards import GraphForward, TracedForward, call_child, function_of, read_of
 from .observing import FROZEN, functions_of, named_by, names_in
 from .tracing import trace
 from .twins import PLAIN
@@ -28,7 +29,9 @@ _NAMES = [
     *("prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink", "softsign", "tanh"),
     "tanhshrink",
 ]
+_CODE = (type, types.FunctionType, types.BuiltinFunctionType)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
+_SETTINGS = (type(None), bool, int, float, complex, str, Enum, torch.dtype, *_CODE)
 
 
 class Family(NamedTuple):
@@ -176,20 +179,20 @@ def _reads(module: nn.Module, read: frozenset[tuple[str, str]]) -> list[tuple[st
     found: list[tuple[str, str, Any]] = []
     for place, name in sorted(read):
         part = module.get_submodule(place)
-        value = getattr(part, name)
+        value = read_of(part, name)
         if name == "training":
             if value is not module.training:
                 return f"its forward reads the training mode of {place}, which is not its own now"
             found += [(place, name, value)] if place else []
         elif _is_setting(value):
-            found.append((place, name, value))
+            found.append((place, name, copy.deepcopy(value)))
     return found
 
 
 def _is_setting(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_setting, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+    if isinstance(value, _CONTAINERS):
+        return all(map(_is_setting, [*value, *value.values()] if isinstance(value, dict) else value))
+    return isinstance(value, _SETTINGS)
 
 
 class _Calls:

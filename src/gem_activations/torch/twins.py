@@ -1,5 +1,6 @@
 """Copies of modules that share their tensors, and what a forward has changed: in such a copy, or outside the module."""
 
+import inspect
 import io
 import pickle
 import sys
@@ -19,6 +20,7 @@ _ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.MethodDescriptorType)
 _SHARED = (Tensor, torch.ScriptObject, torch.jit.ScriptModule, fx.Proxy, *_CODE)
 _FIXED = (*_ATOMS, *_SHARED, nn.Module)
+_LISTS = inspect.getfile(nn.ModuleList)  # What is here goes through the modules that a container holds now.
 _OWNERS = (type, types.FunctionType, types.ModuleType)
 _CONTAINERS = (list, deque, dict, set)
 # What torch keeps in every module; `training` is read by forwards as their own settings are.
@@ -57,8 +59,9 @@ class Twin:
 
         def look_up(part: Any, name: str) -> Any:
             known = self._names.get(id(part))
-            if known is not None and name not in PLAIN and name in object.__getattribute__(part, "__dict__"):
-                self.reads.add((known, name))
+            if known is not None and name in object.__getattribute__(part, "__dict__"):
+                listed = name == "_modules" and sys._getframe(1).f_code.co_filename == _LISTS
+                self.reads |= {(known, name)} if listed or name not in PLAIN else set()
             return object.__getattribute__(part, name)
 
         setattr(nn.Module, "__getattribute__", look_up)  # noqa: B010 -- a method of every module, for this long
