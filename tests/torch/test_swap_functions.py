@@ -161,7 +161,7 @@ class Lists(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(3, 3)])
         self.sizes, self.options, self.kind = [1, -1], {"times": 2.0}, torch.float32
-        self.last, self.squash = halve, torch.tanh
+        self.last, self.squash = halve, torch.sin
 
     def forward(self, x):
         for layer in self.layers:
@@ -176,7 +176,7 @@ class Lists(nn.Module):
         (lambda model: model.sizes.reverse(), "Lists.sizes"),
         (lambda model: model.options.update(times=3.0), "Lists.options"),
         (lambda model: setattr(model, "last", Scales), "Lists.last"),
-        (lambda model: setattr(model, "squash", torch.sigmoid), "Lists.squash"),
+        (lambda model: setattr(model, "squash", torch.cos), "Lists.squash"),
         (lambda model: setattr(model, "kind", torch.float64), "Lists.kind"),
     ],
     ids=["layers", "list", "dict", "function", "built-in function", "dtype"],
@@ -185,7 +185,7 @@ def test_what_a_forward_goes_through_is_not_frozen_unseen(change, name):
     model, x = Lists(), torch.ones(2, 3)
     swap(model, {functional.relu: "gem"})
     twin = copy.deepcopy(model)
-    assert torch.equal(twin(x), gem(torch.tanh(model.layers[0](x))).view(1, -1))
+    assert torch.equal(twin(x), gem(torch.sin(model.layers[0](x))).view(1, -1))
     assert torch.equal(torch.compile(twin, backend="aot_eager", fullgraph=True)(x), twin(x))
     change(model)
     with pytest.raises(ModelError, match=f"{name} was"):
@@ -559,6 +559,28 @@ def test_a_function_under_another_name_that_cannot_be_changed_is_said():
     report = swap(nn.Sequential(Optional(), Renamed()), {functional.relu: "gem"})
     assert [left.name for left in report.left] == ["0"]
     assert "optional argument 'times'" in report.left[0].reason
+
+
+class HoldsAndCalls(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act, self.other = functional.gelu, functools.partial(functional.elu, alpha=0.5)
+
+    def forward(self, x):
+        return functional.relu(self.act(x)) + self.other(x)
+
+
+def test_a_function_that_is_held_and_replaced_is_the_one_a_rewritten_forward_calls():
+    model, x = HoldsAndCalls(), torch.randn(9)
+    report = swap(model, {functional.gelu: "gem(n=2)", functional.relu: "segem(leak=0.5)"})
+    assert [change.name for change in report.changes] == ["act", "relu_0"]
+    assert torch.equal(model(x), model.relu_0(gem(x, n=2)) + functional.elu(x, alpha=0.5))
+    later = swap(model, {functional.elu: "gem"})
+    assert torch.equal(model(x), model.relu_0(gem(x, n=2)) + gem(x))
+    later.undo()
+    report.undo()
+    assert torch.equal(model(x), type(model).forward(model, x))
+    assert model.act is functional.gelu
 
 
 def test_modules_that_torch_does_not_know_of_are_told():

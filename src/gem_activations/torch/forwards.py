@@ -33,7 +33,16 @@ def read_of(part: nn.Module, name: str) -> Any:
 
 
 class _Forward:
-    """A forward that stands among a module's attributes. A deep copy belongs to the copy of the module."""
+    """A forward that stands among a module's attributes. A deep copy belongs to the copy of the module.
+
+    Each has a class of its own, with a code object of its own: torch.compile counts how often one code object was
+    compiled, and gives up after a few.
+    """
+
+    def __new__(cls, *_: Any) -> Any:
+        call: Any = cls.__call__
+        alone = types.FunctionType(call.__code__.replace(), call.__globals__, call.__name__)
+        return object.__new__(type(cls.__name__, (cls,), {"__call__": alone}))
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module

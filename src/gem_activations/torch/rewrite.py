@@ -63,10 +63,13 @@ def family_of(function: Any) -> Family | None:
 
 def held_functions(module: nn.Module, family: Family) -> Iterator[str]:
     """Give the attributes of a module that hold a function of the family, or a partial of one."""
-    for name, value in vars(module).items():
-        function = value.func if isinstance(value, partial) else value
-        if any(function is known for known in family.functions):
-            yield name
+    return (name for name, held in _held_activations(module).items() if held is family)
+
+
+def _held_activations(module: nn.Module) -> dict[str, Family]:
+    functions = {name: value.func if isinstance(value, partial) else value for name, value in vars(module).items()}
+    found = {name: family_of(function) for name, function in functions.items()}
+    return {name: family for name, family in found.items() if family is not None}
 
 
 def held_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -144,12 +147,14 @@ def rewrite(module: nn.Module, makers: Mapping[Family, Make]) -> Rewritten | str
     reason = _reason_not_to_trace(module)
     if reason:
         return reason
-    evaluating, training = trace(module, False), trace(module, True)
+    # swap may put another activation in the place of these.
+    late = frozenset((place, name) for place, part in module.named_modules() for name in _held_activations(part))
+    evaluating, training = trace(module, False, late), trace(module, True, late)
     if isinstance(evaluating, str):
         return evaluating
     if isinstance(training, str):
         return training
-    reads = _reads(module, evaluating.reads | training.reads)
+    reads = _reads(module, (evaluating.reads | training.reads) - late)
     if isinstance(reads, str):
         return reads
     calls = _Calls(module, makers)

@@ -35,19 +35,20 @@ class Traced(NamedTuple):
     asks_for_none: bool
 
 
-def trace(module: nn.Module, training: bool) -> Traced | str:
+def trace(module: nn.Module, training: bool, late: frozenset[tuple[str, str]]) -> Traced | str:
     """Trace a module's own forward, all of it in one training mode.
 
     Args:
         module: It and what is in it are left as they were.
         training: The training mode to trace, of the module and of all its parts.
+        late: (dotted name of a part, attribute) of the functions whose calls stay calls of the attribute.
     Returns: What was seen; or why a graph would not do what the forward does.
     """
     outside, computed, drawn = Outside(), _Computed(), random_state()
     watch = Watch(outside.meet)
     graph, failure = None, ""
     try:
-        twin = Twin(module, training)
+        twin = Twin(module, training, late)
     except Exception as error:  # What a module holds may raise anything when it is copied.
         return f"its attributes cannot be copied, which tracing needs: {_say(error)}"
     try:

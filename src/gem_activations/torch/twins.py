@@ -33,18 +33,24 @@ class Twin:
     Attributes:
         module: The copy.
         reads: (dotted name of a part, attribute) of what was read under `noting_reads`.
+
+    Args:
+        module: The original.
+        training: The training mode of the copy and all its parts.
+        late: (dotted name of a part, attribute) of the functions that are looked up at each call.
     """
 
-    def __init__(self, module: nn.Module, training: bool) -> None:
+    def __init__(self, module: nn.Module, training: bool, late: frozenset[tuple[str, str]]) -> None:
         named = [(name, part) for name, part in module.named_modules() if not isinstance(part, torch.jit.ScriptModule)]
         parts: dict[int, Any] = {id(part): object.__new__(type(part)) for _, part in named}
         shared: dict[int, Any] = {}
         states = [{name: value for name, value in vars(part).items() if name not in PLAIN} for _, part in named]
         copies = _load(_dump(states, shared, parts), shared, parts)
-        for (_, part), state in zip(named, copies, strict=True):
+        for (place, part), state in zip(named, copies, strict=True):
             plain = {name: _copy(value) for name, value in vars(part).items() if name in PLAIN}
             plain["_modules"] = {name: parts.get(id(child), child) for name, child in plain["_modules"].items()}
-            vars(parts[id(part)]).update(plain | state | {"training": training})
+            calls = {name: _LateCall(f"{home}.{name}".removeprefix(".")) for home, name in late if home == place}
+            vars(parts[id(part)]).update(plain | state | calls | {"training": training})
         self.module: nn.Module = parts[id(module)]
         self.reads: set[tuple[str, str]] = set()
         self._names = {id(parts[id(part)]): name for name, part in named}
@@ -164,6 +170,25 @@ def _put_back(value: Any, contents: Any) -> None:
 
 def _copy(value: Any) -> Any:
     return value.copy() if isinstance(value, (dict, set)) else value
+
+
+class _LateCall:
+    """Stands for a function that a module holds: its call becomes a call of whatever the attribute is then."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __hash__(self) -> int:
+        raise ModelError(f"it looks {self.target} up")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        tracer: Any = next((given.tracer for given in (*args, *kwargs.values()) if isinstance(given, fx.Proxy)), None)
+        if tracer is None:
+            raise ModelError(f"it calls {self.target} with no tensor that goes through it")
+        return tracer.create_proxy("call_module", self.target, args, kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        raise ModelError(f"it asks what {self.target} is")
 
 
 class _Unusable:
