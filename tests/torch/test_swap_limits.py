@@ -358,3 +358,15 @@ def test_a_graph_that_is_changed_after_the_swap_is_not_ignored():
     model.recompile()
     with pytest.raises(ModelError, match="the graph of this GraphModule was changed after the swap"):
         model(torch.ones(3))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_rewritten_forwards_are_compiled_apart():
+    """torch.compile gives up on one code object after a few modules that share it."""
+    model, x = nn.Sequential(*(Activates() for _ in range(3))), torch.ones(2, 3)
+    swap(model, {functional.relu: "gem"})
+    wanted = model(x)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for block in model:
+            block.compile(backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(model(x), wanted)
