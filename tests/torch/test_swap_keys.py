@@ -197,3 +197,17 @@ def test_a_held_function_that_overwrites_is_followed_by_an_activation_that_does(
     assert torch.equal(model(x.clone()), gem(x))
     report.undo()
     assert swap(model, {functional.relu: "gelu"}).changes[0].new == "GELU, not in place"
+
+
+def test_a_replaced_module_in_a_plain_list_is_named():
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.act = nn.Linear(2, 2), nn.ReLU()
+            self.steps = [self.fc, self.act]
+            self.by_name = {"act": self.act}
+
+    model = nn.Sequential(Steps(), nn.ReLU())
+    left = {each.name: each.reason for each in swap(model, {nn.ReLU: "gem"}).left}
+    assert left.keys() == {"0.steps", "0.by_name"}
+    assert all("nn.ModuleList" in reason for reason in left.values())

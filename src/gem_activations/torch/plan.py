@@ -15,7 +15,7 @@ from .inventory import describe, is_known_class, list_activations, named_activat
 from .keys import Request, choose
 from .modules import make_activation
 from .overwriting import called_for_effect
-from .rewrite import Family, Rewritten, family_of, held_functions, mentions, rewrite
+from .rewrite import Family, Rewritten, family_of, held_functions, held_modules, mentions, rewrite
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name)
 
@@ -66,10 +66,23 @@ def make_plan(request: Request) -> Plan:
     for family in functions:
         if family not in found:
             raise ModelError(_nothing_calls(plan, request.model, family))
+    plan.left += _held_aside(plan, names)
     if not plan.changes:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in plan.left[:3])
         raise ModelError(f"nothing was changed; {reasons}")
     return plan
+
+
+def _held_aside(plan: Plan, names: dict[int, list[str]]) -> list[tuple[str, str]]:
+    """Name the plain lists and dicts that hold a module which is replaced elsewhere."""
+    reason = "a plain list or dict holds the module that was replaced; use nn.ModuleList or nn.ModuleDict"
+    found = [
+        f"{names[id(module)][0]}.{attribute}".removeprefix(".")
+        for module in plan.model.modules()
+        for attribute, held in held_modules(module)
+        if id(held) in plan.modules
+    ]
+    return [(name, reason) for name in dict.fromkeys(found)]
 
 
 def _all_names(model: nn.Module) -> dict[int, list[str]]:

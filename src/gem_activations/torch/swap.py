@@ -137,7 +137,8 @@ def swap(model: nn.Module, choices: Mapping[Key, Choice], *, inplace: bool = Tru
         nn.Identity). The model is then as it was.
     Edge cases: torch's nn.TransformerEncoder leaves out its activation in evaluation on its fast path, which knows ReLU
         and GELU only: the swap turns that path off. An activation class that holds its function, such as transformers'
-        GELUActivation, is replaced whole. A forward that torch.fx has rewritten cannot be pickled; its state_dict can.
+        GELUActivation, is replaced whole. A forward that torch.fx has rewritten cannot be pickled (PicklingError); its
+        state_dict can. A plain list or dict that holds a replaced module keeps the old one, and is named in `left`.
         Swap before `torch.compile`.
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
