@@ -484,7 +484,7 @@ def test_a_swap_that_breaks_off_leaves_the_model_as_it_was(monkeypatch):
             raise MemoryError
         return GEM()
 
-    monkeypatch.setattr("gem_activations.torch.plan.make_activation", fail)
+    monkeypatch.setattr("gem_activations.torch.swapping.plan.make_activation", fail)
     with pytest.raises(MemoryError):
         swap(model, {"*": "gem"})
     assert len(made) == 2

@@ -21,7 +21,7 @@ from torch.nn.functional import relu as renamed
 
 from gem_activations.errors import ModelError
 from gem_activations.torch import gem, swap
-from gem_activations.torch.rewrite import held_modules
+from gem_activations.torch.swapping.rewrite import held_modules
 
 
 class Holds(nn.Module):

@@ -9,8 +9,8 @@ from torch import nn
 
 from ..errors import ModelError
 from .inventory import Choice
-from .keys import Request
-from .plan import Plan, hand_over, make_plan
+from .swapping.keys import Request
+from .swapping.plan import Plan, hand_over, make_plan
 
 Key = type[nn.Module] | str | Callable[..., Any]
 _MISSING = object()

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList, type_before_parametrizations
 
-from .. import catalog
-from ..errors import ModelError
-from ..grammar import quote
-from .inventory import as_activation, describe, is_activation, list_activations, named_activations
+from ... import catalog
+from ...errors import ModelError
+from ...grammar import quote
+from ..inventory import as_activation, describe, is_activation, list_activations, named_activations
 from .rewrite import FAMILIES, held_functions
 
 # What holds the parameters of the module around it, and is no layer.

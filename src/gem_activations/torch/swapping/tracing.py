@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.fx.proxy import Attribute
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..errors import ModelError
+from ...errors import ModelError
 from .observing import Watch, asks_for_none, is_users, loads_an_attribute, overrides_call, random_state, site
 from .twins import Outside, Twin
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from .. import catalog
-from ..errors import ModelError
-from .inventory import describe, is_known_class, list_activations, named_activations
+from ... import catalog
+from ...errors import ModelError
+from ..inventory import describe, is_known_class, list_activations, named_activations
+from ..modules import make_activation
 from .keys import Request, choose
-from .modules import make_activation
 from .overwriting import called_for_effect
 from .rewrite import Family, Rewritten, family_of, held_functions, held_modules, mentions, rewrite
 

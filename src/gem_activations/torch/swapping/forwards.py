@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..errors import ModelError
+from ...errors import ModelError
 
 
 def function_of(graph: fx.Graph) -> Callable[..., Any]:

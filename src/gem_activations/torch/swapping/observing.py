@@ -61,7 +61,7 @@ class _Place(Enum):
 _TORCH = Path(torch.__file__).resolve().parent
 _STANDARD = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
 _OURS = [
-    (Path(__file__).parent / name).resolve() for name in ("observing.py", "tracing.py", "twins.py", "../errors.py")
+    (Path(__file__).parent / name).resolve() for name in ("observing.py", "tracing.py", "twins.py", "../../errors.py")
 ]
 
 
