@@ -139,7 +139,11 @@ def test_interruption_at_any_write_changes_no_number(
     assert stop - 1 == 1 + 2 * (2 + 1 + 2 * EPOCHS + (EPOCHS - 1) + 2)
 
 
-COMMAND = "import sys; from gem_activations.cli import main; sys.exit(main())"
+# Where the tests run in the background of a shell, the interrupt is ignored, and a child would inherit that.
+COMMAND = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from gem_activations.cli import main; sys.exit(main())"
+)
 
 
 def start(folder: Path, *more: str) -> "subprocess.Popen[str]":
