@@ -370,3 +370,22 @@ def test_rewritten_forwards_are_compiled_apart():
         for block in model:
             block.compile(backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(model(x), wanted)
+
+
+def test_what_others_do_when_garbage_is_collected_is_not_the_forwards():
+    class Calls(nn.Module):
+        def forward(self, x):
+            return functional.relu(x)
+
+    def note(*_):
+        time.perf_counter()  # As Hypothesis and JAX do.
+
+    before = gc.get_threshold()
+    gc.callbacks.append(note)
+    gc.set_threshold(1, 1, 1)
+    try:
+        assert len(swap(Calls(), {functional.relu: "gem"}).changes) == 1
+    finally:
+        gc.callbacks.remove(note)
+        gc.set_threshold(*before)
+    assert gc.isenabled()

@@ -6,6 +6,7 @@ outside torch and the standard library, every function that it calls, and the st
 
 import datetime
 import dis
+import gc
 import inspect
 import random
 import sys
@@ -127,14 +128,21 @@ class Watch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch what runs in this thread; then give back the profile function that was there."""
+        """Watch what runs in this thread; then give back the profile function that was there.
+
+        Garbage waits meanwhile: others are called when it is collected, and some of them read a clock.
+        """
         before: Any = sys.getprofile()
+        collects = gc.isenabled()
+        gc.disable()
         sys.setprofile(self._note)
         try:
             yield
         finally:
             # cProfile leaves itself here, which is no function of Python's.
             sys.setprofile(before) if before is None or callable(before) else before.enable()
+            if collects:
+                gc.enable()
             self.reasons += [reason for code in self.codes for reason in _frozen_in(code)]
 
     def _note(self, frame: types.FrameType, event: str, argument: Any) -> None:
