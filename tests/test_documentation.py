@@ -194,7 +194,7 @@ JAX_ARMS = ["gem", "gem(n=2)", "gem(n=3)", "egem(eps=1e-4)", "segem(eps=1e-4, le
 def test_figures_of_jax_are_those_of_the_result_files():
     page = (ROOT / "docs/frameworks/jax.md").read_text()
     found = re.findall(r"^\| ([\d,]+) \| (\w+) \| (forward|both) \| ([\d. |]+) \|$", page, re.MULTILINE)
-    assert len(found) == 12
+    assert len(found) == 18
     for size, dtype, direction, cells in found:
         name = "jax_speed_one_core" if size == "4,096" else "jax_speed"
         case = (int(size.replace(",", "")), dtype, direction)
@@ -251,6 +251,17 @@ def test_figures_of_int8_are_those_of_the_result_file():
     assert f"| GPT-2 small, 124 million weights, taught {gem['steps']} steps | {cells} |" in page
     own, peer = (f"{abs(row['loss_int8'] - row['loss']):.4f}" for row in (gem, gelu))
     assert f"{own} nats with GEM and {peer} with GELU" in " ".join(page.split())
+
+
+def test_figures_of_the_monitor_are_those_of_the_result_file():
+    page = " ".join((ROOT / "docs/frameworks/monitoring.md").read_text().split())
+    first, second = (record["rows"] for record in result_rows("monitor_cost"))
+    relu, gem = (f"{100 * row['overhead']:.1f} %" for row in second)
+    assert f"on one core {relu} (ReLU) and {gem} (GEM) of a step of 1 ms" in page
+    for row in first:
+        if not row["model"].startswith("MLP"):
+            low, high = row["overhead_quartiles"]
+            assert abs(row["overhead"]) < high - low
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
