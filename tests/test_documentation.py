@@ -53,6 +53,7 @@ def workplace(tmp_path_factory):
     """A folder like the checkout: the commands of a page run there one after the other."""
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "docs").mkdir()
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     return folder
 
 
