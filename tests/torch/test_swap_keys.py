@@ -44,7 +44,7 @@ class Widened(nn.ReLU):
         return super().forward(self.fc(x))
 
 
-def refused(model, key, words):
+def assert_refused(model, key, words):
     names = list(model.state_dict())
     before = repr(model)
     with pytest.raises(ModelError, match=words) as caught:
@@ -60,7 +60,7 @@ NO_ACTIVATIONS = [nn.Dropout(), nn.Flatten(), nn.MaxPool1d(1), nn.Softmax(-1), n
 @pytest.mark.parametrize("other", NO_ACTIVATIONS, ids=lambda value: type(value).__name__)
 def test_a_module_of_torch_that_is_no_activation_is_for_predicates_alone(other):
     for key in (type(other), "1"):
-        refused(
+        assert_refused(
             nn.Sequential(nn.Linear(2, 2), other), key, rf"'1' is chosen, a {type(other).__name__}, which is no act"
         )
     model = nn.Sequential(nn.Linear(2, 2), other)
@@ -76,12 +76,12 @@ def test_a_place_that_is_held_free_is_taken(key):
 @pytest.mark.parametrize("key", [nn.BatchNorm1d, "1", lambda name, _: name == "1"], ids=["class", "name", "predicate"])
 def test_buffers_are_parts(key):
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False))
-    refused(model, key, "'1' is chosen, a BatchNorm1d with parts of its own, which is no activation")
+    assert_refused(model, key, "'1' is chosen, a BatchNorm1d with parts of its own, which is no activation")
 
 
 def test_a_pattern_that_meets_no_activation_says_what_it_meets():
     model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.BatchNorm1d(3, affine=False)), nn.ReLU())
-    refused(
+    assert_refused(
         model, "1*", r"the pattern '1\*'; it matches '1', a Sequential, which is not known to be one; its activations"
     )
 
@@ -91,11 +91,13 @@ def test_a_pattern_that_meets_no_activation_says_what_it_meets():
 )
 def test_an_activation_with_a_layer_inside_is_refused(make, layer):
     for key in (make, "1", lambda name, _: name == "1"):
-        refused(nn.Sequential(nn.Linear(3, 3), make()), key, f"'1' is chosen, a {make.__name__} with the layer {layer}")
+        assert_refused(
+            nn.Sequential(nn.Linear(3, 3), make()), key, f"'1' is chosen, a {make.__name__} with the layer {layer}"
+        )
 
 
 def test_a_pattern_does_not_drop_a_layer_either():
-    refused(nn.Sequential(nn.ReLU(), Widened()), "*", r"'1' is chosen, a Widened with the layer 'fc' \(Linear\)")
+    assert_refused(nn.Sequential(nn.ReLU(), Widened()), "*", r"'1' is chosen, a Widened with the layer 'fc' \(Linear\)")
 
 
 def test_what_is_learnt_in_a_class_of_the_users_own_goes_and_is_said():
@@ -141,7 +143,7 @@ def test_parameters_in_lists_and_under_parametrizations_are_no_layers():
     ids=["softmax", "glu", "normalize", "log_softmax", "attribute", "many", "index", "instance", "None"],
 )
 def test_a_key_that_cannot_be_asked_is_one_clear_error(key, words):
-    refused(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), key, words)
+    assert_refused(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), key, words)
 
 
 class Statement(nn.Module):
