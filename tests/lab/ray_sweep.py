@@ -1,17 +1,16 @@
 """A sweep on a Ray cluster of two nodes, one of which dies in the middle: started by test_engine_ray.py.
 
 Usage: ray_sweep.py OUT EPOCHS ARM [ARM ...]. Each node has one CPU, and a run takes one: two runs under way are one on
-each node. Then one seed more is asked for, of the cluster and of a local process at once. Prints what was seen as JSON.
+each node. Then one seed more is asked for, of the cluster and of a local process at once. RAY_TMPDIR
+names a folder of its own. Prints what was seen as JSON.
 """
 
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -74,9 +73,8 @@ def join_in(request: Request) -> "subprocess.Popen[bytes]":
 
 
 def main(out: Path, epochs: int, arms: tuple[str, ...]) -> None:
-    temporary = tempfile.mkdtemp(prefix="gem-ray-")  # Sockets need short paths.
-    head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": temporary}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    # Its ports are free ones that Ray finds, its files lie in RAY_TMPDIR: another Ray on the machine is left alone.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         watcher = Watcher(cluster, cluster.add_node(num_cpus=1), out)
         watcher.start()
@@ -101,7 +99,6 @@ def main(out: Path, epochs: int, arms: tuple[str, ...]) -> None:
         print(json.dumps(seen))
     finally:
         cluster.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -46,6 +48,9 @@ def test_node_that_dies_loses_no_run_and_doubles_none(tmp_path: Path) -> None:
     script = Path(__file__).with_name("ray_sweep.py")
     mark = f"GEM_TEST_CLUSTER={uuid.uuid4()}"
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    environment.pop("RAY_ADDRESS", None)
+    # Ray's folder and the file of its current cluster are this test's own. Its sockets need a short path: 107 bytes.
+    environment["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="gem-", dir="/tmp")
     environment |= dict([mark.split("=")])
     words = [sys.executable, str(script), str(tmp_path / "ray"), str(EPOCHS), *ARMS]
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -60,6 +65,7 @@ def test_node_that_dies_loses_no_run_and_doubles_none(tmp_path: Path) -> None:
     finally:
         for left in find_processes(mark):
             os.kill(left, 9)
+        shutil.rmtree(environment["RAY_TMPDIR"], ignore_errors=True)
     seen = json.loads(output.splitlines()[-1])
     assert seen["interrupted"] == 2
     assert seen["restarted"] == 1, "the run of the node that died is taken up again, that of the other one is not"

@@ -137,7 +137,8 @@ def _connected(address: str | None) -> Iterator[Any]:
         import ray
     dashboard = None if address else False  # A cluster that is there has decided for itself.
     try:
-        ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+        # Without an address Ray would join whatever cluster was last started here.
+        ray.init(address or "local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise StoreError(f"--ray-address {address}: no Ray cluster answers there ({error})") from error
     try:
