@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+# What the demo needs is installed apart: it is a third of the whole.
+LAB := $(VENV)/.installed-lab
 READY := $(VENV)/.installed
 # torchvision's build for CUDA does not load beside torch's for the CPU: this folder keeps it from all but timm's tests.
 TIMM := build/timm
@@ -9,8 +12,8 @@ TIMM := build/timm
 .PHONY: help demo test check bench properties docs dist sanitize install lock clean
 
 help:
-	@echo "make demo   install, then compare eight activations on handwritten digits (about two minutes)"
-	@echo "make test   install, then run the tests"
+	@echo "make demo   install PyTorch and the lab, then compare eight activations on handwritten digits"
+	@echo "make test   install the rest, then run the tests"
 	@echo "make check  install, then lint, format check, types, import rules and the pages of proved properties"
 	@echo "make bench  install, then time the activations beside their rivals (about two minutes)"
 	@echo "make properties  install, then prove again what docs/properties says (about a minute)"
@@ -20,10 +23,16 @@ help:
 
 install: $(READY)
 
-$(READY): pyproject.toml constraints.txt setup.py $(wildcard src/gem_activations/kernels/cpu/source/*)
+$(LAB): pyproject.toml constraints.txt setup.py $(wildcard src/gem_activations/kernels/cpu/source/*)
+	@echo "Installing PyTorch and the lab into $(VENV): a minute or more, 1.5 GB (on Linux several GB more for CUDA, which"
+	@echo "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make $(or $(MAKECMDGOALS),demo) leaves out)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(PIP) torch==2.13.0
+	$(PIP) --editable ".[lab]"
+	@touch $@
+
+$(READY): $(LAB)
+	$(PIP) --quiet --editable ".[dev]"
 	@touch $@
 
 $(TIMM)/.installed: $(READY)
@@ -31,8 +40,10 @@ $(TIMM)/.installed: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TIMM) \
 	  timm==1.0.31 torchvision==0.28.0 && touch $@ || echo "timm could not be fetched: the tests that need it will be skipped"
 
-demo: $(READY)
+demo: $(LAB)
+	@echo "Training 80 small networks, about a minute on two cores; what breaks off goes on with the same command"
 	$(BIN)/gem-act compare digits --out runs/digits
+	@echo "Open $(CURDIR)/runs/digits/report.html"
 
 # One process a core, one thread each: tests that need threads ask for them.
 test: $(READY) $(TIMM)/.installed
