@@ -27,7 +27,7 @@ FLAGS = [
 
 
 class BuildLibrary(build_ext):
-    """Builds gem_kernels.so and writes its SHA-256 beside it, by which the loader refuses a damaged file."""
+    """Builds gem_kernels.so and writes its SHA-256 beside it, by which `backend_info` knows an altered file."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split(".")).with_suffix(".so"))

@@ -51,7 +51,8 @@ def backend_info() -> dict[str, str]:
     """
     library = cpu.status()
     triton, reason = load_triton()
-    served = f"in use for CPU tensors: instruction set {library.isa}, {library.path}"
+    altered = ", altered since it was built (stripped or signed, for instance)" if library.altered else ""
+    served = f"in use for CPU tensors: instruction set {library.isa}, {library.path}{altered}"
     cuda = "in use for CUDA tensors" if torch.cuda.is_available() else "installed; there is no CUDA device"
     return {
         "plain": "in use for every other tensor, and under tracers and transforms",

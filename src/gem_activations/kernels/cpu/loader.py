@@ -1,7 +1,7 @@
 """Finds, checks and loads the C library; a library that cannot be trusted is refused with the reason."""
 
 import hashlib
-import hmac
+import struct
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +17,14 @@ _BUILD_ADVICE = "install the package again where a C compiler (gcc or clang) is 
 
 
 class Status(NamedTuple):
-    """Whether the library is in use: the reason where it is not, the instruction set and the file where it is."""
+    """Whether the library is in use: the reason if not, else its instruction set, its file, whether it was altered."""
 
     available: bool
     reason: str
     isa: str
     path: str
+    altered: bool = False
+    """The file is not as it was built, by the checksum beside it: it was stripped, signed or linked anew since."""
 
 
 def load() -> Library | None:
@@ -38,7 +40,9 @@ def status() -> Status:
         True
     """
     library, reason = _load()
-    return Status(library is not None, reason, library.isa if library else "", str(library.path) if library else "")
+    if library is None:
+        return Status(False, reason, "", "")
+    return Status(True, "", library.isa, str(library.path), _is_altered(library.path))
 
 
 @cache
@@ -50,26 +54,42 @@ def _load() -> tuple[Library | None, str]:
 
 
 def open_library(path: Path) -> Library:
-    """Load a library after checking its SHA-256, then check its version and a few of its values.
+    """Load a library, then check its version and a few of its values.
 
-    The checksum stands beside the file, with `.sha256` added to its name. It comes first: a truncated library could
-    end the process while it is mapped.
+    Its checksum is not asked: packagers strip and sign libraries, after which it works as before.
 
-    Raises: BackendError: no file, no or another checksum, not loadable here, another version, or wrong values.
+    Raises: BackendError: no file, not loadable here, another version, or wrong values.
     """
-    try:
-        content = path.read_bytes()
-    except OSError:
-        raise BackendError(f"the C kernels were not built: there is no {path}; {_BUILD_ADVICE}") from None
-    try:
-        expected = path.with_name(path.name + ".sha256").read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        raise BackendError(f"{path} has no checksum beside it; {_BUILD_ADVICE}") from None
-    if not hmac.compare_digest(hashlib.sha256(content).hexdigest(), expected):
-        raise BackendError(f"{path} does not match its checksum: the file is damaged; {_BUILD_ADVICE}")
+    if not path.exists():
+        raise BackendError(f"the C kernels were not built: there is no {path}; {_BUILD_ADVICE}")
+    if _is_truncated(path):
+        raise BackendError(f"{path} is damaged: its end is missing; {_BUILD_ADVICE}")
     library = Library(path)
     _check_values(library)
     return library
+
+
+def _is_truncated(path: Path) -> bool:
+    """Tell whether an ELF file ends before its table of sections, which stands last.
+
+    Such a library could end the process while it is mapped. Other systems refuse it themselves.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head[:6] != b"\x7fELF\x02\x01":
+        return False
+    if len(head) < 64:
+        return True
+    (table,), (width, count) = struct.unpack_from("<Q", head, 0x28), struct.unpack_from("<HH", head, 0x3A)
+    return path.stat().st_size < table + width * count
+
+
+def _is_altered(path: Path) -> bool:
+    try:
+        built = path.with_name(path.name + ".sha256").read_bytes().decode("ascii", "replace").strip()
+    except OSError:
+        return True
+    return hashlib.sha256(path.read_bytes()).hexdigest() != built
 
 
 def _check_values(library: Library) -> None:
