@@ -34,7 +34,10 @@ def entry(reference, name):
     return found[0], " ".join(found[1].split())
 
 
-@pytest.mark.parametrize("module", ["gem_activations.torch", "gem_activations.torch.monitor", "gem_activations.jax"])
+FRONTS = ["gem_activations.torch", "gem_activations.torch.monitor", "gem_activations.jax", "gem_activations.edge"]
+
+
+@pytest.mark.parametrize("module", FRONTS)
 def test_it_has_every_public_name_of_a_front(reference, module):
     for name in importlib.import_module(module).__all__:
         assert re.search(rf"^[a-z ]*{module}\.(recording\.)?{name}\b", reference, re.MULTILINE), name

@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg, subcommand
 
 from . import catalog
+from .edge.command import HeaderRequest, write_header
 from .grammar import format_call
 from .lab.runs.options import Options
 
@@ -272,6 +273,17 @@ class Monitor:
             _print_lines([part], console) if isinstance(part, str) else console.print(part)
 
 
+@dataclass(frozen=True)
+class CHeader(HeaderRequest):
+    """Write an activation in integers as a C99 header: int8 or int16, no floating point, no heap, no table."""
+
+    source: Annotated[Positional[str], arg(metavar="ACTIVATION|FILE")]
+
+    def run(self) -> None:
+        """Make the layers, print how exact they are, and write."""
+        _print_lines(write_header(self), _console(sys.stdout))
+
+
 Command = (
     Annotated[Compare, subcommand("compare")]
     | Annotated[Tune, subcommand("tune")]
@@ -283,6 +295,7 @@ Command = (
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Certify, subcommand("certify")]
     | Annotated[Monitor, subcommand("monitor")]
+    | Annotated[CHeader, subcommand("c")]
 )
 
 

@@ -37,6 +37,10 @@ class MissingDependencyError(GemError, ImportError):
     """An optional library that the call needs is not installed."""
 
 
+class QuantizationError(GemError):
+    """A scale, zero point or width of an integer layer is out of its range, or no integer arithmetic here serves it."""
+
+
 class ModelError(GemError):
     """A model does not hold what the call is to change or watch, or cannot be changed as asked."""
 
