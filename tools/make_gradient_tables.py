@@ -1,15 +1,23 @@
-"""Write gradient_table_32.h and gradient_table_64.h: the gradient f' of GEM as a function of its output, for leak 0.
+"""Write the tables of the C kernels: the gradient f' of GEM and its input as functions of its output, for leak 0.
+
+gradient_table_32.h and gradient_table_64.h have the gradient, inverse_table_32.h the input.
 
 With u = y / scale the gradient depends on u and n only. Far below the transition it is V (1 + c V), where
 V = (2n+1) u^(2n/(2n+1)) repeats every 2n+1 octaves of u, but for a power of two. From u = 2^low on it is V d, with d
 the value of 1 + c V there: the larger of 1 + c V and d serves all u. The table has V over one period of the power law
 and over the octaves, or parts of octaves, above, as polynomials in the mantissa of u less 3/2. Above the last octave
-the gradient is 1 to within the bound. Everything is computed with 50 digits and rounded once.
+the gradient is 1 to within the bound.
+
+The input t = x / scale is u^m + m u with m = 1 / (2n+1) far below the transition, to within u^m times u^(4nm). The table
+has t - m u over the same pieces; over one period of the power law it doubles. Above the last octave t is u.
+
+Everything is computed with 50 digits and rounded once.
 
 Run: .venv/bin/python tools/make_gradient_tables.py
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +26,7 @@ from mpmath import mpf
 
 SOURCE = Path(__file__).parents[1] / "src/gem_activations/kernels/cpu/source"
 FEW, MANY = 32, 64  # columns: what one permute of two AVX-512 registers selects from, and what two do
+INVERSE_DEGREE = 6  # relative errors of 5e-7
 
 
 @dataclass(frozen=True)
@@ -62,15 +71,23 @@ LONG_LAYOUTS = (
 )
 
 
-def gradient(n: int, u: mpf) -> mpf:
-    """Give f' = G (1 + 2n (1 - G)) where G^(2n+1) = u^(2n) (1 - G)."""
+Function = Callable[[Layout, mpf], mpf]
+
+
+def root(n: int, u: mpf) -> mpf:
+    """Compute t with t^(2n+1) = u (t^(2n) + 1)."""
     t = u + u ** (mpf(1) / (2 * n + 1))
     while True:  # Newton from above on t^(2n+1) = u (t^(2n) + 1), which is convex there
         power = t ** (2 * n)
         step = (t * power - u * (power + 1)) / ((2 * n + 1) * power - 2 * n * u * power / t)
         t -= step
         if abs(step) < abs(t) * mpf(10) ** -40:
-            break
+            return t
+
+
+def gradient(n: int, u: mpf) -> mpf:
+    """Compute f' = G (1 + 2n (1 - G)) with the gate G = t^(2n) / (t^(2n) + 1)."""
+    t = root(n, u)
     gate = t ** (2 * n) / (t ** (2 * n) + 1)
     return gate * (1 + 2 * n * (1 - gate))
 
@@ -110,20 +127,27 @@ def base(layout: Layout, u: mpf) -> mpf:
     return power_law(layout.n, u) if u < mpf(2) ** layout.low else gradient(layout.n, u) / factors(layout)[1]
 
 
-def pieces(layout: Layout) -> list[list[mpf]]:
-    """Give the polynomials, in the order of the table's columns."""
+def bent_input(layout: Layout, u: mpf) -> mpf:
+    """Compute t - m u, or the power law u^m that it follows far below the transition."""
+    m = mpf(1) / layout.period
+    return u**m if u < mpf(2) ** layout.low else root(layout.n, u) - m * u
+
+
+def pieces(layout: Layout, function: Function, degree: int) -> list[list[mpf]]:
+    """Return the polynomials of a function of u, in the order of the table's columns."""
     result = []
     for octave in range(layout.low - layout.period, layout.high):
         parts = layout.parts if octave >= layout.split else 1
         for part in range(parts):
             start = mpf(part) / parts - mpf(1) / 2
-            values = functools.partial(in_octave, layout, octave)
-            result.append(interpolate(values, start, start + mpf(1) / parts, layout.degree))
+            scale = mpf(2) ** octave
+            values = functools.partial(in_octave, layout, function, scale)
+            result.append(interpolate(values, start, start + mpf(1) / parts, degree))
     return result
 
 
-def in_octave(layout: Layout, octave: int, z: mpf) -> mpf:
-    return base(layout, (z + mpf(3) / 2) * mpf(2) ** octave)
+def in_octave(layout: Layout, function: Function, scale: mpf, z: mpf) -> mpf:
+    return function(layout, (z + mpf(3) / 2) * scale)
 
 
 def least(layout: Layout) -> int:
@@ -137,13 +161,13 @@ def number(value: mpf) -> str:
     return f"{float(value):.9e}f" if value else "0.0f"
 
 
-def rows(layout: Layout, columns: int) -> list[str]:
-    """Give the coefficients as C, one row a power of the mantissa, filled up with zeros."""
-    polynomials = pieces(layout)
-    assert len(polynomials) == layout.columns <= columns, layout
-    polynomials += [[mpf(0)] * (layout.degree + 1)] * (columns - len(polynomials))
+def rows(polynomials: list[list[mpf]], columns: int) -> list[str]:
+    """Return the coefficients as C, one row a power of the mantissa, filled up with zeros."""
+    assert len(polynomials) <= columns
+    powers = range(len(polynomials[0]))
+    polynomials = polynomials + [[mpf(0) for _ in powers]] * (columns - len(polynomials))
     lines = []
-    for power in range(layout.degree + 1):
+    for power in powers:
         row = [number(polynomial[power]) for polynomial in polynomials]
         lines.append("    {" + ",\n     ".join(", ".join(row[k : k + 7]) for k in range(0, columns, 7)) + "},")
     return lines
@@ -157,7 +181,17 @@ def short_table(layout: Layout) -> list[str]:
         f"enum {{ {', '.join(f'{name.upper()}_{n} = {value}' for name, value in values.items())} }};",
         f"static const float factors_{n}[2] = {{{', '.join(map(number, factors(layout)))}}};",
         f"static const _Alignas(64) float table_{n}[{layout.degree + 1}][{FEW}] = {{",
-        *rows(layout, FEW),
+        *rows(pieces(layout, base, layout.degree), FEW),
+        "};",
+        "",
+    ]
+
+
+def inverse_table(layout: Layout) -> list[str]:
+    """Return the table of the input, whose layout is that of the gradient's."""
+    return [
+        f"static const _Alignas(64) float inverse_{layout.n}[{INVERSE_DEGREE + 1}][{FEW}] = {{",
+        *rows(pieces(layout, bent_input, INVERSE_DEGREE), FEW),
         "};",
         "",
     ]
@@ -170,7 +204,7 @@ def long_table(layout: Layout) -> list[str]:
     return [
         f"static const _Alignas(64) gem_table long_table_{layout.n} = {{",
         "    .coefficients = {",
-        *rows(layout, MANY),
+        *rows(pieces(layout, base, layout.degree), MANY),
         "    },",
         f"    .factors = {{{', '.join(map(number, factors(layout)))}}},",
         f"    {', '.join(f'.{name} = {value}' for name, value in values.items())},",
@@ -184,9 +218,11 @@ def headers() -> dict[Path, str]:
     with mpmath.workdps(50):
         short = [line for layout in LAYOUTS for line in short_table(layout)]
         long = [line for layout in LONG_LAYOUTS for line in long_table(layout)]
+        inverse = [line for layout in LAYOUTS for line in inverse_table(layout)]
     return {
         SOURCE / "gradient_table_32.h": "\n".join([note, "", *short]),
         SOURCE / "gradient_table_64.h": "\n".join([note, "", *long]),
+        SOURCE / "inverse_table_32.h": "\n".join([note, "", *inverse]),
     }
 
 

@@ -13,7 +13,7 @@ SE-GEM floors the gate at `leak`. docs/mathematics.md says why.
 import math
 import operator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self, SupportsFloat, SupportsIndex
+from typing import Any, NamedTuple, Self, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,6 +59,7 @@ class GemSpec:
         leak: Floor of the gate and slope for x < 0: 0, or at least 1e-30 and below 1. A smaller one is 0 in float32,
             where f(-inf) would be neither 0 nor -inf.
         reduction: Derived, not an argument: the gate's parameters in the coordinates that kernels compute in.
+        handle: The spec as the C kernels read it, which they make at their first call and keep here; not an argument.
     Returns: A frozen, hashable value. Called on an array of any shape it returns float64 values of the same shape.
     Raises: SpecError: a parameter is out of its range, or eps^(1/(2n)) lies outside 1e-30 .. 1e30.
     Edge cases: f(+inf) = +inf; f(-inf) is 0 for leak = 0, else -inf; NaN stays NaN; f'(0) = leak; f''(0) = 0.
@@ -75,6 +76,7 @@ class GemSpec:
     eps: float = 1.0
     leak: float = 0.0
     reduction: Reduction = field(init=False, repr=False, compare=False)
+    handle: Any = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", _order(self.n))

@@ -13,8 +13,8 @@
 #include <string.h>
 
 static const int itemsizes[GEM_DTYPES] = {4, 8, 2, 2};
-static const int outputs[GEM_OPERATIONS] = {1, 1, 1, 1, 1, 2};
-static const int used[GEM_OPERATIONS] = {2, 3, 3, 3, 3, 5};
+static const int outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2};
+static const int used[GEM_OPERATIONS] = {2, 3, 3, 5, 5, 8, 8, 2, 3, 5};
 static long checks;
 
 static void fail(const char *what, int operation, int dtype, int isa, int64_t count)
@@ -25,14 +25,9 @@ static void fail(const char *what, int operation, int dtype, int isa, int64_t co
 
 static int call(int operation, const gem_spec *spec, int dtype, char **a, int64_t count, int threads)
 {
-    switch (operation) {
-    case GEM_FORWARD: return gem_forward(spec, dtype, a[0], a[1], count, threads);
-    case GEM_BACKWARD: return gem_backward(spec, dtype, a[0], a[1], a[2], count, threads);
-    case GEM_BACKWARD_FROM_OUTPUT: return gem_backward_from_output(spec, dtype, a[0], a[1], a[2], count, threads);
-    case GEM_SECOND: return gem_second(spec, dtype, a[0], a[1], a[2], count, threads);
-    case GEM_GLU_FORWARD: return gem_glu_forward(spec, dtype, a[0], a[1], a[2], count, threads);
-    default: return gem_glu_backward(spec, dtype, a[0], a[1], a[2], a[3], a[4], count, threads);
-    }
+    gem_call call = {.spec = spec, .operation = operation, .dtype = dtype, .count = count, .threads = threads};
+    memcpy(call.arrays, a, sizeof(char *) * (size_t)used[operation]);
+    return gem_run(&call);
 }
 
 /* An activation with the given exponent of its scale; eps is 1 in reduced coordinates. */
@@ -91,7 +86,7 @@ static void check(int operation, int dtype, int isa, const gem_spec *spec, int64
     if (call(operation, spec, dtype, arrays, count, threads) != GEM_OK) fail("refused", operation, dtype, isa, count);
     const int64_t stride = count > 2000 ? 97 : 1;
     for (int64_t i = 0; i < count; i += stride) {
-        char alone[2][8] = {{0}}, *single[GEM_MAX_ARRAYS];
+        char alone[3][8] = {{0}}, *single[GEM_MAX_ARRAYS];
         for (int k = 0; k < used[operation]; k++)
             single[k] = k < outputs[operation] ? alone[k] : arrays[k] + i * size;
         call(operation, spec, dtype, single, 1, 1);
@@ -137,11 +132,13 @@ int main(void)
     {
         float x[4] = {-1, 0, 1, 2}, y[4];
         static float large[2][50000];
-        gem_forward(&specs[0], GEM_FLOAT32, y, x, 4, 2);
+        char *small[2] = {(char *)y, (char *)x}, *shared[2] = {(char *)large[0], (char *)large[1]};
+        call(GEM_FORWARD, &specs[0], GEM_FLOAT32, small, 4, 2);
 #pragma omp single
-        gem_forward(&specs[0], GEM_FLOAT32, large[0], large[1], 50000, 2);
+        call(GEM_FORWARD, &specs[0], GEM_FLOAT32, shared, 50000, 2);
     }
-    if (gem_forward(NULL, GEM_FLOAT32, NULL, NULL, 0, 1) != GEM_ERROR_SPEC) fail("accepted", 0, 0, 0, 0);
+    gem_call none = {.spec = NULL};
+    if (gem_run(&none) != GEM_ERROR_SPEC) fail("accepted", 0, 0, 0, 0);
     printf("%ld checks, clean\n", checks);
     return 0;
 }

@@ -1,15 +1,18 @@
 """Where an element lies, how many there are, who computes it and over what: none of it may change a bit."""
 
 import os
+import struct
 import subprocess
 import sys
 import textwrap
 import threading
+from itertools import permutations
 
 import numpy as np
 import pytest
 
 from gem_activations import GemSpec
+from gem_activations.errors import BackendError
 from gem_activations.kernels.cpu.library import SpecHandle, spec_handle
 
 from .calls import OPERATIONS, bits, call, encode, place, run
@@ -56,16 +59,14 @@ def test_an_element_does_not_depend_on_position_count_or_alignment(library, oper
 @every_operation
 def test_an_output_may_be_any_input(library, operation, dtype):
     shape = OPERATIONS[operation]
-    places = [(k,) for k in range(shape.inputs)]
-    if shape.outputs == 2:
-        places = [(j, k) for j in range(3) for k in range(3) if j != k]
+    places = list(permutations(range(shape.inputs), shape.outputs))
     for spec in SPECS:
         arrays = inputs(operation, dtype, 700)
         want = run(library, operation, spec, dtype, *arrays)
         for positions in places:
             copies = [array.copy() for array in arrays]
             outputs = [copies[k] for k in positions]
-            assert call(library, operation, spec, dtype, outputs, copies) == 0
+            call(library, operation, spec, dtype, outputs, copies)
             assert same(outputs, want), (spec, positions)
 
 
@@ -100,14 +101,22 @@ def test_calls_from_several_python_threads_at_once(built):
 def test_a_bad_call_is_refused_and_writes_nothing(built):
     x = np.ones(4, np.float32)
     out = np.zeros(4, np.float32)
-    handle = spec_handle(GemSpec())
-    assert built.forward(handle, 4, out.ctypes.data, x.ctypes.data, 4, 1) < 0
-    assert built.forward(handle, -1, out.ctypes.data, x.ctypes.data, 4, 1) < 0
-    assert built.forward(handle, 0, out.ctypes.data, x.ctypes.data, -4, 1) < 0
-    half_wide = SpecHandle.from_buffer_copy(spec_handle(GemSpec(9)))
-    half_wide.wide = 0
-    assert built.forward(half_wide, 0, out.ctypes.data, x.ctypes.data, 4, 1) < 0
-    assert built.forward(None, 0, out.ctypes.data, x.ctypes.data, 4, 1) < 0
+    forward = OPERATIONS["forward"]
+    half_wide = GemSpec(9)
+    object.__setattr__(half_wide, "handle", SpecHandle.from_buffer_copy(spec_handle(GemSpec(9))))
+    half_wide.handle.wide = 0
+    for operation, spec, dtype, count in (
+        (forward, GemSpec(), 4, 4),
+        (forward, GemSpec(), -1, 4),
+        (forward, GemSpec(), 0, -4),
+        (forward, half_wide, 0, 4),
+        (forward._replace(code=10), GemSpec(), 0, 4),
+        (forward._replace(code=-1), GemSpec(), 0, 4),
+    ):
+        with pytest.raises(BackendError, match="refused operation"):
+            built.call(operation, spec, dtype, count, 1, out.ctypes.data, x.ctypes.data)
+    no_spec = struct.pack("@P4q2P", 0, 0, 0, 4, 1, out.ctypes.data, x.ctypes.data)
+    assert built._run(no_spec) < 0
     assert (out == 0).all()
 
 

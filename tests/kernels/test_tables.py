@@ -55,7 +55,6 @@ def test_no_table_where_it_would_be_inexact_or_is_committed():
 
 def test_a_handle_keeps_its_table_alive():
     handle = spec_handle(GemSpec(2, 1.0, 0.123))
-    spec_handle.cache_clear()
     gradient_table.cache_clear()
     gc.collect()
     assert handle.table.contents.log2_parts == gradient_table(2, 0.123).log2_parts

@@ -15,7 +15,7 @@ from ..tolerances import (
     value_ulps,
 )
 from ..ulps import smallest_normal, ulps_apart
-from .calls import decode, encode, every_pattern, run
+from .calls import OPERATIONS, decode, encode, every_pattern, run
 
 ORDERS = [*range(1, 10), 20, 64]
 WIDTHS = [1e-12, 1e-4, 1.0, 10.0, 1e6]
@@ -61,7 +61,9 @@ def test_float32_value_and_slope(library, n):
 def test_float32_second_derivative(library, n):
     for spec in specs(n):
         x = sweep(spec)
-        (bend,) = run(library, "second", spec, "float32", np.ones_like(x), x)
+        slope, bend = run(library, "second", spec, "float32", np.ones_like(x), np.ones_like(x), x)
+        tiny = GRADIENT_FLOOR * smallest_normal("float32")
+        assert ulps_apart(slope, spec.derivative(x), "float32", tiny).max() <= gradient_ulps(n), spec
         floor = smallest_normal("float32") * spec.reduction.inverse_scale * 2 * n + 2e-16 * spec.sup_second_derivative
         error = ulps_apart(bend, spec.second_derivative(x), "float32", floor)
         assert (error <= gradient_ulps(n) * bend_condition(spec, x)).all(), spec
@@ -75,7 +77,7 @@ def test_float64_against_mpmath(library, golden: Golden):
     (slope,) = run(library, "backward", golden.spec, "float64", one, x)
     floor = GRADIENT_FLOOR * smallest_normal("float64")
     assert ulps_apart(slope, golden.derivative, "float64", floor).max() <= gradient_ulps(n)
-    (bend,) = run(library, "second", golden.spec, "float64", one, x)
+    _, bend = run(library, "second", golden.spec, "float64", one, one, x)
     bounds = np.nan_to_num(2 * n * oracle_bend_ulps(bend_condition(golden.spec, x)))
     floor = floor + bend_floor(n) * golden.spec.sup_second_derivative
     assert (ulps_apart(bend, golden.second_derivative, "float64", floor) <= bounds).all()
@@ -133,10 +135,10 @@ def test_infinities_zeros_and_nan(library, dtype, leak, n):
         "forward": [np.inf, -np.inf if leak else 0.0, np.nan, 0.0, 0.0],
         "backward": [1.0, leak, np.nan, leak, leak],
         "second": [0.0, 0.0, np.nan, 0.0, 0.0],
+        "third": [0.0, 0.0, np.nan, 0.0, 0.0],
     }
     for operation, want in expected.items():
-        inputs = [x] if operation == "forward" else [one, x]
-        (got,) = run(library, operation, spec, dtype, *inputs)
+        *_, got = run(library, operation, spec, dtype, *[one] * (OPERATIONS[operation].inputs - 1), x)
         np.testing.assert_array_equal(decode(got, dtype), want, operation)
 
 

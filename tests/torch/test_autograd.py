@@ -8,11 +8,14 @@ import torch.autograd.forward_ad as forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from gem_activations import GemSpec
-from gem_activations.torch import gem_glu
+from gem_activations.kernels import cpu
+from gem_activations.torch import activate, formula, gem_glu
 
 from ..tolerances import GRADCHECK, HIGHER_DERIVATIVE, SAME_MATHEMATICS
 from .known_warnings import forward_mode
 from .routes import Route, every_route
+
+needs_cpu_kernels = pytest.mark.skipif(not cpu.status().available, reason=cpu.status().reason)
 
 # Finite differences with step 1e-6 need a transition much wider than that at 0; narrow ones are checked off 0.
 WIDE = [GemSpec(), GemSpec(2), GemSpec(3, 10.0), GemSpec(8), GemSpec(1, 1.0, 0.01), GemSpec(2, 10.0, 0.5)]
@@ -214,3 +217,103 @@ def test_vmap_over_backward_passes_keeps_the_graph_for_a_second_one(route: Route
             (rows,) = torch.autograd.grad(output, x, unit, is_grads_batched=True, create_graph=True)
         (bend,) = torch.autograd.grad(rows.sum(), x, retain_graph=True)
         np.testing.assert_allclose(bend, want, rtol=HIGHER_DERIVATIVE, atol=HIGHER_DERIVATIVE)
+
+
+PASSES = {
+    "second order": lambda y, x: torch.autograd.grad(torch.autograd.grad(y.sum(), x, create_graph=True)[0].sum(), x),
+    "third order": lambda y, x: torch.autograd.grad(nth_gradient(y, x, 2).sum(), x),
+    "fourth order": lambda y, x: torch.autograd.grad(nth_gradient(y, x, 3).sum(), x),
+    "batch of gradients": lambda y, x: torch.autograd.grad(
+        y, x, torch.eye(x.numel(), dtype=x.dtype), is_grads_batched=True, create_graph=True
+    ),
+    "batch by torch.func": lambda y, x: torch.func.vmap(lambda row: torch.autograd.grad(y, x, row, create_graph=True)[0])(
+        torch.eye(x.numel(), dtype=x.dtype)
+    ),
+}
+
+
+def nth_gradient(y: torch.Tensor, x: torch.Tensor, order: int) -> torch.Tensor:
+    for _ in range(order):
+        (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    return y
+
+
+@needs_cpu_kernels
+@forward_mode
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("spec", [GemSpec(), GemSpec(6, 0.5), GemSpec(2, 0.5, 0.01)], ids=str)
+def test_no_pass_solves_for_the_input_by_whole_tensors(monkeypatch, spec, name):
+    """The plain formula's inverse is a loop in float64 over whole tensors; with the kernels, nothing reaches it."""
+
+    def refuse(*_arguments):
+        raise AssertionError("the loop was reached")
+
+    monkeypatch.setattr(formula, "inverse", refuse)
+    x = torch.linspace(-1, 2, 9, requires_grad=True)
+    results = PASSES[name](activate(x, spec, save="output"), x)
+    assert all(result.dtype == torch.float32 and result.isfinite().all() for result in results)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x.detach().requires_grad_(), torch.ones_like(x))
+        (gradient,) = torch.autograd.grad(activate(dual, spec, save="output").sum(), dual)
+        assert forward_ad.unpack_dual(gradient).tangent.dtype == torch.float32
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.double(), lambda tensor: tensor):
+        y = activate(x, spec, save="output")
+    assert torch.autograd.grad(y.sum(), x)[0].dtype == torch.float32
+
+
+@every_route
+@pytest.mark.parametrize("order", [2, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_every_order_keeps_the_dtype(route: Route, dtype, order):
+    x = torch.linspace(-1, 3, 41).to(dtype).requires_grad_()
+    got = nth_gradient(route(x, GemSpec(2)), x, order)
+    assert got.dtype == dtype
+    if dtype == torch.float16 and route.keeps_output and order == 4:
+        return  # By an output near 0 the third derivative of f' leaves the range of float16.
+    wide = x.detach().double().requires_grad_()
+    want = nth_gradient(route(wide, GemSpec(2)), wide, order)
+    # From an output of 8 bits, the root is a few units off.
+    assert (got - want).abs().max() <= 24 * torch.finfo(dtype).eps * want.abs().max()
+
+
+@every_route
+def test_forward_mode_over_two_backward_passes(route: Route):
+    """Curvature's own tangents: a Hessian-vector product of a gradient."""
+    spec = GemSpec(2, 0.5, 0.01)
+    x = torch.linspace(-1, 2, 7, dtype=torch.float64)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x.clone().requires_grad_(), torch.full_like(x, 2.0))
+        second = nth_gradient(route(dual, spec), dual, 2)
+        value, tangent = forward_ad.unpack_dual(second)
+    leaf = x.clone().requires_grad_()
+    want = nth_gradient(route(leaf, spec), leaf, 3).detach()
+    np.testing.assert_allclose(value.detach(), spec.second_derivative(x), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(tangent.detach(), 2 * want, rtol=1e-9, atol=1e-9)
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("spec", [GemSpec(), GemSpec(1, 1e-4), GemSpec(2), GemSpec(1, 1e-4, 0.01)], ids=str)
+def test_the_steps_of_second_order_keep_no_more_than_softplus(spec):
+    """What the graph of an Eikonal loss keeps: every distinct storage but the weights'."""
+
+    def kept_bytes(activation):
+        torch.manual_seed(0)
+        weights = [torch.randn(16, 16, requires_grad=True) for _ in range(3)]
+        x = torch.randn(64, 16, requires_grad=True)
+        kept = {}
+
+        def note(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor  # Alive, so that no address is used twice.
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            hidden = x
+            for weight in weights:
+                hidden = activation(hidden @ weight)
+            (slope,) = torch.autograd.grad(hidden.sum(), x, create_graph=True)
+            loss = (slope.square().sum(1).sqrt() - 1).square().mean()
+        loss.backward()
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    softplus = kept_bytes(lambda x: torch.nn.functional.softplus(x, beta=100))
+    assert kept_bytes(lambda x: activate(x, spec)) <= softplus

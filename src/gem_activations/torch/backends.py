@@ -24,6 +24,25 @@ class Backend(Protocol):
         """Give grad * f'(x), where `kept` is x, or f(x) if `from_output`; all of one dtype and shape."""
         ...
 
+    def second(
+        self, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return gg d1 and gg grad d2, with d1 = f'(x) and d2 its derivative by `kept`: the backward pass of `backward`.
+
+        d2 is f''(x), or f''(x) / f'(x) from the output: its gradient is multiplied by f'(x) on its way to x.
+        """
+        ...
+
+    def third(
+        self, a: Tensor, b: Tensor, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a d1 + b grad d2, b gg d2 and a gg d2 + b gg grad d3: the backward pass of `second`."""
+        ...
+
+    def inverse(self, y: Tensor, spec: GemSpec) -> Tensor:
+        """Return the x with f(x) = y in the dtype of y; 0 for y <= 0 if leak is 0."""
+        ...
+
     def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
         """Give x * f(gate) in the memory format of x."""
         ...
@@ -49,6 +68,31 @@ class Plain:
         """Give grad * f'(x); see Backend."""
         x = formula.inverse(kept, spec) if from_output else formula.widen(kept)
         return (grad * formula.derivative(x, spec)).to(grad.dtype)
+
+    def second(
+        self, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return gg d1 and gg grad d2; see Backend."""
+        d1, d2, _ = self._derivatives(kept, spec, from_output)
+        return (grad_grad * d1).to(kept.dtype), (formula.widen(grad_grad) * grad * d2).to(kept.dtype)
+
+    def third(
+        self, a: Tensor, b: Tensor, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the backward pass of `second`; see Backend."""
+        d1, d2, d3 = self._derivatives(kept, spec, from_output)
+        grad_grad, grad = formula.widen(grad_grad), formula.widen(grad)
+        results = a * d1 + b * grad * d2, b * grad_grad * d2, grad_grad * (a * d2 + b * grad * d3)
+        first, second, third = (result.to(kept.dtype) for result in results)
+        return first, second, third
+
+    def inverse(self, y: Tensor, spec: GemSpec) -> Tensor:
+        """Return x; see Backend."""
+        return formula.inverse(y, spec).to(y.dtype)
+
+    def _derivatives(self, kept: Tensor, spec: GemSpec, from_output: bool) -> tuple[Tensor, Tensor, Tensor]:
+        x = formula.inverse(kept, spec) if from_output else formula.widen(kept)
+        return formula.derivatives(x, spec, from_output)
 
     def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
         """Give x * f(gate); see Backend."""

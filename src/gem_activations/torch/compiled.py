@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BackendError, MissingDependencyError
+from ..errors import MissingDependencyError
 from ..kernels import cpu
-from ..kernels.cpu.library import spec_handle
+from ..kernels.cpu import OPERATIONS
 from ..spec import GemSpec
-from .backends import Backend
+from .backends import PLAIN, Backend
 
+_data_address: Any = torch._C._data_address  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _CODES = {getattr(torch, name): code for name, code in cpu.DTYPES.items()}
 
 
@@ -35,51 +36,68 @@ class Cpu:
         return self._has_table_lookup and dtype == torch.float32 and spec.leak == 0 and spec.n <= 4
 
     def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
-        """Give f(x); see Backend."""
-        if inplace:
-            return self._forward_in_place(x, spec)
-        out = torch.empty_like(x)
-        source = _as_laid_out(x, out)
-        self._call("forward", spec, out, source)
+        """Return f(x); see Backend."""
+        if inplace and (x.is_neg() or not (x.is_contiguous() or _is_dense(x))):
+            return x.copy_(self.forward(x, spec, False))
+        out = x if inplace else torch.empty_like(x)
+        self._run("forward", spec, (out,), (x,))
         return out
 
     def backward(self, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
-        """Give grad * f'(x); see Backend."""
+        """Return grad * f'(x); see Backend."""
         out = torch.empty_like(kept)
-        grad, kept = _as_laid_out(grad, out), _as_laid_out(kept, out)
-        self._call("backward_from_output" if from_output else "backward", spec, out, grad, kept)
+        self._run("backward_from_output" if from_output else "backward", spec, (out,), (grad, kept))
+        return out
+
+    def second(
+        self, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return gg d1 and gg grad d2; see Backend."""
+        outputs = torch.empty_like(kept), torch.empty_like(kept)
+        self._run("second_from_output" if from_output else "second", spec, outputs, (grad_grad, grad, kept))
+        return outputs
+
+    def third(
+        self, a: Tensor, b: Tensor, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the backward pass of `second`; see Backend."""
+        outputs = torch.empty_like(kept), torch.empty_like(kept), torch.empty_like(kept)
+        self._run("third_from_output" if from_output else "third", spec, outputs, (a, b, grad_grad, grad, kept))
+        return outputs
+
+    def inverse(self, y: Tensor, spec: GemSpec) -> Tensor:
+        """Return x; see Backend."""
+        out = torch.empty_like(y)
+        self._run("inverse", spec, (out,), (y,))
         return out
 
     def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
-        """Give x * f(gate); see Backend."""
+        """Return x * f(gate); see Backend."""
         out = torch.empty_like(x)
-        self._call("glu_forward", spec, out, _as_laid_out(x, out), _as_laid_out(gate, out))
+        self._run("glu_forward", spec, (out,), (x, gate))
         return out
 
     def glu_backward(self, grad: Tensor, x: Tensor, gate: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
-        """Give both gradients; see Backend."""
-        grad_x, grad_gate = torch.empty_like(x), torch.empty_like(x)
-        sources = [_as_laid_out(tensor, grad_x) for tensor in (grad, x, gate)]
-        self._call("glu_backward", spec, grad_x, grad_gate, *sources)
-        return grad_x, grad_gate
+        """Return both gradients; see Backend."""
+        outputs = torch.empty_like(x), torch.empty_like(x)
+        self._run("glu_backward", spec, outputs, (grad, x, gate))
+        return outputs
 
-    def _forward_in_place(self, x: Tensor, spec: GemSpec) -> Tensor:
-        if _is_laid_out(x, torch.empty_like(x, device="meta")):
-            self._call("forward", spec, x, x)
-            return x
-        return x.copy_(self.forward(x, spec, False))
-
-    def _call(self, operation: str, spec: GemSpec, *tensors: Tensor) -> None:
-        first = tensors[0]
-        code = getattr(self._library, operation)(
-            spec_handle(spec),
-            _CODES[first.dtype],
-            *[tensor.data_ptr() for tensor in tensors],
-            first.numel(),
-            torch.get_num_threads(),
-        )
-        if code:
-            raise BackendError(f"the C library refused {operation} with code {code}; use backend='plain' and report it")
+    def _run(self, name: str, spec: GemSpec, outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> None:
+        """Call the library. Outputs are laid out alike; an input of another layout is copied."""
+        first = outputs[0]
+        strides = first.stride()
+        arranged: list[Tensor] = []
+        addresses = [output.data_ptr() for output in outputs]
+        for tensor in inputs:
+            # Reading the address so leaves a copy-on-write tensor shared. It is 0 where zeros are not stored.
+            address = _data_address(tensor)
+            if tensor.stride() != strides or tensor.is_neg() or address == 0:
+                arranged.append(torch.empty_like(first).copy_(tensor))
+                address = arranged[-1].data_ptr()
+            addresses.append(address)
+        operation, code = OPERATIONS[name], _CODES[first.dtype]
+        self._library.call(operation, spec, code, first.numel(), torch.get_num_threads(), *addresses)
 
 
 class Triton:
@@ -88,6 +106,9 @@ class Triton:
     def __init__(self, kernels: Any) -> None:
         self.forward = kernels.forward
         self.backward = kernels.backward
+        self.second = PLAIN.second
+        self.third = PLAIN.third
+        self.inverse = PLAIN.inverse
         self.glu_forward = kernels.glu_forward
         self.glu_backward = kernels.glu_backward
         self.reason_not_served = kernels.reason_not_served
@@ -114,10 +135,6 @@ def load_triton() -> tuple[Triton | None, str]:
     return Triton(triton), ""
 
 
-def _is_laid_out(x: Tensor, like: Tensor) -> bool:
-    """Tell whether the elements of x lie in memory as those of `like`, with plain values."""
-    return x.stride() == like.stride() and not x.is_neg() and (x.data_ptr() != 0 or x.numel() == 0)
-
-
-def _as_laid_out(x: Tensor, like: Tensor) -> Tensor:
-    return x if _is_laid_out(x, like) else torch.empty_like(like).copy_(x)
+def _is_dense(x: Tensor) -> bool:
+    """Tell whether the elements of x fill their memory in some order, each once."""
+    return x.stride() == torch.empty_like(x, device="meta").stride()

@@ -1,7 +1,7 @@
 """The family in plain torch operations: the one definition that every kernel must equal.
 
-All functions compute in at least float32 and return the dtype of their input. `value`, `derivative` and
-`second_derivative` are made of differentiable operations, so that a tracer or a transform can differentiate them
+All functions compute in at least float32 and return the dtype of their input. `value` and the
+derivatives are made of differentiable operations, so that a tracer or a transform can differentiate them
 again. Parameters are a GemSpec; its `reduction` keeps every power inside float32's range.
 
 PyTorch's ONNX exporter drops a product by a number within 1e-5 of 1, and a sum with a number up to 1e-8. `value`, which
@@ -43,14 +43,43 @@ def derivative(x: Tensor, spec: GemSpec) -> Tensor:
 
 
 def second_derivative(x: Tensor, spec: GemSpec) -> Tensor:
-    """Give f''(x) = (1 - leak) (2n/x) F (1 - F) (1 + 2n - 4n F), 0 for x <= 0; any shape, same dtype."""
-    t = _coordinate(widen(x), spec)
-    power, eps = _power(t, 2 * spec.n), spec.reduction.eps
-    total = power + eps
-    # F/x is taken from the odd power, which stays exact where x is tiny or 0.
-    factor = (1 - spec.leak) * 2 * spec.n * spec.reduction.inverse_scale
-    bend = _power(t, 2 * spec.n - 1) / total * (eps / total)
-    return (factor * bend * (1 + 2 * spec.n - 4 * spec.n * (power / total))).to(x.dtype)
+    """Return f''(x) = (1 - leak) (2n/x) F (1 - F) (1 + 2n - 4n F), 0 for x <= 0; any shape, same dtype."""
+    return derivatives(widen(x), spec, False)[1].to(x.dtype)
+
+
+def derivatives(x: Tensor, spec: GemSpec, by_output: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return f'(x) and its first two derivatives, by x or by the output y = f(x).
+
+    Args:
+        x: float32 or float64, any shape.
+        spec: A member of the family.
+        by_output: Differentiate by y: f'' / f' and (f''' - f''^2 / f') / f'^2. Where f' is 0, both are given as 0, as
+            every product with f' is 0 as well.
+    Returns: Three tensors of the shape and dtype of x. All but the first are 0 for x <= 0.
+    """
+    n, inverse_scale = spec.n, spec.reduction.inverse_scale
+    t, eps = _coordinate(x, spec), spec.reduction.eps
+    # F/t and F/t^2 are taken from lower powers, which stay exact where x is tiny or 0.
+    even = _power(t, 2 * n - 2) if n > 1 else (x > 0).to(x.dtype)
+    odd = _power(t, 2 * n - 1)
+    total = odd * t + eps
+    gate, rest = odd * t / total, eps / total
+    curvature = 1 + 2 * n - 4 * n * gate
+    change = (2 * n - 1 - 4 * n * gate) * curvature - 8 * n * n * gate * rest
+    first, common = derivative(x, spec), (1 - spec.leak) * 2 * n * rest
+    second = common * (odd / total) * curvature * inverse_scale
+    third = common * (even / total) * change * inverse_scale * inverse_scale
+    if by_output:
+        inverse = reciprocal(first)
+        third = (third - second * second * inverse) * inverse * inverse
+        second = second * inverse
+    return first, second, third
+
+
+def reciprocal(x: Tensor) -> Tensor:
+    """Return 1 / x, and 0 where x is so small that products with its powers would overflow."""
+    flat = x.abs() < {torch.float32: 2.0**-60}.get(x.dtype, 2.0**-480)
+    return torch.where(flat, 0.0, 1 / torch.where(flat, 1.0, x))
 
 
 def inverse(y: Tensor, spec: GemSpec) -> Tensor:

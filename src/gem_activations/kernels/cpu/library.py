@@ -2,15 +2,15 @@
 
 import ctypes
 import math
-from collections.abc import Callable
-from functools import lru_cache
+import struct
 from pathlib import Path
+from typing import NamedTuple
 
 from ...errors import BackendError
 from ...spec import GemSpec
 from .tables import GradientTable, gradient_table
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """GEM_ABI_VERSION of source/gem.h: a library with another one is refused."""
 
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
@@ -18,15 +18,30 @@ DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 
 ISAS = ("baseline", "avx2", "avx512")
 
-# Pointers that a function takes: outputs, then inputs.
-_POINTERS = {
-    "forward": 2,
-    "backward": 3,
-    "backward_from_output": 3,
-    "second": 3,
-    "glu_forward": 3,
-    "glu_backward": 5,
+
+
+class Operation(NamedTuple):
+    """What the library computes: its code in a call, and how many arrays it writes and reads."""
+
+    code: int
+    outputs: int
+    inputs: int
+
+
+OPERATIONS = {
+    "forward": Operation(0, 1, 1),
+    "backward": Operation(1, 1, 2),
+    "backward_from_output": Operation(2, 1, 2),
+    "second": Operation(3, 2, 3),
+    "second_from_output": Operation(4, 2, 3),
+    "third": Operation(5, 3, 5),
+    "third_from_output": Operation(6, 3, 5),
+    "inverse": Operation(7, 1, 1),
+    "glu_forward": Operation(8, 1, 2),
+    "glu_backward": Operation(9, 2, 3),
 }
+"""The operations of source/gem.h, which says what each computes."""
+_PACK = {arrays: struct.Struct(f"@P4q{arrays}P").pack for arrays in (2, 3, 5, 8)}
 
 
 class SpecHandle(ctypes.Structure):
@@ -45,36 +60,27 @@ class SpecHandle(ctypes.Structure):
     )
 
 
-@lru_cache(maxsize=256)
 def spec_handle(spec: GemSpec) -> SpecHandle:
-    """Give the spec as the library reads it; the same object for an equal spec while it is among the last 256."""
-    inverse_scale, eps, limit = spec.reduction
-    scale_log2 = -round(math.log2(inverse_scale))
-    # f(x) = 2^scale_log2 t^(2n+1) / eps is normal in float32 down to 2^-126, and t^(2n) should be so there.
-    wide = spec.n > 8 or scale_log2 - math.log2(eps) > 63 / spec.n
-    unit = eps ** (-1 / (2 * spec.n))
-    handle = SpecHandle(spec.n, wide, scale_log2, inverse_scale, eps, limit, spec.leak, None, unit)
-    table = gradient_table(spec.n, spec.leak)
-    if table is not None:
-        handle.table = ctypes.pointer(table)
-    return handle
+    """Return the spec as the library reads it; made once, and kept as `spec.handle`."""
+    if spec.handle is None:
+        inverse_scale, eps, limit = spec.reduction
+        scale_log2 = -round(math.log2(inverse_scale))
+        # f(x) = 2^scale_log2 t^(2n+1) / eps is normal in float32 down to 2^-126, and t^(2n) should be so there.
+        wide = spec.n > 8 or scale_log2 - math.log2(eps) > 63 / spec.n
+        unit = eps ** (-1 / (2 * spec.n))
+        handle = SpecHandle(spec.n, wide, scale_log2, inverse_scale, eps, limit, spec.leak, None, unit)
+        table = gradient_table(spec.n, spec.leak)
+        if table is not None:
+            handle.table = ctypes.pointer(table)
+        object.__setattr__(spec, "handle", handle)
+    return spec.handle
 
 
 class Library:
     """The loaded C library.
 
-    Each function takes a handle, a dtype code, the addresses of its outputs and then of its inputs, the number of
-    elements and the largest number of threads, and returns 0, or a negative code on a bad dtype, count or handle:
-
-        forward(handle, dtype, out, x, count, threads)                         out = f(x)
-        backward(handle, dtype, out, grad, x, count, threads)                  out = grad f'(x)
-        backward_from_output(handle, dtype, out, grad, y, count, threads)      the same from y = f(x)
-        second(handle, dtype, out, grad, x, count, threads)                    out = grad f''(x)
-        glu_forward(handle, dtype, out, x, gate, count, threads)               out = x f(gate)
-        glu_backward(handle, dtype, grad_x, grad_gate, grad, x, gate, count, threads)
-
-    The arrays are dense and of one dtype, in one order of elements. An output may be one of the inputs; other overlaps
-    are not defined. Two outputs must differ. The caller answers for the addresses: nothing checks them.
+    The arrays of a call are dense and of one dtype, in one order of elements. An output may be one of the inputs; other
+    overlaps are not defined. Outputs must differ. The caller answers for the addresses: nothing checks them.
 
     An element's value depends on its inputs and the instruction set, not on its position, the count or the threads.
     From 32,768 elements on, and in a process that has not been forked, up to `threads` threads of the OpenMP runtime
@@ -85,28 +91,37 @@ class Library:
     Raises: BackendError: the file is no library for this machine, or of another version.
     """
 
-    forward: Callable[[SpecHandle, int, int, int, int, int], int]
-    backward: Callable[[SpecHandle, int, int, int, int, int, int], int]
-    backward_from_output: Callable[[SpecHandle, int, int, int, int, int, int], int]
-    second: Callable[[SpecHandle, int, int, int, int, int, int], int]
-    glu_forward: Callable[[SpecHandle, int, int, int, int, int, int], int]
-    glu_backward: Callable[[SpecHandle, int, int, int, int, int, int, int, int], int]
-
     def __init__(self, path: Path) -> None:
         try:
             self._functions = ctypes.CDLL(str(path))
             version = self._functions.gem_abi_version()
-            for name, pointers in _POINTERS.items():
-                function = getattr(self._functions, f"gem_{name}")
-                addresses = [ctypes.c_void_p] * pointers
-                function.argtypes = [ctypes.POINTER(SpecHandle), ctypes.c_int, *addresses, ctypes.c_int64, ctypes.c_int]
-                function.restype = ctypes.c_int
-                setattr(self, name, function)
+            self._run = self._functions.gem_run
         except (OSError, AttributeError) as error:
             raise BackendError(f"{path} is not this package's kernel library for this machine: {error}") from None
         if version != ABI_VERSION:
             raise BackendError(f"{path} has version {version} of the kernel interface, expected {ABI_VERSION}")
+        self._run.argtypes = [ctypes.c_char_p]
+        self._run.restype = ctypes.c_int
         self.path = path
+
+    def call(self, operation: Operation, spec: GemSpec, dtype: int, count: int, threads: int, *arrays: int) -> None:
+        """Run an operation on `count` elements.
+
+        Args:
+            operation: Of OPERATIONS.
+            spec: The activation.
+            dtype: Of DTYPES.
+            count: Number of elements.
+            threads: The largest number of threads.
+            arrays: Addresses of the outputs, then of the inputs.
+        Raises: BackendError: the library refuses the dtype, count or spec; nothing was written.
+        """
+        # A block of bytes for the whole call: ctypes charges for each argument, and a shared block would need a lock.
+        handle = spec.handle or spec_handle(spec)
+        block = _PACK[len(arrays)](ctypes.addressof(handle), operation.code, dtype, count, threads, *arrays)
+        code = self._run(block)
+        if code:
+            raise BackendError(f"the C library refused operation {operation.code} with code {code}; report it")
 
     @property
     def isa(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import BackendError
 from ...spec import GemSpec
-from .library import DTYPES, Library, spec_handle
+from .library import OPERATIONS, Library
 
 LIBRARY = Path(__file__).with_name("gem_kernels.so")
 _BUILD_ADVICE = "install the package again where a C compiler (gcc or clang) is present"
@@ -98,13 +98,13 @@ def _check_values(library: Library) -> None:
     ones = np.ones_like(x)
     got = np.full((2, x.size), np.nan, np.float32)
     for spec in (GemSpec(1, 1.0), GemSpec(3, 1e-4, 0.01)):
-        handle, y = spec_handle(spec), spec(x).astype(np.float32)
-        codes = (
-            library.forward(handle, DTYPES["float32"], got[0].ctypes.data, x.ctypes.data, x.size, 1),
-            library.backward_from_output(
-                handle, DTYPES["float32"], got[1].ctypes.data, ones.ctypes.data, y.ctypes.data, x.size, 1
-            ),
-        )
+        y = spec(x).astype(np.float32)
+        address = [array.ctypes.data for array in (got[0], got[1], ones, x, y)]
+        try:
+            library.call(OPERATIONS["forward"], spec, 0, x.size, 1, address[0], address[3])
+            library.call(OPERATIONS["backward_from_output"], spec, 0, x.size, 1, address[1], address[2], address[4])
+        except BackendError as error:
+            raise BackendError(f"{library.path}: {error}; {_BUILD_ADVICE}") from None
         want = np.stack([spec(x), spec.derivative(x)])
-        if codes != (0, 0) or not np.allclose(got, want, rtol=1e-5, atol=1e-30):
+        if not np.allclose(got, want, rtol=1e-5, atol=1e-30):
             raise BackendError(f"{library.path} computes wrong values on this machine; {_BUILD_ADVICE}")

@@ -10,11 +10,10 @@ typedef struct {
 } NAME(exponent);
 
 typedef struct {
-    NAME(exponent) exponent; /* of n, but of n - 1 for the second derivative */
+    NAME(exponent) exponent; /* of n, but of n - 1 for derivatives beyond the first */
     REAL inverse_scale, eps, limit, leak, slope, two_n;
     REAL floor;       /* 0, or -inf where a leak lets negative values through */
     REAL far;         /* where t^(2n) still has room below overflow */
-    REAL second;      /* (1 - leak) 2n / scale */
     REAL largest;     /* the largest finite number */
 } NAME(constants);
 
@@ -42,7 +41,6 @@ static ALWAYS_INLINE NAME(constants) NAME(constants_of)(const gem_spec *spec, in
     c.two_n = (REAL)two_n;
     c.floor = spec->leak > 0 ? (REAL)-INFINITY : (REAL)0;
     c.far = (REAL)exp2(FAR_LOG2 / two_n);
-    c.second = (REAL)((1.0 - spec->leak) * two_n * spec->inverse_scale);
     c.largest = LARGEST;
     return c;
 }
@@ -105,14 +103,36 @@ static ALWAYS_INLINE REAL NAME(derivative)(NAME(constants) c, REAL x, int n)
     return NAME(slope_of)(c, NAME(gate_of)(c, x, n));
 }
 
-/* F / t is formed as t^(2n-1) / (p + eps): no division by an x near 0. */
-static ALWAYS_INLINE REAL NAME(second_derivative)(NAME(constants) c, REAL x, int n)
+/* f'(x) and its two derivatives by the input x or by the output y = f(x): d1, d2 and d3 of gem.h. */
+typedef struct {
+    REAL first, second, third;
+} NAME(derivatives);
+
+/* t^(2n-1) / (p + eps) and t^(2n-2) / (p + eps) stand for F / t and F / t^2: no division by an x near 0. What depends on
+ * the scale is multiplied last, so that nothing before leaves the range. */
+static ALWAYS_INLINE NAME(derivatives) NAME(derivatives_of)(NAME(constants) c, REAL x, int n, int by_output)
 {
     const REAL t = NAME(clamped)(x, c.inverse_scale, c.far);
-    const REAL below = n == 1 ? t : t * NAME(power)(t, n - 1, c.exponent);
-    const REAL power = below * t;
+    const REAL even = n == 1 ? 1 : NAME(power)(t, n - 1, c.exponent), odd = even * t, power = odd * t;
     const REAL reciprocal = 1 / (power + c.eps);
-    const REAL bend = FMA(-2 * c.two_n, power * reciprocal, 1 + c.two_n);
-    const REAL result = (c.second * (below * reciprocal)) * (c.eps * reciprocal) * bend;
-    return x > c.largest ? 0 : result;
+    const NAME(gate_pair) gate = {power * reciprocal, c.eps * reciprocal};
+    const REAL curvature = FMA(-2 * c.two_n, gate.rise, 1 + c.two_n);
+    const REAL change = FMA(FMA(-2 * c.two_n, gate.rise, c.two_n - 1), curvature,
+                            -2 * c.two_n * c.two_n * gate.rise * gate.rest);
+    const REAL common = c.slope * c.two_n * gate.rest;
+    NAME(derivatives) d;
+    d.first = NAME(slope_of)(c, gate);
+    d.second = x > c.largest ? 0 : common * (odd * reciprocal) * curvature;
+    d.third = x > c.largest || x <= 0 ? 0 : common * (even * reciprocal) * change;
+    if (by_output) {
+        /* Where f' is nearly 0, so is what these are multiplied by in the end. */
+        const REAL inverse = d.first >= SMALLEST ? 1 / d.first : 0, bounded = d.first >= STEEP ? inverse : 0;
+        const REAL second = d.second * inverse;
+        d.third = (d.third - d.second * second) * bounded * bounded;
+        d.second = second;
+    }
+    const REAL third = d.third * c.inverse_scale * c.inverse_scale;
+    d.second *= c.inverse_scale;
+    d.third = third > c.largest ? c.largest : -c.largest > third ? -c.largest : third;
+    return d;
 }

@@ -1,11 +1,9 @@
 /* The public interface of the kernel library: raw pointers, 64-bit counts, no framework.
  *
- * Every function takes dense arrays of `count` elements of one dtype and computes elementwise. An output may be the
- * same array as an input (in place); arrays that overlap otherwise give unspecified values. `threads` is the largest
- * number of threads to use. The value of an element depends on its inputs and on the instruction set only: not on its
- * position, the count or the threads. Half types are computed in float and rounded once, to nearest, ties to even.
- *
- * Functions return GEM_OK or a negative GEM_ERROR code and write nothing on an error.
+ * gem_run takes dense arrays of `count` elements of one dtype and computes elementwise. An output may be the same array
+ * as an input (in place); arrays that overlap otherwise give unspecified values. `threads` is the largest number of
+ * threads to use. The value of an element depends on its inputs and on the instruction set only: not on its position,
+ * the count or the threads. Half types are computed in float and rounded once, to nearest, ties to even.
  */
 #ifndef GEM_H
 #define GEM_H
@@ -19,21 +17,40 @@
 #endif
 
 /* Raise it when a signature, the layout of gem_spec or the meaning of a code changes; library.py asks for the same. */
-#define GEM_ABI_VERSION 1
+#define GEM_ABI_VERSION 2
 
-enum { GEM_OK = 0, GEM_ERROR_DTYPE = -1, GEM_ERROR_COUNT = -2, GEM_ERROR_SPEC = -3, GEM_ERROR_ISA = -4 };
+enum {
+    GEM_OK = 0,
+    GEM_ERROR_DTYPE = -1,
+    GEM_ERROR_COUNT = -2,
+    GEM_ERROR_SPEC = -3,
+    GEM_ERROR_ISA = -4,
+    GEM_ERROR_OPERATION = -5
+};
 enum { GEM_FLOAT32, GEM_FLOAT64, GEM_BFLOAT16, GEM_FLOAT16, GEM_DTYPES };
 enum { GEM_ISA_BASELINE, GEM_ISA_AVX2, GEM_ISA_AVX512, GEM_ISAS };
+
+/* What is computed: outputs = expression of the inputs, in the order of the arrays.
+ *
+ * The backward passes come in two kinds: from the input x of the activation and, _FROM_OUTPUT, from its output y = f(x).
+ * d1 is f'(x) in both. d2 and d3 are the derivatives of d1 by what was kept: f'' and f''' of x, or d2 = f''(x) / f'(x)
+ * and d3 = (dd2 / dx) / f'(x) of y, whose own gradient is multiplied by f'(x) on its way to x. For leak = 0, y <= 0
+ * counts as 0, where all three are 0.
+ */
 enum {
-    GEM_FORWARD,
-    GEM_BACKWARD,
-    GEM_BACKWARD_FROM_OUTPUT,
-    GEM_SECOND,
-    GEM_GLU_FORWARD,
-    GEM_GLU_BACKWARD,
+    GEM_FORWARD,              /* y = f(x) */
+    GEM_BACKWARD,             /* out = grad d1;                                          grad, x */
+    GEM_BACKWARD_FROM_OUTPUT, /*                                                         grad, y */
+    GEM_SECOND,               /* to_grad, to_kept = gg d1, gg grad d2;                   gg, grad, x */
+    GEM_SECOND_FROM_OUTPUT,   /*                                                         gg, grad, y */
+    GEM_THIRD,                /* to_gg, to_grad, to_kept = a d1 + b grad d2, b gg d2, a gg d2 + b gg grad d3; */
+    GEM_THIRD_FROM_OUTPUT,    /*                                                         a, b, gg, grad, x or y */
+    GEM_INVERSE,              /* x with f(x) = y */
+    GEM_GLU_FORWARD,          /* out = x f(gate);                                        x, gate */
+    GEM_GLU_BACKWARD,         /* to_x, to_gate = grad f(gate), grad x f'(gate);          grad, x, gate */
     GEM_OPERATIONS
 };
-enum { GEM_MAX_ARRAYS = 5 };
+enum { GEM_MAX_ARRAYS = 8 };
 
 enum { GEM_TABLE_ROWS = 8, GEM_TABLE_COLUMNS = 64 };
 
@@ -67,25 +84,17 @@ GEM_EXPORT int gem_abi_version(void);
 GEM_EXPORT int gem_isa(void);          /* the instruction set in use */
 GEM_EXPORT int gem_set_isa(int isa);   /* for tests; GEM_ERROR_ISA if this processor or build lacks it */
 
-/* out = f(x) */
-GEM_EXPORT int gem_forward(const gem_spec *spec, int dtype, void *out, const void *x, int64_t count, int threads);
-/* out = grad f'(x) */
-GEM_EXPORT int gem_backward(const gem_spec *spec, int dtype, void *out, const void *grad, const void *x, int64_t count,
-                            int threads);
-/* out = grad f'(x) with x recovered from y = f(x); y <= 0 gives grad * leak */
-GEM_EXPORT int gem_backward_from_output(const gem_spec *spec, int dtype, void *out, const void *grad, const void *y,
-                                        int64_t count, int threads);
-/* out = grad f''(x) */
-GEM_EXPORT int gem_second(const gem_spec *spec, int dtype, void *out, const void *grad, const void *x, int64_t count,
-                          int threads);
-/* out = x f(gate) */
-GEM_EXPORT int gem_glu_forward(const gem_spec *spec, int dtype, void *out, const void *x, const void *gate,
-                               int64_t count, int threads);
-/* grad_x = grad f(gate), grad_gate = grad x f'(gate); each output may be any one of the inputs, not each other */
-GEM_EXPORT int gem_glu_backward(const gem_spec *spec, int dtype, void *grad_x, void *grad_gate, const void *grad,
-                                const void *x, const void *gate, int64_t count, int threads);
+/* One call as a block of memory, so that a caller pays for one argument; `arrays` may end after those in use. */
+typedef struct gem_call {
+    const gem_spec *spec;
+    int64_t operation, dtype, count, threads;
+    void *arrays[GEM_MAX_ARRAYS]; /* outputs, which must differ from each other, then inputs */
+} gem_call;
 
-/* Inside the library. Outputs come first in `arrays`, then inputs, in the order of the functions above. */
+/* GEM_OK, or a negative GEM_ERROR code: then nothing was written. */
+GEM_EXPORT int gem_run(const gem_call *call);
+
+/* Inside the library. */
 typedef void (*gem_kernel)(const gem_spec *spec, char *const arrays[], int64_t count);
 typedef const gem_kernel gem_kernels[GEM_OPERATIONS][GEM_DTYPES];
 

@@ -67,6 +67,8 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #define FAR_LOG2 125.0
 #define BITS 4 /* of an exponent up to 8: larger ones are computed in double */
 #define LARGEST FLT_MAX
+#define SMALLEST FLT_MIN
+#define STEEP 0x1p-60f
 #include "element.h"
 #include "loops.h"
 #undef REAL
@@ -75,6 +77,8 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #undef FAR_LOG2
 #undef BITS
 #undef LARGEST
+#undef SMALLEST
+#undef STEEP
 
 #define REAL double
 #define NAME(name) name##_double
@@ -82,6 +86,8 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #define FAR_LOG2 1020.0
 #define BITS 7 /* of an exponent up to 64 */
 #define LARGEST DBL_MAX
+#define SMALLEST DBL_MIN
+#define STEEP 0x1p-480
 #include "element.h"
 #include "loops.h"
 #undef REAL
@@ -90,6 +96,8 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #undef FAR_LOG2
 #undef BITS
 #undef LARGEST
+#undef SMALLEST
+#undef STEEP
 
 #include "newton.h"
 #include "table_32.h"
@@ -104,6 +112,10 @@ gem_kernels GEM_KERNELS = {
     [GEM_BACKWARD] = DTYPES(backward),
     [GEM_BACKWARD_FROM_OUTPUT] = DTYPES(backward_from_output),
     [GEM_SECOND] = DTYPES(second),
+    [GEM_SECOND_FROM_OUTPUT] = DTYPES(second_from_output),
+    [GEM_THIRD] = DTYPES(third),
+    [GEM_THIRD_FROM_OUTPUT] = DTYPES(third_from_output),
+    [GEM_INVERSE] = DTYPES(inverse),
     [GEM_GLU_FORWARD] = DTYPES(glu_forward),
     [GEM_GLU_BACKWARD] = DTYPES(glu_backward),
 };

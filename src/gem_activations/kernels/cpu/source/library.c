@@ -46,52 +46,15 @@ int gem_isa(void)
     return atomic_load(&active_isa);
 }
 
-static int run(int operation, const gem_spec *spec, int dtype, char *const arrays[], int used, int64_t count,
-               int threads)
+int gem_run(const gem_call *call)
 {
-    if (dtype < 0 || dtype >= GEM_DTYPES) return GEM_ERROR_DTYPE;
-    if (count < 0) return GEM_ERROR_COUNT;
+    static const int arrays[GEM_OPERATIONS] = {2, 3, 3, 5, 5, 8, 8, 2, 3, 5};
+    const gem_spec *spec = call->spec;
+    if (call->operation < 0 || call->operation >= GEM_OPERATIONS) return GEM_ERROR_OPERATION;
+    if (call->dtype < 0 || call->dtype >= GEM_DTYPES) return GEM_ERROR_DTYPE;
+    if (call->count < 0) return GEM_ERROR_COUNT;
     if (spec == NULL || spec->n < 1 || spec->n > 64 || (spec->n > 8 && !spec->wide)) return GEM_ERROR_SPEC;
-    gem_parallel((*active_kernels())[operation][dtype], spec, arrays, used, itemsizes[dtype], count, threads);
+    gem_parallel((*active_kernels())[call->operation][call->dtype], spec, (char *const *)call->arrays,
+                 arrays[call->operation], itemsizes[call->dtype], call->count, (int)call->threads);
     return GEM_OK;
-}
-
-int gem_forward(const gem_spec *spec, int dtype, void *out, const void *x, int64_t count, int threads)
-{
-    char *const arrays[] = {out, (char *)x};
-    return run(GEM_FORWARD, spec, dtype, arrays, 2, count, threads);
-}
-
-int gem_backward(const gem_spec *spec, int dtype, void *out, const void *grad, const void *x, int64_t count,
-                 int threads)
-{
-    char *const arrays[] = {out, (char *)grad, (char *)x};
-    return run(GEM_BACKWARD, spec, dtype, arrays, 3, count, threads);
-}
-
-int gem_backward_from_output(const gem_spec *spec, int dtype, void *out, const void *grad, const void *y,
-                             int64_t count, int threads)
-{
-    char *const arrays[] = {out, (char *)grad, (char *)y};
-    return run(GEM_BACKWARD_FROM_OUTPUT, spec, dtype, arrays, 3, count, threads);
-}
-
-int gem_second(const gem_spec *spec, int dtype, void *out, const void *grad, const void *x, int64_t count, int threads)
-{
-    char *const arrays[] = {out, (char *)grad, (char *)x};
-    return run(GEM_SECOND, spec, dtype, arrays, 3, count, threads);
-}
-
-int gem_glu_forward(const gem_spec *spec, int dtype, void *out, const void *x, const void *gate, int64_t count,
-                    int threads)
-{
-    char *const arrays[] = {out, (char *)x, (char *)gate};
-    return run(GEM_GLU_FORWARD, spec, dtype, arrays, 3, count, threads);
-}
-
-int gem_glu_backward(const gem_spec *spec, int dtype, void *grad_x, void *grad_gate, const void *grad, const void *x,
-                     const void *gate, int64_t count, int threads)
-{
-    char *const arrays[] = {grad_x, grad_gate, (char *)grad, (char *)x, (char *)gate};
-    return run(GEM_GLU_BACKWARD, spec, dtype, arrays, 5, count, threads);
 }

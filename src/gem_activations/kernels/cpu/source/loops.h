@@ -38,14 +38,53 @@ static ALWAYS_INLINE void NAME(backward_loop)(const gem_spec *spec, char *const 
     for (int64_t i = 0; i < count; i++) out[i] = grad[i] * NAME(derivative)(c, x[i], n);
 }
 
-static ALWAYS_INLINE void NAME(second_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
+/* Both kinds compute from x; they differ in what they differentiate by. */
+static ALWAYS_INLINE void NAME(second_by)(const gem_spec *spec, char *const arrays[], int64_t count, int n,
+                                          int by_output)
 {
     const NAME(constants) c = NAME(constants_of)(spec, spec->n - 1);
-    REAL *out = (REAL *)arrays[0];
-    const REAL *grad = (const REAL *)arrays[1], *x = (const REAL *)arrays[2];
+    REAL *to_grad = (REAL *)arrays[0], *to_kept = (REAL *)arrays[1];
+    const REAL *twice = (const REAL *)arrays[2], *grad = (const REAL *)arrays[3], *x = (const REAL *)arrays[4];
     INDEPENDENT
-    for (int64_t i = 0; i < count; i++) out[i] = grad[i] * NAME(second_derivative)(c, x[i], n);
+    for (int64_t i = 0; i < count; i++) {
+        const NAME(derivatives) d = NAME(derivatives_of)(c, x[i], n, by_output);
+        const REAL gg = twice[i], g = grad[i];
+        to_grad[i] = gg * d.first;
+        to_kept[i] = gg * g * d.second;
+    }
 }
+
+static ALWAYS_INLINE void NAME(third_by)(const gem_spec *spec, char *const arrays[], int64_t count, int n,
+                                         int by_output)
+{
+    const NAME(constants) c = NAME(constants_of)(spec, spec->n - 1);
+    REAL *to_twice = (REAL *)arrays[0], *to_grad = (REAL *)arrays[1], *to_kept = (REAL *)arrays[2];
+    const REAL *of_grad = (const REAL *)arrays[3], *of_kept = (const REAL *)arrays[4];
+    const REAL *twice = (const REAL *)arrays[5], *grad = (const REAL *)arrays[6], *x = (const REAL *)arrays[7];
+    INDEPENDENT
+    for (int64_t i = 0; i < count; i++) {
+        const NAME(derivatives) d = NAME(derivatives_of)(c, x[i], n, by_output);
+        const REAL a = of_grad[i], b = of_kept[i], gg = twice[i], g = grad[i];
+        to_twice[i] = a * d.first + b * g * d.second;
+        to_grad[i] = b * gg * d.second;
+        to_kept[i] = gg * (a * d.second + b * g * d.third);
+    }
+}
+
+#define DEFINE_BOTH(OPERATION)                                                                                    \
+    static ALWAYS_INLINE void NAME(OPERATION##_loop)(const gem_spec *spec, char *const arrays[], int64_t count,   \
+                                                     int n)                                                       \
+    {                                                                                                             \
+        NAME(OPERATION##_by)(spec, arrays, count, n, 0);                                                          \
+    }                                                                                                             \
+    static ALWAYS_INLINE void NAME(OPERATION##_of_output_loop)(const gem_spec *spec, char *const arrays[],        \
+                                                               int64_t count, int n)                              \
+    {                                                                                                             \
+        NAME(OPERATION##_by)(spec, arrays, count, n, 1);                                                          \
+    }
+
+DEFINE_BOTH(second)
+DEFINE_BOTH(third)
 
 static ALWAYS_INLINE void NAME(glu_forward_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
 {
@@ -73,8 +112,12 @@ static ALWAYS_INLINE void NAME(glu_backward_loop)(const gem_spec *spec, char *co
 DEFINE_KERNEL(forward)
 DEFINE_KERNEL(backward)
 DEFINE_KERNEL(second)
+DEFINE_KERNEL(second_of_output)
+DEFINE_KERNEL(third)
+DEFINE_KERNEL(third_of_output)
 DEFINE_KERNEL(glu_forward)
 DEFINE_KERNEL(glu_backward)
 
+#undef DEFINE_BOTH
 #undef DEFINE_KERNEL
 #undef BY_ORDER

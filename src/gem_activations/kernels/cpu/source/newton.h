@@ -87,11 +87,10 @@ static ALWAYS_INLINE int newton_steps(int64_t n, int is_double)
     return n <= 32 ? 7 : 8;
 }
 
-/* slope = f'(x) from y = f(x); leak where y <= 0, NaN where y is. */
-static ALWAYS_INLINE void newton_block(newton_constants c, constants_double formula, double *slope, const double *y,
-                                       int length, int n, int steps)
+/* t where y > 0; some number elsewhere. */
+static ALWAYS_INLINE void newton_roots(newton_constants c, double *t, const double *y, int length, int n, int steps)
 {
-    double t[NEWTON_BLOCK], v[NEWTON_BLOCK], start[NEWTON_BLOCK];
+    double v[NEWTON_BLOCK], start[NEWTON_BLOCK];
     for (int i = 0; i < length; i++) {
         double scaled = y[i] > 0 ? y[i] * c.inverse_scale : 1; /* a stand-in where nothing is to be solved */
         scaled = scaled > c.lowest ? scaled : c.lowest;
@@ -99,6 +98,16 @@ static ALWAYS_INLINE void newton_block(newton_constants c, constants_double form
         t[i] = start[i] = newton_start(c, v[i]);
     }
     newton_solve(c, t, v, start, length, n, steps);
+}
+
+/* slope = f'(x) from y = f(x); leak where y <= 0, NaN where y is. */
+static ALWAYS_INLINE void newton_slopes(const gem_spec *spec, double *slope, const double *y, int length, int n,
+                                        int steps)
+{
+    const newton_constants c = newton_constants_of(spec);
+    const constants_double formula = constants_of_double(spec, spec->n);
+    double t[NEWTON_BLOCK];
+    newton_roots(c, t, y, length, n, steps);
     for (int i = 0; i < length; i++) {
         const double power = power_double(t[i], n, c.exponent), reciprocal = 1 / (power + formula.eps);
         const gate_pair_double gate = {power * reciprocal, formula.eps * reciprocal};
@@ -107,35 +116,55 @@ static ALWAYS_INLINE void newton_block(newton_constants c, constants_double form
     }
 }
 
-static void newton_slopes(const gem_spec *spec, double *slope, const double *y, int length, int is_double)
+/* x with f(x) = y; 0 where y <= 0 and there is no leak, NaN where y is. Beyond the limit f is the identity. */
+static ALWAYS_INLINE void newton_inputs(const gem_spec *spec, double *x, const double *y, int length, int n, int steps)
 {
     const newton_constants c = newton_constants_of(spec);
-    const constants_double formula = constants_of_double(spec, spec->n);
-    const int steps = newton_steps(spec->n, is_double);
-    switch (spec->n) {
-    case 1: newton_block(c, formula, slope, y, length, 1, steps); break;
-    case 2: newton_block(c, formula, slope, y, length, 2, steps); break;
-    case 3: newton_block(c, formula, slope, y, length, 3, steps); break;
-    case 4: newton_block(c, formula, slope, y, length, 4, steps); break;
-    default: newton_block(c, formula, slope, y, length, 0, steps);
+    double t[NEWTON_BLOCK];
+    newton_roots(c, t, y, length, n, steps);
+    for (int i = 0; i < length; i++) {
+        const double below = spec->leak > 0 ? y[i] / spec->leak : 0, otherwise = y[i] <= 0 ? below : y[i];
+        x[i] = y[i] > 0 && y[i] * c.inverse_scale < c.limit ? t[i] / c.inverse_scale : otherwise;
     }
 }
 
-/* The slopes of a block are complete before the first output is written: in place works. */
-#define DEFINE_NEWTON(NAME, REAL)                                                                                 \
-    static void NAME(const gem_spec *spec, char *const arrays[], int64_t count)                                   \
+/* Calls a function of the above with a compile-time order. */
+#define NEWTON_BY_ORDER(FUNCTION)                                                                                 \
+    static void FUNCTION##_by_order(const gem_spec *spec, double *out, const double *y, int length, int is_double) \
     {                                                                                                             \
-        REAL *out = (REAL *)arrays[0];                                                                            \
-        const REAL *grad = (const REAL *)arrays[1], *outputs = (const REAL *)arrays[2];                           \
-        double y[NEWTON_BLOCK], slope[NEWTON_BLOCK];                                                              \
-        for (int64_t begin = 0; begin < count; begin += NEWTON_BLOCK) {                                           \
-            const int length = (int)(count - begin < NEWTON_BLOCK ? count - begin : NEWTON_BLOCK);                \
-            for (int i = 0; i < length; i++) y[i] = outputs[begin + i];                                           \
-            newton_slopes(spec, slope, y, length, sizeof(REAL) == sizeof(double));                                \
-            INDEPENDENT                                                                                           \
-            for (int i = 0; i < length; i++) out[begin + i] = grad[begin + i] * (REAL)slope[i];                   \
+        const int steps = newton_steps(spec->n, is_double);                                                       \
+        switch (spec->n) {                                                                                        \
+        case 1: FUNCTION(spec, out, y, length, 1, steps); break;                                                  \
+        case 2: FUNCTION(spec, out, y, length, 2, steps); break;                                                  \
+        case 3: FUNCTION(spec, out, y, length, 3, steps); break;                                                  \
+        case 4: FUNCTION(spec, out, y, length, 4, steps); break;                                                  \
+        default: FUNCTION(spec, out, y, length, 0, steps);                                                        \
         }                                                                                                         \
     }
 
-DEFINE_NEWTON(newton_float, float)
-DEFINE_NEWTON(backward_from_output_in_double, double)
+NEWTON_BY_ORDER(newton_slopes)
+NEWTON_BY_ORDER(newton_inputs)
+
+/* RESULT is an expression of i and of the result of FUNCTION. A block is complete before its first output is written:
+ * in place works. */
+#define DEFINE_NEWTON(NAME, REAL, FUNCTION, INPUT, RESULT)                                                        \
+    static void NAME(const gem_spec *spec, char *const arrays[], int64_t count)                                   \
+    {                                                                                                             \
+        const REAL *outputs = (const REAL *)arrays[INPUT];                                                        \
+        double y[NEWTON_BLOCK], result[NEWTON_BLOCK];                                                             \
+        for (int64_t begin = 0; begin < count; begin += NEWTON_BLOCK) {                                           \
+            const int length = (int)(count - begin < NEWTON_BLOCK ? count - begin : NEWTON_BLOCK);                \
+            REAL *out = (REAL *)arrays[0] + begin;                                                                \
+            const REAL *grad = (const REAL *)arrays[1] + begin;                                                   \
+            for (int i = 0; i < length; i++) y[i] = outputs[begin + i];                                           \
+            FUNCTION##_by_order(spec, result, y, length, sizeof(REAL) == sizeof(double));                         \
+            INDEPENDENT                                                                                           \
+            for (int i = 0; i < length; i++) out[i] = RESULT;                                                     \
+            (void)grad;                                                                                           \
+        }                                                                                                         \
+    }
+
+DEFINE_NEWTON(newton_float, float, newton_slopes, 2, grad[i] * (float)result[i])
+DEFINE_NEWTON(backward_from_output_in_double, double, newton_slopes, 2, grad[i] * result[i])
+DEFINE_NEWTON(newton_inverse_float, float, newton_inputs, 1, (float)result[i])
+DEFINE_NEWTON(inverse_in_double, double, newton_inputs, 1, result[i])

@@ -3,7 +3,7 @@
  * float is computed in double where spec->wide says that x^(2n) could leave float's range while f(x) does not.
  */
 
-/* Small enough that the five buffers stay in the nearest caches, large enough to hide the calls. */
+/* Small enough that up to eight buffers stay in the nearest caches, large enough to hide the calls. */
 enum { BLOCK = 512 };
 
 static void widen_float(double *out, const float *x, int64_t count)
@@ -50,13 +50,41 @@ static void narrow_float(float *out, const double *x, int64_t count)
 
 DEFINE_FLOAT(forward, 1, 2)
 DEFINE_FLOAT(backward, 1, 3)
-DEFINE_FLOAT(second, 1, 3)
+DEFINE_FLOAT(second, 2, 5)
+DEFINE_FLOAT(second_of_output, 2, 5)
+DEFINE_FLOAT(third, 3, 8)
+DEFINE_FLOAT(third_of_output, 3, 8)
 DEFINE_FLOAT(glu_forward, 1, 3)
 DEFINE_FLOAT(glu_backward, 2, 5)
+
+/* From the output: the last array, y, is replaced by x, block by block. */
+#define DEFINE_FROM_OUTPUT(NAME, COMPUTE, INVERSE, REAL, USED)                                                    \
+    static void NAME(const gem_spec *spec, char *const arrays[], int64_t count)                                   \
+    {                                                                                                             \
+        REAL x[BLOCK];                                                                                            \
+        for (int64_t begin = 0; begin < count; begin += BLOCK) {                                                  \
+            char *block[USED];                                                                                    \
+            const int64_t length = count - begin < BLOCK ? count - begin : BLOCK;                                 \
+            for (int k = 0; k < (USED); k++) block[k] = arrays[k] + begin * (int64_t)sizeof(REAL);                \
+            char *const pair[2] = {(char *)x, block[(USED)-1]};                                                   \
+            INVERSE(spec, pair, length);                                                                          \
+            block[(USED)-1] = (char *)x;                                                                          \
+            COMPUTE(spec, block, length);                                                                         \
+        }                                                                                                         \
+    }
+
+DEFINE_FROM_OUTPUT(second_from_output_float, second_of_output_float, inverse_float, float, 5)
+DEFINE_FROM_OUTPUT(second_from_output_in_double, second_of_output_in_double, inverse_in_double, double, 5)
+DEFINE_FROM_OUTPUT(third_from_output_float, third_of_output_float, inverse_float, float, 8)
+DEFINE_FROM_OUTPUT(third_from_output_in_double, third_of_output_in_double, inverse_in_double, double, 8)
 
 DEFINE_HALF(forward, 1, 2)
 DEFINE_HALF(backward, 1, 3)
 DEFINE_HALF(backward_from_output, 1, 3)
-DEFINE_HALF(second, 1, 3)
+DEFINE_HALF(second, 2, 5)
+DEFINE_HALF(second_from_output, 2, 5)
+DEFINE_HALF(third, 3, 8)
+DEFINE_HALF(third_from_output, 3, 8)
+DEFINE_HALF(inverse, 1, 2)
 DEFINE_HALF(glu_forward, 1, 3)
 DEFINE_HALF(glu_backward, 2, 5)

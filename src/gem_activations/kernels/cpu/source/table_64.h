@@ -70,7 +70,7 @@ static void long_table_loop(const gem_spec *spec, const gem_table *table, char *
     const long_constants c = long_constants_of(spec, table);
     float *out = (float *)arrays[0];
     const float *grad = (const float *)arrays[1], *y = (const float *)arrays[2];
-    TABLE_LOOP(long_gradient_avx512(c, table, outputs))
+    TABLE_LOOP(_mm512_mul_ps(grads, long_gradient_avx512(c, table, outputs)))
 }
 #else
 static ALWAYS_INLINE void long_gradients(long_constants c, const gem_table *table, float *out, const float *grad,
@@ -87,7 +87,7 @@ static ALWAYS_INLINE void long_gradients(long_constants c, const gem_table *tabl
         const int32_t periods = (below * c.reciprocal) >> 16;
         block.column[i] = table_column(octave + period * (periods + 1), (bits >> fine_shift) - c.first_fine);
         block.z[i] = float_of((((uint32_t)bits << skip) & 0x7fffffu) | 0x3f800000u) - 1.5f;
-        block.drop[i] = (uint32_t)(periods * (period / 2)) << 24;
+        block.periods[i] = (uint32_t)periods;
     }
     for (int i = 0; i < length; i++) {
         float sum = 0;
@@ -99,7 +99,8 @@ static ALWAYS_INLINE void long_gradients(long_constants c, const gem_table *tabl
     INDEPENDENT
     for (int i = 0; i < length; i++) {
         const float otherwise = y[i] <= 0 ? c.leak : y[i]; /* NaN where y is */
-        out[i] = grad[i] * table_finish(block.sum[i], block.drop[i], y[i], otherwise, table->factors);
+        const uint32_t drop = block.periods[i] * (uint32_t)(period / 2) << 24;
+        out[i] = grad[i] * table_finish(block.sum[i], drop, y[i], otherwise, table->factors);
     }
 }
 
