@@ -8,7 +8,7 @@ the value of 1 + c V there: the larger of 1 + c V and d serves all u. The table 
 and over the octaves, or parts of octaves, above, as polynomials in the mantissa of u less 3/2. Above the last octave
 the gradient is 1 to within the bound.
 
-The input t = x / scale is u^m + m u with m = 1 / (2n+1) far below the transition, to within u^m times u^(4nm). The table
+The input t = x / scale is u^m + m u with m = 1 / (2n+1) far below the transition, but for a share of u^(4nm). The table
 has t - m u over the same pieces; over one period of the power law it doubles. Above the last octave t is u.
 
 Everything is computed with 50 digits and rounded once.

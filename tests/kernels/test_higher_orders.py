@@ -105,7 +105,8 @@ def test_every_half_pattern(library, dtype):
         bound = half_second_from_output(dtype)
         assert np.abs(slope - spec.derivative(wide)).max() <= bound * spec.lipschitz
         assert np.abs(bend - spec.second_derivative(wide)).max() <= bound * spec.sup_second_derivative
-        slope, bend = (decode(array, dtype) for array in run(library, "second_from_output", spec, dtype, one, one, stored))
+        results = run(library, "second_from_output", spec, dtype, one, one, stored)
+        slope, bend = (decode(array, dtype) for array in results)
         x = spec.inverse(wide)
         assert np.abs(slope - spec.derivative(x)).max() <= bound * spec.lipschitz
         error = bend * spec.derivative(x) - spec.second_derivative(x)

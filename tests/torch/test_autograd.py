@@ -226,7 +226,7 @@ PASSES = {
     "batch of gradients": lambda y, x: torch.autograd.grad(
         y, x, torch.eye(x.numel(), dtype=x.dtype), is_grads_batched=True, create_graph=True
     ),
-    "batch by torch.func": lambda y, x: torch.func.vmap(lambda row: torch.autograd.grad(y, x, row, create_graph=True)[0])(
+    "batch by torch.func": lambda y, x: torch.func.vmap(lambda row: torch.autograd.grad(y, x, row, create_graph=True))(
         torch.eye(x.numel(), dtype=x.dtype)
     ),
 }

@@ -1,14 +1,15 @@
 """Exact gradients of every order: from the input, or from the output alone, which the next layer keeps anyway.
 
-f is strictly increasing for x > 0, so that its gradient is a function of its output, as ReLU's is. Let k be what was kept,
-x or y = f(x), d1 = f'(x) as a function of k, and d2, d3 its derivatives by k:
+f is strictly increasing for x > 0, so that its gradient is a function of its output, as ReLU's is. Let k be what was
+kept, x or y = f(x), d1 = f'(x) as a function of k, and d2, d3 its derivatives by k:
 
     Activation: f(x), keeps k             backward: g to g d1, which is
     Gradient: (g, k) to g d1              backward: gg to (gg d1, gg g d2), which is
     Curvature: (gg, g, k) to these two    backward: a, b to (a d1 + b g d2, b gg d2, a gg d2 + b gg g d3)
 
 Each is one kernel, and so is the backward pass of the last, unless it is to be differentiated once more: then it is
-written in torch operations. If y was kept, d2 is f''(x) / f'(x): a gradient of y is multiplied by f'(x) on its way to x.
+written in torch operations. If y was kept, d2 is f''(x) / f'(x): what arrives at y is multiplied by f'(x) on its way to
+x.
 
 torch.func asks for functions of another form, which take longer to call. `_apply` picks the form.
 """
@@ -41,7 +42,9 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bo
     Raises: RuntimeError (PyTorch's own), before x is touched: inplace on a leaf that requires grad, or on a view that
         may not be changed.
     """
-    if inplace and (_has_tangents() or _transforms_active() or (torch.is_grad_enabled() and not _may_be_overwritten(x))):
+    if inplace and (
+        _has_tangents() or _transforms_active() or (torch.is_grad_enabled() and not _may_be_overwritten(x))
+    ):
         # An autograd function is refused only after it has run; copy_ is refused before it writes. And copy_ overwrites
         # tangents that are shared or batched, too.
         return x.copy_(_apply(Activation, x.clone(), spec, backend, from_output, False))

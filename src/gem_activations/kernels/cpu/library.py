@@ -19,7 +19,6 @@ DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 ISAS = ("baseline", "avx2", "avx512")
 
 
-
 class Operation(NamedTuple):
     """What the library computes: its code in a call, and how many arrays it writes and reads."""
 
