@@ -67,7 +67,7 @@ def _may_be_overwritten(x: Tensor) -> bool:
 class _Elementwise(Function):
     """An autograd function in two forms, from `compute` and from `keep`, which saves what the derivatives need.
 
-    Subclasses have a class attribute TENSORS, the number of their first arguments that are tensors; these have one shape.
+    Subclasses have a class attribute TENSORS, the number of their first arguments that are tensors, all of one shape.
     """
 
     transformed: Any

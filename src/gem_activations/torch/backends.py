@@ -27,7 +27,7 @@ class Backend(Protocol):
     def second(
         self, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return gg d1 and gg grad d2, with d1 = f'(x) and d2 its derivative by `kept`: the backward pass of `backward`.
+        """Return gg d1 and gg grad d2, the backward pass of `backward`: d1 = f'(x), d2 is its derivative by `kept`.
 
         d2 is f''(x), or f''(x) / f'(x) from the output: its gradient is multiplied by f'(x) on its way to x.
         """
