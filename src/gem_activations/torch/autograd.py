@@ -100,7 +100,8 @@ class _Elementwise(Function):
 def _apply(function: Any, *arguments: Any) -> Any:
     if _transforms_active():
         return function.transformed.apply(*arguments)
-    return super(Function, function).apply(*arguments)  # Function's own would look for transforms once more.
+    directly: Any = super(Function, function)  # Function's own `apply` would look for transforms once more.
+    return directly.apply(*arguments)
 
 
 class Activation(_Elementwise):
@@ -217,12 +218,13 @@ class Curvature(_Elementwise):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return the gradients of gg, grad and what was kept."""
+        a, b = grads
+        grad_grad, grad, kept = ctx.saved_tensors
         spec, backend, from_output = ctx.settings
-        tensors = (*grads, *ctx.saved_tensors)
-        if torch.is_grad_enabled() or _has_tangents() or is_traced(grads[0]):
-            results = _third(*tensors, spec, backend, from_output)
+        if torch.is_grad_enabled() or _has_tangents() or is_traced(a):
+            results = _third(a, b, grad_grad, grad, kept, spec, backend, from_output)
         else:
-            results = backend.third(*tensors, spec, from_output)
+            results = backend.third(a, b, grad_grad, grad, kept, spec, from_output)
         return *results, None, None, None
 
     @staticmethod

@@ -61,7 +61,8 @@ class SpecHandle(ctypes.Structure):
 
 def spec_handle(spec: GemSpec) -> SpecHandle:
     """Return the spec as the library reads it; made once, and kept as `spec.handle`."""
-    if spec.handle is None:
+    handle = spec.handle
+    if handle is None:
         inverse_scale, eps, limit = spec.reduction
         scale_log2 = -round(math.log2(inverse_scale))
         # f(x) = 2^scale_log2 t^(2n+1) / eps is normal in float32 down to 2^-126, and t^(2n) should be so there.
@@ -72,7 +73,7 @@ def spec_handle(spec: GemSpec) -> SpecHandle:
         if table is not None:
             handle.table = ctypes.pointer(table)
         object.__setattr__(spec, "handle", handle)
-    return spec.handle
+    return handle
 
 
 class Library:
