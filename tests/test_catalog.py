@@ -10,57 +10,7 @@ from gem_activations import GemSpec, catalog
 from gem_activations.errors import ActivationNameError, GemError, SpecError
 from gem_activations.spec import MEMBERS
 
-mp.mp.dps = 40
-
-SELU_ALPHA, SELU_SCALE = mp.mpf("1.6732632423543772848170429916717"), mp.mpf("1.0507009873554804934193349852946")
-
-
-def sigmoid(x):
-    return 1 / (1 + mp.exp(-x))
-
-
-def softplus(x):
-    return mp.log1p(mp.exp(x))
-
-
-def gem_definition(n, eps, leak):
-    return lambda x: x * (leak + (1 - leak) * x ** (2 * n) / (x ** (2 * n) + eps)) if x > 0 else leak * x
-
-
-DEFINITIONS = {
-    "gem": gem_definition(1, 1, 0),
-    "egem": gem_definition(1, mp.mpf("1e-4"), 0),
-    "segem": gem_definition(1, mp.mpf("1e-4"), mp.mpf("0.01")),
-    "relu": lambda x: max(x, 0),
-    "leaky_relu": lambda x: max(x, 0) + mp.mpf("0.01") * min(x, 0),
-    "gelu": lambda x: x * mp.ncdf(x),
-    "gelu_tanh": lambda x: x / 2 * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (x + mp.mpf("0.044715") * x**3))),
-    "silu": lambda x: x * sigmoid(x),
-    "mish": lambda x: x * mp.tanh(softplus(x)),
-    "elu": lambda x: x if x > 0 else mp.expm1(x),
-    "celu": lambda x: max(x, 0) + min(0, mp.expm1(x)),
-    "selu": lambda x: SELU_SCALE * (x if x > 0 else SELU_ALPHA * mp.expm1(x)),
-    "prelu": lambda x: max(x, 0) + x / 4 * (x < 0),
-    "rrelu": lambda x: x if x > 0 else x * 11 / 48,
-    "relu6": lambda x: min(max(x, 0), 6),
-    "hardswish": lambda x: x * min(max(x + 3, 0), 6) / 6,
-    "hardsigmoid": lambda x: min(max(x / 6 + mp.mpf(1) / 2, 0), 1),
-    "hardtanh": lambda x: min(max(x, -1), 1),
-    "hardshrink": lambda x: x if abs(x) > 0.5 else 0,
-    "softshrink": lambda x: x - 0.5 if x > 0.5 else x + 0.5 if x < -0.5 else 0,
-    "tanhshrink": lambda x: x - mp.tanh(x),
-    "softplus": softplus,
-    "softsign": lambda x: x / (1 + abs(x)),
-    "sigmoid": sigmoid,
-    "logsigmoid": lambda x: mp.log(sigmoid(x)),
-    "tanh": mp.tanh,
-    "squareplus": lambda x: (x + mp.sqrt(x**2 + 4)) / 2,
-    "smelu": lambda x: 0 if x < -1 else x if x > 1 else (x + 1) ** 2 / 4,
-    "relu2": lambda x: max(x, 0) ** 2,
-    "telu": lambda x: x * mp.tanh(mp.exp(x)),
-    "golu": lambda x: x * mp.exp(-mp.exp(-x)),
-    "isrlu": lambda x: x if x >= 0 else x / mp.sqrt(1 + x**2),
-}
+from .definitions import DEFINITIONS, INF
 
 # Lee, arXiv:2305.12073: the twenty activations compared there.
 LEE = """elu hardshrink hardsigmoid hardtanh hardswish leaky_relu logsigmoid prelu relu relu6 rrelu selu celu gelu
@@ -68,7 +18,8 @@ sigmoid softplus softshrink softsign tanh tanhshrink"""
 
 
 def test_the_catalog_is_complete():
-    assert set(DEFINITIONS) == set(catalog.ENTRIES)
+    assert {catalog.parse(text).name for text in DEFINITIONS} == set(catalog.ENTRIES)
+    assert [str(catalog.parse(text)) for text in DEFINITIONS] == list(DEFINITIONS)
     assert set(catalog.ENTRIES).issuperset(LEE.split())
     assert len(set(LEE.split())) == 20
     assert list(MEMBERS) == [name for name, entry in catalog.ENTRIES.items() if entry.group == "family"]
@@ -77,52 +28,32 @@ def test_the_catalog_is_complete():
 @pytest.mark.parametrize("entry", catalog.ENTRIES.values(), ids=lambda entry: entry.name)
 def test_every_row_is_filled_in(entry):
     assert all([entry.name, entry.title, entry.formula, entry.citation, entry.torch])
-    assert entry.group in {"family", "baseline", "lee", "relative"}
+    assert entry.group in {"family", "baseline", "lee", "other"}
     assert all(parameter in entry.formula or entry.name in MEMBERS for parameter in entry.defaults)
 
 
-@pytest.mark.parametrize("name", DEFINITIONS)
-def test_reference_equals_the_definition(name):
-    activation = catalog.parse(name)
+@pytest.mark.parametrize("text", DEFINITIONS)
+def test_reference_equals_the_definition(text):
+    activation = catalog.parse(text)
     x = np.concatenate([np.linspace(-12, 12, 97), [-30.0, -1e-3, 1e-3, 30.0, 0.5, -0.5]])
     for point, value in zip(x, activation(x), strict=True):
-        exact = float(DEFINITIONS[name](mp.mpf(float(point))))
+        exact = float(DEFINITIONS[text].f(mp.mpf(float(point))))
         # 1e-16 absolute: x - tanh(x) near 0 and the like cancel in float64 by their nature.
         assert value == pytest.approx(exact, rel=2e-14, abs=1e-16), point
 
 
-@pytest.mark.parametrize("name", DEFINITIONS)
-def test_reference_keeps_nan_and_makes_none(name):
-    activation = catalog.parse(name)
+@pytest.mark.parametrize("text", DEFINITIONS)
+def test_reference_keeps_nan_and_makes_none(text):
+    activation = catalog.parse(text)
     with np.errstate(over="ignore", invalid="ignore"):
         assert np.isnan(activation(np.array([math.nan]))).all()
         assert not np.isnan(activation(np.array([-1e300, -1e30, -800.0, -0.0, 0.0, 800.0, 1e30]))).any()
 
 
-INF = math.inf
-# The limits at -inf and at inf, with the default parameters.
-LIMITS = {
-    **dict.fromkeys(["gem", "egem", "relu", "gelu", "gelu_tanh", "silu", "mish", "hardswish"], (0, INF)),
-    **dict.fromkeys(["softplus", "squareplus", "smelu", "relu2", "telu", "golu"], (0, INF)),
-    **dict.fromkeys(["segem", "leaky_relu", "prelu", "rrelu"], (-INF, INF)),
-    **dict.fromkeys(["hardshrink", "softshrink", "tanhshrink"], (-INF, INF)),
-    **dict.fromkeys(["elu", "celu", "isrlu"], (-1, INF)),
-    **dict.fromkeys(["hardtanh", "softsign", "tanh"], (-1, 1)),
-    **dict.fromkeys(["hardsigmoid", "sigmoid"], (0, 1)),
-    "selu": (-1.7580993408473766, INF),
-    "relu6": (0, 6),
-    "logsigmoid": (-INF, 0),
-}
-
-
-def test_every_entry_has_its_limits():
-    assert set(LIMITS) == set(catalog.ENTRIES)
-
-
 @pytest.mark.parametrize(
     ("text", "limits"),
     [
-        *LIMITS.items(),
+        *((text, definition.limits) for text, definition in DEFINITIONS.items()),
         ("isrlu(alpha=4)", (-0.5, INF)),
         ("celu(alpha=0.25)", (-0.25, INF)),
         ("elu(alpha=2)", (-2, INF)),
@@ -219,12 +150,61 @@ TAKEN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name, entry in catalog.ENTRIES.items() if entry.defaults])
+@pytest.mark.parametrize("name", REFUSED)
 def test_bad_parameters_are_refused_in_one_line(name):
     for arguments, words in REFUSED[name]:
         with pytest.raises(GemError, match=words) as caught:
             catalog.parse(f"{name}({arguments})")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", catalog.ENTRIES.values(), ids=lambda entry: entry.name)
+def test_no_parameter_may_be_infinite_or_text(entry):
+    for key in entry.defaults:
+        for value in ("1e400", "inf", "x"):
+            with pytest.raises(GemError):
+                catalog.parse(f"{entry.name}({key}={value})")
+
+
+# The inputs at which each is flat, by hand; what is not here is flat nowhere.
+FLAT = {
+    **dict.fromkeys(["gem", "egem", "relu", "relu2", "starrelu", "leaky_relu(negative_slope=0)"], ("below", 0)),
+    "smelu(beta=2)": ("below", -2), "hardswish": ("below", -3), "relu6": ("outside", 0, 6),
+    "hardsigmoid": ("outside", -3, 3), "hardtanh(min_val=-2, max_val=0.5)": ("outside", -2, 0.5),
+    "hardshrink(lambd=0.2)": ("inside", -0.2, 0.2), "softshrink": ("inside", -0.5, 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FLAT)
+def test_a_constant_piece_is_flat(text):
+    flat = catalog.parse(text).flat
+    assert (flat.kind, *(bound for bound in flat[1:] if math.isfinite(bound))) == FLAT[text]
+
+
+@pytest.mark.parametrize("text", DEFINITIONS)
+def test_a_flat_tail_begins_at_the_slope_of_a_millionth(text):
+    activation, (f, joints, _) = catalog.parse(text), DEFINITIONS[text]
+    flat = activation.flat
+    for bound in (flat.low, flat.high):
+        if math.isfinite(bound) and bound not in joints:
+            assert float(abs(mp.diff(f, mp.mpf(bound)))) == pytest.approx(catalog.FLAT_SLOPE, rel=1e-3)
+
+
+@pytest.mark.parametrize("text", [*DEFINITIONS, "leaky_relu(negative_slope=0.2)", "segem(n=3, eps=10, leak=0.3)"])
+def test_a_gate_opens_where_it_has_risen_by_a_share_of_its_range(text):
+    activation = catalog.parse(text)
+    if activation.gate_bounds is None:
+        assert activation.entry.gate is None
+        return
+    if activation.entry.gate == "step":
+        assert activation.gate_bounds == (0, 0)
+        return
+    gate = activation.spec.gate if activation.spec else lambda x: activation(x) / np.float64(x)
+    floor, ceiling = activation.spec.leak if activation.spec else 0.0, gate(1e3)
+    for bound, share in zip(activation.gate_bounds, (0.01, 0.99), strict=True):
+        assert (gate(bound) - floor) / (ceiling - floor) == pytest.approx(share, rel=1e-4)
+    x = np.linspace(-20, 20, 4001) + 1e-6
+    assert (np.diff([gate(point) for point in x]) > -1e-12).all()
 
 
 @pytest.mark.parametrize("text", TAKEN)
@@ -260,7 +240,7 @@ PROPAGATION = {"relu": (1.4142, 1.000), "gelu": (1.534, 1.072), "silu": (1.677, 
 @pytest.mark.parametrize("name", PROPAGATION)
 def test_gain_and_chi_of_the_rivals(name):
     gain, chi = PROPAGATION[name]
-    f = DEFINITIONS[name]
+    f = DEFINITIONS[name].f
     with mp.workdps(20):
         second_moment = mp.quad(lambda x: f(x) ** 2 * mp.npdf(x), [-12, 0, 12])
         slope_moment = mp.quad(lambda x: mp.diff(f, x) ** 2 * mp.npdf(x), [-12, 0, 12])

@@ -8,6 +8,7 @@ from gem_activations import catalog
 from gem_activations.errors import SpecError
 from gem_activations.torch import ISRLU, SmeLU, Squareplus, make_activation
 
+from ..definitions import DEFINITIONS, INF
 from ..tolerances import CATALOG, GRADCHECK, SOFTPLUS_ATOL
 from .known_warnings import forward_mode
 
@@ -28,6 +29,7 @@ OTHER_PARAMETERS = [
     "squareplus(b=1)",
     "smelu(beta=2)",
     "isrlu(alpha=3)",
+    "starrelu(scale=2, bias=0.5)",
 ]
 every_activation = pytest.mark.parametrize("text", [*catalog.ENTRIES, *OTHER_PARAMETERS])
 
@@ -40,9 +42,12 @@ def grid() -> torch.Tensor:
 
 
 def module(text: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    # PReLU's slope is rounded where it is made.
-    options = {"dtype": dtype} if text.startswith("prelu") else {}
-    return make_activation(text, **options).to(dtype).eval()
+    learns = "learnt" in catalog.parse(text).entry.formula  # What is learnt is rounded where it is made.
+    return make_activation(text, **({"dtype": dtype} if learns else {})).to(dtype).eval()
+
+
+def is_ours(text: str) -> bool:
+    return catalog.parse(text).entry.torch.startswith("gem_activations.")
 
 
 @every_activation
@@ -71,8 +76,7 @@ def test_finite_inputs_have_finite_values_and_gradients(text, dtype):
     limits = torch.finfo(dtype)
     steps = [0.0, limits.smallest_normal, limits.eps, 0.5, 1.0, 3.0, 20.0, 200.0]
     # Some of PyTorch's own fail where a power of x is infinite; ours must not.
-    ours = catalog.parse(text).entry.group in ("family", "relative")
-    steps += [1e4, limits.max**0.4, limits.max / 4] if ours else []
+    steps += [1e4, limits.max**0.4, limits.max / 4] if is_ours(text) else []
     x = torch.tensor([*steps, *(-step for step in steps)], dtype=dtype).requires_grad_()
     y = module(text, dtype)(x)
     (gradient,) = torch.autograd.grad(y.sum(), x)
@@ -82,26 +86,25 @@ def test_finite_inputs_have_finite_values_and_gradients(text, dtype):
     assert torch.equal(torch.isfinite(y), torch.isfinite(want)), x[~torch.isfinite(y)]
 
 
-@pytest.mark.parametrize("text", [name for name, entry in catalog.ENTRIES.items() if entry.group == "relative"])
-def test_relatives_at_large_inputs(text):
+@pytest.mark.parametrize("text", [name for name, entry in catalog.ENTRIES.items() if entry.group == "other"])
+def test_baselines_at_large_inputs(text):
     x = torch.tensor([1e3, 1e10, 1e18, -1e3, -1e10, -1e18, -1e25])
-    got = module(text)(x).double().numpy()
+    got = module(text)(x).detach().double().numpy()
     np.testing.assert_allclose(got, catalog.parse(text)(x.double().numpy()), rtol=1e-6, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    ("text", "below", "above"),
+    ("text", "limits"),
     [
-        ("gem", 0, torch.inf), ("egem", 0, torch.inf), ("segem", -torch.inf, torch.inf),
-        ("squareplus", 0, torch.inf), ("squareplus(b=9)", 0, torch.inf), ("smelu", 0, torch.inf),
-        ("relu2", 0, torch.inf), ("telu", 0, torch.inf), ("golu", 0, torch.inf),
-        ("isrlu", -1, torch.inf), ("isrlu(alpha=4)", -0.5, torch.inf),
+        *((text, definition.limits) for text, definition in DEFINITIONS.items() if is_ours(text)),
+        ("squareplus(b=9)", (0, INF)),
+        ("isrlu(alpha=4)", (-0.5, INF)),
     ],
-)  # fmt: skip
-def test_limits_at_infinity(text, below, above, dtype):
+)
+def test_limits_at_infinity(text, limits, dtype):
     got = module(text, dtype)(torch.tensor([-torch.inf, torch.inf], dtype=dtype))
-    assert torch.equal(got, torch.tensor([below, above], dtype=dtype)), got
+    assert torch.equal(got, torch.tensor(limits, dtype=dtype)), got
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -118,7 +121,7 @@ def test_squareplus_in_float16_with_a_root_that_underflows():
 
 
 @pytest.mark.parametrize("build", [lambda: Squareplus(b=-1), lambda: SmeLU(beta=0), lambda: ISRLU(alpha=torch.nan)])
-def test_relatives_refuse_bad_parameters(build):
+def test_baselines_refuse_bad_parameters(build):
     with pytest.raises(SpecError, match="above 0"):
         build()
 
@@ -134,7 +137,7 @@ def test_layout_dtype_and_empty_inputs(name):
     x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     y = made(x)
     assert (y.shape, y.dtype) == (x.shape, x.dtype)
-    if catalog.ENTRIES[name].group in ("family", "relative"):  # Two of PyTorch's own return contiguous memory.
+    if is_ours(name):  # Two of PyTorch's own return contiguous memory.
         assert y.stride() == x.stride()
     torch.testing.assert_close(y, made(x.contiguous()), **CATALOG["float32"])
     assert made(torch.empty(0, 3)).shape == (0, 3)
@@ -143,9 +146,9 @@ def test_layout_dtype_and_empty_inputs(name):
 
 
 @every_name
-def test_only_prelu_learns_and_has_a_state(name):
+def test_what_learns_says_so_in_its_formula_and_nothing_else_has_a_state(name):
     made = make_activation(name)
-    assert (len(list(made.parameters())), len(made.state_dict())) == ((1, 1) if name == "prelu" else (0, 0))
+    assert bool(list(made.parameters())) == bool(made.state_dict()) == ("learnt" in catalog.ENTRIES[name].formula)
 
 
 def test_rrelu_is_random_in_training_only():

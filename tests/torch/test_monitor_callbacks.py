@@ -13,7 +13,7 @@ from gem_activations import catalog
 from gem_activations.errors import ModelError
 from gem_activations.torch import GEM, register, swap
 from gem_activations.torch.monitor import EDGES, DeadUnitMonitor, read_recording
-from gem_activations.torch.monitor.flatness import recognise
+from gem_activations.torch.monitor.dead import recognise
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")
@@ -186,7 +186,7 @@ def test_a_training_of_transformers(tmp_path, checkpointing):
 SAME = {
     "gelu": "gelu", "gelu_fast": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_accurate": "gelu_tanh", "hardswish": "hardswish", "leaky_relu": "leaky_relu", "linear": None, "mish": "mish",
-    "quick_gelu": None, "relu": "relu", "relu2": "relu2", "sigmoid": "sigmoid", "silu": "silu", "tanh": "tanh",
+    "quick_gelu": "quick_gelu", "relu": "relu", "relu2": "relu2", "sigmoid": "sigmoid", "silu": "silu", "tanh": "tanh",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from gem_activations import GemSpec, catalog
 from gem_activations.torch import GEM, make_activation
 from gem_activations.torch.monitor import EDGES, DeadUnitMonitor
 from gem_activations.torch.monitor.counting import reduce_units
-from gem_activations.torch.monitor.flatness import FLAT_SLOPE, find_flat, read_activation, recognise
+from gem_activations.torch.monitor.dead import read_activation, recognise
 
 
 @pytest.mark.parametrize(("activation", "asleep", "awake"), [
@@ -51,21 +51,21 @@ def test_units_are_awake_just_inside_the_bounds(dtype):
 def test_flat_pieces_are_where_the_slope_of_the_module_says(name):
     module = make_activation(name).double().eval()
     flat = read_activation(module).flat
-    assert flat == find_flat(catalog.parse(name))
+    assert flat == catalog.parse(name).flat
     bounds = [bound for bound in (flat.low, flat.high) if np.isfinite(bound)]
     near = [[bound * (1 + d), bound + d] for bound in bounds for d in (-1e-2, 1e-2)]
     grid = np.concatenate([*near, [-40, -1, 1, 40]])
     x = torch.tensor(grid, dtype=torch.float64, requires_grad=True)
     module(x).sum().backward()
-    asleep = {
+    dead = {
         "below": grid <= flat.low,
         "above": grid >= flat.high,
         "outside": (grid <= flat.low) | (grid >= flat.high),
         "inside": (grid >= flat.low) & (grid <= flat.high),
         "nowhere": np.zeros(len(grid), bool),
-    }[flat.where]
+    }[flat.kind]
     slopes = x.grad.abs().numpy()
-    assert ((slopes <= FLAT_SLOPE) == asleep).all(), list(zip(grid, slopes, asleep, strict=True))
+    assert ((slopes <= catalog.FLAT_SLOPE) == dead).all(), list(zip(grid, slopes, dead, strict=True))
 
 
 @pytest.mark.parametrize("name", catalog.ENTRIES)

@@ -166,4 +166,12 @@ _BUILDERS: dict[str, Callable[..., _Built]] = {
     "telu": lambda: (line(X * sp.tanh(sp.exp(X))), {}),
     "golu": lambda: (line(X * sp.exp(-sp.exp(-X))), {}),
     "isrlu": _isrlu,
+    "serf": lambda: (line(X * sp.erf(sp.log(1 + sp.exp(X)))), {}),
+    "logish": lambda: (line(X * sp.log(1 + _SIGMOID)), {}),
+    "phish": lambda: (line(X * sp.tanh(X * (1 + sp.erf(X / sp.sqrt(2))) / 2)), {}),
+    "smish": lambda: (line(X * sp.tanh(sp.log(1 + _SIGMOID))), {}),
+    "quick_gelu": lambda: (line(X / (1 + sp.exp(-_R(1702, 1000) * X))), {}),
+    "starrelu": lambda scale, bias: (
+        line(bias, 0, scale * X**2 + bias), {"reading": "Evaluation at the initial numbers; both are learnt."}
+    ),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from ..extras import framework
 with framework("torch", at_least="2.10"):
     import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
+from .baselines import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
 from .dispatch import backend_info
 from .functional import activate, egem, gem, gem_glu, segem
 from .gain import calculate_gain
@@ -20,7 +21,6 @@ from .huggingface import register
 from .init import InitReport, init_
 from .modules import EGEM, GEM, GEMGLU, SEGEM, make_activation
 from .names import act_layer
-from .relatives import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
 from .swap import SwapReport, swap
 from .timm import register_timm
 

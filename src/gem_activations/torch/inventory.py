@@ -14,7 +14,7 @@ Choice = str | catalog.Activation | GemSpec
 _HOMES = {
     "torch.nn.modules.activation",
     "gem_activations.torch.modules",
-    "gem_activations.torch.relatives",
+    "gem_activations.torch.baselines",
     "transformers.activations",
     "timm.layers.activations",
     "timm.layers.activations_me",

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ...torch import make_activation
+from ...torch.monitor.dead import is_dead, read_activation
 from ..recipes.pipeline import Training
 from ..store.comparison import Depth
 from .step import autocast, cross_entropy
 from .tasks import Batch
 
-DEAD_SLOPE = 1e-6
 _KEPT = 64  # Examples: the slopes of every activation are in memory at once.
 
 
@@ -23,8 +23,9 @@ class Profile(NamedTuple):
 
     Attributes:
         gradients: Layer with a weight of two dimensions or more -> norm of the loss's gradient in it.
-        dead: Activation module -> share of its units whose slope is below 1e-6 in absolute value at every example and
-            position of the batch, 0 to 1. A unit is a channel of an image (N, C, H, W), else the last dimension.
+        dead: Activation module -> share of its units that are dead on the batch, as the monitor defines it (every
+            pre-activation lies where the function is flat), 0 to 1. A unit is a channel of an image (N, C, H, W), else
+            the last dimension.
         units: Activation module -> its number of units.
     """
 
@@ -60,7 +61,7 @@ def profile(model: nn.Module, activation: str, batch: Batch, training: Training)
                 logits = twin(batch.inputs)
             cross_entropy(logits.float(), batch.targets).backward()
         modules = dict(twin.named_modules())
-        dead = {name: _dead_units(modules[name].eval(), x) for name, x in inputs.items()}
+        dead = {name: _dead_units(modules[name], x) for name, x in inputs.items()}
     gradients = {name: _gradient_norm(modules[name]) for name in order}
     shares = {name: float(units.double().mean()) for name, units in dead.items()}
     return Profile(gradients, shares, {name: len(units) for name, units in dead.items()})
@@ -107,12 +108,10 @@ def _watch(model: nn.Module, kind: type[nn.Module], inputs: dict[str, Tensor], o
 
 def _dead_units(module: nn.Module, x: Tensor) -> Tensor:
     """Say of each unit whether it is dead: bool, (units,)."""
-    x.requires_grad_()
-    with torch.enable_grad():
-        (slope,) = torch.autograd.grad(module(x).sum(), x)
-    unit = 1 if x.dim() == 4 else x.dim() - 1
-    others = [axis for axis in range(x.dim()) if axis != unit]
-    return slope.abs().amax(others) < DEAD_SLOPE
+    unit, flat = 1 if x.dim() == 4 else x.dim() - 1, read_activation(module).flat
+    if flat is None or flat.kind == "nowhere":
+        return torch.zeros(x.shape[unit], dtype=torch.bool, device=x.device)
+    return is_dead(x, unit, flat)
 
 
 def _gradient_norm(module: nn.Module) -> float:

@@ -1,7 +1,6 @@
 """Counting at one activation: flags per unit, on the device of what passes by, and a sample of each pass."""
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -9,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from .channels import Source
-from .flatness import Flat, read_activation
+from .dead import is_dead, read_activation, reduce_units
 from .recording import EDGES, LayerCount
 
 _SAMPLED = 256
 _WAITING = 64  # Passes whose samples wait to be sorted into bins together.
-_WIDE = 64  # Columns from which on a reduction over rows is fast on a CPU.
 _BOUNDS = np.array(EDGES)
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -39,10 +37,10 @@ class LayerCounter:
         self.units: int | None = None
         self.passes = self.backward_passes = self.skipped = self.values = self.unfollowed = 0
         flat = self.reading.flat
-        self._flat = None if flat is None or flat.where == "nowhere" else flat
+        self._flat = None if flat is None or flat.kind == "nowhere" else flat
         # On a CPU they tell that no later pass can change the flags; elsewhere one would have to wait to know.
-        self._all_awake = self._all_moved = False
-        self._asleep: Tensor | None = None
+        self._all_active = self._all_moved = False
+        self._dead: Tensor | None = None
         self._moved: Tensor | None = None
         self._waiting: list[Tensor] = []
         self._binned = np.zeros(len(EDGES) + 1, dtype=np.int64)
@@ -63,11 +61,11 @@ class LayerCounter:
             self.skipped += 1
             return False
         self.passes += 1
-        if self._flat is not None and not self._all_awake:
-            asleep = _is_asleep(x, dim, self._flat)
+        if self._flat is not None and not self._all_active:
+            dead = is_dead(x, dim, self._flat)
             # A model may be moved between two passes.
-            self._asleep = asleep if self._asleep is None else self._asleep.to(x.device).logical_and_(asleep)
-            self._all_awake = x.is_cpu and not bool(self._asleep.any())
+            self._dead = dead if self._dead is None else self._dead.to(x.device).logical_and_(dead)
+            self._all_active = x.is_cpu and not bool(self._dead.any())
         self._waiting.append(x.take(_spread(x.numel(), x.device)))
         if len(self._waiting) == _WAITING:
             self._sort_in()
@@ -103,7 +101,7 @@ class LayerCounter:
             passes=self.passes,
             backward_passes=self.backward_passes,
             skipped=self.skipped,
-            never_active=None if reading.flat is None else _find_set(self._asleep),
+            never_active=None if reading.flat is None else _find_set(self._dead),
             zero_gradient=None if self._moved is None else _find_set(~self._moved),
             gate_closed=self._closed / here if gate and here else None,
             gate_open=self._open / here if gate and here else None,
@@ -143,39 +141,6 @@ class LayerCounter:
 def count_units(x: Tensor, dim: int) -> int:
     """Give the number of units of a pre-activation with channel dimension `dim`; 1 where it has no dimension."""
     return x.shape[dim] if x.dim() else 1
-
-
-def _is_asleep(x: Tensor, dim: int, flat: Flat) -> Tensor:
-    """Tell of each unit whether every element of it lies where the function is flat; NaN does not."""
-    if flat.where == "below":
-        return reduce_units(x, dim, torch.amax) <= flat.low
-    if flat.where == "above":
-        return reduce_units(x, dim, torch.amin) >= flat.high
-    # Comparisons alone: x - 3 rounds to 3 at small x, and ReLU6 is awake there.
-    asleep = (x >= flat.low) & (x <= flat.high) if flat.where == "inside" else (x <= flat.low) | (x >= flat.high)
-    return reduce_units(asleep, dim, torch.amin)
-
-
-def reduce_units(x: Tensor, dim: int, reduce: Callable[..., Tensor]) -> Tensor:
-    """Reduce all dimensions but one by amax or amin, in the order that is fast for the tensor's layout.
-
-    Args:
-        x: Any layout, at least one element.
-        dim: The dimension that stays, 0 up to x.dim() - 1.
-        reduce: torch.amax or torch.amin: (tensor, dimension) -> tensor.
-    Returns: A tensor of shape (x.shape[dim],); (1,) where x has no dimension.
-    """
-    if x.dim() == 0:
-        return x.reshape(1)
-    if x.dim() == 2:
-        return reduce(x, 1 - dim)
-    units, last = x.shape[dim], x.movedim(dim, -1)
-    if dim < x.dim() - 1 and not last.is_contiguous():
-        return reduce(reduce(x.flatten(dim + 1), -1).reshape(-1, units), 0)
-    if units < _WIDE and x.dim() > 1:
-        # Rows of a few numbers are slow: the first dimension goes first, in rows of all that is in it.
-        last = reduce(last.reshape(last.shape[0], -1), 0)
-    return reduce(last.reshape(-1, units), 0)
 
 
 @lru_cache(maxsize=256)

@@ -1,26 +1,26 @@
-"""Where an activation is flat, so that a unit that stays there is asleep, and where its gate opens.
+"""What a dead unit is, and which activation of the catalog a module computes.
 
-A unit is called active at an input where |f'| exceeds `FLAT_SLOPE`; functions with a constant piece (ReLU, GEM with
-leak 0, Hardtanh) are taken as flat on that piece alone.
+A unit is dead in a batch if every one of its pre-activations lies where the activation is flat: where it is constant
+(ReLU, GEM with leak 0, Hardtanh), or, if it is constant nowhere (GELU, sigmoid), in a tail in which |f'| is at most
+1e-6. The catalog says where that is (`Activation.flat`); the monitor and the lab both ask `is_dead`.
 """
 
 import importlib
-import math
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ... import catalog
+from ...catalog import Flat
 from ...errors import GemError
 from ...grammar import to_exact
 from ...spec import GemSpec
 from ..inventory import describe
 
-FLAT_SLOPE = 1e-6
-GATE_CLOSED, GATE_OPEN = 0.01, 0.99
+_WIDE = 64  # Columns from which on a reduction over rows is fast on a CPU.
 
 # Classes of transformers and timm that compute a function of the catalog, up to rounding.
 _SAME = {
@@ -38,30 +38,12 @@ _SAME = {
     "SiLUActivation": "silu",
     "Swish": "silu",
     "MishActivation": "mish",
+    "QuickGELU": "quick_gelu",
+    "QuickGELUActivation": "quick_gelu",
     "ReLUSquaredActivation": "relu2",
 }
 # The functions that these hold as they come.
 _HELD = (nn.functional.gelu, nn.functional.mish)
-_LEFT_TAIL = {
-    *("gelu", "gelu_tanh", "silu", "mish", "telu", "golu"),
-    *("elu", "celu", "selu", "softplus", "isrlu", "squareplus"),
-}
-_BOTH_TAILS = {"sigmoid", "tanh", "softsign"}
-_STEPS = {"relu", "leaky_relu", "prelu", "rrelu"}
-_GATES = {"gelu", "gelu_tanh", "silu", "mish", "hardswish", "telu", "golu"}
-
-
-class Flat(NamedTuple):
-    """The inputs at which an activation is flat.
-
-    Attributes:
-        where: "below": x <= low. "above": x >= high. "outside": either. "inside": low <= x <= high. "nowhere".
-        low, high: The bounds, in units of x.
-    """
-
-    where: Literal["below", "above", "outside", "inside", "nowhere"]
-    low: float = -math.inf
-    high: float = math.inf
 
 
 class Reading(NamedTuple):
@@ -86,7 +68,7 @@ def read_activation(module: nn.Module) -> Reading:
 
     Example:
         >>> read_activation(nn.ReLU())
-        Reading(activation='relu', scale=None, flat=Flat(where='below', low=0.0, high=inf), gate=(0.0, 0.0))
+        Reading(activation='relu', scale=None, flat=Flat(kind='below', low=0.0, high=inf), gate=(0.0, 0.0))
         >>> read_activation(nn.LogSoftmax(-1)).flat is None
         True
     """
@@ -100,13 +82,13 @@ def read_activation(module: nn.Module) -> Reading:
 @cache
 def _read(activation: catalog.Activation) -> Reading:
     spec = activation.spec
-    return Reading(str(activation), spec.scale if spec else None, find_flat(activation), _find_gate(activation))
+    return Reading(str(activation), spec.scale if spec else None, activation.flat, activation.gate_bounds)
 
 
 def recognise(module: nn.Module) -> catalog.Activation | None:
     """Give the activation of the catalog that a module computes, with its parameters; None where there is none.
 
-    A learnt slope (PReLU) is given by the catalog's default.
+    Learnt numbers (PReLU, StarReLU) are given by the catalog's defaults.
 
     Example:
         >>> print(recognise(nn.ELU(alpha=0.5)), recognise(nn.GELU("tanh")), recognise(nn.Threshold(1, 0)))
@@ -157,7 +139,10 @@ def _recognise_foreign(module: nn.Module) -> catalog.Activation | None:
 
 
 def _with_parameters(entry: catalog.Entry, module: nn.Module) -> catalog.Activation | None:
-    found = {key: getattr(module, key, default) for key, default in entry.defaults.items()}
+    found: dict[str, Any] = {}
+    for key, default in entry.defaults.items():
+        value = getattr(module, key, default)
+        found[key] = default if isinstance(value, Tensor) else value
     try:
         catalog.check(entry.name, found)
         # A default that is no finite decimal, such as 1/3, stays what it is.
@@ -167,72 +152,44 @@ def _with_parameters(entry: catalog.Entry, module: nn.Module) -> catalog.Activat
         return None  # torch takes parameters, such as a negative alpha, that the catalog does not.
 
 
-@cache
-def find_flat(activation: catalog.Activation) -> Flat:
-    """Tell at which inputs an activation of the catalog is flat.
+def is_dead(x: Tensor, dim: int, flat: catalog.Flat) -> Tensor:
+    """Tell of each unit whether every element of it lies where the activation is flat; NaN does not.
 
+    Args:
+        x: A floating tensor with at least one element.
+        dim: The channel dimension, 0 up to x.dim() - 1; ignored if x has none.
+        flat: Where the activation is flat.
+    Returns: bool, (units,).
     Example:
-        >>> find_flat(catalog.parse("hardtanh")), find_flat(catalog.parse("segem"))
-        (Flat(where='outside', low=-1.0, high=1.0), Flat(where='nowhere', low=-inf, high=inf))
+        >>> is_dead(torch.tensor([[-1.0, 2.0], [-3.0, -1.0]]), 1, catalog.parse("relu").flat)
+        tensor([ True, False])
     """
-    name, given = activation.name, {key: float(value) for key, value in activation.parameters.items()}
-    spec = activation.spec
-    if spec is not None:
-        return Flat("nowhere") if spec.leak else Flat("below", 0.0)
-    exact = {
-        "relu": lambda: Flat("below", 0.0),
-        "relu2": lambda: Flat("below", 0.0),
-        "leaky_relu": lambda: Flat("nowhere") if given["negative_slope"] else Flat("below", 0.0),
-        "smelu": lambda: Flat("below", -given["beta"]),
-        "hardswish": lambda: Flat("below", -3.0),
-        "relu6": lambda: Flat("outside", 0.0, 6.0),
-        "hardsigmoid": lambda: Flat("outside", -3.0, 3.0),
-        "hardtanh": lambda: Flat("outside", given["min_val"], given["max_val"]),
-        "hardshrink": lambda: Flat("inside", -given["lambd"], given["lambd"]),
-        "softshrink": lambda: Flat("inside", -given["lambd"], given["lambd"]),
-    }
-    if name in exact:
-        return exact[name]()
-    if name in _LEFT_TAIL:
-        return Flat("below", _tail(activation, -1))
-    if name in _BOTH_TAILS:
-        return Flat("outside", _tail(activation, -1), _tail(activation, 1))
-    return Flat("above", high=_tail(activation, 1)) if name == "logsigmoid" else Flat("nowhere")
+    if flat.kind == "below":
+        return reduce_units(x, dim, torch.amax) <= flat.low
+    if flat.kind == "above":
+        return reduce_units(x, dim, torch.amin) >= flat.high
+    # Comparisons alone: x - 3 rounds to 3 at small x, and ReLU6 has a slope there.
+    inside = (x >= flat.low) & (x <= flat.high) if flat.kind == "inside" else (x <= flat.low) | (x >= flat.high)
+    return reduce_units(inside, dim, torch.amin)
 
 
-def _tail(activation: catalog.Activation, side: int) -> float:
-    """Give the x from which on, outwards, the slope is at most FLAT_SLOPE in absolute value."""
+def reduce_units(x: Tensor, dim: int, reduce: Callable[..., Tensor]) -> Tensor:
+    """Reduce all dimensions but one by amax or amin, in the order that is fast for the tensor's layout.
 
-    def is_flat(distance: float) -> bool:
-        x = side * distance
-        low, high = activation([x * (1 - 1e-4), x * (1 + 1e-4)])
-        return bool(abs(high - low) <= FLAT_SLOPE * 2e-4 * distance)
-
-    awake = next((2.0**k for k in range(100, -100, -1) if not is_flat(2.0**k)), 2.0**-100)
-    return side * _bisect(is_flat, awake, 2 * awake)
-
-
-@cache
-def _find_gate(activation: catalog.Activation) -> tuple[float, float] | None:
-    spec = activation.spec
-    if spec is not None:
-        closed, opened = ((share / (1 - share)) ** (1 / (2 * spec.n)) for share in (GATE_CLOSED, GATE_OPEN))
-        return closed * spec.scale, opened * spec.scale
-    if activation.name in _STEPS:
-        return 0.0, 0.0
-    if activation.name not in _GATES:
-        return None
-
-    def opens_at(share: float) -> float:
-        # The ends are unequal so that x = 0, where f(x) / x is not defined, is not met.
-        return _bisect(lambda x: bool(activation(x) / np.float64(x) > share), -1e3, 1.1e3)
-
-    return opens_at(GATE_CLOSED), opens_at(GATE_OPEN)
-
-
-def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Give where a condition that fails at `low` and holds at `high` begins to hold."""
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+    Args:
+        x: Any layout, at least one element.
+        dim: The dimension that stays, 0 up to x.dim() - 1.
+        reduce: torch.amax or torch.amin: (tensor, dimension) -> tensor.
+    Returns: A tensor of shape (x.shape[dim],); (1,) where x has no dimension.
+    """
+    if x.dim() == 0:
+        return x.reshape(1)
+    if x.dim() == 2:
+        return reduce(x, 1 - dim)
+    units, last = x.shape[dim], x.movedim(dim, -1)
+    if dim < x.dim() - 1 and not last.is_contiguous():
+        return reduce(reduce(x.flatten(dim + 1), -1).reshape(-1, units), 0)
+    if units < _WIDE and x.dim() > 1:
+        # Rows of a few numbers are slow: the first dimension goes first, in rows of all that is in it.
+        last = reduce(last.reshape(last.shape[0], -1), 0)
+    return reduce(last.reshape(-1, units), 0)
