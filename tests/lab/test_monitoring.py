@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -184,21 +185,56 @@ def change(line, path, value):
 ALTERED = {
     "another format": (0, ("format",), "pickle", "is no recording of a monitor"),
     "another version": (0, ("version",), 2, "is of version 2"),
-    "interval 0": (0, ("interval",), 0, "line 1: interval"),
-    "other edges": (0, ("edges",), [0, 1], "line 1: edges"),
-    "a field too many": (0, ("more",), 1, "line 1: expected an object with"),
-    "a window without layers": (1, ("layers",), ..., "line 2: expected an object with"),
-    "steps that go backwards": (1, ("last_step",), -1, "line 2: last_step"),
-    "an end before the beginning": (2, ("last_step",), 1, "line 3: the window ends before it begins"),
-    "windows that overlap": (2, ("first_step",), 3, "line 3: the window begins before the one above it ends"),
-    "a count that is none": (1, ("samples",), True, "line 2: samples"),
-    "a name that is a number": (1, ("layers", 0, "name"), 3, "line 2, layer 1: name"),
-    "a share above 1": (1, ("layers", 0, "gate_open"), 1.5, "line 2, layer 1: gate_open"),
-    "a unit that is not there": (1, ("layers", 1, "never_active"), [7], "line 2, layer 2: never_active"),
-    "units that do not ascend": (1, ("layers", 1, "zero_gradient"), [2, 1], "line 2, layer 2: zero_gradient"),
-    "a short histogram": (1, ("layers", 0, "histogram"), [1, 2], "line 2, layer 1: histogram"),
+    "interval 0": (0, ("interval",), 0, "interval and window must be 1 or more"),
+    "other edges": (0, ("edges",), [0, 1], "the edges are not those of this version"),
+    "a field too many": (0, ("more",), 1, "line 1 is not what a monitor writes: Object contains unknown field `more`"),
+    "a window without layers": (
+        1,
+        ("layers",),
+        ...,
+        "line 2 is not what a monitor writes: Object missing required field `layers`",
+    ),
+    "steps that go backwards": (
+        1,
+        ("last_step",),
+        -1,
+        "line 2 is not what a monitor writes: the window ends before it begins",
+    ),
+    "an end before the beginning": (
+        2,
+        ("last_step",),
+        1,
+        "line 3 is not what a monitor writes: the window ends before it begins",
+    ),
+    "windows that overlap": (2, ("first_step",), 3, "the window of step 3 begins too early"),
+    "a count that is none": (
+        1,
+        ("samples",),
+        True,
+        "line 2 is not what a monitor writes: Expected `int`, got `bool` - at `$.samples`",
+    ),
+    "a name that is a number": (1, ("layers", 0, "name"), 3, "Expected `str`, got `int` - at `$.layers[0].name`"),
+    "a share above 1": (
+        1,
+        ("layers", 0, "gate_open"),
+        1.5,
+        "line 2 is not what a monitor writes: gate_open is no share from 0 to 1 - at `$.layers[0]`",
+    ),
+    "a unit that is not there": (
+        1,
+        ("layers", 1, "never_active"),
+        [7],
+        "never_active is no ascending list of units below 5 - at `$.layers[1]`",
+    ),
+    "units that do not ascend": (
+        1,
+        ("layers", 1, "zero_gradient"),
+        [2, 1],
+        "zero_gradient is no ascending list of units below 5 - at `$.layers[1]`",
+    ),
+    "a short histogram": (1, ("layers", 0, "histogram"), [1, 2], "histogram has not 52 counts - at `$.layers[0]`"),
     "a scale that is infinite": (1, ("layers", 0, "scale"), 1e999, "line 2 is no JSON"),
-    "no unit": (1, ("layers", 0, "units"), 0, "line 2, layer 1: units"),
+    "no unit": (1, ("layers", 0, "units"), 0, "units is below 1 - at `$.layers[0]`"),
 }
 
 
@@ -208,7 +244,7 @@ def test_an_altered_file_is_one_clear_error(file, capsys, case):
     lines = file.read_text().splitlines()
     lines[number] = change(lines[number], path, value)
     file.write_text("\n".join(lines))
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=re.escape(message)):
         read_recording(file)
     assert main(["monitor", str(file)]) == 2
     shown = capsys.readouterr()

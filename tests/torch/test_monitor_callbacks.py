@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gem_activations import catalog
-from gem_activations.errors import ModelError
+from gem_activations.errors import ModelError, SettingError
 from gem_activations.torch import GEM, register, swap
 from gem_activations.torch.monitor import EDGES, DeadUnitMonitor, read_recording
 from gem_activations.torch.monitor.dead import recognise
@@ -133,6 +133,42 @@ def test_lightning_is_told_at_once_that_there_is_nothing_to_watch():
         fit(LightningMonitor(), Module(nn.Linear(4, 1)))
 
 
+@lightnings_own
+def test_a_fit_of_lightning_that_is_resumed_continues_the_file(tmp_path):
+    file = tmp_path / "monitor.jsonl"
+    batches = DataLoader(TensorDataset(torch.randn(24, 4)), batch_size=4)  # The checkpoint ends an epoch.
+
+    def train(steps, **options):
+        callback = LightningMonitor(file, interval=2, window=2)
+        trainer = pl.Trainer(
+            max_steps=steps, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(Module(network()), batches, batches, **options)
+        return trainer, callback
+
+    trainer, _ = train(6)
+    trainer.save_checkpoint(tmp_path / "six.ckpt")
+    first = read_recording(file)
+    assert [(window.first_step, window.last_step) for window in first.windows] == [(0, 3), (4, 5)]
+    _, callback = train(11, ckpt_path=tmp_path / "six.ckpt")
+    assert callback.monitor.steps == 11
+    whole = read_recording(file)
+    assert whole.windows[:2] == first.windows
+    assert whole.windows[2:] == callback.monitor.report().windows
+    assert [(window.first_step, window.last_step) for window in whole.windows[2:]] == [(6, 7), (8, 10)]
+    # From the same checkpoint again: what was made after it is made anew.
+    train(7, ckpt_path=tmp_path / "six.ckpt")
+    again = read_recording(file)
+    assert [(window.first_step, window.last_step) for window in again.windows] == [(0, 3), (4, 5), (6, 6)]
+    assert again.windows[:2] == first.windows
+    train(2)  # A new fit has a new file.
+    assert [window.first_step for window in read_recording(file).windows] == [0]
+    other = LightningMonitor(file, interval=3)
+    with pytest.raises(SettingError, match="interval=2 and window=2 cannot be continued with interval=3"):
+        other._begin(network(), 6, writes=True)
+
+
 class Sentences(torch.utils.data.Dataset):
     def __len__(self):
         return 64
@@ -181,6 +217,29 @@ def test_a_training_of_transformers(tmp_path, checkpointing):
         assert [layer.zero_gradient for layer in window.layers] == [(), DEAD]
         assert window.layers[0].scale == pytest.approx(0.1)
     assert not model.transformer.h[0].mlp.act._forward_pre_hooks
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+def test_a_training_of_transformers_that_is_resumed_continues_the_file(tmp_path):
+    file = tmp_path / "monitor.jsonl"
+
+    def train(steps, **options):
+        callback = HuggingFaceMonitor(file, interval=2, window=2)
+        settings = transformers.TrainingArguments(
+            output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=4, use_cpu=True, report_to=[],
+            save_strategy="steps", save_steps=6, disable_tqdm=True,
+        )  # fmt: skip
+        trainer = transformers.Trainer(model=gpt2(), args=settings, train_dataset=Sentences(), callbacks=[callback])
+        trainer.train(**options)
+        return callback
+
+    train(6)
+    first = read_recording(file)
+    callback = train(9, resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert callback.monitor.steps == 9
+    whole = read_recording(file)
+    assert whole.windows[:2] == first.windows
+    assert [(window.first_step, window.last_step) for window in whole.windows] == [(0, 3), (4, 5), (6, 7), (8, 8)]
 
 
 SAME = {

@@ -4,9 +4,7 @@
 `monitor.tensorboard` are its fronts, each imported on its own; `gem-act monitor FILE` draws what was saved.
 """
 
-from .gathering import gather
-from .reading import read_recording
-from .recording import EDGES, LayerCount, Recording, Window
+from .recording import EDGES, LayerCount, Recording, Window, gather, read_recording
 from .watching import DeadUnitMonitor
 
 __all__ = ["EDGES", "DeadUnitMonitor", "LayerCount", "Recording", "Window", "gather", "read_recording"]

@@ -6,7 +6,7 @@ from torch import nn
 
 from ...errors import ModelError
 from ...extras import framework
-from .training import TrainingMonitor
+from .watching import TrainingMonitor
 
 with framework("transformers", at_least="5.0", install="'gem-activations[huggingface]'"):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -26,7 +26,9 @@ class HuggingFaceMonitor(TrainingMonitor, TrainerCallback):
     Raises: MissingDependencyError (where this module is imported): transformers is not installed, or too old; as
         `DeadUnitMonitor` where the training begins.
     Edge cases: Where a training fails, the Trainer tells no callback: the hooks stay until the next training or until
-        `callback.monitor.close()`, and the file holds the windows that were complete.
+        `callback.monitor.close()`, and the file holds the windows that were complete. A training that is resumed
+        (`resume_from_checkpoint`) counts on from its step and continues the file; windows that reach beyond the
+        checkpoint are dropped, since their steps are made again.
     Example:
         >>> callback = HuggingFaceMonitor(interval=10)
         >>> callback.monitor is None
@@ -36,15 +38,15 @@ class HuggingFaceMonitor(TrainingMonitor, TrainerCallback):
     def on_train_begin(
         self,
         args: TrainingArguments,  # noqa: ARG002 -- the Trainer's signature, here and below
-        state: TrainerState,  # noqa: ARG002
+        state: TrainerState,
         control: TrainerControl,  # noqa: ARG002
         model: nn.Module | None = None,
         **_: Any,
     ) -> None:
-        """Begin to watch."""
+        """Begin to watch, after the steps of the checkpoint that a training is resumed from."""
         if model is None:
             raise ModelError("the Trainer gave its callbacks no model to watch")
-        self._begin(model)
+        self._begin(model, state.global_step, writes=state.is_world_process_zero)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Count a step, and write the file where it ends a window."""

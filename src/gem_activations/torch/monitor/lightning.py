@@ -6,8 +6,7 @@ from typing import Any
 
 from ...extras import framework
 from .recording import Window
-from .training import TrainingMonitor
-from .watching import INTERVAL, WINDOW
+from .watching import INTERVAL, WINDOW, TrainingMonitor
 
 with framework("lightning", at_least="2.6", install="'gem-activations[monitor]'"):
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -29,7 +28,9 @@ class LightningMonitor(TrainingMonitor, Callback):
         monitor: The monitor of the last fit; None before the first. Its report stays after the fit.
     Raises: MissingDependencyError (where this module is imported): lightning is not installed, or too old; as
         `DeadUnitMonitor` where a fit begins.
-    Edge cases: A fit that fails closes the monitor and writes what was counted.
+    Edge cases: A fit that fails closes the monitor and writes what was counted. A fit that is resumed (`ckpt_path`, or
+        another `fit` of the same trainer) counts on from its step and continues the file; windows that reach beyond the
+        checkpoint are dropped, since their steps are made again.
     Example:
         >>> callback = LightningMonitor(interval=10)
         >>> callback.monitor is None
@@ -50,10 +51,10 @@ class LightningMonitor(TrainingMonitor, Callback):
         self._log = log
         self._seen = 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to watch."""
-        self._begin(pl_module)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to watch, after the steps of the checkpoint that a fit is resumed from."""
         self._seen = trainer.global_step
+        self._begin(pl_module, self._seen, writes=trainer.is_global_zero)
 
     def on_train_batch_end(
         self,

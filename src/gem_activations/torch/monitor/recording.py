@@ -1,12 +1,17 @@
 """What a monitor has counted, as frozen dataclasses, and the file that keeps it: JSON Lines, one window a line."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from ...errors import SettingError
+import torch.distributed as dist
+
+from ...errors import DataError, SettingError
+from ...extras import framework
 from ...files import write_atomically
 
 FORMAT, VERSION = "gem-activations monitor", 1
@@ -61,6 +66,23 @@ class LayerCount:
     not_finite: int
     histogram: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        # Files are read into this class as well: what no monitor counts is refused here.
+        for name in ("passes", "backward_passes", "skipped", "values", "not_finite"):
+            _require(getattr(self, name) >= 0, f"{name} is below 0")
+        _require(self.units > 0, "units is below 1")
+        for name in ("never_active", "zero_gradient"):
+            units = getattr(self, name) or ()
+            held = list(units) == sorted(set(units)) and all(0 <= unit < self.units for unit in units)
+            _require(held, f"{name} is no ascending list of units below {self.units}")
+        for name in ("gate_closed", "gate_open"):
+            share = getattr(self, name)
+            _require(share is None or 0 <= share <= 1, f"{name} is no share from 0 to 1")
+        _require(self.rms is None or 0 <= self.rms < math.inf, "rms is no finite number from 0 up")
+        _require(self.scale is None or 0 < self.scale < math.inf, "scale is no finite number above 0")
+        _require(len(self.histogram) == len(EDGES) + 1, f"histogram has not {len(EDGES) + 1} counts")
+        _require(min(self.histogram) >= 0, "histogram has a count below 0")
+
     @property
     def unit(self) -> str:
         """What the distribution is measured in: "a" for a member of the family, else "rms"."""
@@ -110,6 +132,10 @@ class Window:
     layers: tuple[LayerCount, ...]
     unseen: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _require(0 <= self.first_step <= self.last_step, "the window ends before it begins")
+        _require(self.samples >= 0, "samples is below 0")
+
     def label(self, layer: LayerCount) -> str:
         """Name a layer: the module's name, and what ran before it where the module is used in several places."""
         shared = sum(other.name == layer.name for other in self.layers) > 1
@@ -130,6 +156,11 @@ class Recording:
     interval: int
     window: int
     windows: tuple[Window, ...]
+
+    def __post_init__(self) -> None:
+        _require(self.interval > 0 and self.window > 0, "interval and window must be 1 or more")
+        for before, after in pairwise(self.windows):
+            _require(before.last_step < after.first_step, f"the window of step {after.first_step} begins too early")
 
     @property
     def latest(self) -> Window:
@@ -163,6 +194,21 @@ class Recording:
         """
         write_atomically(Path(path), self.to_json().encode())
 
+    def continued_by(self, later: Self) -> Self:
+        """Return this recording followed by that of a training which was resumed.
+
+        Windows of this one that reach into the steps of the later one are dropped: these steps were trained again.
+
+        Raises: SettingError: the recordings have other intervals or windows.
+        """
+        if (later.interval, later.window) != (self.interval, self.window):
+            raise SettingError(
+                f"a recording with interval={self.interval} and window={self.window} cannot be continued with "
+                f"interval={later.interval} and window={later.window}"
+            )
+        begin = later.windows[0].first_step if later.windows else math.inf
+        return replace(self, windows=(*(each for each in self.windows if each.last_step < begin), *later.windows))
+
     def merge(self, others: Sequence[Self]) -> Self:
         """Put the recordings of the other processes of a distributed training into one.
 
@@ -190,6 +236,81 @@ class Recording:
         if last.unseen:
             lines.append(f"not seen: {', '.join(last.unseen)}")
         return "\n".join(lines)
+
+
+def read_recording(path: str | Path) -> Recording:
+    """Read a file that `Recording.save` or `DeadUnitMonitor.save` has written.
+
+    Raises: DataError: the file is missing, truncated, altered or of another format; MissingDependencyError: msgspec is
+        not installed.
+    """
+    with framework("msgspec", at_least="0.20", install="'gem-activations[monitor]'"):
+        import msgspec
+
+    class Heading(msgspec.Struct, forbid_unknown_fields=True):
+        format: Literal["gem-activations monitor"]
+        version: int
+        interval: int
+        window: int
+        edges: tuple[float, ...]
+
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no recording of a monitor: it is not text") from error
+    if not lines:
+        raise DataError(f"{path} is empty; expected what DeadUnitMonitor.save writes")
+
+    def decode(number: int, kind: Any) -> Any:
+        try:
+            return msgspec.json.decode(lines[number], type=kind)
+        except msgspec.ValidationError as error:
+            raise DataError(f"{path}, line {number + 1} is not what a monitor writes: {error}") from error
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise DataError(f"{path}, line {number + 1} is no JSON or truncated; save the recording again") from error
+
+    found = decode(0, Any)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise DataError(f"{path} is no recording of a monitor; expected what DeadUnitMonitor.save writes")
+    if found.get("version") != VERSION:
+        raise DataError(f"{path} is of version {found.get('version')!r}; this gem-activations reads {VERSION}")
+    heading = decode(0, Heading)
+    windows = tuple(decode(number, Window) for number in range(1, len(lines)))
+    try:
+        _require(heading.edges == EDGES, "the edges are not those of this version")
+        return Recording(heading.interval, heading.window, windows)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def gather(recording: Recording, group: "dist.ProcessGroup | None" = None) -> Recording:
+    """Put the recordings of all processes of a group into one; every process calls it and gets the same.
+
+    A unit counts as never active, or without gradient, where it was so in every process.
+
+    Args:
+        recording: What `DeadUnitMonitor.report` gave in this process. All monitors have the same interval, window and
+            number of steps.
+        group: The processes; None for all. Without torch.distributed the recording is given back.
+    Raises: SettingError: the recordings do not fit together.
+    Example:
+        >>> empty = Recording(1, 1, ())
+        >>> gather(empty) is empty
+        True
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        return recording
+    gathered: list[Recording] = [recording] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, recording, group=group)
+    return gathered[0].merge(gathered[1:])
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
 
 
 def _list_units(units: tuple[int, ...] | None, count: int) -> str:

@@ -11,18 +11,101 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ...errors import ModelError, SettingError
 from ..dispatch import is_traced
 from ..inventory import list_activations, named_activations
-from .channels import Source, channel_dimension, named_sources
-from .counting import LayerCounter, count_units
-from .hooks import Hook, Look, PassingHooks, Place, is_watched
-from .recording import Recording, Window
+from .counting import LayerCounter, Source, channel_dimension, count_units, named_sources
+from .recording import Recording, Window, read_recording
 
 INTERVAL, WINDOW, KEEP = 50, 20, 100
 
 _backward_number: Any = torch._C._current_graph_task_id  # pyright: ignore[reportPrivateUsage] -- as torch.utils.module_tracker
+_open: "weakref.WeakSet[DeadUnitMonitor]" = weakref.WeakSet()
+
+
+class _Hook:
+    """A forward pre-hook that calls act(monitor, module, *arguments) while its monitor looks.
+
+    A copy of the model holds a hook that does nothing, and so does a pickle; a monitor that nobody holds is gone.
+
+    Args:
+        monitor: A weak reference to the monitor; None makes a hook that does nothing.
+        act: What to do.
+        find: Returns the module that it belongs on, None if that is gone.
+        with_kwargs: Whether it is given keyword arguments.
+    Attributes:
+        ran: Whether it was called in code that is not compiled.
+    """
+
+    def __init__(
+        self,
+        monitor: "weakref.ref[DeadUnitMonitor] | None" = None,
+        act: Callable[..., None] | None = None,
+        find: Callable[[], nn.Module | None] | None = None,
+        with_kwargs: bool = False,
+    ) -> None:
+        self.monitor, self.act, self.find, self.with_kwargs = monitor, act, find, with_kwargs
+        self.ran = False
+        self.handle: RemovableHandle | None = None
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any] | None = None) -> None:
+        """Act, in code that is not compiled, while the monitor looks."""
+        if torch.compiler.is_compiling():
+            return
+        monitor = self.monitor() if self.monitor is not None else None
+        if monitor is None or self.act is None or not monitor.looks:
+            return
+        self.ran = True
+        self.act(monitor, module, *arguments, *(options.values() if options else ()))
+
+    def put_on(self) -> None:
+        """Register it, unless it is registered."""
+        if self.handle is None and self.find is not None and (module := self.find()) is not None:
+            self.handle = module.register_forward_pre_hook(self, with_kwargs=self.with_kwargs)
+
+    def take_off(self) -> None:
+        """Remove it."""
+        if self.handle is not None:
+            self.handle.remove()
+        self.handle = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Hook":
+        return _Hook()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, ()
+
+
+class _Look:
+    """One step that is looked at, with the hooks of its gradients: they count until it is over."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self._leaves: dict[int, RemovableHandle] = {}
+
+    def follow(self, x: Tensor, counter: LayerCounter, dim: int) -> None:
+        """Count the gradient of a pre-activation that requires one when it comes."""
+
+        def see(gradient: Tensor) -> None:
+            # The hook of a leaf stays from step to step, unless it is removed; that of another goes with its graph.
+            if leaf and (handle := self._leaves.pop(key, None)) is not None:
+                handle.remove()
+            if self.open and not is_traced(gradient):
+                counter.see_gradient(gradient.detach(), dim)
+
+        handle, leaf = x.register_hook(see), x.is_leaf
+        key = handle.id
+        if leaf:
+            self._leaves[key] = handle
+
+    def close(self) -> None:
+        """Count no more gradients."""
+        self.open = False
+        for handle in self._leaves.values():
+            handle.remove()
+        self._leaves = {}
 
 
 class DeadUnitMonitor:
@@ -44,8 +127,11 @@ class DeadUnitMonitor:
             convolution or normalisation that ran last before the activation, else the last dimension; without any, 1 of
             an image (N, C, H, W) or volume, else the last.
         on_window: Called with each window when it is complete, such as `TensorBoardWriter(...).write`.
+        first_step: The number of steps made before, in a training that is resumed. `Recording.continued_by` puts the
+            earlier recording before the report.
     Raises: ModelError: no model, a scripted one, one without activation modules or one that is watched already, or a
-        pattern that matches no activation; SettingError: a number below 1, or a `channel_dim` of another kind.
+        pattern that matches no activation; SettingError: a number below 1 (`first_step`: 0), or a `channel_dim` of
+        another kind.
     Edge cases: Recomputed forward passes of gradient checkpointing are counted once. The gradient is that of the
         pre-activation tensor: where that has another use, such as a skip connection, it is the sum over all uses.
         Where `swap` replaces a watched activation, counting of it begins anew. An activation that is called on parts of
@@ -74,10 +160,12 @@ class DeadUnitMonitor:
         keep: int = KEEP,
         channel_dim: int | Mapping[str, int] | None = None,
         on_window: Callable[[Window], object] | None = None,
+        first_step: int = 0,
     ) -> None:
-        for name, value in {"interval": interval, "window": window, "keep": keep}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingError(f"{name}={value!r}: expected a whole number from 1 up")
+        for name, value in {"interval": interval, "window": window, "keep": keep, "first_step": first_step}.items():
+            least = 0 if name == "first_step" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SettingError(f"{name}={value!r}: expected a whole number from {least} up")
         activations = _find_activations(model)
         self._names = tuple(activations)
         self._dims = _read_dims(channel_dim, self._names)
@@ -86,16 +174,21 @@ class DeadUnitMonitor:
         self._windows: deque[Window] = deque(maxlen=keep)
         self._counters: dict[tuple[str, str], LayerCounter] = {}
         self._source: Source | None = None
-        self._step = self._first = self._samples = 0
+        self._step = self._first = first_step
+        self._samples = 0
         self._closed = False
-        self._look: Look | None = None
-        self._hooks = PassingHooks(self._make_places(model, activations), activations.values())
-        weakref.finalize(self, self._hooks.remove).atexit = False
-        self._begin_look()
+        self._look: _Look | None = None
+        self._hooks = self._make_hooks(model, activations)
+        # In a swap the dictionary of hooks goes on to the new module, which is then watched in place of the old one.
+        self._watched = [_hooks_of(module) for module in activations.values()]
+        weakref.finalize(self, _remove, self._hooks).atexit = False
+        _open.add(self)
+        if first_step % interval == 0:
+            self._begin_look()
 
     @property
     def steps(self) -> int:
-        """The number of steps since the monitor was made."""
+        """The number of steps of the training so far, `first_step` included."""
         return self._step
 
     @property
@@ -142,7 +235,8 @@ class DeadUnitMonitor:
         """Remove every hook. What was counted stays; closing again changes nothing."""
         self._closed = True
         self._end_look()
-        self._hooks.remove()
+        _remove(self._hooks)
+        self._watched = []
 
     def __enter__(self) -> Self:
         return self
@@ -152,30 +246,36 @@ class DeadUnitMonitor:
     ) -> None:
         self.close()
 
-    def _make_places(self, model: nn.Module, activations: Mapping[str, nn.Module]) -> list[Place]:
+    def _make_hooks(self, model: nn.Module, activations: Mapping[str, nn.Module]) -> list[_Hook]:
         this: weakref.ref[DeadUnitMonitor] = weakref.ref(self)
-        # A pass through the whole model begins without a source; `named_sources` leaves the model itself out.
-        sources = [(None, model), *named_sources(model)]
-        # A monitor that is not closed is not to keep the weights of a model.
-        places = [
-            Place(Hook(this, partial(_note_source, source)), weakref.ref(module), False) for source, module in sources
+        # A pass through the whole model begins without a source; `named_sources` leaves the model itself out. The
+        # modules are held weakly: a monitor that is not closed is not to keep the weights of a model.
+        sources = [
+            _Hook(this, partial(_note_source, source), weakref.ref(module))
+            for source, module in [(None, model), *named_sources(model)]
         ]
         watched = [
-            Place(Hook(this, partial(_see, name)), partial(_give, module), True) for name, module in activations.items()
+            _Hook(this, partial(_see, name), lambda module=module: module, with_kwargs=True)
+            for name, module in activations.items()
         ]
-        return [*places, *watched]
+        return [*sources, *watched]
 
     def _begin_look(self) -> None:
-        self._look = Look()
-        self._source = None
-        self._hooks.put_on()
+        self._look, self._source = _Look(), None
+        for hook in self._hooks:
+            hook.put_on()
 
     def _end_look(self) -> None:
         if self._look is not None:
             self._look.close()
         self._look = None
-        if self.interval > 1:
-            self._hooks.take_off()
+        if self.interval == 1:
+            return
+        for hook in self._hooks:
+            # A module whose hook was never called may be inside compiled code, which a change of hooks would compile
+            # again: there the hook stays.
+            if hook.ran:
+                hook.take_off()
 
     def _count(self, name: str, module: nn.Module, x: Tensor) -> None:
         """Count the input of an activation in a pass that may be a training step's."""
@@ -244,7 +344,7 @@ def _find_activations(model: nn.Module) -> dict[str, nn.Module]:
             "gem_activations.torch.swap"
         )
     for name, module in found.items():
-        if is_watched(module):
+        if any(hooks is _hooks_of(module) for monitor in _open for hooks in monitor._watched):
             raise ModelError(f"{name!r} is watched by another DeadUnitMonitor; close that one first")
     return found
 
@@ -279,8 +379,14 @@ def _note_source(source: Source | None, monitor: DeadUnitMonitor, *_: Any) -> No
     monitor._source = source
 
 
-def _give(module: nn.Module) -> nn.Module:
-    return module
+def _remove(hooks: list[_Hook]) -> None:
+    for hook in hooks:
+        hook.take_off()
+    hooks.clear()
+
+
+def _hooks_of(module: nn.Module) -> object:
+    return module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage] -- no public name
 
 
 def _is_ordinary(x: Any) -> bool:
@@ -288,3 +394,63 @@ def _is_ordinary(x: Any) -> bool:
     return (
         isinstance(x, Tensor) and x.is_floating_point() and not x.is_inference() and not is_traced(x) and x.numel() > 0
     )
+
+
+class TrainingMonitor:
+    """What the callbacks of trainers share: a monitor for each training, and its file.
+
+    Args:
+        path: File for `gem-act monitor`; None writes none. A training that is resumed continues it.
+        interval, window, channel_dim, on_window: As for `DeadUnitMonitor`.
+    Attributes:
+        monitor: The monitor of the last training; None before the first. Its report stays after the training.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        interval: int = INTERVAL,
+        window: int = WINDOW,
+        channel_dim: int | Mapping[str, int] | None = None,
+        on_window: Callable[[Window], object] | None = None,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.monitor: DeadUnitMonitor | None = None
+        self._earlier: Recording | None = None
+        self._options = {"interval": interval, "window": window, "channel_dim": channel_dim, "on_window": on_window}
+
+    def _begin(self, model: nn.Module, first_step: int, *, writes: bool) -> None:
+        """Watch a model from now on, as the continuation of what the file holds if there were steps before.
+
+        Raises: ModelError, SettingError: as DeadUnitMonitor, or the file has another interval or window; DataError: the
+            file cannot be read.
+        """
+        if self.monitor is not None:
+            self.monitor.close()
+        self._earlier = None
+        if first_step and writes and self.path is not None and self.path.exists():
+            self._earlier = read_recording(self.path)
+            self._earlier.continued_by(Recording(self._options["interval"], self._options["window"], ()))
+        self.monitor = DeadUnitMonitor(model, **self._options, first_step=first_step)
+
+    def _count_step(self, *, writes: bool) -> Window | None:
+        """Count a step, and write the file where that ends a window and this process `writes`; give the window."""
+        if self.monitor is None:
+            return None
+        self.monitor.step()
+        if self.monitor.steps % (self.monitor.interval * self.monitor.window):
+            return None
+        self._save(writes)
+        return self.monitor.windows[-1]
+
+    def _end(self, *, writes: bool) -> None:
+        """Remove the hooks and write the file."""
+        if self.monitor is not None:
+            self.monitor.close()
+            self._save(writes)
+
+    def _save(self, writes: bool) -> None:
+        if writes and self.monitor is not None and self.path is not None:
+            report = self.monitor.report()
+            (self._earlier.continued_by(report) if self._earlier else report).save(self.path)
