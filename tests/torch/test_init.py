@@ -29,7 +29,7 @@ def proved_gains():
         if name is None or row is None:
             continue
         interval = re.search(r"\[(\S+), (\S+)\]", row[1])
-        if "open" in row[1]:
+        if "not closed" in row[1]:
             yield name[1], None, None
         elif interval:
             yield name[1], float(interval[1]), float(interval[2])
