@@ -13,7 +13,7 @@ Example:
     Array([0., 0., 1.], dtype=float32)
 """
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,12 @@ def gem(x: ArrayLike, *, n: int = 1) -> Array:
     Args:
         x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-    Returns: Same shape and dtype as x.
+    Returns: Same shape and dtype as x; weakly typed if x is, such as a Python number.
     Raises: SpecError: n out of its range, or traced; TensorError: an integer, boolean or complex array, or no array.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0. XLA takes subnormal numbers for 0 on the CPU.
     Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     Example:
-        >>> gem(2.0, n=2)
+        >>> gem(jnp.float32(2.0), n=2)
         Array(1.882353, dtype=float32)
     """
     return activate(x, _spec(n, 1.0, 0.0))
@@ -59,13 +59,13 @@ def egem(x: ArrayLike, *, n: int = 1, eps: float = 1e-4) -> Array:
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
         eps: Width of the transition, eps > 0: the gate is 1/2 at x = eps^(1/(2n)); eps -> 0 gives ReLU. That eps is
             added to x^(2n) is our reading of the paper.
-    Returns: Same shape and dtype as x.
+    Returns: Same shape and dtype as x; weakly typed if x is, such as a Python number.
     Raises: SpecError: n or eps out of its range, or traced; TensorError: an integer, boolean or complex array, or no
         array.
     Edge cases: As for `gem`.
     Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     Example:
-        >>> egem(2.0, eps=4.0)
+        >>> egem(jnp.float32(2.0), eps=4.0)
         Array(1., dtype=float32)
     """
     return activate(x, _spec(n, eps, 0.0))
@@ -80,13 +80,13 @@ def segem(x: ArrayLike, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) ->
         eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
         leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1. That the gate is
             floored is our reading of the paper.
-    Returns: Same shape and dtype as x.
+    Returns: Same shape and dtype as x; weakly typed if x is, such as a Python number.
     Raises: SpecError: a parameter out of its range, or traced; TensorError: an integer, boolean or complex array, or
         no array.
     Edge cases: f(+inf) = +inf, f(-inf) = -inf, f(NaN) = NaN, f'(0) = leak.
     Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     Example:
-        >>> segem(-2.0, leak=0.25)
+        >>> segem(jnp.float32(-2.0), leak=0.25)
         Array(-0.5, dtype=float32)
     """
     return activate(x, _spec(n, eps, leak))
@@ -98,11 +98,11 @@ def activate(x: ArrayLike, spec: GemSpec) -> Array:
     Args:
         x: Any shape; float16, bfloat16, float32 or float64.
         spec: A member of the family.
-    Returns: Same shape and dtype as x.
+    Returns: Same shape and dtype as x; weakly typed if x is, such as a Python number.
     Raises: TensorError: an integer, boolean or complex array, or no array.
     Edge cases: As for `gem` and `segem`.
     Example:
-        >>> activate(1.0, GemSpec.from_scale(1, 0.5))
+        >>> activate(jnp.float32(1.0), GemSpec.from_scale(1, 0.5))
         Array(0.8, dtype=float32)
     """
     try:
@@ -117,81 +117,84 @@ def activate(x: ArrayLike, spec: GemSpec) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _value(x: Array, spec: GemSpec) -> Array:
-    """Give f(x) = x (leak + (1 - leak) F(x)) in the dtype of x; any shape."""
+    """Return f(x) = x (leak + (1 - leak) F(x)) in the dtype of x; any shape."""
     wide = _widen(x)
-    rise = _ratio(_coordinate(wide, spec), spec, 0)
+    _, power, denominator = _powers(wide, spec)
+    gate = power / denominator
     if spec.leak:
-        return (wide * (spec.leak + (1 - spec.leak) * rise)).astype(x.dtype)
+        return _narrow(wide * (spec.leak + (1 - spec.leak) * gate), x)
     # The maximum keeps -inf * 0 from becoming NaN.
-    return (jnp.maximum(wide, 0) * rise).astype(x.dtype)
+    return _narrow(jnp.maximum(wide, 0) * gate, x)
 
 
 @_value.defjvp
 def _value_jvp(spec: GemSpec, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # The slope is a function of the gate alone, so that x = inf meets no inf * 0. It has the dtype of x: reverse mode
-    # keeps it, and nothing else.
-    (x,), (change,) = primals, tangents
-    t = _coordinate(_widen(x), spec)
-    rest = _reduction(spec).eps * _ratio(t, spec, 2 * spec.n)
-    slope = spec.leak + (1 - spec.leak) * _rise_by_reciprocal(t, spec) * (1 + 2 * spec.n * rest)
-    return _value(x, spec), slope.astype(x.dtype) * change
+    return _value(primals[0], spec), _derivative(primals[0], spec, 1) * tangents[0]
 
 
 _value_jitted = jax.jit(_value, static_argnums=1)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _rise_by_reciprocal(t: Array, spec: GemSpec) -> Array:
-    """Give F as t^(2n) times the reciprocal that 1 - F needs.
-
-    A quotient that value and slope share would be a kernel of its own on the CPU, which writes it to memory for both.
-    """
-    return lax.integer_pow(t, 2 * spec.n) * _ratio(t, spec, 2 * spec.n)
-
-
-@_rise_by_reciprocal.defjvp
-def _rise_by_reciprocal_jvp(spec: GemSpec, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    return _rise_by_reciprocal(primals[0], spec), _ratio_jvp(spec, 0, primals, tangents)[1]
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _ratio(t: Array, spec: GemSpec, k: int) -> Array:
-    """Give t^(2n-k) / (t^(2n) + eps) for 0 <= k <= 2n: F for k = 0, (1 - F) / eps for k = 2n."""
-    return lax.integer_pow(t, 2 * spec.n - k) / (lax.integer_pow(t, 2 * spec.n) + _reduction(spec).eps)
+def _derivative(x: Array, spec: GemSpec, order: int) -> Array:
+    """Return the derivative of an order >= 1 in the dtype of x: reverse mode keeps it, and nothing else.
+
+    With t = x / scale it is F (1 + 2n (1 - F)) for order 1 and 2n F (1 - F) P(F) / (scale t)^(order - 1) from 2 on,
+    with a polynomial P of integer coefficients, P = 1 + 2n - 4n F for order 2: a function of the gate and of powers
+    of t that are not negative, so that x = inf meets no inf * 0. The derivative of a quotient, which JAX would form,
+    squares the denominator, which leaves float32's range, and subtracts numbers that are nearly equal.
+    """
+    t, power, denominator = _powers(_widen(x), spec)
+    inverse_scale, eps, limit = _reduction(spec)
+    # On the CPU a quotient that value and derivatives share would be a kernel of its own, which writes it to memory for
+    # all of them. A numerator for each order keeps the quotients apart; powers of two leave the result as it is.
+    reciprocal = (2.0**order / denominator) * 2.0**-order
+    gate, rest = power * reciprocal, eps * reciprocal
+    if order == 1:
+        return _narrow(spec.leak + (1 - spec.leak) * gate * (1 + 2 * spec.n * rest), x)
+    zeros, polynomial = _polynomial(spec.n, order)
+    exponent = 2 * spec.n * (zeros + 1) - (order - 1)
+    factor = 2 * spec.n * (1 - spec.leak) * inverse_scale ** (order - 1)
+    result = lax.integer_pow(t, exponent) * rest * lax.integer_pow(reciprocal, zeros + 1)
+    result *= factor * reduce(lambda total, c: total * gate + c, polynomial[::-1])
+    # NaN is in neither of these and stays; 0 to the power of 0 is 1.
+    linear = (t >= limit) if exponent else (t >= limit) | (t <= 0)
+    return _narrow(jnp.where(linear, 0, result), x)
 
 
-@_ratio.defjvp
-def _ratio_jvp(spec: GemSpec, k: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # The ratios are closed under differentiation. The general rule for a quotient would square the denominator, which
-    # leaves float32's range, and subtract numbers that are nearly equal.
-    (t,), (change,) = primals, tangents
-    order = 2 * spec.n
-    if k < order:
-        slope = _ratio(t, spec, k + 1) * (order * _reduction(spec).eps * _ratio(t, spec, order) - k)
-    else:
-        slope = -order * _ratio(t, spec, 1) * _ratio(t, spec, order)
-    return _ratio(t, spec, k), slope * change
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _coordinate(x: Array, spec: GemSpec) -> Array:
-    """Give t = min(max(x, 0) * inverse_scale, limit), whose powers do not leave the range of float32."""
-    inverse_scale, _, limit = _reduction(spec)
-    t = x * inverse_scale
-    return lax.clamp(jnp.zeros((), t.dtype), t, jnp.asarray(limit, t.dtype))
-
-
-@_coordinate.defjvp
-def _coordinate_jvp(spec: GemSpec, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # The general rule would give 0 at NaN; this one leaves what is multiplied with it, which is NaN.
+@_derivative.defjvp
+def _derivative_jvp(spec: GemSpec, order: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
     (x,), (change,) = primals, tangents
-    inverse_scale, _, limit = _reduction(spec)
-    clamped = (x <= 0) | (x * inverse_scale >= limit)
-    return _coordinate(x, spec), jnp.where(clamped, 0, inverse_scale) * change
+    return _derivative(x, spec, order), _derivative(x, spec, order + 1) * change
+
+
+def _polynomial(n: int, order: int) -> tuple[int, list[float]]:
+    """Return how often F divides P, and the coefficients of what is left, the constant first.
+
+    Since t dF/dt = 2n F (1 - F), the next P is (2n (1 - 2F) - (order - 1)) P + 2n F (1 - F) P'. From order 2n + 2 on it
+    has factors F = t^(2n) / (t^(2n) + eps), which take the negative powers of t away.
+    """
+    coefficients = [1 + 2 * n, -4 * n]
+    for lower in range(2, order):
+        following = [0] * (len(coefficients) + 1)
+        for k, c in enumerate(coefficients):
+            following[k] += (2 * n * (k + 1) - (lower - 1)) * c
+            following[k + 1] -= 2 * n * (k + 2) * c
+        coefficients = following
+    zeros = next(k for k, c in enumerate(coefficients) if c)
+    return zeros, [float(c) for c in coefficients[zeros:]]
+
+
+def _powers(x: Array, spec: GemSpec) -> tuple[Array, Array, Array]:
+    """Return t = min(max(x, 0) / scale, limit), whose powers stay in the range of float32, t^(2n) and t^(2n) + eps."""
+    inverse_scale, eps, limit = _reduction(spec)
+    t = jnp.clip(x * inverse_scale, 0, limit)
+    power = lax.integer_pow(t, 2 * spec.n)
+    return t, power, power + eps
 
 
 def _reduction(spec: GemSpec) -> Reduction:
-    """Give `GemSpec.reduction`, scaled to eps >= 1 where the powers leave room for that.
+    """Return `GemSpec.reduction`, scaled to eps >= 1 where the powers leave room for that.
 
     XLA flushes subnormal numbers to zero. With eps >= 1 a power that is flushed belongs to a gate that is subnormal.
     """
@@ -202,7 +205,12 @@ def _reduction(spec: GemSpec) -> Reduction:
 
 
 def _widen(x: Array) -> Array:
-    return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    # `astype` would take the weak type of a Python number away.
+    return x.astype(jnp.float32) if x.dtype.itemsize == 2 else x
+
+
+def _narrow(wide: Array, x: Array) -> Array:
+    return wide if wide.dtype == x.dtype else wide.astype(x.dtype)
 
 
 def _spec(n: int, eps: float, leak: float) -> GemSpec:

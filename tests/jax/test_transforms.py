@@ -4,8 +4,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from gem_activations import GemSpec
 from gem_activations.jax import activate, gem, segem
@@ -81,11 +83,39 @@ def test_fourth_derivative_equals_the_closed_form():
     )
 
 
+@pytest.mark.parametrize("order", [3, 4, 5, 6, 8])
+@pytest.mark.parametrize("spec", [*SPECS, GemSpec(1, 1e-4, 0.01), GemSpec(8, 1e-4)], ids=str)
+def test_higher_derivatives_equal_mpmath(spec, order):
+    """Of orders below and above 2n + 1, from which on they jump at 0; in the transition and far above it."""
+    x = np.array([-1.0, 0.05, 0.3, 0.8, 1.0, 1.7, 6.0, 40.0]) * spec.scale
+    with mpmath.workdps(80):
+        leak, eps = mpmath.mpf(spec.leak), mpmath.mpf(spec.eps)
+        power = 2 * spec.n
+
+        def f(x):
+            return x * (leak + (1 - leak) * (x**power / (x**power + eps) if x > 0 else 0))
+
+        step = mpmath.mpf(10) ** -12 * spec.scale
+        want = np.array([float(mpmath.diff(f, mpmath.mpf(each), order, h=step)) for each in x])
+    derivative = partial(activate, spec=spec)
+    for _ in range(order):
+        derivative = jax.grad(derivative)
+    got = jax.jit(jax.vmap(derivative))(jnp.asarray(x))
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=HIGHER_DERIVATIVE * np.abs(want).max())
+
+
+@pytest.mark.parametrize("mode", ["fwd", "rev"])
+@pytest.mark.parametrize("spec", [GemSpec(), GemSpec(2, 10.0, 0.01), GemSpec(3, 0.5)], ids=str)
+def test_the_gradients_pass_jaxs_own_check(spec, mode):
+    x = jnp.asarray([[-1.5, -0.4, 0.3], [0.7, 1.1, 2.5]]) * spec.scale
+    check_grads(partial(activate, spec=spec), (x,), order=4, modes=[mode])
+
+
 @pytest.mark.parametrize("spec", [*SPECS, GemSpec(16, 1e6), GemSpec(64)], ids=str)
 def test_no_derivative_is_nan_at_zero_infinity_or_the_largest_number(spec):
     x = jnp.array([0.0, -0.0, jnp.inf, -jnp.inf, 3e38, -3e38, 1e-38], jnp.float32)
     derivative = partial(activate, spec=spec)
-    for order in range(4):
+    for order in range(5):
         assert not jnp.isnan(jax.jit(jax.vmap(derivative))(x)).any(), order
         derivative = jax.grad(derivative)
 

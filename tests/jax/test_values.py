@@ -150,6 +150,16 @@ def test_strict_promotion_changes_nothing(dtype, spec):
         np.testing.assert_array_equal(wide(each), wide(exact))
 
 
+@pytest.mark.parametrize("function", [gem, egem, segem, jax.jit(gem), jax.grad(gem), jax.grad(jax.grad(segem))])
+def test_a_python_number_stays_weakly_typed(function):
+    """As for jax.nn.relu: what it is multiplied with keeps its dtype."""
+    y = function(2.0)
+    assert (y.dtype, y.weak_type) == (jnp.float32, True)
+    assert (jnp.ones(2, jnp.bfloat16) * y).dtype == jnp.bfloat16
+    assert not function(jnp.float32(2.0)).weak_type
+    assert function(jnp.bfloat16(2.0)).dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (2, 3, 4)])
 def test_any_shape(shape):
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
