@@ -94,6 +94,86 @@ def test_a_swapped_model_computes_what_a_configured_one_does(name):
     assert torch.equal(run(model), old)
 
 
+@every_model
+def test_a_swapped_model_that_is_saved_comes_back_with_its_activation(name, tmp_path):
+    make, field, pattern, place = MODELS[name]
+    model = make()
+    old = getattr(model.config, field)
+    report = swap(model, {pattern: "egem(n=2)"})
+    wanted = "egem(n=2, eps=1e-4)"
+    assert getattr(model.config, field) == wanted
+    assert report.notes[-1] == (
+        f"the configuration of the model says {field}={wanted!r} now; call register() before from_pretrained"
+    )
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert repr(loaded.get_submodule(place)) == "EGEM(n=2, eps=1e-4)"
+    assert torch.equal(run(loaded), run(model))
+    report.undo()
+    assert getattr(model.config, field) == old
+
+
+def test_the_configuration_of_a_copy_is_a_copy():
+    model = gpt2()
+    report = swap(model, {"*.mlp.act": "gem"}, inplace=False)
+    assert (report.model.config.activation_function, model.config.activation_function) == ("gem", "gelu_new")
+
+
+def test_a_name_that_transformers_means_otherwise_is_written_with_parentheses():
+    model = gpt2()
+    swap(model, {"*.mlp.act": "gelu"})
+    assert model.config.activation_function == "gelu()"
+
+
+def test_the_configuration_of_a_model_within_another_is_found():
+    model = nn.ModuleDict({"body": bert(), "head": nn.Sequential(nn.Linear(8, 2), nn.ReLU())})
+    assert swap(model, {nn.ReLU: "gem"}).notes[1:] == ()
+    report = swap(model, {"*.intermediate_act_fn": "gem(n=2)"})
+    assert model["body"].config.hidden_act == "gem(n=2)"
+    assert report.notes[-1].startswith("the configuration of body says hidden_act='gem(n=2)' now")
+
+
+def masked_bert():
+    return transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, vocab_size=11, pad_token_id=2))
+
+
+@pytest.mark.parametrize(
+    ("make", "choices"),
+    [
+        (gpt2, {"transformer.h.0.mlp.act": "gem"}),  # One of two layers.
+        (gpt2, {"transformer.h.0.mlp.act": "gem", "transformer.h.1.mlp.act": "egem"}),
+        (gpt2, {"*.mlp.act": GEM(save="output")}),  # No string says it.
+        (masked_bert, {"*.intermediate_act_fn": "gem"}),  # The head has the same activation.
+        (bert, {nn.Tanh: "gem"}),  # No field names the pooler's.
+    ],
+    ids=["one layer", "two strings", "module", "head", "pooler"],
+)
+def test_a_configuration_that_cannot_say_what_was_swapped_stays_and_the_report_warns(make, choices):
+    model = make()
+    before = model.config.to_dict()
+    report = swap(model, choices)
+    assert model.config.to_dict() == before
+    assert report.notes[-1].startswith(
+        "the configuration of the model stays, since no string in it stands for all that"
+    )
+    report.undo()
+
+
+def test_a_field_that_is_computed_from_another_is_followed(tmp_path):
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2, "vocab_size": 11}
+    model = transformers.T5Model(transformers.T5Config(**sizes))
+    swap(model, {nn.ReLU: "gem"})
+    model.save_pretrained(tmp_path)
+    loaded = transformers.T5Model.from_pretrained(tmp_path)
+    assert type(loaded.encoder.block[0].layer[1].DenseReluDense.act) is GEM
+
+
+def test_a_head_that_is_swapped_too_is_governed_by_the_configuration():
+    model = masked_bert()
+    assert len(swap(model, {activations.GELUActivation: "gem"}).changes) == 3
+    assert model.config.hidden_act == "gem"
+
+
 def test_a_class_of_transformers_is_a_key():
     model = bert()
     assert len(swap(model, {activations.GELUActivation: "gem"}).changes) == 2
@@ -104,7 +184,7 @@ def test_a_function_that_a_class_of_transformers_holds_takes_the_class_with_it()
     calls = []
     model.get_submodule(place).register_forward_hook(lambda module, *_: calls.append(type(module)))
     report = swap(model, {nn.functional.gelu: "gem(n=2)"})
-    assert report.changes[1] == Change(place, "GELUActivation", "GEM(n=2)")
+    assert report.changes[1] == Change(place, "GELUActivation", "GEM(n=2, save='input')")
     assert type(model.get_submodule(place)) is GEM
     with DeadUnitMonitor(model, interval=1) as monitor:
         model(torch.randint(11, (4, 6)))[0].sum().backward()

@@ -1,11 +1,11 @@
-"""Forwards that swap rewrites by torch.fx: what tracing must neither freeze, drop nor do to the model."""
+"""Functions that forwards call: served while forward runs, whatever it does; each module has the word over its own."""
 
 import collections
+import contextlib
 import copy
-import cProfile
 import dataclasses
 import functools
-import io
+import operator
 import pickle
 import random
 import threading
@@ -20,238 +20,172 @@ from torch.nn import functional
 from torch.nn.functional import relu as renamed
 
 from gem_activations.errors import ModelError
-from gem_activations.torch import gem, swap
-from gem_activations.torch.swapping.rewrite import held_modules
+from gem_activations.torch import GEM, gem, segem, swap
+from gem_activations.torch.swap.plan import held_modules
 
 
-class Holds(nn.Module):
-    """What the forwards below read and change."""
+def swapped(model, choices=None):
+    report = swap(model, choices or {functional.relu: "gem"})
+    assert not report.left
+    return report.model
 
-    def __init__(self):
+
+class Calls(nn.Module):
+    """A module whose forward is a function of (module, x)."""
+
+    def __init__(self, run=None):
         super().__init__()
-        self.inner = nn.Linear(3, 3)
+        self.fc = nn.Linear(3, 3)
+        self.scale, self.saved, self.counts = 2.0, [], {"calls": 0}
         self.register_buffer("calls", torch.zeros(1))
         self.register_buffer("on", torch.tensor(True))
-        self.saved, self.counts = [], {"calls": 0}
-        self.scale, self.shape = 2.0, (3,)
+        self.run = run
 
 
-class DropsByTorch(Holds):
-    def forward(self, x):
-        return x if self.training and torch.rand(1) < 0.5 else functional.relu(x)
+# What was silently another value or another dtype when forwards were rewritten.
 
 
-class DropsByPython(Holds):
-    def forward(self, x):
-        return x if self.training and random.random() < 0.5 else functional.relu(x)
-
-
-class DropsByNumpy(Holds):
-    def forward(self, x):
-        return x if self.training and np.random.rand() < 0.5 else functional.relu(x)
-
-
-class AsksABuffer(Holds):
-    def forward(self, x):
-        return functional.relu(x) if self.on else x
-
-
-class AddsToABuffer(Holds):
-    def forward(self, x):
-        self.calls += 1
-        return functional.relu(x)
-
-
-class Appends(Holds):
-    def forward(self, x):
-        self.saved.append(x)
-        return functional.relu(x)
-
-
-class Counts(Holds):
-    def forward(self, x):
-        self.counts["calls"] += 1
-        return functional.relu(x)
-
-
-class SetsAChild(Holds):
-    def forward(self, x):
-        self.inner.last = x
-        return functional.relu(x)
-
-
-def only_tensors(x):
-    return x if isinstance(x, torch.Tensor) else x[0]
-
-
-other_file = types.ModuleType("other_file")
-other_file.only_tensors = only_tensors
-
-
-class AsksElsewhere(Holds):
-    def forward(self, x):
-        return functional.relu(other_file.only_tensors(x))
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        (DropsByTorch, "makes a tensor"),
-        (DropsByPython, "draws a random number"),
-        (DropsByNumpy, "draws a random number"),
-        (AsksABuffer, "cannot trace its forward"),
-        (AddsToABuffer, "sets an attribute"),
-        (Appends, r"sets an attribute \(saved\)"),
-        (Counts, r"sets an attribute \(counts\)"),
-        (SetsAChild, r"sets an attribute \(last\)"),
-        (AsksElsewhere, "uses isinstance"),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_a_forward_that_changes_from_call_to_call_is_left_as_it_was(kind, words):
-    model = kind()
-    attributes, inner = dict(vars(model)), dict(vars(model.inner))
-    with pytest.raises(ModelError, match=words):
-        swap(model, {functional.relu: "gem"})
-    assert vars(model) == attributes
-    assert vars(model.inner) == inner
-    assert model.saved == []
-    assert model.counts == {"calls": 0}
-    assert model.calls.item() == 0
-
-
-def test_what_a_forward_does_to_a_buffer_is_done_at_each_call_and_not_by_swap():
-    class Averages(Holds):
+def test_a_swap_of_gelu_by_gelu_changes_nothing_beside_an_operation_in_place():
+    class Doubles(nn.Module):
         def forward(self, x):
-            self.calls.mul_(0.5).add_(x.mean())
-            return functional.relu(x) - self.calls
+            y = x
+            y *= 2
+            return functional.gelu(y) + x
 
-    model = Averages()
-    swap(model, {functional.relu: "gem"})
-    assert model.calls.item() == 0
-    assert torch.equal(model(torch.ones(3)), torch.full((3,), -0.5))
-    model(torch.ones(3))
-    assert model.calls.item() == 1.5
+    model, x = Doubles(), torch.randn(7)
+    given = x.clone()
+    wanted = model(x.clone())
+    swapped(model, {functional.gelu: "gelu"})
+    assert torch.equal(model(given), wanted)
+    assert torch.equal(given, 2 * x)  # The caller's tensor is changed, as it was before.
 
 
-class Scales(Holds):
+def test_a_view_of_the_output_may_be_changed_as_before():
+    class Views(nn.Module):
+        def forward(self, x):
+            h = functional.relu(x)
+            first = h[:, :1]
+            first -= 1
+            return h
+
+    model, x = Views(), torch.randn(4, 3)
+    wanted = model(x)
+    assert torch.equal(swapped(model, {functional.relu: "relu"})(x), wanted)
+
+
+def test_autocast_and_an_addition_in_place_keep_their_dtype():
+    class Adds(Calls):
+        def forward(self, x):
+            h = functional.gelu(self.fc(x))
+            h += x
+            return h
+
+    model, x = Adds(), torch.randn(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = model(x).dtype
+        assert swapped(model, {functional.gelu: "gem"})(x).dtype == before == torch.bfloat16
+
+
+def test_residuals_in_place_and_skips_in_a_list_keep_their_values():
+    class Residual(Calls):
+        def forward(self, x):
+            skips = []
+            for _ in range(3):
+                x = x * 1
+                skips.append(x)
+                x += functional.gelu(x)
+            return x, [skip * 2 for skip in skips]
+
+    model, x = Residual(), torch.randn(4, 3)
+    wanted = model(x)
+    got = swapped(model, {functional.gelu: "gelu"})(x)
+    assert torch.equal(got[0], wanted[0])
+    assert all(map(torch.equal, got[1], wanted[1]))
+
+
+# Forwards of every kind, compared with themselves where F.relu is another function altogether.
+
+
+class Optional(Calls):
+    def forward(self, x, mask=None, *, times=1.0):
+        return functional.relu(x if mask is None else x * mask) * times
+
+
+class Isinstance(Calls):
     def forward(self, x):
-        return (functional.relu(x) * self.scale).view(self.shape)
+        return functional.relu(x if isinstance(x, torch.Tensor) else x[0])
 
 
-@pytest.mark.parametrize(("name", "value"), [("scale", 5.0), ("shape", (1, 3))])
-def test_a_setting_that_is_changed_after_the_swap_is_not_ignored(name, value):
-    model, x = Scales(), torch.ones(3)
-    report = swap(model, {functional.relu: "gem"})
-    assert torch.equal(model(x), 2 * gem(x))
-    setattr(model, name, value)
-    with pytest.raises(ModelError, match=rf"Scales.{name} was .* undo the swap, change {name}, and swap again"):
-        model(x)
-    report.undo()
-    swap(model, {functional.relu: "gem"})
-    assert torch.equal(model(x), (gem(x) * model.scale).view(model.shape))
-
-
-def halve(x):
-    return x / 2
-
-
-class Lists(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(3, 3)])
-        self.sizes, self.options, self.kind = [1, -1], {"times": 2.0}, torch.float32
-        self.last, self.squash = halve, torch.sin
-
+class Branch(Calls):
     def forward(self, x):
-        for layer in self.layers:
-            x = self.squash(layer(x))
-        return self.last(functional.relu(x).view(self.sizes).to(self.kind) * self.options["times"])
+        return functional.relu(x) if x.sum() > 0 else functional.relu(-x) * 3
 
 
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        (lambda model: model.layers.append(nn.Linear(3, 3)), "ModuleList._modules"),
-        (lambda model: model.sizes.reverse(), "Lists.sizes"),
-        (lambda model: model.options.update(times=3.0), "Lists.options"),
-        (lambda model: setattr(model, "last", Scales), "Lists.last"),
-        (lambda model: setattr(model, "squash", torch.cos), "Lists.squash"),
-        (lambda model: setattr(model, "kind", torch.float64), "Lists.kind"),
-    ],
-    ids=["layers", "list", "dict", "function", "built-in function", "dtype"],
-)
-def test_what_a_forward_goes_through_is_not_frozen_unseen(change, name):
-    model, x = Lists(), torch.ones(2, 3)
-    swap(model, {functional.relu: "gem"})
-    twin = copy.deepcopy(model)
-    assert torch.equal(twin(x), gem(torch.sin(model.layers[0](x))).view(1, -1))
-    assert torch.equal(torch.compile(twin, backend="aot_eager", fullgraph=True)(x), twin(x))
-    change(model)
-    with pytest.raises(ModelError, match=f"{name} was"):
-        model(x)
-
-
-def test_a_forward_with_settings_compiles_in_one_graph():
-    model, x = Scales(), torch.ones(3)
-    swap(model, {functional.relu: "gem"})
-    assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(x), model(x))
-
-
-def test_a_forward_that_asks_for_none_is_not_run_as_if_there_were_a_tensor():
-    class Masks(nn.Module):
-        def forward(self, x, mask):
-            if mask is None:
-                return functional.relu(x), None
-            return functional.relu(x * mask), mask
-
-    class Passes(nn.Module):
-        def forward(self, x, mask):
-            return functional.relu(x), mask
-
-    x, mask = torch.ones(3), torch.tensor([1.0, 0.0, 1.0])
-    asks, passes = Masks(), Passes()
-    for model in (asks, passes):
-        swap(model, {functional.relu: "gem"})
-    assert torch.equal(asks(x, mask)[0], gem(x * mask))
-    for call in (lambda: asks(x, None), lambda: asks(x, mask=None)):
-        with pytest.raises(ModelError, match=r"Masks.forward asks what is None"):
-            call()
-    assert passes(x, None)[1] is None
-
-
-class Overwrites(nn.Module):
+class While(Calls):
     def forward(self, x):
-        x = x + 0
-        x.relu_()
+        while x.abs().sum() > 6:
+            x = functional.relu(x - 0.25) if self.on else x
         return x
 
 
-class OverwritesAndReads(nn.Module):
+class Makes(Calls):
     def forward(self, x):
-        x = x + 0
-        return functional.relu(x, inplace=True) + x
+        return functional.relu(x) + torch.arange(3.0)
 
 
-@pytest.mark.parametrize("kind", [Overwrites, OverwritesAndReads])
-def test_a_call_is_overwriting_where_the_forward_counts_on_it(kind):
-    model, x = kind(), torch.linspace(-1, 2, 5)
-    with pytest.raises(ModelError, match=r"reads what relu_? overwrites, and GELU overwrites nothing"):
-        swap(model, {functional.relu: "gelu"})
-    once = 1 + (kind is OverwritesAndReads)
-    swap(model, {functional.relu: "gem"})
-    assert torch.equal(model(x), once * gem(x))
+class Keeps(Calls):
+    def forward(self, x):
+        self.last = functional.relu(x)
+        self.saved.append(self.last)
+        self.counts["calls"] += 1
+        self.calls += 1
+        return self.last + self.calls
 
 
-def test_a_graph_module_of_torch_fx_is_rewritten():
-    class Calls(nn.Module):
-        def forward(self, x):
+class Decorated(Calls):
+    @torch.no_grad()
+    def forward(self, x):
+        return functional.relu(self.fc(x))
+
+
+class Context(Calls):
+    def forward(self, x):
+        with torch.no_grad(), contextlib.suppress(ValueError):
             return functional.relu(x)
 
-    model = torch.fx.symbolic_trace(Calls())
-    swap(model, {functional.relu: "gem"})
-    x = torch.linspace(-1, 2, 5)
-    assert torch.equal(model(x), gem(x))
+
+class Tries(Calls):
+    def forward(self, x):
+        try:
+            return functional.relu(x.tensors)
+        except AttributeError:
+            return functional.relu(x)
+        finally:
+            self.scale = 3.0
+
+
+class DropsByTorch(Calls):
+    def forward(self, x):
+        return x if torch.rand(1) < 0.5 else functional.relu(x)
+
+
+class DropsByPython(Calls):
+    def forward(self, x):
+        return x if random.random() < 0.5 else functional.relu(x)
+
+
+class DropsByNumpy(Calls):
+    def forward(self, x):
+        return x if np.random.rand() < 0.5 else functional.relu(x)
+
+
+class Matches(Calls):
+    def forward(self, x):
+        match x:
+            case torch.Tensor():
+                return functional.relu(x)
+            case _:
+                return x[0]
 
 
 class Out(collections.OrderedDict):
@@ -266,252 +200,405 @@ class Doubles:
         self.value = self.value * 2
 
 
-class Tally:
-    calls = 0
-
-    def add(self):
-        self.calls += 1
-
-
-class Gives(nn.Module):
-    def __init__(self, make):
-        super().__init__()
-        self.make = make
-
-    def forward(self, x):
-        return self.make(functional.relu(x))
-
-
 class Pair(NamedTuple):
     value: torch.Tensor
     number: int
 
 
-class Named(Pair):
-    """What is made in another way than a named tuple is."""
-
-    def __new__(cls, value):
-        return super().__new__(cls, value * 2, 1)
-
-
-@dataclasses.dataclass
-class Plain:
-    value: torch.Tensor
-    number: int = 3
-
-
-@pytest.mark.parametrize("kind", [Out, Doubles, Named, collections.defaultdict])
-def test_an_output_that_would_become_another_is_left(kind):
-    made = {Out: lambda x: Out(x=x), collections.defaultdict: lambda x: collections.defaultdict(list, x=x)}
-    with pytest.raises(ModelError, match=f"makes a {kind.__name__}"):
-        swap(Gives(made.get(kind, kind)), {functional.relu: "gem"})
-
-
-def test_outputs_keep_their_kinds():
-    def make(x):
-        return Plain(x), Pair(x, 1), [x], torch.Size([1, 2]), {"k": (x,)}, np.float64(0.5)
-
-    model, x = Gives(make), torch.ones(2)
-    kinds = [type(part) for part in model(x)]
-    swap(model, {functional.relu: "gem"})
-    got = model(x)
-    assert [type(part) for part in got] == kinds
-    assert torch.equal(got[0].value, gem(x))
-    assert (got[0].number, got[3], got[5]) == (3, (1, 2), 0.5)
-
-
-class Backbone(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc, self.drop = nn.Linear(4, 64), nn.Dropout(0.5)
-        self.scale = 1.0
-
-    def features(self, x):
-        return functional.dropout(self.fc(x), 0.5, self.training) * self.scale
-
-
-class Net(nn.Module):
-    """A forward that calls a method of its part, whose training mode counts there."""
-
-    def __init__(self):
-        super().__init__()
-        self.backbone = Backbone()
-
-    def forward(self, x):
-        return functional.relu(self.backbone.features(x))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_the_training_mode_of_a_part_is_followed(training):
-    model, x = Net().train(training), torch.ones(8, 4)
-    swap(model, {functional.relu: "segem(leak=0.5)"})
-    model.train()
-    assert not torch.equal(model(x), model(x))
-    assert (model(x) == 0).any()
-    model.eval()
-    assert torch.equal(model(x), model.relu_0(model.backbone.fc(x)))
-    model.backbone.drop.train()  # Nothing reads it.
-    model(x)
-    model.backbone.train()
-    with pytest.raises(ModelError, match="Net and its part backbone are not both in training or in evaluation"):
-        model(x)
-    model.eval()
-    model.backbone.scale = 2.0
-    with pytest.raises(ModelError, match=r"Backbone.scale was 1.0"):
-        model(x)
-
-
-def test_a_part_in_another_mode_at_the_swap_is_said():
-    model = Net().eval()
-    model.backbone.train()
-    with pytest.raises(ModelError, match="reads the training mode of backbone, which is not its own now"):
-        swap(model, {functional.relu: "gem"})
-
-
-def test_a_forward_that_reads_its_part_compiles_in_one_graph():
-    model, x = Net().eval(), torch.ones(2, 4)
-    swap(model, {functional.relu: "gem"})
-    assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(x), model(x))
-
-
-class TwoModes(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
-
-    def forward(self, x):
-        h = self.one(x)
-        if self.training:
-            return functional.relu(h) + h
-        return functional.relu(h, inplace=True)
-
-
-class MoreInTraining(TwoModes):
-    def forward(self, x):
-        if self.training:
-            x = x + functional.relu(self.one(x))
-        return functional.relu(self.two(x))
-
-
-class OneInEach(TwoModes):
-    def forward(self, x):
-        return functional.relu(self.one(x)) if self.training else functional.relu(self.two(x))
-
-
-def test_a_call_in_place_in_one_mode_alone_has_a_child_of_its_own():
-    model, x = TwoModes(), torch.randn(5, 3)
-    swap(model, {functional.relu: "gem"})
-    h = model.one(x)
-    assert torch.equal(model.train()(x), gem(h) + h)
-    assert torch.equal(model.eval()(x), gem(h))
-    assert [model.relu_0.inplace, model.relu_1.inplace] == [True, False]
-
-
-@pytest.mark.parametrize("kind", [TwoModes, MoreInTraining, OneInEach])
-def test_calls_that_differ_by_mode_share_no_learnt_slope(kind):
-    with pytest.raises(ModelError, match="calls of relu differ between training and evaluation, and PReLU has"):
-        swap(kind(), {functional.relu: "prelu"})
-    if kind is not TwoModes:
-        model, x = kind(), torch.randn(5, 3)
-        swap(model, {functional.relu: "gem"})
-        assert torch.equal(model.eval()(x), gem(model.two(x)))
-
-
-class Keeps(nn.Module):
-    def __init__(self, place, put):
-        super().__init__()
-        self.place, self.put = place, put
-
+class Gives(Calls):
     def forward(self, x):
         y = functional.relu(x)
-        getattr(self.place, self.put)(y)
-        return y
+        return Out(y=y), Doubles(y), Pair(y, 1), [y], torch.Size([1, 2]), {"k": (y,)}, np.float64(0.5)
 
 
-class Meter(Tally):
-    def update(self, value):
-        self.last, self.calls = value, self.calls + 1
+class Nested(Calls):
+    def forward(self, x):
+        def inner(y):
+            return functional.relu(y) * self.scale
+
+        return sum(map(inner, [x, -x, self.fc(x)])) + (lambda y: functional.relu(y))(x)
+
+
+class Reverses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # noqa: ARG004 -- given by torch
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):  # noqa: ARG004 -- given by torch
+        return -gradient
+
+
+class OwnBackward(Calls):
+    def forward(self, x):
+        return functional.relu(Reverses.apply(self.fc(x)))
+
+
+@functools.singledispatch
+def first(x):
+    return functional.relu(x[0])
+
+
+@first.register
+def _(x: torch.Tensor):
+    return functional.relu(x)
+
+
+class Dispatches(Calls):
+    def forward(self, x):
+        return first(x) + functional.relu(x)
+
+
+class InAMethod(Calls):
+    def forward(self, x):
+        return self.inner(x) + 1
+
+    @torch.no_grad()
+    def inner(self, x):
+        return functional.relu(x)
+
+
+class OfABase(Calls):
+    def forward(self, x):
+        return functional.relu(x)
+
+
+class BySuper(OfABase):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class FromAProperty(Calls):
+    @property
+    def rectified(self):
+        return lambda x: functional.relu(x)
+
+    def forward(self, x):
+        return self.rectified(x)
+
+
+class OfAPart(Calls):
+    """A forward that calls a method of its part."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = InAMethod()
+
+    def forward(self, x):
+        return functional.dropout(self.part.inner(x), 0.5, self.part.training)
+
+
+class ImportsInside(Calls):
+    def forward(self, x):
+        from torch.nn.functional import relu
+
+        return relu(x)
+
+
+def values(given):
+    if isinstance(given, torch.Tensor):
+        return [given]
+    if isinstance(given, dict):
+        return values(list(given.values()))
+    if dataclasses.is_dataclass(given):
+        return values(list(vars(given).values()))
+    return [value for part in given for value in values(part)] if isinstance(given, (list, tuple)) else [given]
+
+
+FORWARDS = [
+    *(Optional, Isinstance, Branch, While, Makes, Keeps, Decorated, Context, Tries, Matches, Gives, Nested),
+    *(DropsByTorch, DropsByPython, DropsByNumpy, OwnBackward, Dispatches, InAMethod, BySuper, FromAProperty, OfAPart),
+    ImportsInside,
+]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("kind", FORWARDS, ids=lambda kind: kind.__name__)
+def test_a_forward_of_any_kind_is_itself_with_another_function(kind, training, monkeypatch):
+    model = kind().train(training)
+    other, x = copy.deepcopy(model), torch.randn(2, 3)
+    assert swap(model, {functional.relu: "segem(leak=0.5)"}).changes[0].name == "relu"
+
+    def run(model):
+        torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)
+        return [model(given) for given in (x, x - 5, x + 5, x) for _ in range(2)]
+
+    got = run(model)
+    monkeypatch.setattr(functional, "relu", lambda x: segem(x, leak=0.5))
+    wanted = run(other)
+    assert [type(value) for value in values(got)] == [type(value) for value in values(wanted)]
+    for one, two in zip(values(got), values(wanted), strict=True):
+        assert torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+    assert model.counts == other.counts
+    assert model.scale == other.scale
+
+
+def test_optional_and_keyword_arguments_are_taken_as_before():
+    model, x, mask = swapped(Optional()), torch.ones(3), torch.tensor([1.0, 0.0, 1.0])
+    assert torch.equal(model(x, mask, times=2.0), 2 * gem(x * mask))
+    assert torch.equal(model(mask=mask, x=x), gem(x * mask))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'maks'"):
+        model(x, maks=mask)
+
+
+def halve(x):
+    return x / 2
+
+
+class Settings(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 3)])
+        self.sizes, self.kind, self.last = [1, -1], torch.float32, halve
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return self.last(functional.relu(x).view(self.sizes).to(self.kind))
 
 
 @pytest.mark.parametrize(
-    ("place", "put"),
-    [(collections.deque(), "append"), (set(), "add"), (Meter(), "update"), (collections.Counter(), "update")],
-    ids=lambda value: type(value).__name__,
+    "change",
+    [
+        lambda model: model.layers.append(nn.Linear(3, 3)),
+        lambda model: model.sizes.reverse(),
+        lambda model: setattr(model, "last", torch.sin),
+        lambda model: setattr(model, "kind", torch.float64),
+    ],
+    ids=["layers", "list", "function", "dtype"],
 )
-def test_what_a_forward_keeps_goes_on_being_kept(place, put):
-    model = nn.Sequential(Keeps(place, put))
-    before = pickle.dumps(place)
-    with pytest.raises(ModelError):
-        swap(model, {functional.relu: "gem"})
-    assert model[0].place is place
-    assert pickle.dumps(place) == before
+def test_a_setting_that_is_changed_after_the_swap_is_followed(change, monkeypatch):
+    model, x = Settings(), torch.ones(2, 3)
+    other = copy.deepcopy(model)
+    swap(model, {functional.relu: "gem"})
+    torch.manual_seed(1)
+    change(model)
+    torch.manual_seed(1)
+    change(other)
+    got = model(x)
+    monkeypatch.setattr(functional, "relu", gem)
+    assert torch.equal(got, other(x))
+    assert got.dtype == other(x).dtype
 
 
-class Draws(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.generator = np.random.default_rng(0)
-
-    def forward(self, x):
-        return x if self.generator.random() < 2 else functional.relu(x)
+# In place.
 
 
-def test_a_generator_of_the_module_is_not_frozen_nor_moved():
-    model = Draws()
-    with pytest.raises(ModelError, match=r"its forward (draws a random number|.*\(generator\))"):
-        swap(model, {functional.relu: "gem"})
-    assert model.generator.random() == np.random.default_rng(0).random()
+def ways_in_place():
+    return {
+        "relu_": functional.relu_,
+        "torch.relu_": torch.relu_,
+        "Tensor.relu_": torch.Tensor.relu_,
+        "inplace": functools.partial(functional.relu, inplace=True),
+        "second argument": lambda x: functional.relu(x, True),
+    }
 
 
-class Ordinary(nn.Module):
-    """What tracing must not be afraid of."""
+@pytest.mark.parametrize("new", ["gem", "egem(n=2)", "gelu", "tanh", "prelu"])
+@pytest.mark.parametrize("way", ways_in_place())
+def test_a_call_in_place_writes_through(way, new):
+    relu = ways_in_place()[way]
 
-    def __init__(self):
-        super().__init__()
-        self.fc, self.bn, self.shortcut = nn.Linear(3, 3), nn.BatchNorm1d(3), None
-        self.lock, self.file, self.config = threading.Lock(), io.StringIO(), types.SimpleNamespace(scale=2.0)
-        self.steps, self.width, self.fill = [self.fc, self.bn], np.float64(2.0), float("nan")
+    class Overwrites(nn.Module):
+        def forward(self, x):
+            h = x * 1
+            view = h[1:]
+            y = relu(h)
+            return y, h, view
 
-    def forward(self, x):
-        for step in self.steps:
-            x = step(x)
-        parts = [functional.relu(getattr(self, name)(x)) for name in ("fc", "bn")]
-        if self.shortcut is not None:
-            parts.append(self.shortcut(x))
-        x = torch.cat(parts, 1).view(x.size(0), -1) * self.config.scale / self.width
-        return {"x": x.masked_fill(x > 1e9, self.fill), "shape": x.shape}
-
-
-def test_ordinary_forwards_are_rewritten():
-    model, x = Ordinary().eval(), torch.randn(4, 3)
-    lock, profiler = model.lock, cProfile.Profile()
-    with torch.no_grad():
-        h = model.bn(model.fc(x))
-        wanted = torch.cat([gem(model.fc(h)), gem(model.bn(h))], 1) * 2.0 / 2.0
-        report = profiler.runcall(swap, model, {functional.relu: "gem"})
-        assert len(report.changes) == 2
-        assert torch.equal(model(x)["x"], wanted)
-    assert model.lock is lock
-    assert model(x)["shape"] == (4, 6)
-    assert profiler.getstats()
+    model, x = Overwrites(), torch.randn(6, dtype=torch.float64, requires_grad=True)
+    act = swapped(model, {functional.relu: new}).relu.double()
+    wanted = act(x * 1)
+    y, h, view = model(x)
+    assert y is h
+    assert torch.equal(h, wanted)
+    assert torch.equal(view, wanted[1:])
+    assert torch.autograd.gradcheck(lambda x: sum(model(x)[:2]), x)
+    given = x.detach().clone()
+    model(given)
+    assert torch.equal(given, x)
 
 
-def test_a_setting_that_is_nan_stays_the_same_setting():
+def test_the_callers_tensor_is_overwritten_if_it_was_before():
+    class Rectifies(nn.Module):
+        def forward(self, x):
+            return functional.relu_(x)
+
+    x = torch.randn(5)
+    wanted = gem(x)
+    assert swapped(Rectifies())(x) is x
+    assert torch.equal(x, wanted)
+
+
+def test_calls_in_place_and_not_in_one_forward_are_what_they_are():
+    class Both(nn.Module):
+        def forward(self, x):
+            h = torch.relu(x)
+            k = x + 1
+            functional.leaky_relu(k, 0.1, True)
+            return h + functional.relu_(k), x
+
+    model, x = Both(), torch.randn(5)
+    before = x.clone()
+    y, given = swapped(model, {functional.relu: "gem", functional.leaky_relu: "gelu"})(x)
+    assert torch.equal(y, gem(before) + gem(functional.gelu(before + 1)))
+    assert torch.equal(given, before)
+
+
+def test_an_output_argument_is_filled():
     class Fills(nn.Module):
+        def forward(self, x):
+            y = torch.empty(0)
+            assert torch.tanh(x, out=y) is y
+            return y
+
+    x = torch.randn(5)
+    assert torch.equal(swapped(Fills(), {torch.tanh: "gem"})(x), gem(x))
+
+
+# Whose call it is.
+
+
+class Inner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(x) + self.act(-x)
+
+
+class Outer(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return functional.relu(self.inner(functional.relu(x)) - 1)
+
+
+def test_a_module_of_torch_within_keeps_its_own_function():
+    model, x = Outer(Inner()), torch.randn(9)
+    report = swap(model, {functional.relu: "gem"})
+    assert [change.name for change in report.changes] == ["relu"]
+    assert torch.equal(model(x), gem(functional.relu(gem(x)) + functional.relu(-gem(x)) - 1))
+    report.undo()
+    assert type(model.inner.act) is nn.ReLU
+    assert type(model.inner) is Inner
+    assert "_functions_served" not in vars(model.inner.act)
+
+
+def test_a_child_that_was_left_keeps_its_own_calls():
+    class Pieces(nn.Module):
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint(functional.relu, x, use_reentrant=False)
+
+    model, x = Outer(Pieces()), torch.randn(9)
+    report = swap(model, {functional.relu: "gem"})
+    assert [left.name for left in report.left] == ["inner"]
+    assert torch.equal(model(x), gem(functional.relu(gem(x)) - 1))
+
+
+def test_a_child_has_a_new_activation_of_its_own():
+    model, x = Outer(Outer(nn.Identity())), torch.randn(9)
+    report = swap(model, {functional.relu: "prelu"})
+    assert [change.name for change in report.changes] == ["relu", "inner.relu"]
+    nn.init.constant_(model.relu.weight, 0.5)
+    nn.init.constant_(model.inner.relu.weight, 0.75)
+
+    def leaky(slope, x):
+        return functional.leaky_relu(x, slope)
+
+    inner = leaky(0.75, leaky(0.75, leaky(0.5, x)) - 1)
+    assert torch.allclose(model(x), leaky(0.5, inner - 1))
+    model(x).sum().backward()
+    assert model.relu.weight.grad is not None
+    assert any("share what is learnt: relu, inner.relu" in note for note in report.notes)
+
+
+def test_a_child_that_names_no_function_is_left_alone_with_what_it_looks_up():
+    class LooksUp(nn.Module):
+        def forward(self, x):
+            return getattr(functional, "re" + "lu")(x)
+
+    model, x = Outer(LooksUp()), torch.randn(9)
+    assert torch.equal(swapped(model)(x), gem(functional.relu(gem(x)) - 1))
+
+
+def test_modules_in_plain_lists_keep_their_own_functions():
+    class Steps(nn.Module):
         def __init__(self):
             super().__init__()
-            self.fill, self.pair = float("nan"), (float("nan"), 1)
+            self.steps = [Inner(), {"act": nn.ReLU()}]
 
         def forward(self, x):
-            return functional.relu(x).masked_fill(x > 5, self.fill) * self.pair[1]
+            return functional.relu(self.steps[1]["act"](self.steps[0](x)) - 1)
 
-    model = Fills()
-    swap(model, {functional.relu: "gem"})
-    model.fill, model.pair = float("nan"), (float("nan"), 1)
-    assert torch.equal(model(torch.ones(2)), gem(torch.ones(2)))
-    model.pair = (1.0, 1)
-    with pytest.raises(ModelError, match=r"Fills.pair was \(nan, 1\)"):
-        model(torch.ones(2))
+    x = torch.randn(9)
+    assert torch.equal(swapped(Steps())(x), gem(Inner()(x) - 1))
+
+
+def test_the_new_activations_keep_their_own_functions():
+    class Squashes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return torch.tanh(self.act(x))
+
+    one, two, x = Squashes(), Squashes(), torch.randn(9)
+    swap(one, {torch.tanh: "gem", nn.ReLU: "telu"})
+    swap(two, {torch.tanh: "gem"})
+    second = swap(two, {nn.ReLU: "telu"})  # TeLU computes a tanh itself.
+    wanted = gem(x * torch.tanh(torch.exp(x)))
+    assert torch.equal(one(x), wanted)
+    assert torch.equal(two(x), wanted)
+    second.undo()
+    assert torch.equal(two(x), gem(functional.relu(x)))
+
+
+def test_other_modes_go_on_seeing_what_they_saw():
+    seen = []
+
+    class Sees(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    class Inside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, x):
+            with Sees():
+                y = self.inner(x)
+            return functional.relu(y)
+
+    model, x = swapped(Inside()), torch.randn(9)
+    assert torch.equal(model(x), gem(Inner()(x)))
+    assert seen.count(functional.relu) == 2
+    with pytest.raises(TypeError):
+        model(None)
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_threads_do_not_see_each_others_modes():
+    model, x = swapped(Outer(Inner())), torch.randn(9)
+    wanted, got = model(x), []
+    threads = [threading.Thread(target=lambda: got.extend(model(x) for _ in range(20))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 80
+    assert all(torch.equal(one, wanted) for one in got)
+
+
+# Which modules are found to call a function.
 
 
 class Renamed(nn.Module):
@@ -531,8 +618,8 @@ class InADict(nn.Module):
         super().__init__()
         self.acts = {"first": [functools.partial(functional.relu, inplace=False)]}
 
-    def forward(self, x):
-        return self.acts["first"][0](x)
+    def forward(self, x, times=1):
+        return self.acts["first"][0](x) * times
 
 
 def closing_over(act):
@@ -543,22 +630,56 @@ def closing_over(act):
     return Encloses()
 
 
-@pytest.mark.parametrize("make", [Renamed, OfTheClass, InADict, lambda: closing_over(functional.relu)], ids=range(4))
+def without_source():
+    scope = {"nn": nn, "F": functional, "torch": torch}
+    exec(
+        "class Alone(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.fc = nn.Identity()\n"
+        "    def forward(self, x):\n"
+        "        return self.inner(self.fc(x))\n"
+        "    def inner(self, x):\n"
+        "        return [F.relu(y) for y in (x,)][0]\n",
+        scope,
+    )
+    return scope["Alone"]()
+
+
+@pytest.mark.parametrize(
+    "make", [Renamed, OfTheClass, InADict, lambda: closing_over(functional.relu), without_source], ids=range(5)
+)
 def test_a_function_under_another_name_is_found(make):
     model, x = nn.Sequential(make(), Renamed()), torch.randn(9)
     report = swap(model, {functional.relu: "gem"})
-    assert [change.name for change in report.changes] == ["0.relu_0", "1.relu_0"]
+    assert [change.name for change in report.changes] == ["0.relu", "1.relu"]
     assert torch.equal(model[0](x), gem(x))
 
 
-def test_a_function_under_another_name_that_cannot_be_changed_is_said():
-    class Optional(InADict):
-        def forward(self, x, times=1):
-            return super().forward(x) * times
+class NamesItsOwn(nn.Module):
+    """What has the name of a function and is none."""
 
-    report = swap(nn.Sequential(Optional(), Renamed()), {functional.relu: "gem"})
-    assert [left.name for left in report.left] == ["0"]
-    assert "optional argument 'times'" in report.left[0].reason
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.block = nn.Sequential()
+        self.block.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.block.relu(self.relu(torch.flatten(x)))
+
+
+def test_a_child_with_the_name_of_a_function_is_no_call_of_it():
+    with pytest.raises(ModelError, match=r"no module holds or calls relu; its activations are 2 ReLU"):
+        swap(NamesItsOwn(), {functional.relu: "gem"})
+
+    class Both(NamesItsOwn):
+        def forward(self, x):
+            return super().forward(functional.relu(x))
+
+    model, x = Both(), torch.randn(9)
+    assert [change.name for change in swap(model, {functional.relu: "gem"}).changes] == ["relu_1"]
+    assert torch.equal(model(x), functional.relu(gem(x)))
 
 
 class HoldsAndCalls(nn.Module):
@@ -570,17 +691,34 @@ class HoldsAndCalls(nn.Module):
         return functional.relu(self.act(x)) + self.other(x)
 
 
-def test_a_function_that_is_held_and_replaced_is_the_one_a_rewritten_forward_calls():
+def test_functions_that_are_held_and_that_are_called_are_changed_apart():
     model, x = HoldsAndCalls(), torch.randn(9)
     report = swap(model, {functional.gelu: "gem(n=2)", functional.relu: "segem(leak=0.5)"})
-    assert [change.name for change in report.changes] == ["act", "relu_0"]
-    assert torch.equal(model(x), model.relu_0(gem(x, n=2)) + functional.elu(x, alpha=0.5))
+    assert [change.name for change in report.changes] == ["act", "relu"]
+    assert torch.equal(model(x), model.relu(gem(x, n=2)) + functional.elu(x, alpha=0.5))
     later = swap(model, {functional.elu: "gem"})
-    assert torch.equal(model(x), model.relu_0(gem(x, n=2)) + gem(x))
+    assert torch.equal(model(x), model.relu(gem(x, n=2)) + gem(x))
     later.undo()
     report.undo()
-    assert torch.equal(model(x), type(model).forward(model, x))
+    assert torch.equal(model(x), HoldsAndCalls.forward(model, x))
     assert model.act is functional.gelu
+
+
+def test_a_second_function_of_the_same_forward_is_added_and_taken_back():
+    class Two(nn.Module):
+        def forward(self, x):
+            return torch.relu(x) + torch.tanh(x)
+
+    model, x = Two(), torch.randn(9)
+    first = swap(model, {torch.relu: "gem"})
+    second = swap(model, {torch.tanh: "gem(n=2)"})
+    assert torch.equal(model(x), gem(x) + gem(x, n=2))
+    with pytest.raises(ModelError, match="undo the later change first"):
+        first.undo()
+    second.undo()
+    assert torch.equal(model(x), gem(x) + torch.tanh(x))
+    first.undo()
+    assert type(model) is Two
 
 
 def test_modules_that_torch_does_not_know_of_are_told():
@@ -588,3 +726,72 @@ def test_modules_that_torch_does_not_know_of_are_told():
     model.steps = [model[0], {"act": model[1]}]
     assert list(held_modules(model)) == [("steps", model[0]), ("steps", model[1])]
     assert list(held_modules(nn.Sequential(nn.ReLU()))) == []
+
+
+# The graphs of torch.fx are data, and are changed as such.
+
+
+class Activates(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x):
+        h = self.fc(x)
+        return functional.relu(h, inplace=True) + h.relu() + x
+
+
+@pytest.mark.parametrize("new", ["segem(leak=0.5)", "gelu"])
+def test_a_graph_module_of_torch_fx_is_changed_and_copied_and_pickled(new):
+    model, x = torch.fx.symbolic_trace(Activates()), torch.randn(9, 3)
+    before, other = model(x), swapped(Activates(), {functional.relu: new})
+    report = swap(model, {functional.relu: new})
+    assert [(change.name, change.old) for change in report.changes] == [("relu", "calls of relu")]
+    other.load_state_dict(model.state_dict())
+    after = model(x)
+    assert torch.equal(after, other(x))
+    twin = copy.deepcopy(copy.deepcopy(model))
+    assert torch.equal(twin(x), after)
+    assert torch.equal(pickle.loads(pickle.dumps(twin))(x), after)
+    nn.init.zeros_(twin.fc.weight)
+    assert torch.equal(model(x), after)
+    report.undo()
+    assert torch.equal(model(x), before)
+    assert list(model._modules) == ["fc"]
+
+
+def test_a_graph_module_within_a_model_is_changed():
+    model, x = Outer(torch.fx.symbolic_trace(Activates())), torch.randn(9, 3)
+    swap(model, {functional.relu: "gem"})
+    assert isinstance(model.inner.relu, GEM)
+    h = model.inner.fc(gem(x))
+    assert torch.equal(model(x), gem(gem(h) + gem(gem(h)) + gem(x) - 1))
+
+
+class Ordinary(nn.Module):
+    """What a module may hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.bn, self.shortcut = nn.Linear(3, 3), nn.BatchNorm1d(3), None
+        self.lock, self.config = threading.Lock(), types.SimpleNamespace(scale=2.0)
+        self.steps, self.width, self.fill = [self.fc, self.bn], np.float64(2.0), float("nan")
+        self.pick = operator.itemgetter(0)
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        parts = [functional.relu(getattr(self, name)(x)) for name in ("fc", "bn")]
+        x = torch.cat(parts, 1).view(x.size(0), -1) * self.config.scale / self.width
+        return {"x": x.masked_fill(x > 1e9, self.fill), "shape": self.pick([x.shape])}
+
+
+def test_a_module_that_holds_locks_and_more_is_swapped_as_it_is():
+    model, x = Ordinary().eval(), torch.randn(4, 3)
+    lock = model.lock
+    with torch.no_grad():
+        h = model.bn(model.fc(x))
+        wanted = torch.cat([gem(model.fc(h)), gem(model.bn(h))], 1)
+        assert torch.equal(swapped(model)(x)["x"], wanted)
+    assert model.lock is lock
+    assert model(x)["shape"] == (4, 6)

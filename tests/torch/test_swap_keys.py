@@ -70,7 +70,7 @@ def test_a_module_of_torch_that_is_no_activation_is_for_predicates_alone(other):
 @pytest.mark.parametrize("key", [nn.Identity, "1"], ids=["class", "name"])
 def test_a_place_that_is_held_free_is_taken(key):
     model = nn.Sequential(nn.Linear(2, 2), nn.Identity())
-    assert swap(model, {key: "gem"}).changes == (Change("1", "Identity", "GEM(n=1)"),)
+    assert swap(model, {key: "gem"}).changes == (Change("1", "Identity", "GEM(n=1, save='input')"),)
 
 
 @pytest.mark.parametrize("key", [nn.BatchNorm1d, "1", lambda name, _: name == "1"], ids=["class", "name", "predicate"])
@@ -104,7 +104,7 @@ def test_what_is_learnt_in_a_class_of_the_users_own_goes_and_is_said():
     model = nn.Sequential(nn.Linear(3, 3), Slope(1), Slope(3))
     report = swap(model, {Slope: "gem"})
     assert [change.old for change in report.changes] == ["Slope", "Slope with its weights slope"]
-    assert "Slope with its weights slope -> GEM(n=1): 2" in str(report)
+    assert "Slope with its weights slope -> GEM(n=1, save='input'): 2" in str(report)
     assert isinstance(model[2], GEM)
     report.undo()
     assert "2.slope" in model.state_dict()

@@ -17,12 +17,12 @@ from .baselines import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
 from .dispatch import backend_info
 from .functional import activate, egem, gem, gem_glu, segem
 from .gain import calculate_gain
-from .huggingface import register
 from .init import InitReport, init_
+from .integrations.names import act_layer
+from .integrations.timm import register_timm
+from .integrations.transformers import register
 from .modules import EGEM, GEM, GEMGLU, SEGEM, make_activation
-from .names import act_layer
 from .swap import SwapReport, swap
-from .timm import register_timm
 
 __all__ = [
     "EGEM",

@@ -49,6 +49,16 @@ def is_known_class(module: nn.Module) -> bool:
     return type(module).__module__ in _HOMES and is_activation(module)
 
 
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class that a module was made of; `swap` puts a subclass in its place where it serves functions.
+
+    Example:
+        >>> own_class(nn.ReLU())
+        <class 'torch.nn.modules.activation.ReLU'>
+    """
+    return vars(type(module)).get("_own_class", type(module))
+
+
 def named_activations(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Give (dotted name, module) of every recognised activation, each module once; what is inside one is left out."""
     inside: set[int] = set()

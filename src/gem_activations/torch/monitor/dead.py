@@ -18,7 +18,7 @@ from ...catalog import Flat
 from ...errors import GemError
 from ...grammar import to_exact
 from ...spec import GemSpec
-from ..inventory import describe
+from ..inventory import describe, own_class
 
 _WIDE = 64  # Columns from which on a reduction over rows is fast on a CPU.
 
@@ -97,7 +97,7 @@ def recognise(module: nn.Module) -> catalog.Activation | None:
     spec = getattr(module, "spec", None)
     if isinstance(spec, GemSpec):
         return _recognise_spec(spec)
-    kind = type(module)
+    kind = own_class(module)
     if kind.__name__ in _SAME and kind.__module__.startswith(("transformers.", "timm.")):
         return _recognise_foreign(module)
     for entry in _entries_by_class().get(kind, ()):

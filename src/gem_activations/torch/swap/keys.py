@@ -1,7 +1,9 @@
 """What a swap is asked for: its arguments, and the modules that each key chooses."""
 
+import copy
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -11,18 +13,81 @@ from torch.nn.utils.parametrize import ParametrizationList, type_before_parametr
 from ... import catalog
 from ...errors import ModelError
 from ...grammar import quote
-from ..inventory import as_activation, describe, is_activation, list_activations, named_activations
-from .rewrite import FAMILIES, held_functions
+from ...spec import GemSpec
+from ..inventory import as_activation, describe, is_activation, list_activations, named_activations, own_class
+from ..modules import make_activation
+from .functions import family_of
 
 # What holds the parameters of the module around it, and is no layer.
 _HOLDERS = (nn.ParameterList, nn.ParameterDict, ParametrizationList)
 
 
+class Replacement(NamedTuple):
+    """What makes the new activations that one key asks for.
+
+    Attributes:
+        given: An activation of the catalog; or as it was given a module class, a module or a factory.
+    """
+
+    given: Any
+
+    @classmethod
+    def read(cls, choice: Any) -> Self:
+        """Read the value of a key. Raises: ActivationNameError, SpecError: no activation."""
+        if isinstance(choice, (str, catalog.Activation, GemSpec)) or not callable(choice):
+            return cls(as_activation(choice))
+        return cls(choice)
+
+    @property
+    def string(self) -> str | None:
+        """The string of the catalog, if it is one."""
+        return str(self.given) if isinstance(self.given, catalog.Activation) else None
+
+    def make(self, overwrites: bool, keeps_input: bool) -> nn.Module:
+        """Make the module for one place.
+
+        Args:
+            overwrites: What was there overwrites its input; so does the new one, if it has the option.
+            keeps_input: What was there keeps its input for the backward pass, so that its output may be changed; so
+                does the new one, if it has the option, which rules out the other. A module and what a factory gives
+                are taken as they are.
+        Raises: ModelError: a class that needs arguments, or a factory that gives no module.
+        """
+        if isinstance(self.given, nn.Module):
+            return copy.deepcopy(self.given)
+        if not self._is_class and not isinstance(self.given, catalog.Activation):
+            made = self.given()
+            if not isinstance(made, nn.Module):
+                raise ModelError(
+                    f"{quote(self.given)} was called for a new activation, and gave a {type(made).__name__}"
+                )
+            return made
+        for wanted, options in ((keeps_input, {"save": "input"}), (overwrites, {"inplace": True})):
+            try:
+                if wanted:
+                    return self._call(options)
+            except TypeError:  # It has no such option.
+                continue
+        try:
+            return self._call({})
+        except TypeError as error:
+            raise ModelError(
+                f"{quote(self.given)} cannot be made without arguments ({error}); give a factory"
+            ) from error
+
+    def _call(self, options: dict[str, Any]) -> nn.Module:
+        return self.given(**options) if self._is_class else make_activation(self.given, **options)
+
+    @property
+    def _is_class(self) -> bool:
+        return isinstance(self.given, type) and issubclass(self.given, nn.Module)
+
+
 class Request(NamedTuple):
-    """A model, and what is asked for as (key, activation) in order; checked without looking inside the model."""
+    """A model, and what is asked for as (key, what to put there) in order; checked without looking inside the model."""
 
     model: nn.Module
-    choices: tuple[tuple[Any, catalog.Activation], ...]
+    choices: tuple[tuple[Any, Replacement], ...]
 
     @classmethod
     def read(cls, model: nn.Module, choices: Mapping[Any, Any]) -> Self:
@@ -48,21 +113,21 @@ class Request(NamedTuple):
                 raise ModelError(
                     f"{quote(key)} is no key: give a module class, a name pattern, a predicate or a function"
                 )
-        return cls(model, tuple((key, as_activation(choice)) for key, choice in choices.items()))
+        return cls(model, tuple((key, Replacement.read(choice)) for key, choice in choices.items()))
 
 
 def choose(model: nn.Module, names: dict[int, list[str]], key: Any) -> list[nn.Module]:
-    """Give the modules that a key other than a function asks for, each once, without the model itself.
+    """Return the modules that a key other than a function asks for, each once, without the model itself.
 
     Args:
         model: Where to look.
         names: The dotted names of each of its modules, by id.
         key: A class, a name, a pattern or a predicate.
-    Raises: ModelError: the key chooses nothing, or what is no activation.
+    Raises: ModelError: the key chooses what is no activation, or is a predicate that fails.
     """
     inside = [module for module in model.modules() if module is not model]
     if isinstance(key, type):
-        chosen = [module for module in inside if type(module) is key]
+        chosen = [module for module in inside if own_class(module) is key]
     elif not isinstance(key, str):
         chosen = [module for module in inside if any(_ask(key, name, module) for name in names[id(module)])]
     elif _is_pattern(key):
@@ -75,8 +140,6 @@ def choose(model: nn.Module, names: dict[int, list[str]], key: Any) -> list[nn.M
         reason = _reason_to_refuse(key, module)
         if reason:
             raise ModelError(f"{names[id(module)][0]!r} is chosen, a {type(module).__name__}{reason}")
-    if not chosen:
-        raise ModelError(_nothing_matches(model, names, key))
     return chosen
 
 
@@ -127,17 +190,22 @@ def _layer_inside(module: nn.Module) -> str:
     return ""
 
 
-def _nothing_matches(model: nn.Module, names: dict[int, list[str]], key: Any) -> str:
-    held = sorted(
-        {family.name for module in model.modules() for family in FAMILIES for _ in held_functions(module, family)}
-    )
+def nothing_matches(model: nn.Module, names: dict[int, list[str]], key: Any) -> str:
+    """Say that a key other than a function chooses nothing in a model, and what there is."""
+    held = sorted({family for module in model.modules() for family in held_functions(module).values()})
     hint = f"; functions it holds: {', '.join(f'torch.nn.functional.{name}' for name in held)}" if held else ""
     if isinstance(key, str):
         start = _no_name(model, names, key) if _is_pattern(key) else f"no module is called {key!r}"
         example = next((f"; one is called {name!r}" for name, _ in named_activations(model)), "")
         return f"{start}; {list_activations(model)}{example}{hint}"
     what = f"no module is of the class {key.__name__}" if isinstance(key, type) else "the predicate chooses no module"
-    return f"nothing to swap: {what}; {list_activations(model)}{hint}"
+    return f"{what}; {list_activations(model)}{hint}"
+
+
+def held_functions(module: nn.Module) -> dict[str, str]:
+    """Return the attributes of a module that hold a function of torch or a partial of one, and the function's name."""
+    functions = {name: value.func if isinstance(value, partial) else value for name, value in vars(module).items()}
+    return {name: family for name, function in functions.items() if (family := family_of(function)) is not None}
 
 
 def _no_name(model: nn.Module, names: dict[int, list[str]], pattern: str) -> str:

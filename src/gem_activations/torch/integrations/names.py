@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from .. import catalog
-from ..errors import RegistrationError
-from ..spec import MEMBERS
-from .inventory import Choice, as_activation
-from .modules import make_activation
+from ... import catalog
+from ...errors import RegistrationError
+from ...spec import MEMBERS
+from ..inventory import Choice, as_activation
+from ..modules import make_activation
 
 
 def act_layer(activation: Choice) -> Callable[..., nn.Module]:

@@ -5,9 +5,9 @@ import importlib.util
 from types import ModuleType
 from typing import Any
 
-from .. import catalog
-from ..errors import RegistrationError
-from ..extras import framework
+from ... import catalog
+from ...errors import RegistrationError
+from ...extras import framework
 from .names import CatalogNames, refuse_conflicts
 
 _TABLE = "_ACT_LAYER_DEFAULT"

@@ -7,12 +7,17 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..errors import ModelError
-from .inventory import Choice
-from .swapping.keys import Request
-from .swapping.plan import Plan, hand_over, make_plan
+from ...errors import ModelError
+from ..integrations.transformers import Replaced, follow_in_configurations
+from ..inventory import Choice
+from .functions import SERVED, class_that_serves
+from .keys import Request
+from .plan import Plan, hand_over, keeps_output, make_plan
+
+__all__ = ["Change", "Left", "SwapReport", "swap"]
 
 Key = type[nn.Module] | str | Callable[..., Any]
+Value = Choice | nn.Module | Callable[[], nn.Module]
 _MISSING = object()
 _FAST = "activation_relu_or_gelu"  # How torch's transformer layers remember an activation that their fast path knows.
 
@@ -42,11 +47,14 @@ class SwapReport:
         model: The model with the new activations: the one given, or its copy.
         changes: Every place that was changed; a module that is used under several names is one change.
         left: Every place that a key asked for and that was left, with the reason.
+        notes: What else to know, a sentence each: keys that match nothing, places that keep their output for the
+            backward pass, slopes that several calls share, and what became of a configuration of transformers.
     """
 
     model: nn.Module = field(repr=False, compare=False)
     changes: tuple[Change, ...]
     left: tuple[Left, ...]
+    notes: tuple[str, ...]
     _done: "list[_Edit]" = field(repr=False, compare=False)
 
     def undo(self) -> None:
@@ -66,30 +74,36 @@ class SwapReport:
         self._done.clear()
 
     def __str__(self) -> str:
-        """Say it in a few lines: each kind of change with its places, then what was left."""
+        """Say it in a few lines: each kind of change with its places, what was left, and the notes."""
         kinds: dict[str, list[str]] = {}
         for change in self.changes:
             kinds.setdefault(f"{change.old} -> {change.new}", []).append(change.name)
         for left in self.left:
             kinds.setdefault(f"left: {left.reason}", []).append(left.name)
-        places = {kind: f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}" for kind, names in kinds.items()}
-        return "\n".join(f"{len(names)} x {kind}: {places[kind]}" for kind, names in kinds.items())
+        lines = [f"{len(names)} x {kind}: {_name_some(names)}" for kind, names in kinds.items()]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _name_some(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
 
 
 class _Edit(NamedTuple):
-    """One entry of a dictionary of a module's, with what it was and what it becomes."""
+    """One entry of a dictionary, or one attribute of a module, with what it was and what it becomes."""
 
-    home: dict[str, Any]
+    home: Any
     name: str
     old: Any
     new: Any
 
     @classmethod
-    def of(cls, home: dict[str, Any], name: str, new: Any) -> "_Edit":
-        return cls(home, name, home.get(name, _MISSING), new)
+    def of(cls, home: Any, name: str, new: Any) -> "_Edit":
+        return cls(home, name, home.get(name, _MISSING) if isinstance(home, dict) else getattr(home, name), new)
 
     def stands(self) -> bool:
-        return self.home.get(self.name, _MISSING) is self.new
+        now = self.of(self.home, self.name, None).old
+        # torch.export puts equal containers in the place of those that a module holds.
+        return now is self.new or (isinstance(now, (str, dict)) and now == self.new)
 
     def apply(self) -> None:
         self._put(self.new)
@@ -100,24 +114,27 @@ class _Edit(NamedTuple):
         self._put(self.old)
 
     def _put(self, value: Any) -> None:
-        if value is _MISSING:
+        if not isinstance(self.home, dict):
+            setattr(self.home, self.name, value)
+        elif value is _MISSING:
             self.home.pop(self.name, None)
         else:
             self.home[self.name] = value
 
 
-def swap(model: nn.Module, choices: Mapping[Key, Choice], *, inplace: bool = True) -> SwapReport:
+def swap(model: nn.Module, choices: Mapping[Key, Value], *, inplace: bool = True) -> SwapReport:
     """Change activations of a model, in place or in a copy.
 
     Weights, hooks, training mode and the names in the state_dict stay. A module that is used in several places stays
     one. An activation that works in place is followed by one that does, where it can; else its change says "not in
     place", and one that a forward calls as a statement, `self.act(x)`, is left. A slope that is learnt (PReLU) goes
-    with its activation; a new one gets the device and dtype of the weights around it.
+    with its activation; a new one gets the device and dtype of the weights around it. Where an activation keeps its
+    input for the backward pass (GELU, SiLU, Hardswish), what follows may change its output in place: a member of the
+    family in its place is made with save="input", and may be followed by the same.
 
     Args:
         model: Any model; not the activation itself, and not a scripted one.
-        choices: What to change, to which activation (as `make_activation` takes it). Where two keys ask for one place,
-            the first counts. A key is one of:
+        choices: What to change, and to what. If two keys ask for one place, the first counts. A key is one of:
 
             - a module class such as nn.GELU: its instances, not those of subclasses. A class of your own is taken to be
               an activation, and the change names the weights that go with it;
@@ -128,23 +145,27 @@ def swap(model: nn.Module, choices: Mapping[Key, Choice], *, inplace: bool = Tru
               has no parts, such as nn.Dropout;
             - a function such as torch.nn.functional.gelu, torch.relu or torch.Tensor.relu: every spelling of the same
               activation counts, where a module holds the function as an attribute (torch's transformer layers do) and
-              where a forward calls it, by torch.fx. See docs/frameworks/pytorch.md for what torch.fx cannot do.
+              where a forward calls it. The calls of one function in one forward go to one new child module, by
+              torch.overrides.TorchFunctionMode; docs/frameworks/pytorch.md says what that cannot serve.
+
+            A value is an activation as `make_activation` takes it; a module class; or a module, of which each place
+            gets a copy, or a factory, which is called for each place: both are taken as given.
         inplace: Change the model itself; False changes a deep copy, and the model stays as it was.
     Returns: The report. `report.model` is the changed model, `report.undo()` takes the change back.
-    Raises: ActivationNameError, SpecError: no activation; ModelError: nothing to change, a key that matches nothing, a
-        predicate that fails, a model that is swapped already, or a key that chooses what is no activation (a container,
-        a layer with weights or buffers, a class with a layer inside, a class of torch's other than its activations and
-        nn.Identity). The model is then as it was.
+    Raises: ActivationNameError, SpecError: no activation; ModelError: nothing to change, no key that matches anything
+        (one that does not beside one that does is in the report's notes), a predicate that fails, or a key that chooses
+        what is no activation (a container, a layer with weights or buffers, a class with a layer inside, a class of
+        torch's other than its activations and nn.Identity). The model is then as it was.
     Edge cases: torch's nn.TransformerEncoder leaves out its activation in evaluation on its fast path, which knows ReLU
         and GELU only: the swap turns that path off. An activation class that holds its function, such as transformers'
-        GELUActivation, is replaced whole. A forward that torch.fx has rewritten cannot be pickled (PicklingError); its
-        state_dict can. A plain list or dict that holds a replaced module keeps the old one, and is named in `left`.
-        Swap before `torch.compile`.
+        GELUActivation, is replaced whole. A plain list or dict that holds a replaced module keeps the old one, and is
+        named in `left`. A configuration of transformers that names the activation is changed with it if a model made
+        of it is then the swapped one; the notes say so. Swap before `torch.compile`.
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
         >>> report = swap(model, {nn.GELU: "gem(n=2)"})
         >>> print(report)
-        1 x GELU -> GEM(n=2): 1
+        1 x GELU -> GEM(n=2, save='input'): 1
         >>> report.undo()
         >>> model[1]
         GELU(approximate='none')
@@ -159,23 +180,47 @@ def swap(model: nn.Module, choices: Mapping[Key, Choice], *, inplace: bool = Tru
             for applied in reversed(edits[: done + 1]):
                 applied.revert()
             raise
-    changes = tuple(Change(*change) for change in plan.changes)
-    return SwapReport(plan.model, changes, tuple(Left(*left) for left in plan.left), edits)
+    replaced = [
+        Replaced(plan.names[id(old)][0], old, new, made_by.string) for old, new, made_by in plan.modules.values()
+    ]
+    entries, notes = follow_in_configurations(plan.model, [name for name, *_ in plan.changes], replaced)
+    for entry in entries:
+        edits.append(_Edit.of(*entry))
+        edits[-1].apply()
+    changes = tuple(Change(name, old, new) for name, old, new, _ in plan.changes)
+    left = tuple(Left(*each) for each in plan.left)
+    return SwapReport(plan.model, changes, left, (*_list_notes(plan), *notes), edits)
 
 
 def _list_edits(plan: Plan) -> list[_Edit]:
     edits: list[_Edit] = []
-    for parent in plan.model.modules():
+    for parent in (*plan.model.modules(), *plan.apart):
         children: dict[str, Any] = parent._modules
-        put = {name: plan.modules[id(child)] for name, child in children.items() if id(child) in plan.modules}
+        put = {name: plan.modules[id(child)][1] for name, child in children.items() if id(child) in plan.modules}
         held = plan.attributes.get(id(parent), {})
         edits += [_Edit.of(vars(parent), name, _MISSING) for name in held]
-        if id(parent) in plan.forwards:
-            rewritten = plan.forwards[id(parent)]
-            put |= rewritten.children
-            edits.append(_Edit.of(vars(parent), "forward", rewritten.forward))
-        edits += [_Edit.of(children, name, new) for name, new in (put | held).items()]
+        put |= held | plan.children.get(id(parent), {})
+        edits += [_Edit.of(children, name, new) for name, new in put.items()]
+        if id(parent) in plan.graphs:
+            edits.append(_Edit.of(parent, "graph", plan.graphs[id(parent)]))
+        if id(parent) in plan.served:
+            edits.append(_Edit.of(vars(parent), SERVED, plan.served[id(parent)]))
+            edits.append(_Edit.of(parent, "__class__", class_that_serves(type(parent))))
     return edits + _leave_fast_path(plan.model, {id(edit.home) for edit in edits})
+
+
+def _list_notes(plan: Plan) -> list[str]:
+    notes = [f"a key was of no use: {reason}" for reason in plan.unmatched]
+    keeping = [name for name, _, _, new in plan.changes if keeps_output(new)]
+    if keeping:
+        notes.append(
+            f"{len(keeping)} keep the output for the backward pass, or may, as ReLU does, so that what follows must "
+            f"not change it in place: {_name_some(keeping)}"
+        )
+    shared = [name for name, old, _, new in plan.changes if old.startswith("calls ") and list(new.parameters())]
+    if shared:
+        notes.append(f"all calls of one function in one forward share what is learnt: {_name_some(shared)}")
+    return notes
 
 
 def _leave_fast_path(model: nn.Module, homes: set[int]) -> list[_Edit]:

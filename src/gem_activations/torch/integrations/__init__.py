@@ -1,0 +1,1 @@
+"""The names of the catalog in transformers and timm."""

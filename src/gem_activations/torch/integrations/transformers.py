@@ -1,0 +1,155 @@
+"""The names of the catalog in the configurations of transformers."""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ... import catalog
+from ...errors import RegistrationError
+from ...extras import framework
+from ..inventory import describe, named_activations, own_class
+from .names import CatalogNames, refuse_conflicts
+
+
+def register() -> tuple[str, ...]:
+    """Make every activation string valid in the configurations of transformers, with any parameters.
+
+    `GPT2Config(activation_function="egem(n=2, eps=1e-4)")` then works, and so does loading a config.json that names it.
+    transformers has to know the names before it makes a model: call this in every program that loads one. Without it,
+    transformers stops with KeyError: 'egem(n=2, eps=1e-4)'. Calling it again changes nothing, and checks once more that
+    no other package has taken a name.
+
+    Returns: The bare names that transformers has itself, in the catalog's order (relu, leaky_relu, gelu, ...). They
+        keep transformers' meaning; with parentheses, as in "leaky_relu(negative_slope=0.2)", they are the catalog's.
+    Raises: MissingDependencyError: transformers is not installed or older than 5.0; RegistrationError: another package
+        has put a name of the catalog into transformers' table, or this version of transformers keeps its activations in
+        another way.
+    Edge cases: A string with a name of the catalog and a wrong parameter raises SpecError or ActivationNameError where
+        the model is made; any other unknown name is transformers' own KeyError.
+    Example:
+        >>> kept = register()
+        >>> from transformers.activations import ACT2FN
+        >>> ACT2FN["egem(n=2, eps=10)"], "gem" in ACT2FN, "gelu" in kept
+        (EGEM(n=2, eps=10), True, True)
+    """
+    with framework("transformers", at_least="5.0", install="'gem-activations[huggingface]'"):
+        home = importlib.import_module("transformers.activations")
+    table: Any = getattr(home, "ACT2FN", None)
+    own: Any = getattr(home, "ACT2CLS", None)  # What ACT2FN was made from.
+    if not isinstance(table, getattr(home, "ClassInstantier", ())) or not isinstance(own, dict):
+        raise RegistrationError(
+            "this version of transformers does not keep its activations in ACT2CLS and in ACT2FN, a ClassInstantier; "
+            "versions 5 do"
+        )
+    refuse_conflicts("transformers' ACT2FN", table, own)
+    if not isinstance(table, CatalogNames):
+        # The table itself is changed: every file of transformers holds a reference to it.
+        table.__class__ = type("CatalogInstantier", (CatalogNames, type(table)), {"__slots__": ()})
+    return tuple(name for name in catalog.ENTRIES if dict.__contains__(table, name))
+
+
+class Replaced(NamedTuple):
+    """An activation module that `swap` has replaced: its dotted name, both modules, and the catalog's string if any."""
+
+    name: str
+    old: nn.Module
+    new: nn.Module
+    string: str | None
+
+
+def follow_in_configurations(
+    model: nn.Module, changed: list[str], replaced: list[Replaced]
+) -> tuple[list[tuple[dict[str, Any], str, str]], list[str]]:
+    """Find what the configurations of transformers must say so that a saved model comes back as it is now.
+
+    `from_pretrained` makes a model of its configuration. A string is therefore changed only if the model that is made
+    of the configuration with it (on the meta device, without weights) has each activation of the model as it is.
+
+    Args:
+        model: The model after the swap; looked at are the models of transformers in it.
+        changed: The dotted names of all that was changed.
+        replaced: Those of the changes that a configuration may name.
+    Returns: (dictionary, key, value) of each entry to set, and a note for each model of transformers that was changed.
+    """
+    home = sys.modules.get("transformers.modeling_utils")
+    edits: list[tuple[dict[str, Any], str, str]] = []
+    notes: list[str] = []
+    for name, part in _outermost(model, getattr(home, "PreTrainedModel", ())):
+        start = f"{name}." if name else ""
+        if not any(place.startswith(start) for place in changed):
+            continue
+        found = _entries(part, [each for each in replaced if each.name.startswith(start)])
+        before = [(entry, key, entry[key]) for entry, key, _ in found]
+        shown = ", ".join(f"{key}={value!r}" for _, key, value in found)
+        for entry, key, value in found:
+            entry[key] = value
+        comes_back = bool(found) and _comes_back(part)
+        for entry, key, value in before:
+            entry[key] = value
+        whose = f"the configuration of {name or 'the model'}"
+        if comes_back:
+            edits += found
+            notes.append(f"{whose} says {shown} now; call register() before from_pretrained")
+        else:
+            notes.append(
+                f"{whose} stays, since no string in it stands for all that was swapped: what save_pretrained writes, "
+                "from_pretrained gives back with the old activations, to be swapped again"
+            )
+    return edits, notes
+
+
+def _outermost(model: nn.Module, kind: Any) -> Iterator[tuple[str, nn.Module]]:
+    inside: set[int] = set()
+    for name, part in model.named_modules():
+        if isinstance(part, kind) and id(part) not in inside:
+            inside.update(map(id, part.modules()))
+            yield name, part
+
+
+def _entries(part: Any, replaced: list[Replaced]) -> list[tuple[dict[str, Any], str, str]]:
+    """Return the entries of a configuration that name an activation which was replaced, with the new string."""
+    try:
+        register()
+    except RegistrationError:
+        return []
+    table = sys.modules["transformers.activations"].ACT2FN
+    waiting, found = [part.config], []
+    while waiting:
+        entry = vars(waiting.pop())
+        waiting += [value for value in entry.values() if hasattr(value, "to_dict") and hasattr(value, "model_type")]
+        for key, value in entry.items():
+            if "act" in key and isinstance(value, str) and value in table:
+                named = _identity(table[value])
+                strings = {(each.string, _identity(each.new)) for each in replaced if _identity(each.old) == named}
+                # A bare name may be transformers' own; with parentheses it is the catalog's.
+                spellings = [
+                    spelling
+                    for string, new in strings
+                    if string is not None
+                    for spelling in ([string] if "(" in string else [string, f"{string}()"])
+                    if spelling in table and _identity(table[spelling]) == new
+                ]
+                if len(strings) == 1 and spellings:
+                    found.append((entry, key, spellings[0]))
+    return found
+
+
+def _comes_back(part: Any) -> bool:
+    """Tell whether the model that is made of the configuration of a model has the same activations."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = own_class(part)(type(part.config).from_dict(part.config.to_dict()))
+        return all(_identity(made.get_submodule(name)) == _identity(module) for name, module in named_activations(part))
+    except Exception:  # A model that cannot be made so cannot be promised to come back.
+        return False
+
+
+def _identity(module: nn.Module) -> Any:
+    """Return what tells two activations apart by what they compute."""
+    return getattr(module, "spec", None) or (own_class(module), describe(module).replace("inplace=True", ""))

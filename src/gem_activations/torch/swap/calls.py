@@ -1,0 +1,216 @@
+"""Which functions of torch a module's own forward calls, read from its source.
+
+The calls themselves are served while forward runs (see functions.py). What is read here is only which modules have any,
+so that the report can name them and a key that matches nothing is noticed. Reading follows the methods of the module,
+and functions of the user's. It goes by names: a function that is looked up by a string is not seen.
+"""
+
+import ast
+import inspect
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .functions import SPELLINGS, family_of
+
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+_MISSING = object()
+_CHILDREN = {"children", "named_children", "modules", "named_modules", "_modules"}
+_Path = tuple[str | None, ...]
+
+
+class Calls(NamedTuple):
+    """What a forward calls.
+
+    Attributes:
+        families: The functions, by the name that their spellings share, and whether all calls of it are in place.
+        reason: Why the calls of this forward cannot be served, "" if they can.
+    """
+
+    families: dict[str, bool]
+    reason: str
+
+
+def find_calls(module: nn.Module) -> Calls:
+    """Read what the forward of a module's class calls, beside the forwards of its children.
+
+    Example:
+        >>> find_calls(nn.ReLU()).families, find_calls(nn.Linear(1, 1)).families
+        ({'relu': False}, {})
+    """
+    reader = _Reader()
+    reader.read(inspect.getattr_static(type(module), "forward"), module)
+    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        reader.reasons.append("it is a container, and would go through the new activation as one of its parts")
+    return Calls(reader.families, next(iter(reader.reasons), ""))
+
+
+def inside(value: Any, depth: int = 3) -> Iterator[Any]:
+    """Yield a value, or what its containers, partials and static methods hold."""
+    if isinstance(value, _CONTAINERS) and depth:
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from inside(part, depth - 1)
+    elif isinstance(value, (partial, staticmethod)):
+        yield value.func if isinstance(value, partial) else value.__func__
+    else:
+        yield value
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.families: dict[str, bool] = {}
+        self.reasons: list[str] = []
+        self._seen: set[tuple[types.CodeType, int]] = set()
+
+    def read(self, function: Any, this: Any) -> None:
+        """Read a function, and what it calls; `this` is the module that its first argument stands for, or None."""
+        if isinstance(function, property):
+            function = function.fget
+        function = inspect.unwrap(getattr(function, "__func__", function))
+        if not isinstance(function, types.FunctionType) or (function.__code__, id(this)) in self._seen:
+            return
+        code = function.__code__
+        self._seen.add((code, id(this)))
+        first = code.co_varnames[0] if this is not None and code.co_argcount else None
+        for path, in_place in _paths(function, this, first):
+            self._note(path, path[0] is not None and path[0] == first)
+            owner, value = _resolve(path, function, this, first)
+            if value is _MISSING:
+                self._meet(SPELLINGS.get(path[-1] or "") if len(path) > 1 else None, in_place)
+            elif (
+                isinstance(owner, nn.Module) and vars(owner).get(path[-1] or "", _MISSING) is value and _is_held(value)
+            ):
+                continue  # What a module holds is replaced where it is held.
+            else:
+                for each in inside(value):
+                    self._meet(family_of(each), in_place or getattr(each, "__name__", "").endswith("_"))
+                    self._follow(each, owner if isinstance(owner, nn.Module) else this)
+        if this is not None and "super" in code.co_names:
+            for kind in type(this).__mro__:
+                for name in set(code.co_names) & vars(kind).keys():
+                    self._follow(vars(kind)[name], this)
+
+    def _meet(self, family: str | None, in_place: bool) -> None:
+        if family is not None:
+            self.families[family] = in_place and self.families.get(family, True)
+
+    def _note(self, path: _Path, is_own: bool) -> None:
+        if any("checkpoint" in (part or "") for part in path):
+            self.reasons.append(
+                "its forward uses checkpoint, which computes a piece of it again outside of forward; checkpoint the "
+                "whole module from where it is called"
+            )
+        if is_own and not _CHILDREN.isdisjoint(path[1:2]):
+            self.reasons.append("its forward goes through its children, and would meet the new activation among them")
+
+    def _follow(self, value: Any, this: Any) -> None:
+        if isinstance(value, type) and issubclass(value, torch.autograd.Function):
+            other = _Reader()
+            other.read(inspect.getattr_static(value, "forward"), None)
+            if other.families:
+                self.reasons.append(
+                    f"its forward uses the torch.autograd.Function {value.__name__}, whose backward would be that of "
+                    "another activation"
+                )
+        elif isinstance(value, (types.FunctionType, types.MethodType, property)):
+            home = (getattr(value, "__module__", None) or "").partition(".")[0]
+            if home not in ("torch", "gem_activations") and home not in sys.stdlib_module_names - {"__main__"}:
+                # A decorator's function is given the same first argument.
+                takes_it = isinstance(value, property) or _first_name(value) == "self"
+                self.read(value, getattr(value, "__self__", this) if takes_it else None)
+
+
+def _first_name(function: Any) -> str | None:
+    code = inspect.unwrap(getattr(function, "__func__", function)).__code__
+    return code.co_varnames[0] if code.co_argcount else None
+
+
+def _is_held(value: Any) -> bool:
+    return family_of(value.func if isinstance(value, partial) else value) is not None
+
+
+def _paths(function: types.FunctionType, this: Any, first: str | None) -> tuple[tuple[_Path, bool], ...]:
+    """Return each dotted name that a function uses, and whether it is called in place; None begins what has no name."""
+    return _paths_in_source(function.__code__) or tuple(_paths_in_code(function.__code__, function, this, first))
+
+
+@lru_cache(maxsize=1024)
+def _paths_in_source(code: types.CodeType) -> tuple[tuple[_Path, bool], ...]:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
+    except (OSError, TypeError, SyntaxError):
+        return ()
+    in_place = {
+        id(node.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for word in node.keywords
+        if word.arg == "inplace" and isinstance(word.value, ast.Constant) and word.value.value
+    }
+    found: list[tuple[_Path, bool]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            path = _path_of(node)
+            found.append((path, id(node) in in_place or (path[-1] or "").endswith("_")))
+        elif isinstance(node, ast.ImportFrom):
+            found += [((None, alias.name), False) for alias in node.names]
+    return tuple(found)
+
+
+def _path_of(node: ast.expr) -> _Path:
+    if isinstance(node, ast.Name):
+        return (node.id,)
+    return (*_path_of(node.value), node.attr) if isinstance(node, ast.Attribute) else (None,)
+
+
+def _paths_in_code(
+    code: types.CodeType, function: types.FunctionType, this: Any, first: str | None
+) -> Iterator[tuple[_Path, bool]]:
+    """Yield the names of a function without source (`python -c`); one that the module has is taken for the module's."""
+    for name in (*code.co_names, *code.co_freevars):
+        in_place = name.endswith("_")
+        if name in function.__globals__ or name in code.co_freevars:
+            yield (name,), in_place
+        elif this is not None and _look_up(this, name) is not _MISSING:
+            yield (first, name), in_place
+        else:
+            yield (None, name), in_place
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _paths_in_code(constant, function, this, first)
+
+
+def _resolve(path: _Path, function: types.FunctionType, this: Any, first: str | None) -> tuple[Any, Any]:
+    """Return what a dotted name stands for and whose attribute it is; `_MISSING` if that is known at the call only."""
+    code, root = function.__code__, path[0]
+    enclosed = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+    owner, value = None, _MISSING
+    if root is not None and root == first:
+        value = this
+    elif root in enclosed:
+        try:
+            value = enclosed[root].cell_contents
+        except ValueError:  # Nothing is in it yet.
+            value = _MISSING
+    elif root is not None and root not in (*code.co_varnames, *code.co_cellvars):
+        value = function.__globals__.get(root, _MISSING)
+    for name in path[1:]:
+        if value is _MISSING:
+            break
+        owner, value = value, _look_up(value, name or "")
+    return owner, value
+
+
+def _look_up(value: Any, name: str) -> Any:
+    """Return an attribute, without running any code of the user's."""
+    if isinstance(value, nn.Module):
+        for held in (value._modules, value._parameters, value._buffers):
+            if name in held:
+                return held[name]
+    return inspect.getattr_static(value, name, _MISSING)

@@ -1,1 +1,0 @@
-"""What `swap` is made of: keys, the plan, and the forwards that torch.fx rewrites."""
