@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations import GemSpec
-from gem_activations.torch import EGEM, GEM, SEGEM, functional, gem_glu
+from gem_activations.torch import EGEM, GEM, SEGEM, exported, gem_glu
 
 from ..sweeps import bit_patterns, sweep_float32, wide
 from ..tolerances import EXPORTED_CONSTANTS, HALF_ULPS, value_ulps
@@ -51,7 +51,7 @@ class Gated(nn.Module):
 
 
 @cache
-def exported(dtype):
+def session(dtype):
     rows, columns = torch.export.Dim("rows"), torch.export.Dim("columns")
     x = torch.zeros(2, 3, dtype=dtype)
     model = export(Together(), x, dynamic={"x": (rows, columns)})
@@ -60,7 +60,7 @@ def exported(dtype):
 
 
 @cache
-def exported_gated(dtype):
+def gated_session(dtype):
     free = torch.export.Dim.DYNAMIC
     x, gate = torch.zeros(2, 4, dtype=dtype)
     model = export(Gated(), x, gate, dynamic={"x": (free,), "gate": (free,)})
@@ -69,13 +69,14 @@ def exported_gated(dtype):
 
 
 def run_member(number, x):
-    session = exported(x.dtype)
-    outputs = session.get_outputs()
-    return session.run([outputs[number].name], {session.get_inputs()[0].name: x.numpy()})[0]
+    started = session(x.dtype)
+    outputs = started.get_outputs()
+    return started.run([outputs[number].name], {started.get_inputs()[0].name: x.numpy()})[0]
 
 
-def plain(member, x):
-    return functional.activate(x, member.spec, backend="plain").numpy()
+def written(spec, x):
+    """Give what PyTorch computes by the formula that exporters see."""
+    return exported.value(x if x.dtype == torch.float64 else x.float(), spec).to(x.dtype).numpy()
 
 
 def extremes(scale, dtype):
@@ -98,8 +99,10 @@ def test_float32_over_all_inputs(number):
     member = MEMBERS[number]
     x = in_rows(torch.cat([extremes(member.spec.scale, torch.float32), torch.from_numpy(sweep_float32(member.spec))]))
     got, allowed = run_member(number, x), value_ulps(member.n)
-    # The operations are those of the plain formula, each rounded alike: no bit may differ.
-    np.testing.assert_array_equal(got, plain(member, x))
+    # The operations are those of the exported formula, each rounded alike: no bit may differ. For large n the power is
+    # the runtime's own.
+    if member.n <= 8:
+        np.testing.assert_array_equal(got, written(member.spec, x))
     assert ulps_apart(wide(got), member.spec(wide(x)), "float32").max() <= allowed
     # The kernel that serves eager calls rounds in another order; each is within `allowed` of the exact value.
     assert ulps_apart(wide(got), wide(member(x)), "float32").max() <= 2 * allowed
@@ -111,7 +114,8 @@ def test_every_float16_bit_pattern(number):
     x = in_rows(torch.from_numpy(bit_patterns(np.float16)))
     got = run_member(number, x)
     assert got.dtype == np.float16
-    np.testing.assert_array_equal(got, plain(member, x))
+    if member.n <= 8:
+        np.testing.assert_array_equal(got, written(member.spec, x))
     with np.errstate(invalid="ignore"):  # A signalling NaN.
         assert ulps_apart(wide(got), member.spec(wide(x)), "float16").max() <= HALF_ULPS
 
@@ -144,9 +148,9 @@ def test_the_gated_unit(number, dtype):
     spec = GATES[number]
     points = torch.cat([extremes(spec.scale, dtype), torch.linspace(-3, 3, 25).to(dtype)])
     x, gate = (each.reshape(-1) for each in torch.meshgrid(points, points, indexing="ij"))
-    got = run(exported_gated(dtype), x, gate)[number]
+    got = run(gated_session(dtype), x, gate)[number]
     name = str(dtype).removeprefix("torch.")
-    want = gem_glu(x, gate, n=spec.n, eps=spec.eps, leak=spec.leak, backend="plain")
+    want = (x.float() * exported.value(gate.float(), spec)).to(dtype)
     np.testing.assert_array_equal(got, want.numpy())
     eager = gem_glu(x, gate, n=spec.n, eps=spec.eps, leak=spec.leak)
     allowed = HALF_ULPS if dtype == torch.float16 else 2 * value_ulps(spec.n) + 1
@@ -168,6 +172,7 @@ def test_float64_has_the_constants_of_float32(number):
 @pytest.mark.parametrize("shape", [(1, 1), (0, 3), (3, 0), (5, 1000)], ids=str)
 def test_shapes_are_free(shape):
     x = torch.randn(shape)
-    for member, got in zip(MEMBERS, run(exported(torch.float32), x), strict=True):
+    for member, got in zip(MEMBERS, run(session(torch.float32), x), strict=True):
         assert got.shape == shape
-        np.testing.assert_array_equal(got, plain(member, x))
+        if member.n <= 8:
+            np.testing.assert_array_equal(got, written(member.spec, x))

@@ -3,9 +3,6 @@
 All functions compute in at least float32 and return the dtype of their input. `value` and the
 derivatives are made of differentiable operations, so that a tracer or a transform can differentiate them
 again. Parameters are a GemSpec; its `reduction` keeps every power inside float32's range.
-
-PyTorch's ONNX exporter drops a product by a number within 1e-5 of 1, and a sum with a number up to 1e-8. `value`, which
-is what it sees, has neither.
 """
 
 import math
@@ -14,23 +11,22 @@ import torch
 from torch import Tensor
 
 from ..spec import GemSpec
+from . import exported
 
 _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 _SMALL_EPS = 2.0**-8
-_SMALL_LEAK = 1e-4
 
 
 def value(x: Tensor, spec: GemSpec) -> Tensor:
-    """Give f(x) = x (leak + (1 - leak) F(x)); any shape, same dtype."""
+    """Give f(x) = x (leak + (1 - leak) F(x)); any shape, same dtype. Exporters see it in the form of `exported`."""
     wide = widen(x)
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        return exported.value(wide, spec).to(x.dtype)
     power, eps = _gate(wide, spec)
     rise = power / (power + eps)
-    if spec.leak >= _SMALL_LEAK:
+    if spec.leak:
         return (wide * (spec.leak + (1 - spec.leak) * rise)).to(x.dtype)
-    if spec.leak:  # Here 1 - leak would be near 1, and the leak a small term.
-        return (wide * (rise + spec.leak * (1 - rise))).to(x.dtype)
-    # Without relu, -inf * 0 would be NaN. A clamp with one bound would do too, but ONNX Runtime reads the bound that is
-    # left out as the largest finite number, so that infinity would not stay infinity.
+    # Without relu, -inf * 0 would be NaN.
     return (wide.relu() * rise).to(x.dtype)
 
 
