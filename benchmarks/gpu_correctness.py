@@ -71,7 +71,10 @@ def _check(where: str, x: Tensor, spec: GemSpec) -> int:
         for name, result in results.items():
             counted = normal if name == "from output" else ...
             _compare(f"{name}, {spec}, {where}", result[part][counted], exact[name][counted], spec)
-    return len(results)
+        for from_output, kept in ((False, x[part]), (True, y[part])):
+            tensors = (gate[part], grad[part], kept)
+            _compare_second(f"{spec}, {where}", *(tensor[normal] for tensor in tensors), spec, from_output)
+    return len(results) + 4
 
 
 def _exact(x: Tensor, grad: Tensor, gate: Tensor, y: Tensor, spec: GemSpec) -> dict[str, Tensor]:
@@ -95,6 +98,37 @@ def _compare(what: str, result: Tensor, exact: Tensor, spec: GemSpec) -> None:
     worst = float(((result.double() - exact).abs() / unit).nan_to_num(nan=torch.inf).amax()) if exact.numel() else 0.0
     if not worst <= allowed:
         raise WrongKernelError(f"{what}: off by {worst:.3g} units of the last place, {allowed:g} are allowed")
+
+
+def _compare_second(
+    where: str, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
+) -> None:
+    """Compare the pass of second order: relative errors, those of f'' relative to its supremum where that is less.
+
+    From the output the second result is compared as it reaches x, which is times f'(x).
+    """
+    what = f"second order from the {'output' if from_output else 'input'}, {where}"
+    to_grad, to_kept = (result.double() for result in kernels.second(grad_grad, grad, kept, spec, from_output))
+    twice, once = grad_grad.double(), grad.double()
+    x = formula.inverse(kept, spec) if from_output else kept.double()
+    d1, d2, _ = formula.derivatives(x, spec, from_output)
+    slope = d1 if from_output else torch.ones_like(d1)
+    bound = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}[kept.dtype]
+    floor = torch.finfo(kept.dtype).smallest_normal
+    for name, result, exact, sup in (
+        ("to grad", to_grad, twice * d1, floor),
+        (
+            "to what was kept",
+            to_kept * slope,
+            twice * once * d2 * slope,
+            spec.sup_second_derivative * (twice * once).abs(),
+        ),
+    ):
+        excess = (result - exact).abs() - bound * (exact.abs() + sup) - floor
+        if exact.numel() and not float(excess.nan_to_num(nan=torch.inf).amax()) <= 0:
+            raise WrongKernelError(
+                f"{what}, {name}: off by {float(excess.nan_to_num(nan=torch.inf).amax()):.3g} too much"
+            )
 
 
 def _parts(size: int) -> list[slice]:

@@ -24,7 +24,7 @@ from gem_activations import GemSpec
 SIZES = (1 << 24, 1 << 28, 1 << 20)
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 ORDERS = (1, 2, 3, 4)
-PASSES = {"forward": 2, "backward": 3, "glu forward": 3, "glu backward": 5}
+PASSES = {"forward": 2, "backward": 3, "second order": 5, "glu forward": 3, "glu backward": 5}
 """How many tensors a call reads and writes at the least."""
 
 Candidates = dict[str, Callable[..., Any]]
@@ -86,6 +86,10 @@ def prepare(work: str, name: str, x: Tensor, gate: Tensor, grad: Tensor) -> tupl
         return (x, gate)
     if work == "glu backward":
         return (grad, x, gate)
+    if work == "second order":
+        # What a first backward pass kept, and the gradient of its result. ReLU's needs no more than its output.
+        kept = kernels.forward(x, _spec_of(name)) if "output" in name else functional.relu(x) if name == "relu" else x
+        return (gate, grad, kept)
     if name == "relu":
         return (grad, functional.relu(x))
     if "output" in name:
@@ -98,6 +102,7 @@ def candidates(work: str) -> Candidates:
     makers = {
         "forward": _forward,
         "backward": _backward,
+        "second order": _second_order,
         "glu forward": _glu_forward,
         "glu backward": _glu_backward,
     }
@@ -138,6 +143,36 @@ def _backward() -> Candidates:
         ours[f"gem(n={n}) from output"] = partial(kernels.backward, spec=GemSpec(n), from_output=True)
     ours["gem(n=1) compiled"] = _compile(lambda grad, x: grad * formula.derivative(x, GemSpec(1)))
     return {**rivals, **ours}
+
+
+def _second_order() -> Candidates:
+    """The backward pass of a backward pass; of Softplus and SiLU by torch's own operations for it, and compiled."""
+    from gem_activations.kernels import triton as kernels
+
+    rivals: Candidates = {
+        "relu": lambda grad_grad, _, y: torch.ops.aten.threshold_backward(grad_grad, y, 0),
+        "softplus(100)": _softplus_second,
+        "softplus(100) compiled": _compile(_softplus_second),
+        "silu": _silu_second,
+        "silu compiled": _compile(_silu_second),
+    }
+    ours: Candidates = {}
+    for n in ORDERS[:2]:
+        ours[f"gem(n={n}) from input"] = partial(kernels.second, spec=GemSpec(n), from_output=False)
+        ours[f"gem(n={n}) from output"] = partial(kernels.second, spec=GemSpec(n), from_output=True)
+    return {**rivals, **ours}
+
+
+def _softplus_second(grad_grad: Tensor, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    slope = torch.ops.aten.softplus_backward(grad_grad, x, 100, 20)
+    gate = torch.sigmoid(100 * x)
+    return slope, grad_grad * grad * 100 * gate * (1 - gate)
+
+
+def _silu_second(grad_grad: Tensor, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    gate = torch.sigmoid(x)
+    rest = 1 - gate
+    return torch.ops.aten.silu_backward(grad_grad, x), grad_grad * grad * gate * rest * (2 + x * (rest - gate))
 
 
 def _glu_forward() -> Candidates:

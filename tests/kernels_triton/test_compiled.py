@@ -1,6 +1,8 @@
 """What the compiler makes of the kernels for NVIDIA GPUs. It needs none: the code is compiled and read, not run."""
 
 import re
+import subprocess
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,15 @@ import pytest
 from gem_activations import GemSpec
 
 POINTERS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
-KERNELS = ("gem_forward_kernel", "gem_backward_kernel", "gem_glu_forward_kernel", "gem_glu_backward_kernel")
+KERNELS = (
+    "gem_forward_kernel",
+    "gem_backward_kernel",
+    "gem_second_kernel",
+    "gem_third_kernel",
+    "gem_inverse_kernel",
+    "gem_glu_forward_kernel",
+    "gem_glu_backward_kernel",
+)
 
 
 @pytest.fixture
@@ -28,8 +38,8 @@ def compiled(kernels, tmp_path, monkeypatch):
         function = getattr(kernels.elementwise, name)
         bits = {"fp64": 64, "fp32": 32}.get(POINTERS[dtype], 16)
         constants = {"member": member(spec, bits), "block": kernels.BLOCK}
-        if name == "gem_backward_kernel":
-            constants["start"] = start_polynomial(spec.n) if from_output else ()
+        if "start" in function.arg_names:
+            constants["start"] = start_polynomial(spec.n) if from_output or "inverse" in name else ()
         signature, aligned = {}, {}
         for position, argument in enumerate(function.arg_names):
             signature[argument] = "constexpr" if argument in constants else "i64"
@@ -41,6 +51,22 @@ def compiled(kernels, tmp_path, monkeypatch):
         return SimpleNamespace(**triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm)
 
     return build
+
+
+def ptxas_report(cubin: bytes, capability: int) -> dict[str, int]:
+    """Return the registers of a thread and the bytes it spills, as cuobjdump reads them off the machine code."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"sm_{capability}" in text or "REG:" in text
+    return {
+        "registers": int(re.search(r"REG:(\d+)", text)[1]),
+        "spilled": int(re.search(r"STACK:(\d+)", text)[1]) + int(re.search(r"LOCAL:(\d+)", text)[1]),
+    }
 
 
 @pytest.mark.parametrize("dtype", POINTERS)
@@ -60,6 +86,20 @@ def test_the_gradient_from_the_output_has_no_branch_and_spills_nothing(compiled,
     code = compiled("gem_backward_kernel", dtype, spec, from_output=True)
     assert not re.search(r"(?:ld|st)\.local", code.ptx)
     assert not re.search(r"@%p\d+ bra", code.ptx)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("from_output", [False, True], ids=["from-input", "from-output"])
+@pytest.mark.parametrize("name", ["gem_second_kernel", "gem_third_kernel"])
+def test_passes_of_higher_order_spill_nothing(compiled, capfd, name, from_output, capability):
+    """Of 255 registers a thread may have: what ptxas reports is printed, for a reader of the test's output."""
+    for spec in (GemSpec(1, 1e-4), GemSpec(4), GemSpec(2, 1e-4, 0.01)):
+        code = compiled(name, "float32", spec, from_output, capability)
+        report = ptxas_report(code.cubin, capability)
+        with capfd.disabled():
+            print(f"\n{name} {spec} sm_{capability}{' from output' * from_output}: {report}")
+        assert report["spilled"] == 0
+        assert report["registers"] <= 128
 
 
 def test_older_gpus_are_compiled_for(compiled):

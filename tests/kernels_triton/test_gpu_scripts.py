@@ -18,7 +18,7 @@ def script(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", ["gpu_kernels", "gpu_models"])
+@pytest.mark.parametrize("name", ["gpu_kernels", "gpu_models", "gpu_second_order"])
 def test_without_a_gpu_nothing_is_measured(name, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
@@ -52,9 +52,36 @@ def test_candidates_agree_and_are_tabulated(script):
     both = torch.autograd.grad(speed.candidates("glu forward")["geglu"](x, gate), (x, gate), grad)
     with torch.no_grad():
         torch.testing.assert_close(speed.candidates("glu backward")["geglu"](grad, x, gate), both)
+    second = speed.candidates("second order")
+    for name, function in (("silu", torch.nn.functional.silu), ("softplus(100)", speed_softplus)):
+        leaf, upstream = x.detach().clone().requires_grad_(), grad.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(function(leaf), leaf, upstream, create_graph=True)
+        want = torch.autograd.grad(slope, (upstream, leaf), gate.detach())
+        with torch.no_grad():
+            torch.testing.assert_close(second[name](gate, grad, x), want, rtol=1e-4, atol=1e-4)
     lines = speed.summary(rows)
     assert len(lines) == len(rows) + 1
     assert "1000.0" in lines[1]
+
+
+def speed_softplus(x):
+    return torch.nn.functional.softplus(x, beta=100)
+
+
+def test_losses_of_second_order(script):
+    steps = script("gpu_second_order")
+    model = steps.make_model(steps.ARMS["egem"], 2, 8, "cpu")
+    x = torch.rand(5, 3)
+    for loss in (steps.eikonal_loss, steps.laplacian_loss):
+        gradients = torch.autograd.grad(loss(model, x), list(model.parameters()), allow_unused=True)
+        assert gradients[0].isfinite().all()
+    # Of a quadratic function the Laplacian is known.
+    assert steps.laplacian_loss(lambda x: x.square().sum(1), x).item() == pytest.approx(36)
+    rows = [
+        {"kind": "step", "work": "eikonal", "name": name, "seconds": 0.002, "kept_bytes": 2**20}
+        for name in ("softplus(100)", "silu", "egem")
+    ]
+    assert steps.summary(rows)[-1].split() == ["eikonal", "egem", "2.00", "1.000", "1.000", "1"]
 
 
 def test_models_have_the_shape_of_gpt2(script):

@@ -16,7 +16,10 @@ HERE = Path(__file__)
 
 def test_the_kernels_in_the_interpreter():
     pytest.importorskip("triton", reason="Triton is not installed")
-    tests = [str(HERE.with_name(f"test_{name}.py")) for name in ("values", "from_output", "layouts", "gpu_checks")]
+    tests = [
+        str(HERE.with_name(f"test_{name}.py"))
+        for name in ("values", "from_output", "higher_orders", "layouts", "gpu_checks")
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *tests, "-p", "no:cacheprovider", "-p", "no:xdist"],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},

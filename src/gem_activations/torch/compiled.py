@@ -10,7 +10,7 @@ from ..errors import MissingDependencyError
 from ..kernels import cpu
 from ..kernels.cpu import OPERATIONS
 from ..spec import GemSpec
-from .backends import PLAIN, Backend
+from .backends import Backend
 
 _data_address: Any = torch._C._data_address  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _CODES = {getattr(torch, name): code for name, code in cpu.DTYPES.items()}
@@ -106,9 +106,9 @@ class Triton:
     def __init__(self, kernels: Any) -> None:
         self.forward = kernels.forward
         self.backward = kernels.backward
-        self.second = PLAIN.second
-        self.third = PLAIN.third
-        self.inverse = PLAIN.inverse
+        self.second = kernels.second
+        self.third = kernels.third
+        self.inverse = kernels.inverse
         self.glu_forward = kernels.glu_forward
         self.glu_backward = kernels.glu_backward
         self.reason_not_served = kernels.reason_not_served

@@ -16,6 +16,6 @@ except ModuleNotFoundError as error:
         f"the Triton kernels need {error.name}, which is not installed; run: pip install torch triton"
     ) from error
 
-from .launch import backward, forward, glu_backward, glu_forward, reason_not_served
+from .launch import backward, forward, glu_backward, glu_forward, inverse, reason_not_served, second, third
 
-__all__ = ["backward", "forward", "glu_backward", "glu_forward", "reason_not_served"]
+__all__ = ["backward", "forward", "glu_backward", "glu_forward", "inverse", "reason_not_served", "second", "third"]

@@ -10,8 +10,8 @@ the offsets within a block stay 32 bits wide. Everything is computed in float32,
 import triton
 import triton.language as tl
 
-from .gate import gate_power, rise_and_rest, slope, value, widen
-from .inverse import slope_from_output
+from .gate import derivatives, gate_power, rise_and_rest, slope, value, widen
+from .inverse import derivatives_from_output, input_from_output, slope_from_output
 
 
 @triton.jit
@@ -52,6 +52,77 @@ def gem_backward_kernel(
         rise, rest = rise_and_rest(widen(kept), member)
         factor = slope(rise, rest, member)
     tl.store(out_ptr + first + lane, (widen(grad) * factor).to(grad.dtype), mask=inside)
+
+
+@triton.jit
+def gem_second_kernel(
+    grad_grad_ptr,
+    grad_ptr,
+    kept_ptr,
+    to_grad_ptr,
+    to_kept_ptr,
+    size,
+    member: tl.constexpr,
+    start: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Write gg d1 and gg grad d2: d1 = f'(x), d2 its derivative by `kept`: f(x) if there is a start, else x."""
+    first = tl.program_id(0).to(tl.int64) * block
+    lane = tl.arange(0, block)
+    inside = lane < size - first
+    grad_grad = widen(tl.load(grad_grad_ptr + first + lane, mask=inside))
+    grad = tl.load(grad_ptr + first + lane, mask=inside)
+    kept = widen(tl.load(kept_ptr + first + lane, mask=inside))
+    if len(start) > 0:
+        d1, d2, _ = derivatives_from_output(kept, member, start)
+    else:
+        d1, d2, _ = derivatives(kept, member)
+    tl.store(to_grad_ptr + first + lane, (grad_grad * d1).to(grad.dtype), mask=inside)
+    tl.store(to_kept_ptr + first + lane, (grad_grad * widen(grad) * d2).to(grad.dtype), mask=inside)
+
+
+@triton.jit
+def gem_third_kernel(
+    a_ptr,
+    b_ptr,
+    grad_grad_ptr,
+    grad_ptr,
+    kept_ptr,
+    to_grad_grad_ptr,
+    to_grad_ptr,
+    to_kept_ptr,
+    size,
+    member: tl.constexpr,
+    start: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Write a d1 + b grad d2, b gg d2 and a gg d2 + b gg grad d3: the backward pass of `gem_second_kernel`."""
+    first = tl.program_id(0).to(tl.int64) * block
+    lane = tl.arange(0, block)
+    inside = lane < size - first
+    a = widen(tl.load(a_ptr + first + lane, mask=inside))
+    b = widen(tl.load(b_ptr + first + lane, mask=inside))
+    grad_grad = widen(tl.load(grad_grad_ptr + first + lane, mask=inside))
+    stored = tl.load(grad_ptr + first + lane, mask=inside)
+    grad = widen(stored)
+    kept = widen(tl.load(kept_ptr + first + lane, mask=inside))
+    if len(start) > 0:
+        d1, d2, d3 = derivatives_from_output(kept, member, start)
+    else:
+        d1, d2, d3 = derivatives(kept, member)
+    tl.store(to_grad_grad_ptr + first + lane, (a * d1 + b * grad * d2).to(stored.dtype), mask=inside)
+    tl.store(to_grad_ptr + first + lane, (b * grad_grad * d2).to(stored.dtype), mask=inside)
+    tl.store(to_kept_ptr + first + lane, (grad_grad * (a * d2 + b * grad * d3)).to(stored.dtype), mask=inside)
+
+
+@triton.jit
+def gem_inverse_kernel(y_ptr, x_ptr, size, member: tl.constexpr, start: tl.constexpr, block: tl.constexpr):
+    """Write x with f(x) = y."""
+    first = tl.program_id(0).to(tl.int64) * block
+    lane = tl.arange(0, block)
+    inside = lane < size - first
+    y = tl.load(y_ptr + first + lane, mask=inside)
+    tl.store(x_ptr + first + lane, input_from_output(widen(y), member, start).to(y.dtype), mask=inside)
 
 
 @triton.jit

@@ -62,3 +62,33 @@ def slope(rise, rest, member: tl.constexpr):
         return rise * (1.0 + (2.0 * member.n) * rest)
     else:
         return member.leak + (1.0 - member.leak) * rise * (1.0 + (2.0 * member.n) * rest)
+
+
+@triton.jit
+def derivatives(x, member: tl.constexpr):
+    """Return f', f'' and f''' of x; the latter two are 0 for x <= 0 and where the gate rounds to 1."""
+    scaled = x * member.inverse_scale
+    t = tl.clamp(scaled, 0.0, member.limit, propagate_nan=tl.PropagateNan.ALL)
+    odd = t if member.n == 1 else power(t, 2 * member.n - 1)
+    reciprocal = 1.0 / (odd * t + member.eps)
+    gate = odd * t * reciprocal
+    rest = member.eps * reciprocal
+    common = (1.0 - member.leak) * (2.0 * member.n) * rest * member.inverse_scale
+    second = common * (odd * reciprocal) * curvature(gate, member)
+    even = reciprocal if member.n == 1 else power(t, 2 * member.n - 2) * reciprocal
+    third = common * member.inverse_scale * even * change(gate, rest, member)
+    far = scaled >= member.limit
+    return slope(gate, rest, member), tl.where(far, 0.0, second), tl.where(far | (x <= 0.0), 0.0, third)
+
+
+@triton.jit
+def curvature(gate, member: tl.constexpr):
+    """Return f'' x / ((1 - leak) 2n F (1 - F)) = 1 + 2n - 4n F."""
+    return 1.0 + 2.0 * member.n - (4.0 * member.n) * gate
+
+
+@triton.jit
+def change(gate, rest, member: tl.constexpr):
+    """Return f''' x^2 / ((1 - leak) 2n F (1 - F))."""
+    narrow = (2.0 * member.n - 1.0) - (4.0 * member.n) * gate
+    return narrow * curvature(gate, member) - (8.0 * member.n * member.n) * gate * rest

@@ -13,7 +13,7 @@ within a factor of two.
 import triton
 import triton.language as tl
 
-from .gate import power, rise_and_rest, slope
+from .gate import change, curvature, derivatives, power, rise_and_rest, slope
 
 
 @triton.jit
@@ -31,7 +31,59 @@ def slope_from_output(y, member: tl.constexpr, start: tl.constexpr):
 
 
 @triton.jit
+def derivatives_from_output(y, member: tl.constexpr, start: tl.constexpr):
+    """Return d1 = f'(x) with f(x) = y, and the first two derivatives of d1 by y.
+
+    Where f' is nearly 0, so is what the last is multiplied by in the end; it is given as 0.
+    """
+    lowest: tl.constexpr = 2.2250738585072014e-308 if y.dtype == tl.float64 else 1.1754943508222875e-38
+    bounded = tl.clamp(y, lowest, 1e38, propagate_nan=tl.PropagateNan.ALL)
+    if member.leak == 0.0:
+        gate, rest = _gate_from_output(bounded, member, start)
+        first = slope(gate, rest, member)
+        inverse = gate / bounded
+        share = (2.0 * member.n) * rest / (1.0 + (2.0 * member.n) * rest)
+        bent = share * curvature(gate, member)
+        second = bent * inverse
+        third = (share * change(gate, rest, member) - bent * bent) * inverse * inverse / first
+    else:
+        first, of_x, third = derivatives(_root_with_leak(bounded, member, start), member)
+        second = of_x / first
+        third = (third - of_x * second) / (first * first)
+    steep = first >= 8.673617379884035e-19
+    # A NaN, which the arithmetic on bits would lose, comes back by the product.
+    nothing = bounded * 0.0
+    return (
+        tl.where(y > 0.0, first, nothing + member.leak),
+        tl.where(y > 0.0, second, nothing),
+        tl.where((y > 0.0) & steep, third, nothing),
+    )
+
+
+@triton.jit
+def input_from_output(y, member: tl.constexpr, start: tl.constexpr):
+    """Return x with f(x) = y; 0 for y <= 0 if leak is 0."""
+    lowest: tl.constexpr = 2.2250738585072014e-308 if y.dtype == tl.float64 else 1.1754943508222875e-38
+    bounded = tl.clamp(y, lowest, 1e37, propagate_nan=tl.PropagateNan.ALL)
+    if member.leak == 0.0:
+        gate, _ = _gate_from_output(bounded, member, start)
+        x = bounded / gate
+        below = bounded * 0.0
+    else:
+        x = _root_with_leak(bounded, member, start)
+        below = y / member.leak
+    return tl.where(y > 1e37, y, tl.where(y > 0.0, x, below))
+
+
+@triton.jit
 def _slope_without_leak(y, member: tl.constexpr, start: tl.constexpr):
+    gate, rest = _gate_from_output(y, member, start)
+    return slope(gate, rest, member)
+
+
+@triton.jit
+def _gate_from_output(y, member: tl.constexpr, start: tl.constexpr):
+    """Return F and 1 - F."""
     q = _gate_ratio(y, member)
     h = _start(q, start)
     order: tl.constexpr = 2.0 * member.n + 1.0
@@ -42,7 +94,7 @@ def _slope_without_leak(y, member: tl.constexpr, start: tl.constexpr):
         excess = rest + gate - 1.0
         first = order * rest + gate
         h -= h * (excess * first / (first * first - excess * rest * (0.5 * order * (order - 1.0))))
-    return slope(q * h, power(h, 2 * member.n + 1), member)
+    return q * h, power(h, 2 * member.n + 1)
 
 
 @triton.jit
@@ -89,6 +141,13 @@ def _start(q, start: tl.constexpr):
 
 @triton.jit
 def _slope_with_leak(y, member: tl.constexpr, start: tl.constexpr):
+    rise, rest = rise_and_rest(_root_with_leak(y, member, start), member)
+    return slope(rise, rest, member)
+
+
+@triton.jit
+def _root_with_leak(y, member: tl.constexpr, start: tl.constexpr):
+    """Return x by Halley's method."""
     x = y * _stretch(y, member, start)
     if member.halvings > 0:
         # The gate of a large n is a step, which a method of tangents does not find on its own.
@@ -100,12 +159,11 @@ def _slope_with_leak(y, member: tl.constexpr, start: tl.constexpr):
         g = member.leak + (1.0 - member.leak) * rise
         reciprocal = 1.0 / (x * g)
         excess = 1.0 - y * reciprocal
-        bend = (1.0 - member.leak) * (2.0 * member.n) * rise * rest * (x * reciprocal)
-        first = 1.0 + bend
-        second = bend * (1.0 + 2.0 * member.n - 4.0 * member.n * rise)
+        change_of_gate = (1.0 - member.leak) * (2.0 * member.n) * rise * rest * (x * reciprocal)
+        first = 1.0 + change_of_gate
+        second = change_of_gate * (1.0 + 2.0 * member.n - 4.0 * member.n * rise)
         x -= x * (excess * first / (first * first - 0.5 * excess * second))
-    rise, rest = rise_and_rest(x, member)
-    return slope(rise, rest, member)
+    return x
 
 
 @triton.jit

@@ -61,6 +61,42 @@ def backward(grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Te
     return out
 
 
+def second(grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> tuple[Tensor, Tensor]:
+    """Return gg d1 and gg grad d2, the backward pass of `backward`.
+
+    d1 is f'(x) and d2 its derivative by `kept`: f''(x), or f''(x) / f'(x) from the output, whose gradient is multiplied
+    by f'(x) on its way to x. Arguments and errors as in `backward`; both in the memory format of `kept`. From the
+    output, float32: within 1e-5 relative, or relative to sup |f''| near its zero, for n up to 8.
+    """
+    _check(kept, grad_grad, grad)
+    outs = [torch.empty_like(kept), torch.empty_like(kept)]
+    start = start_polynomial(spec.n) if from_output else ()
+    _run(elementwise.gem_second_kernel, [grad_grad, grad, kept], outs, _member(kept, spec), start=start)
+    return outs[0], outs[1]
+
+
+def third(
+    a: Tensor, b: Tensor, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a d1 + b grad d2, b gg d2 and a gg d2 + b gg grad d3, the backward pass of `second`.
+
+    d3 is the derivative of d2 by `kept`. Arguments and errors as in `second`.
+    """
+    _check(kept, a, b, grad_grad, grad)
+    outs = [torch.empty_like(kept) for _ in range(3)]
+    start = start_polynomial(spec.n) if from_output else ()
+    _run(elementwise.gem_third_kernel, [a, b, grad_grad, grad, kept], outs, _member(kept, spec), start=start)
+    return outs[0], outs[1], outs[2]
+
+
+def inverse(y: Tensor, spec: GemSpec) -> Tensor:
+    """Return the x with f(x) = y, 0 for y <= 0 if leak is 0; arguments and errors as in `forward`."""
+    _check(y)
+    out = torch.empty_like(y)
+    _run(elementwise.gem_inverse_kernel, [y], [out], _member(y, spec), start=start_polynomial(spec.n))
+    return out
+
+
 def glu_forward(x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
     """Give x * f(gate), rounded once; arguments and errors as in `backward`, the memory format is that of x."""
     _check(x, gate)
