@@ -1,11 +1,15 @@
 """Builds the C library of gem_activations/kernels/cpu; everything else about the package is in pyproject.toml.
 
-The library needs neither Python's headers nor its ABI: one file serves every Python version. Where it cannot be built
-the package installs without it and computes by the plain formula.
+The library needs neither Python's headers nor its ABI: one file serves every Python version. If it cannot be built the
+package installs without it, computes by the plain formula and its wheel is one for any platform; with
+GEM_ACTIVATIONS_REQUIRE_KERNELS=1 in the environment that is an error.
 """
 
 import hashlib
+import os
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -24,6 +28,14 @@ FLAGS = [
     "-ffp-contract=off",
     "-fvisibility=hidden",
 ]
+# How to repair it is also what a program is told that computes without the library: kernels/cpu/loader.py.
+NOTICE = """
+gem-activations: the C kernels could not be built ({error}).
+The package works without them, on the CPU by a slower formula. Once a C compiler (gcc or clang) is installed, this
+repairs it; put the path of a checkout in the place of the last word if you install from one:
+    pip install --force-reinstall --no-deps --no-cache-dir --no-binary gem-activations gem-activations
+GEM_ACTIVATIONS_REQUIRE_KERNELS=1 makes it an error.
+"""
 
 
 class BuildLibrary(build_ext):
@@ -36,8 +48,15 @@ class BuildLibrary(build_ext):
         return list(ext.export_symbols)  # no PyInit function: it is not a Python module
 
     def build_extension(self, ext: Extension) -> None:
-        super().build_extension(ext)
-        write_checksum(Path(self.get_ext_fullpath(ext.name)))
+        library = Path(self.get_ext_fullpath(ext.name))
+        try:
+            super().build_extension(ext)
+        except Exception as error:
+            library.unlink(missing_ok=True)  # What an earlier build has left must not pass for this one's.
+            if ext.optional:
+                print(NOTICE.format(error=" ".join(str(error).split())), file=sys.stderr)
+            raise  # An optional extension's is caught and logged by setuptools.
+        write_checksum(library)
 
     def copy_extensions_to_source(self) -> None:
         super().copy_extensions_to_source()
@@ -48,10 +67,12 @@ class BuildLibrary(build_ext):
 
 
 class TagWheel(bdist_wheel):
-    """Tags the wheel for its platform and for every Python version."""
+    """Tags the wheel for every Python version, and for its platform unless it is without the library."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+        built = list(Path(self.get_finalized_command("build").build_lib).rglob("gem_kernels.so"))
+        self.root_is_pure = not built
+        return "py3", "none", super().get_tag()[2] if built else "any"
 
 
 def write_checksum(library: Path) -> None:
@@ -64,9 +85,27 @@ library = Extension(
     depends=sorted(map(str, SOURCE.glob("*.h"))),
     extra_compile_args=FLAGS,
     libraries=["m", "dl"] if sys.platform == "linux" else [],
-    optional=True,
+    optional=os.environ.get("GEM_ACTIVATIONS_REQUIRE_KERNELS", "0") in ("", "0"),
 )
 # Microsoft's compiler has neither these flags nor C11 atomics by default: there the plain formula serves.
 modules = [] if sys.platform == "win32" else [library]
 
-setup(ext_modules=modules, cmdclass={"build_ext": BuildLibrary, "bdist_wheel": TagWheel})
+
+def long_description() -> str:
+    """Return the README with links that work where it is shown alone, as on a package index."""
+    address = tomllib.loads(Path("pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+    def absolute(found: re.Match[str]) -> str:
+        picture, text, target = found.groups()
+        return f"{picture}[{text}]({address}/{'raw' if picture else 'blob'}/HEAD/{target})"
+
+    readme = Path("README.md").read_text(encoding="utf-8")
+    return re.sub(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)]+)\)", absolute, readme)
+
+
+setup(
+    ext_modules=modules,
+    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": TagWheel},
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+)

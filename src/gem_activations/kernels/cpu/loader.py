@@ -13,7 +13,10 @@ from ...spec import GemSpec
 from .library import OPERATIONS, Library
 
 LIBRARY = Path(__file__).with_name("gem_kernels.so")
-_BUILD_ADVICE = "install the package again where a C compiler (gcc or clang) is present"
+_BUILD_ADVICE = (
+    "with a C compiler (gcc or clang) installed, run: pip install --force-reinstall --no-deps --no-cache-dir "
+    "--no-binary gem-activations gem-activations (or, for the last word, the path of your checkout)"
+)
 
 
 class Status(NamedTuple):
