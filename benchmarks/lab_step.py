@@ -23,13 +23,13 @@ from gem_activations.lab.data.splits import Dataset, Split
 from gem_activations.lab.recipes.pipeline import Recipe, Scale
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.environment import describe_environment
-from gem_activations.lab.training.group import Alone
+from gem_activations.lab.training.group import SingleProcess
 from gem_activations.lab.training.images import ImageTask
 from gem_activations.lab.training.language import NextToken, TextTask
 from gem_activations.lab.training.optimisation import make_optimizer
-from gem_activations.lab.training.run import Run
 from gem_activations.lab.training.step import Stepper
 from gem_activations.lab.training.tasks import Task
+from gem_activations.lab.training.trainer import Trainer
 
 
 class Case(NamedTuple):
@@ -72,13 +72,13 @@ def noise_task(recipe: Recipe, case: Case) -> Task:
     return ImageTask(recipe, dataset.standardised() if colour else dataset)
 
 
-def lab_chunk(run: Run, steps: int) -> Chunk:
-    stepper = Stepper(run.model, run.task, run.recipe.training, torch.Generator().manual_seed(1), Alone())
+def lab_chunk(run: Trainer, steps: int) -> Chunk:
+    stepper = Stepper(run.model, run.task, run.recipe.training, torch.Generator().manual_seed(1), SingleProcess())
     rates = [run.recipe.training.learning_rate] * steps
     return lambda batches: stepper.train(rates, list(batches))
 
 
-def bare_chunk(run: Run) -> Chunk:
+def bare_chunk(run: Trainer) -> Chunk:
     model, task, training = run.model, run.task, run.recipe.training
     optimizer, generator = make_optimizer(model, training), torch.Generator().manual_seed(1)
     parameters = list(model.parameters())
@@ -109,7 +109,7 @@ def measure(case: Case, activation: str, pairs: int) -> dict[str, object]:
     """Time pairs of chunks, in alternating order."""
     recipe = make_recipe(case.recipe, case.model, case.scale)
     task, steps = noise_task(recipe, case), case.steps
-    lab, bare = lab_chunk(Run(recipe, activation, 0, task), steps), bare_chunk(Run(recipe, activation, 0, task))
+    lab, bare = lab_chunk(Trainer(recipe, activation, 0, task), steps), bare_chunk(Trainer(recipe, activation, 0, task))
     batches = torch.arange(task.sizes["train"]).split(recipe.training.batch_size)
     chunks = [batches[start : start + steps] for start in range(0, len(batches), steps)]
     ratios: list[float] = []

@@ -20,21 +20,22 @@ from pathlib import Path
 
 import torch
 
-from gem_activations.lab.runs.compare import compare
+from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.request import Request
 from gem_activations.lab.runs.runner import Silent
-from gem_activations.lab.store.comparison import FINISHED, EpochMetrics, load_comparison, run_folder
+from gem_activations.lab.store.comparison import load_comparison, run_folder
+from gem_activations.lab.store.records import FINISHED, EpochRow
 from gem_activations.lab.training.checkpoint import load_checkpoint
 
 # Torch imports its compiler at the first step of an optimiser.
 PRELOADED = [
-    "gem_activations.lab.runs.compare",
+    "gem_activations.lab.runs.engine",
     "gem_activations.lab.training.images",
     "sklearn.datasets",
     "torch._dynamo",
 ]
-_OWN_TIMES = {"seconds": 0.0, "step_seconds": None, "step_time_ratio": None, "peak_memory": None}
-_STATE = ("identity", "steps", "model", "optimizer", "best", "random")
+_OWN_TIMES = ("seconds", "step_seconds", "step_time_ratio", "peak_memory")
+_STATE = ("identity", "epochs", "states", "random")
 _EARLY, _LOADING = 0.1, 1.0  # Share of the kills that may come before the runs begin, and within how many seconds.
 _CPU = torch.device("cpu")
 
@@ -45,13 +46,13 @@ class Telling(Silent):
     def __init__(self, begun: Event) -> None:
         self.begun = begun
 
-    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:  # noqa: ARG002
+    def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:  # noqa: ARG002
         self.begun.set()
 
 
 def work(request: Request, begun: Event) -> None:
     torch.set_num_threads(1)
-    compare(request, Telling(begun))
+    run_comparison(request, Telling(begun))
 
 
 def start(request: Request) -> tuple[BaseProcess, Event]:
@@ -119,9 +120,10 @@ def differences(whole: Path, other: Path) -> Iterator[str]:
         yield "the plans"
     for one, two in zip(first.results, second.results, strict=False):
         run = (one.activation, one.seed)
-        if one.status != FINISHED or dataclasses.replace(one, **_OWN_TIMES) != dataclasses.replace(two, **_OWN_TIMES):
+        rows = [{name: x for name, x in each.row().items() if name not in _OWN_TIMES} for each in (one, two)]
+        if one.status != FINISHED or rows[0] != rows[1]:
             yield f"{run}: the results, {one} and {two}"
-        curves = [[dataclasses.replace(epoch, seconds=0.0) for epoch in each.curves[run]] for each in (first, second)]
+        curves = [[{**epoch, "seconds": 0.0} for epoch in each.curves[run]] for each in (first, second)]
         if curves[0] != curves[1]:
             yield f"{run}: the epochs"
         if first.depths.get(run) != second.depths.get(run) or run not in first.depths:
@@ -132,6 +134,11 @@ def differences(whole: Path, other: Path) -> Iterator[str]:
 
 def same_state(first: Path, second: Path) -> bool:
     one, two = (load_checkpoint(run / "checkpoint.pt", _CPU) or {} for run in (first, second))
+    for state in (one, two):
+        trainer = state.get("states", {}).get("trainer", {})
+        trainer.pop("peak", None)  # Memory and times are each process's own.
+        for epoch in trainer.get("metrics", []):
+            epoch.pop("seconds")
     return all(key in one and key in two and same(one[key], two[key]) for key in _STATE)
 
 
@@ -166,6 +173,7 @@ def main() -> None:
         epochs=options.epochs,
         scale=options.scale,
         data_dir=options.data_dir,
+        keep_checkpoints=True,
     )
     seconds = finish(request)
     print(f"runs left alone: {seconds:.1f} s", flush=True)

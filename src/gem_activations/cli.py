@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Args:
         arguments: The words after the command's name; None for those of the process.
-    Returns: Exit status: 0, or 2 for a user's error, or 130 for an interruption.
+    Returns: Exit status: 0, or 2 for a user's error, 3 if a run of a comparison failed, 130 for an interruption.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         from .commands import run_command
 
-        run_command(words)
+        status = run_command(words)
         sys.stdout.flush()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "gem_activations"):
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt as interruption:
         return _fail("; ".join(["interrupted", *map(str, interruption.args)]), status=130)
-    return 0
+    return status
 
 
 def _fail(message: str, status: int = 2) -> int:

@@ -3,59 +3,94 @@
 Frameworks are imported where a command runs, so that help and errors come at once.
 """
 
+import copy
+import dataclasses
 import sys
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg, subcommand
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, Suppress, arg, subcommand
 
 from . import catalog
 from .edge.command import HeaderRequest, write_header
+from .errors import SettingError
 from .grammar import format_call
-from .lab.runs.options import Options
+from .lab.runs.request import Execution, FunctionRequest, Request
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDE = 1000
+RUNS_FAILED = 3
+"""Exit status of a comparison that came to its end and in which a run failed."""
 
 
 @dataclass(frozen=True)
-class Compare(Options):
+class Compare(Request):
     """Train one model with several activations from several seeds, and report what the data allow to say.
 
     The same command run again goes on where it was stopped; more activations or seeds extend the comparison.
     """
 
-    baseline: str | None = None
-    """Activation that the others are compared with; the recipe's or the study's where not given."""
-    rates: Path | None = None
-    """Folder or file of `gem-act tune`: each activation is trained at the learning rate chosen there."""
-
-    def run(self) -> None:
+    def run(self) -> int:
         """Run the comparison, then write and print its report."""
-        from .lab.runs.compare import compare
-        from .lab.runs.distributed import leads
-        from .lab.runs.progress import show_progress
-        from .lab.runs.runner import Silent
-
-        request = self.make_request(baseline=self.baseline, rates=self.rates)
-        try:
-            if not leads():
-                compare(request, Silent())
-                return
-            with show_progress(_console(sys.stderr)) as observer:
-                compare(request, observer)
-            _report(request.folder)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"run the same command again to go on in {request.folder}") from None
+        return _compare(self)
 
 
 @dataclass(frozen=True)
-class Tune(Options):
+class CompareFunction(FunctionRequest):
+    """Train with several activations from several seeds by a function of your own, and report what the data say.
+
+    The same command run again goes on where it was stopped; more activations or seeds extend the comparison.
+    """
+
+    def run(self) -> int:
+        """Run the comparison, then write and print its report."""
+        known = {field.name: getattr(self, field.name) for field in fields(FunctionRequest)}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in known}
+        return _compare(FunctionRequest(**{**known, "options": own}))
+
+
+def _compare(request: Execution) -> int:
+    from .lab.runs.distributed import is_rank_zero
+    from .lab.runs.engine import run_comparison
+    from .lab.runs.progress import show_progress
+    from .lab.runs.runner import Silent
+
+    try:
+        if not is_rank_zero():
+            run_comparison(request, Silent())
+            return 0
+        with show_progress(_console(sys.stderr)) as callback:
+            run_comparison(request, callback)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"run the same command again to go on in {request.folder}") from None
+    return _report(request.folder)
+
+
+def _function_command(place: str) -> type[CompareFunction]:
+    """Return the command whose options are those of any comparison and the parameters of a user's function."""
+    from .lab.runs.experiment import load_object, own_parameters
+
+    train = load_object(place, "a training function")
+    parameters = own_parameters(train)
+    taken = [name for name in parameters if name in {field.name for field in fields(CompareFunction)}]
+    if taken:
+        raise SettingError(f"the parameter {taken[0]} of {place} has the name of an option of gem-act; rename it")
+    hints = typing.get_type_hints(train)
+    own: list[Any] = []
+    for name, parameter in parameters.items():
+        default = dataclasses.field(default_factory=lambda value=parameter.default: copy.copy(value), kw_only=True)
+        own.append((name, hints.get(name, type(parameter.default)), default))
+    return dataclasses.make_dataclass("CompareFunction", own, bases=(CompareFunction,), frozen=True)
+
+
+@dataclass(frozen=True)
+class Tune(Request):
     """Search the learning rate of each activation, with equally many trials for every one, on the validation split.
 
     The test set is left alone. The rates go to a file that `gem-act compare --rates` takes. A trial is one run where
@@ -66,17 +101,18 @@ class Tune(Options):
     """Learning rates of each activation, an odd number: the recipe's own in the middle."""
     factor: float = 2.0
     """Ratio of neighbouring learning rates."""
+    baseline: Suppress[str | None] = dataclasses.field(default=None, kw_only=True)
+    rates: Suppress[Path | None] = None
 
     def run(self) -> None:
         """Run the search, then print the chosen rates."""
         from .lab.runs.progress import show_progress
         from .lab.runs.tuning import tune, tuning_folder, tuning_lines
 
-        request = self.make_request()
-        folder = tuning_folder(request)
+        folder = tuning_folder(self)
         try:
-            with show_progress(_console(sys.stderr)) as observer:
-                tuning = tune(request, self.trials, self.factor, observer)
+            with show_progress(_console(sys.stderr)) as callback:
+                tuning = tune(self, self.trials, self.factor, callback)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"run the same command again to go on in {folder}") from None
         hint = f"Take them with `gem-act compare {self.recipe} --rates {folder}` and the same options."
@@ -90,9 +126,26 @@ class Report:
     folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
     """Output folder of a comparison, finished or not."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Write and print the report."""
-        _report(self.folder)
+        return _report(self.folder)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Put the runs of two comparisons of the same experiment into one folder, such as those of two machines."""
+
+    folders: Annotated[Positional[tuple[Path, Path]], arg(metavar="A B")]
+    """Output folders of comparisons."""
+    out: Path
+    """New folder for the runs of both."""
+
+    def run(self) -> None:
+        """Merge."""
+        from .lab.store.merging import merge
+
+        runs = merge(*self.folders, self.out)
+        print(f"{runs} runs in {self.out}; next: gem-act report {self.out}")
 
 
 @dataclass(frozen=True)
@@ -284,41 +337,45 @@ class CHeader(HeaderRequest):
         _print_lines(write_header(self), _console(sys.stdout))
 
 
-Command = (
-    Annotated[Compare, subcommand("compare")]
-    | Annotated[Tune, subcommand("tune")]
-    | Annotated[Report, subcommand("report")]
-    | Annotated[Data, subcommand("data")]
-    | Annotated[Claims, subcommand("claims")]
-    | Annotated[List, subcommand("list")]
-    | Annotated[Plot, subcommand("plot")]
-    | Annotated[Bench, subcommand("bench")]
-    | Annotated[Certify, subcommand("certify")]
-    | Annotated[Monitor, subcommand("monitor")]
-    | Annotated[CHeader, subcommand("c")]
-)
-
-
-def run_command(words: list[str]) -> None:
+def run_command(words: list[str]) -> int:
     """Read the words of a command line and run the command they name.
 
+    Returns: Exit status: 0, or 3 if a run of a comparison failed.
     Raises: SystemExit: after printing help, with status 0, or for words that fit no command, with status 2;
         GemError: something the user asks for is wrong; KeyboardInterrupt: with what to do next as its argument.
     """
+    compare = _function_command(words[1]) if words[:1] == ["compare"] and ":" in "".join(words[1:2]) else Compare
+    commands = {
+        "compare": compare,
+        "tune": Tune,
+        "report": Report,
+        "merge": Merge,
+        "data": Data,
+        "claims": Claims,
+        "list": List,
+        "plot": Plot,
+        "bench": Bench,
+        "certify": Certify,
+        "monitor": Monitor,
+        "c": CHeader,
+    }
     description = "Smooth activation functions made of rational arithmetic, and a lab that compares them."
-    command = tyro.cli(
-        Command,  # pyright: ignore[reportArgumentType] -- a union of annotated types is tyro's way to name subcommands
+    named = tuple(Annotated[kind, subcommand(name)] for name, kind in commands.items())
+    union: Any = typing.Union[named]  # noqa: UP007 -- a union of annotated types is tyro's way to name subcommands
+    command: Any = tyro.cli(
+        union,
         prog="gem-act",
         description=f"{description} `gem-act --version` prints the version.",
         args=words,
         config=(DisallowNone, OmitArgPrefixes),
     )
-    command.run()
+    return command.run() or 0
 
 
-def _report(folder: Path) -> None:
+def _report(folder: Path) -> int:
     from .lab.report.document import FILES, make_report
     from .lab.statistics.tables import terminal_table
+    from .lab.store.records import FINISHED
 
     report, written = make_report(folder)
     console = _console(sys.stdout)
@@ -329,6 +386,7 @@ def _report(folder: Path) -> None:
     lines += [f"  {name}: {FILES[name]}" for name in FILES if name in names]
     lines.append(f"  plots/: {sum(name.startswith('plots/') for name in names)} files")
     _print_lines(lines, console)
+    return RUNS_FAILED if any(run.status != FINISHED for run in report.comparison.results) else 0
 
 
 def _print_lines(lines: Iterable[str], console: "Console") -> None:

@@ -59,3 +59,7 @@ class StoreError(GemError):
 
 class SettingError(GemError):
     """An option of a comparison is out of its range or names something that is not there."""
+
+
+class ExperimentError(GemError):
+    """A training function that a comparison cannot run, or that does not return what it must."""

@@ -9,25 +9,38 @@ import torch
 
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.report.document import analyse, write_report
-from gem_activations.lab.store.comparison import Comparison, EpochMetrics, RunResult
+from gem_activations.lab.store.records import Comparison, EpochRow, RunResult
 
 ARMS = {"relu": 0.95, "gelu": 0.96, "gem": 0.955, "gem(n=2)": 0.965, "segem(eps=1e-4, leak=0.01)": 0.95}
 
 
-def _epochs(final: float, noise: np.random.Generator, count: int) -> tuple[EpochMetrics, ...]:
+def _epochs(final: float, noise: np.random.Generator, count: int) -> tuple[EpochRow, ...]:
     progress = 1 - 0.5 ** np.arange(1, count + 1)
     return tuple(
-        EpochMetrics(
-            epoch=number + 1,
-            train_loss=float(2.3 * np.exp(-4 * share) + 0.02 * noise.random()),
-            train_accuracy=final * float(share),
-            validation_loss=float(2.3 * np.exp(-3 * share)),
-            validation_accuracy=min(1.0, final * float(share) + 0.01 * float(noise.random())),
-            learning_rate=1e-3,
-            seconds=1.5,
-        )
+        {
+            "epoch": number + 1,
+            "train_loss": float(2.3 * np.exp(-4 * share) + 0.02 * noise.random()),
+            "train_accuracy": final * float(share),
+            "validation_loss": float(2.3 * np.exp(-3 * share)),
+            "validation_accuracy": min(1.0, final * float(share) + 0.01 * float(noise.random())),
+            "learning_rate": 1e-3,
+            "seconds": 1.5,
+        }
         for number, share in enumerate(progress)
     )
+
+
+def _figures(accuracy: float, step_time_ratio: float) -> dict[str, float | None]:
+    return {
+        "test_accuracy": accuracy,
+        "test_loss": 0.1,
+        "validation_accuracy": accuracy,
+        "validation_loss": 0.12,
+        "best_epoch": 6,
+        "parameters": 4810,
+        "step_seconds": 0.002,
+        "step_time_ratio": step_time_ratio,
+    }
 
 
 def fabricate_comparison(
@@ -43,7 +56,7 @@ def fabricate_comparison(
     noise = np.random.default_rng(7)
     shared = 0.003 * noise.standard_normal(seeds)
     results: list[RunResult] = []
-    curves: dict[tuple[str, int], tuple[EpochMetrics, ...]] = {}
+    curves: dict[tuple[str, int], tuple[EpochRow, ...]] = {}
     for seed in range(seeds):
         for activation, level in arms.items():
             accuracy = round(float(level + shared[seed] + 0.003 * noise.standard_normal()), 4)
@@ -57,16 +70,9 @@ def fabricate_comparison(
                     seed=seed,
                     status="failed" if bad else "finished",
                     reason="the training loss is nan in epoch 3" if bad else "",
-                    test_accuracy=None if bad else accuracy,
-                    test_loss=None if bad else 0.1,
-                    validation_accuracy=None if bad else accuracy,
-                    validation_loss=None if bad else 0.12,
-                    best_epoch=None if bad else 6,
                     epochs=2 if bad else 6,
-                    parameters=4810,
-                    step_seconds=0.002,
-                    step_time_ratio=1.0 if activation == "relu" else 1.2 + 0.01 * seed,
                     seconds=9.5,
+                    figures={} if bad else _figures(accuracy, 1.0 if activation == "relu" else 1.2 + 0.01 * seed),
                 )
             )
     return Comparison(

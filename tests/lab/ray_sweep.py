@@ -17,7 +17,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from gem_activations.lab.runs.compare import compare
+from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.request import Request
 from gem_activations.lab.runs.runner import Silent
 
@@ -63,7 +63,7 @@ class Watcher(threading.Thread):
 
 
 def sweep(request: Request) -> None:
-    compare(request, Silent())
+    run_comparison(request, Silent())
 
 
 def join_in(request: Request) -> "subprocess.Popen[bytes]":
@@ -79,7 +79,15 @@ def main(out: Path, epochs: int, arms: tuple[str, ...]) -> None:
         watcher = Watcher(cluster, cluster.add_node(num_cpus=1), out)
         watcher.start()
         try:
-            request = Request("digits", out, arms, SEEDS, epochs, engine="ray", ray_address=cluster.address)
+            request = Request(
+                "digits",
+                out=out,
+                activations=arms,
+                seeds=SEEDS,
+                epochs=epochs,
+                engine="ray",
+                ray_address=cluster.address,
+            )
             sweep(request)
             more = dataclasses.replace(request, seeds=SEEDS + 1)
             local = join_in(more)
@@ -104,6 +112,6 @@ def main(out: Path, epochs: int, arms: tuple[str, ...]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "local":
         folder, seeds, epochs, *arms = sys.argv[2:]
-        sweep(Request("digits", Path(folder), tuple(arms), int(seeds), int(epochs)))
+        sweep(Request("digits", out=Path(folder), activations=tuple(arms), seeds=int(seeds), epochs=int(epochs)))
     else:
         main(Path(sys.argv[1]), int(sys.argv[2]), tuple(sys.argv[3:]))

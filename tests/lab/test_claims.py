@@ -15,7 +15,8 @@ from gem_activations.lab.claims.table import BASELINES, CLAIMS, TWENTY
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.report.document import analyse, write_report
 from gem_activations.lab.statistics.archive import read_comparison
-from gem_activations.lab.store.comparison import Depth, load_comparison
+from gem_activations.lab.store.comparison import load_comparison
+from gem_activations.lab.store.records import Depth
 
 MNIST = Path(__file__).parents[2] / "benchmarks/results/mnist"
 EVERY = {claim.name: claim for claim in CLAIMS}
@@ -28,7 +29,7 @@ def compared(fabricate, recipe, values, *, seeds=4, **fields):
     runs = []
     for place, run in enumerate(comparison.results):
         value = offsets[run.activation] + 1e-4 * math.sin(5 * place)
-        runs.append(dataclasses.replace(run, test_accuracy=value, test_loss=value))
+        runs.append(dataclasses.replace(run, figures={**run.figures, "test_accuracy": value, "test_loss": value}))
     return dataclasses.replace(comparison, results=tuple(runs), recipe={"name": recipe, **fields})
 
 
@@ -173,7 +174,9 @@ def test_curves_and_depths_are_kept(fabricate):
     write_report(analyse(comparison))
     shutil.copy(MNIST / "comparison.json", comparison.folder)  # A plan with gelu and gem in it.
     kept = read_comparison(comparison.folder)
-    assert set(kept.results) == set(comparison.results)
+    assert {(run.activation, run.seed): run for run in kept.results} == {
+        (run.activation, run.seed): run for run in comparison.results
+    }
     assert {run: curve for run, curve in kept.curves.items() if curve} == comparison.curves
     assert kept.depths == comparison.depths
     assert kept.environment == comparison.environment

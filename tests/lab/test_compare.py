@@ -1,4 +1,3 @@
-import dataclasses
 import errno
 import fcntl
 import json
@@ -15,17 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations import files
-from gem_activations.errors import DataError, StoreError
+from gem_activations.errors import DataError, ExperimentError, StoreError
 from gem_activations.lab.models import classifiers as models
-from gem_activations.lab.recipes.pipeline import Recipe
-from gem_activations.lab.runs import compare as engine
-from gem_activations.lab.runs.compare import compare
+from gem_activations.lab.runs import engine
+from gem_activations.lab.runs.engine import run_comparison
+from gem_activations.lab.runs.experiment import Experiment
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.store.comparison import Comparison, EpochMetrics, RunResult, load_comparison, run_folder
+from gem_activations.lab.store.comparison import load_comparison, run_folder
+from gem_activations.lab.store.records import Comparison, EpochRow, RunResult
+from gem_activations.lab.training import run as training_run
 from gem_activations.lab.training.images import ImageTask
 
 ARMS = ("relu", "rrelu", "gem(n=2)")
 EPOCHS = 3
+TIMINGS = ("seconds", "step_seconds", "step_time_ratio", "peak_memory")
 
 
 class Silent:
@@ -37,12 +39,12 @@ class Silent:
         self.before = -1
         self.waits = 0
 
-    def started(self, recipe: Recipe, folder: Path, runs: int, done: int) -> None:
-        assert runs == len(recipe.activations) * recipe.seeds
+    def started(self, experiment: Experiment, folder: Path, runs: int, done: int) -> None:
+        assert runs == len(experiment.arms) * len(experiment.seeds)
         assert folder.is_dir()
         self.before = done
 
-    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:
+    def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:
         assert len(metrics) <= epochs
         if not metrics:
             self.ran.append((activation, seed))
@@ -56,7 +58,7 @@ class Silent:
 
 
 def request(folder: Path, **changes: Any) -> Request:
-    return Request("digits", folder, **{"activations": ARMS, "seeds": 1, "epochs": EPOCHS, **changes})
+    return Request("digits", out=folder, **{"activations": ARMS, "seeds": 1, "epochs": EPOCHS, **changes})
 
 
 def outcome(comparison: Comparison) -> dict[tuple[str, int], Any]:
@@ -64,15 +66,15 @@ def outcome(comparison: Comparison) -> dict[tuple[str, int], Any]:
     found = {}
     for result in comparison.results:
         key = (result.activation, result.seed)
-        numbers = dataclasses.replace(result, seconds=0.0, step_seconds=None, step_time_ratio=None, peak_memory=None)
-        found[key] = numbers, tuple(dataclasses.replace(epoch, seconds=0.0) for epoch in comparison.curves[key])
+        row = {name: value for name, value in result.row().items() if name not in TIMINGS}
+        found[key] = row, tuple({**epoch, "seconds": 0.0} for epoch in comparison.curves[key])
     return found
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """The comparison, never interrupted."""
-    return compare(request(tmp_path_factory.mktemp("whole")), Silent())
+    return run_comparison(request(tmp_path_factory.mktemp("whole")), Silent())
 
 
 def test_every_run_has_its_files_and_its_result(whole: Comparison) -> None:
@@ -80,28 +82,29 @@ def test_every_run_has_its_files_and_its_result(whole: Comparison) -> None:
     assert [(result.activation, result.status) for result in whole.results] == [(arm, "finished") for arm in ARMS]
     for result in whole.results:
         files = {path.name for path in run_folder(whole.folder, result.activation, 0).iterdir()}
-        assert {"config.json", "env.json", "metrics.jsonl", "checkpoint.pt", "result.json"} <= files
+        assert {"config.json", "env.json", "metrics.jsonl", "result.json"} <= files
+        assert not any(name.startswith("checkpoint") for name in files), "a finished run keeps none unless asked"
         assert not any(name.endswith(".tmp") for name in files)
-        assert result.test_accuracy is not None
-        assert result.test_accuracy > 0.8
-        assert result.step_time_ratio is not None
-        assert result.step_time_ratio > 0
+        assert result.figures["test_accuracy"] is not None
+        assert result.figures["test_accuracy"] > 0.8
+        assert result.figures["step_time_ratio"] is not None
+        assert result.figures["step_time_ratio"] > 0
     assert whole.environment["threads"] == 1
     assert whole.environment["packages"]["torch"] == torch.__version__
 
 
 def test_finished_runs_are_not_repeated_and_more_can_be_asked_for(tmp_path: Path, whole: Comparison) -> None:
-    first = compare(request(tmp_path, activations=("rrelu",)), Silent())
+    first = run_comparison(request(tmp_path, activations=("rrelu",)), Silent())
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     observer = Silent()
-    again = compare(request(tmp_path, activations=("relu", "rrelu", "gem(n=2)")), observer)
+    again = run_comparison(request(tmp_path, activations=("relu", "rrelu", "gem(n=2)")), observer)
     assert observer.before == 1
     assert observer.ran == [("relu", 0), ("gem(n=2)", 0)]
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert outcome(again) == outcome(whole)
     assert outcome(first)["rrelu", 0] == outcome(whole)["rrelu", 0]
     more = Silent()
-    compare(request(tmp_path, activations=("relu",), seeds=2), more)
+    run_comparison(request(tmp_path, activations=("relu",), seeds=2), more)
     assert more.ran == [("relu", 1)]
     assert load_comparison(tmp_path).missing == (("rrelu", 1), ("gem(n=2)", 1))
 
@@ -126,17 +129,40 @@ def test_interruption_at_any_write_changes_no_number(
     while True:
         folder, writes = tmp_path / str(stop), 0
         try:
-            done = compare(request(folder, activations=arms), Silent())
+            done = run_comparison(request(folder, activations=arms), Silent())
         except KeyboardInterrupt:
-            done = compare(request(folder, activations=arms), Silent())
+            done = run_comparison(request(folder, activations=arms), Silent())
             assert outcome(done) == {key: expected[key] for key in outcome(done)}
             assert not done.missing
             stop += 1
         else:
             break
-    # The plan; and for each run two descriptions, metrics at the start, checkpoint and metrics an epoch, the checkpoint
-    # before set aside from the second epoch on, a look inside and a result.
-    assert stop - 1 == 1 + 2 * (2 + 1 + 2 * EPOCHS + (EPOCHS - 1) + 2)
+    # The plan; and for each run two descriptions, a checkpoint an epoch, the checkpoint before set aside from the
+    # second epoch on, a look inside and a result. Metrics are appended: see the next test.
+    assert stop - 1 == 1 + 2 * (2 + EPOCHS + (EPOCHS - 1) + 2)
+
+
+def test_line_of_metrics_that_was_broken_off_or_has_no_checkpoint_is_dropped(
+    tmp_path: Path, whole: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = training_run.append_metrics
+    for kept in (1.0, 0.5):  # Of the line of the second epoch, after which the process is killed.
+        folder = tmp_path / str(kept)
+
+        def append(path: Path, row: EpochRow, kept: float = kept) -> None:
+            real(path, row)
+            if row["epoch"] == 2:
+                line = path.read_bytes().splitlines(keepends=True)[-1]
+                content = path.read_bytes()
+                path.write_bytes(content[: len(content) - int((1 - kept) * len(line))])
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training_run, "append_metrics", append)
+            with pytest.raises(KeyboardInterrupt):
+                run_comparison(request(folder, activations=("rrelu",)), Silent())
+        done = run_comparison(request(folder, activations=("rrelu",)), Silent())
+        assert outcome(done)["rrelu", 0] == outcome(whole)["rrelu", 0]
 
 
 # Where the tests run in the background of a shell, the interrupt is ignored, and a child would inherit that.
@@ -194,7 +220,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_processes_that_want_the_same_and_more_share_the_runs(tmp_path: Path, whole: Comparison) -> None:
     processes = [start(tmp_path) for _ in range(2)]
-    compare(request(tmp_path, activations=("gelu", "relu"), seeds=2), Silent())
+    run_comparison(request(tmp_path, activations=("gelu", "relu"), seeds=2), Silent())
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     done = load_comparison(tmp_path)
@@ -225,7 +251,7 @@ def test_run_of_another_process_is_left_alone_and_waited_for(
                 lock.close()
 
     observer = Releasing()
-    assert outcome(compare(request(tmp_path), observer)) == outcome(whole)
+    assert outcome(run_comparison(request(tmp_path), observer)) == outcome(whole)
     assert observer.waits == 3
     assert observer.ran == [(ARMS[1], 0), (ARMS[2], 0), (ARMS[0], 0)]
 
@@ -260,16 +286,20 @@ def test_failed_run_is_kept_with_its_reason_and_the_others_go_on(
 ) -> None:
     real = models.make_activation
     monkeypatch.setattr(models, "make_activation", lambda text: Poison(error) if text == "rrelu" else real(text))
-    comparison = compare(request(tmp_path), Silent())
+    comparison = run_comparison(request(tmp_path), Silent())
     failed = comparison.results[1]
-    assert (failed.activation, failed.status, failed.epochs, failed.test_accuracy) == ("rrelu", "failed", 0, None)
+    status = "failed" if error is None else "infrastructure"
+    assert (failed.activation, failed.status, failed.epochs, failed.figures) == ("rrelu", status, 0, {})
     assert failed.reason.startswith(reason)
     assert comparison.curves["rrelu", 0] == ()
     others = {key: value for key, value in outcome(whole).items() if key[0] != "rrelu"}
     assert {key: value for key, value in outcome(comparison).items() if key[0] != "rrelu"} == others
     observer = Silent()
-    compare(request(tmp_path), observer)
-    assert observer.ran == []
+    run_comparison(request(tmp_path), observer)
+    assert observer.ran == ([] if error is None else [("rrelu", 0)]), "a run that found too little memory is run again"
+    observer = Silent()
+    run_comparison(request(tmp_path, retry_failed=True), observer)
+    assert observer.ran == [("rrelu", 0)]
 
 
 def test_disk_that_is_full_for_a_while_costs_one_run(
@@ -283,9 +313,9 @@ def test_disk_that_is_full_for_a_while_costs_one_run(
         real(path, content)
 
     monkeypatch.setattr(files, "write_atomically", full)
-    comparison = compare(request(tmp_path), Silent())
+    comparison = run_comparison(request(tmp_path), Silent())
     failed = comparison.results[1]
-    assert (failed.activation, failed.status, failed.epochs) == ("rrelu", "failed", 1)
+    assert (failed.activation, failed.status, failed.epochs) == ("rrelu", "infrastructure", 1)
     assert "checkpoint.pt: No space left on device" in failed.reason
     assert len(comparison.curves["rrelu", 0]) == 1
     others = {key: value for key, value in outcome(whole).items() if key[0] != "rrelu"}
@@ -305,9 +335,9 @@ def test_disk_that_is_full_for_a_run_s_every_file_leaves_the_run_missing(
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_atomically", full)
         with pytest.raises(StoreError, match=r"^1 runs could not be stored: .*No space left.*the same command again"):
-            compare(request(tmp_path), Silent())
+            run_comparison(request(tmp_path), Silent())
     assert load_comparison(tmp_path).missing == (("rrelu", 0),)
-    assert outcome(compare(request(tmp_path), Silent())) == outcome(whole)
+    assert outcome(run_comparison(request(tmp_path), Silent())) == outcome(whole)
 
 
 def test_data_that_vanish_cost_the_run_that_needed_them(
@@ -324,30 +354,46 @@ def test_data_that_vanish_cost_the_run_that_needed_them(
         return real(task, split)
 
     monkeypatch.setattr(ImageTask, "evaluation_batches", vanishing)
-    comparison = compare(request(tmp_path), Silent())
-    assert [result.status for result in comparison.results] == ["failed", "finished", "finished"]
-    assert (
-        comparison.results[0].reason == "tokens.bin is missing; delete the run's result.json to have it taken up again"
-    )
+    comparison = run_comparison(request(tmp_path), Silent())
+    assert [result.status for result in comparison.results] == ["infrastructure", "finished", "finished"]
+    assert comparison.results[0].reason == "tokens.bin is missing; the same command tries again"
     assert outcome(comparison)["rrelu", 0] == outcome(whole)["rrelu", 0]
-    (run_folder(tmp_path, ARMS[0], 0) / "result.json").unlink()
-    assert outcome(compare(request(tmp_path), Silent())) == outcome(whole)
+    assert outcome(run_comparison(request(tmp_path), Silent())) == outcome(whole)
 
 
-def test_defect_of_the_program_is_no_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "make_activation", lambda _: Poison(RuntimeError("mat1 and mat2 do not fit")))
-    with pytest.raises(RuntimeError, match="do not fit"):
-        compare(request(tmp_path), Silent())
-    assert len(load_comparison(tmp_path).missing) == 3
+def test_error_that_every_activation_raises_stops_at_once_and_leaves_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "make_activation", lambda _: Poison(RuntimeError("mat1 and mat2 do not fit")))
+        with pytest.raises(ExperimentError, match=r"RuntimeError: mat1 .* fit \(traceback in .*\.txt"):
+            run_comparison(request(tmp_path, seeds=5), Silent())
+    assert len(load_comparison(tmp_path).missing) == 15
+    assert len(list(tmp_path.rglob("traceback.txt"))) == 3
+    observer = Silent()
+    run_comparison(request(tmp_path), observer)
+    assert len(observer.ran) == 3
+    assert not list(tmp_path.rglob("traceback.txt"))
+
+
+def test_error_of_one_activation_fails_its_runs_with_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, error = models.make_activation, RuntimeError("mat1 and mat2 do not fit")
+    monkeypatch.setattr(models, "make_activation", lambda text: Poison(error) if text == "rrelu" else real(text))
+    comparison = run_comparison(request(tmp_path), Silent())
+    assert [result.status for result in comparison.results] == ["finished", "failed", "finished"]
+    assert comparison.results[1].reason == "RuntimeError: mat1 and mat2 do not fit"
+    assert "in forward" in (run_folder(tmp_path, "rrelu", 0) / "traceback.txt").read_text()
 
 
 def test_damaged_result_is_an_error_before_anything_runs(tmp_path: Path) -> None:
-    compare(request(tmp_path, activations=("relu",)), Silent())
+    run_comparison(request(tmp_path, activations=("relu",)), Silent())
     result = run_folder(tmp_path, "relu", 0) / "result.json"
     result.write_text(json.dumps({"activation": "relu"}))
     observer = Silent()
     with pytest.raises(StoreError, match=r"result\.json is damaged"):
-        compare(request(tmp_path), observer)
+        run_comparison(request(tmp_path), observer)
     assert observer.ran == []
 
 

@@ -13,14 +13,18 @@ from gem_activations.lab.data.splits import Dataset, Split
 from gem_activations.lab.recipes.language import Gpt2Plan, gpt2_124m
 from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
 from gem_activations.lab.recipes.registry import make_recipe
+from gem_activations.lab.store.comparison import DEPTH, read_json
+from gem_activations.lab.store.records import Depth
 from gem_activations.lab.training import evaluation
 from gem_activations.lab.training.diagnostics import profile
 from gem_activations.lab.training.evaluation import calibration_error, evaluate, squared_distance
 from gem_activations.lab.training.images import ImageTask
 from gem_activations.lab.training.language import NextToken, TextTask
-from gem_activations.lab.training.run import Run
 from gem_activations.lab.training.tasks import IGNORED, Batch, Task
+from gem_activations.lab.training.trainer import Trainer
 from gem_activations.torch import make_activation
+
+from .running import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -156,24 +160,24 @@ def test_everything_is_recorded_of_every_run(
     assert callable(make)
     sizes: list[int] = []
     monkeypatch.setattr(
-        "gem_activations.lab.training.run.profile",
+        "gem_activations.lab.training.trainer.profile",
         lambda *given: sizes.append(len(given[2].targets)) or profile(*given),
     )
     settings = dataclasses.replace(recipe, training=dataclasses.replace(TRAINING, micro_batch=micro_batch))
-    run = Run(settings, "gem", 0, make(settings))
-    result = run.train(tmp_path / "checkpoint.pt", lambda _: None)
+    trainer = Trainer(settings, "gem", 0, make(settings))
+    result = train(trainer, tmp_path)
     assert sizes == [micro_batch or 8] * 2, "no more examples than fit into memory in training"
     for name in ("test_loss", "calibration_error", "brier", "dead_share", "step_seconds", "step_time_ratio"):
-        assert math.isfinite(getattr(result, name)), name
-    assert result.test_loss is not None
-    assert 0 < result.test_loss < 10
-    assert result.brier is not None
-    assert 0 < result.brier < 2
-    assert result.seconds > sum(epoch.seconds for epoch in run.metrics) > 0
+        assert math.isfinite(result[name]), name
+    assert result["test_loss"] is not None
+    assert 0 < result["test_loss"] < 10
+    assert result["brier"] is not None
+    assert 0 < result["brier"] < 2
+    assert sum(epoch.seconds for epoch in trainer.metrics) > 0
     if Path("/proc/self/status").exists():
-        assert result.peak_memory is not None
-        assert result.peak_memory > 2**20
-    depth = run.depth
+        assert result["peak_memory"] is not None
+        assert result["peak_memory"] > 2**20
+    depth = read_json(tmp_path / DEPTH, Depth)
     assert depth is not None
     assert [len(part) for part in (depth.layers, depth.start_gradients, depth.gradients)] == [layers] * 3
     assert [len(part) for part in (depth.activations, depth.start_dead, depth.dead)] == [activations] * 3

@@ -1,6 +1,5 @@
 """One run trained by two processes that torchrun starts: the numbers of one process, whatever is killed."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -17,12 +16,13 @@ from torch import nn
 from gem_activations.errors import SettingError, StoreError
 from gem_activations.lab.recipes.pipeline import Training
 from gem_activations.lab.runs import distributed
-from gem_activations.lab.runs.compare import compare
-from gem_activations.lab.runs.distributed import Processes
+from gem_activations.lab.runs.distributed import ProcessGroup
+from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.request import Request
 from gem_activations.lab.runs.runner import Silent
-from gem_activations.lab.store.comparison import Comparison, load_comparison, run_folder
-from gem_activations.lab.training.group import Alone
+from gem_activations.lab.store.comparison import load_comparison, run_folder
+from gem_activations.lab.store.records import Comparison
+from gem_activations.lab.training.group import SingleProcess
 from gem_activations.lab.training.step import Stepper
 from gem_activations.lab.training.tasks import Batch
 
@@ -49,8 +49,9 @@ def start(folder: Path, epochs: int = EPOCHS) -> "subprocess.Popen[str]":
 def outcome(comparison: Comparison) -> list[object]:
     """Everything that was found but the timings, exactly."""
     curves = comparison.curves[ARM, 0]
-    results = [(run.test_loss, run.test_accuracy, run.best_epoch, run.parameters) for run in comparison.results]
-    return [results, [dataclasses.replace(epoch, seconds=0.0) for epoch in curves]]
+    names = ("test_loss", "test_accuracy", "best_epoch", "parameters")
+    results = [[run.figures[name] for name in names] for run in comparison.results]
+    return [results, [{**epoch, "seconds": 0.0} for epoch in curves]]
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +67,12 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_give_the_losses_of_one(together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd_batches.install(monkeypatch.setitem)
-    alone = compare(Request("digits", tmp_path, activations=(ARM,), seeds=1, epochs=EPOCHS), Silent())
+    alone = run_comparison(Request("digits", out=tmp_path, activations=(ARM,), seeds=1, epochs=EPOCHS), Silent())
     found = load_comparison(together)
     for epoch, expected in zip(found.curves[ARM, 0], alone.curves[ARM, 0], strict=True):
-        assert epoch.train_loss == pytest.approx(expected.train_loss, rel=TWO_PROCESSES)
-        assert epoch.validation_loss == pytest.approx(expected.validation_loss, rel=TWO_PROCESSES)
-        assert epoch.train_accuracy == pytest.approx(expected.train_accuracy, abs=2 / 1200)
+        assert epoch["train_loss"] == pytest.approx(expected["train_loss"], rel=TWO_PROCESSES)
+        assert epoch["validation_loss"] == pytest.approx(expected["validation_loss"], rel=TWO_PROCESSES)
+        assert epoch["train_accuracy"] == pytest.approx(expected["train_accuracy"], abs=2 / 1200)
     config = json.loads((run_folder(together, ARM, 0) / "config.json").read_text())
     assert config["processes"] == 2
 
@@ -129,7 +130,7 @@ def test_mean_of_the_shares_gradients_is_the_gradient_of_the_batch(
 ) -> None:
     training = Training(1, count, 0.1, optimizer="sgd", momentum=0.0, weight_decay=0.0, micro_batch=micro_batch)
 
-    def step(group: Alone | Rank) -> tuple[list[torch.Tensor], float, list[int], int]:
+    def step(group: SingleProcess | Rank) -> tuple[list[torch.Tensor], float, list[int], int]:
         torch.manual_seed(0)
         model = nn.Linear(6, 4).double()
         calls: list[int] = []
@@ -139,7 +140,7 @@ def test_mean_of_the_shares_gradients_is_the_gradient_of_the_batch(
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         return gradients, float(record.losses[0]), calls, int(record.counts()[1])
 
-    whole, loss, _, targets = step(Alone())
+    whole, loss, _, targets = step(SingleProcess())
     parts = [step(Rank(rank, size)) for rank in range(size)]
     for index, expected in enumerate(whole):
         mean = torch.stack([gradients[index] for gradients, *_ in parts]).mean(0)
@@ -150,19 +151,19 @@ def test_mean_of_the_shares_gradients_is_the_gradient_of_the_batch(
 
 
 @pytest.fixture
-def joined(tmp_path: Path) -> Iterator[Processes]:
+def joined(tmp_path: Path) -> Iterator[ProcessGroup]:
     """A group of one process, as far as gloo can tell."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
-    yield Processes(0, 1, torch.device("cpu"), torch.distributed.group.WORLD)
+    yield ProcessGroup(0, 1, torch.device("cpu"), torch.distributed.group.WORLD)
     torch.distributed.destroy_process_group()
 
 
-def test_batch_norm_on_cpus_is_refused(joined: Processes) -> None:
+def test_batch_norm_on_cpus_is_refused(joined: ProcessGroup) -> None:
     with pytest.raises(SettingError, match="BatchNorm"):
         joined.wrap(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
 
 
-def test_announcement_arrives_as_it_was_sent(joined: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_announcement_arrives_as_it_was_sent(joined: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[torch.Tensor] = []
 
     def listen(tensor: torch.Tensor, *_: object, **__: object) -> None:
@@ -178,20 +179,20 @@ def test_announcement_arrives_as_it_was_sent(joined: Processes, monkeypatch: pyt
     monkeypatch.undo()
 
 
-def test_processes_that_differ_are_told_so(joined: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_differ_are_told_so(joined: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     joined.agree(3, "the epochs")
-    monkeypatch.setattr(Processes, "total", lambda _self, _values: torch.tensor([3, 2]))
+    monkeypatch.setattr(ProcessGroup, "total", lambda _self, _values: torch.tensor([3, 2]))
     with pytest.raises(StoreError, match=r"differ in the epochs \(\[3, 2\]\)"):
         joined.agree(3, "the epochs")
 
 
 def test_every_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert distributed.leads()
-    assert distributed.own_device("cuda:1") == "cuda:1"
+    assert distributed.is_rank_zero()
+    assert distributed.local_device("cuda:1") == "cuda:1"
     for name, value in {"WORLD_SIZE": "4", "MASTER_ADDR": "host", "RANK": "3", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert not distributed.leads()
-    assert distributed.own_device("cpu") == "cpu"
-    assert distributed.own_device("cuda") == "cuda:1"
+    assert not distributed.is_rank_zero()
+    assert distributed.local_device("cpu") == "cpu"
+    assert distributed.local_device("cuda") == "cuda:1"
     with pytest.raises(SettingError, match="a GPU of its own"):
-        distributed.own_device("cuda:0")
+        distributed.local_device("cuda:0")

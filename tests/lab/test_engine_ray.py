@@ -18,11 +18,12 @@ import pytest
 
 from gem_activations.errors import DataError, GemError, MissingDependencyError, SettingError, StoreError
 from gem_activations.lab.runs import engine_ray
-from gem_activations.lab.runs.compare import compare
+from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.engine_ray import Job
-from gem_activations.lab.runs.request import Request, resolve_recipe
+from gem_activations.lab.runs.request import Request
 from gem_activations.lab.runs.runner import Silent
-from gem_activations.lab.store.comparison import Plan, RunResult, load_comparison, write_plan
+from gem_activations.lab.store.comparison import load_comparison, write_plan
+from gem_activations.lab.store.records import Plan, RunResult
 
 from .test_compare import outcome
 
@@ -72,7 +73,9 @@ def test_node_that_dies_loses_no_run_and_doubles_none(tmp_path: Path) -> None:
     assert seen["written"] == [1] * len(ARMS) * SEEDS
     assert seen["local"] == 0
     swept = load_comparison(tmp_path / "ray")
-    local = compare(Request("digits", tmp_path / "local", ARMS, SEEDS, EPOCHS), Silent())
+    local = run_comparison(
+        Request("digits", out=tmp_path / "local", activations=ARMS, seeds=SEEDS, epochs=EPOCHS), Silent()
+    )
     assert not swept.missing
     assert outcome(swept) == outcome(local)
 
@@ -107,7 +110,7 @@ class FakeRay:
         return [{"Alive": True, "Resources": machine} for machine in self.machines]
 
 
-FINISHED = RunResult("gelu", 0, "finished", "", 0.9, 0.3, 0.8, 0.4, 2, 2, 10, 1e-3, 1.25, 3.5)
+FINISHED = RunResult("gelu", 0, "finished", "", 2, 3.5, {"test_accuracy": 0.9})
 ANSWERS: dict[str, Any] = {
     "done": FINISHED,
     "busy": None,
@@ -175,10 +178,10 @@ def test_a_run_takes_its_threads_and_its_share_of_a_gpu(
 ) -> None:
     cluster = Cluster()
     monkeypatch.setattr(engine_ray, "_connected", lambda _: contextlib.nullcontext(cluster))
-    request = Request("digits", tmp_path, engine="ray", device=device, replicas=replicas)
-    plan = Plan({}, "gelu", device, 3, {}, ("gelu",), 1)
+    request = Request("digits", out=tmp_path, engine="ray", device=device, replicas=replicas)
+    plan = Plan({}, "gelu", device, 3, {}, ("gelu",), (0,))
     observer = Counting()
-    engine_ray.run_on_ray(Job(request, resolve_recipe(request), plan), [("gelu", 0)], observer)
+    engine_ray.run_on_ray(Job(request, plan), {("gelu", 0): None}, observer)
     assert [(need["num_cpus"], need["num_gpus"]) for need in cluster.needs] == [(3.0, gpus)]
     assert observer.results == [FINISHED]
 
@@ -197,9 +200,9 @@ def test_cluster_without_a_machine_that_fits_is_refused(needs: dict[str, float],
 
 
 def test_machine_that_sees_other_folders_or_data_says_so(tmp_path: Path) -> None:
-    request = Request("digits", tmp_path, engine="ray")
-    plan = Plan({}, "gelu", "cpu", 1, {"train": "of another machine"}, ("gelu",), 1)
-    job = Job(request, resolve_recipe(request), plan)
+    request = Request("digits", out=tmp_path, engine="ray")
+    plan = Plan({}, "gelu", "cpu", 1, {"train": "of another machine"}, ("gelu",), (0,))
+    job = Job(request, plan)
     with pytest.raises(StoreError, match="does not see the comparison"):
         engine_ray._prepare(job)
     write_plan(tmp_path, plan)
@@ -218,7 +221,7 @@ def test_machine_that_sees_other_folders_or_data_says_so(tmp_path: Path) -> None
 )
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        compare(Request("digits", tmp_path / "out", **changes), Silent())
+        run_comparison(Request("digits", out=tmp_path / "out", **changes), Silent())
     assert not (tmp_path / "out").exists()
 
 
@@ -226,10 +229,12 @@ def test_ray_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "host")
     with pytest.raises(SettingError, match="leave torchrun away"):
-        compare(Request("digits", tmp_path / "out", engine="ray"), Silent())
+        run_comparison(Request("digits", out=tmp_path / "out", engine="ray"), Silent())
 
 
 def test_missing_ray_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"ray.*pip install .*gem-activations\[ray\]"):
-        compare(Request("digits", tmp_path / "out", ("gelu",), 1, 1, engine="ray"), Silent())
+        run_comparison(
+            Request("digits", out=tmp_path / "out", activations=("gelu",), seeds=1, epochs=1, engine="ray"), Silent()
+        )

@@ -56,8 +56,10 @@ def test_killed_comparison_has_every_run_once(killed: Path) -> None:
 def change_result(run: Path) -> None:
     result = read_result(run.parents[2], "rrelu", 1)
     assert result is not None
-    assert result.test_loss is not None
-    write_result(run.parents[2], dataclasses.replace(result, test_loss=math.nextafter(result.test_loss, 1)))
+    loss = result.figures["test_loss"]
+    assert loss is not None
+    changed = {**result.figures, "test_loss": math.nextafter(loss, 1)}
+    write_result(run.parents[2], dataclasses.replace(result, figures=changed))
 
 
 def change_epoch(run: Path) -> None:
@@ -74,7 +76,7 @@ def change_depth(run: Path) -> None:
 def change_weight(run: Path) -> None:
     state = load_checkpoint(run / "checkpoint.pt", torch.device("cpu"))
     assert state is not None
-    weight = next(iter(state["model"].values()))
+    weight = next(iter(state["states"]["trainer"]["model"].values()))
     weight.view(-1)[0] = torch.nextafter(weight.view(-1)[0], torch.tensor(9.0))
     save_checkpoint(run / "checkpoint.pt", state)
 

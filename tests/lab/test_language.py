@@ -14,10 +14,12 @@ from gem_activations.lab.models.classifiers import count_parameters
 from gem_activations.lab.models.language import build_language_model
 from gem_activations.lab.recipes.language import BertPlan, Gpt2Plan, bert_small, gpt2_124m
 from gem_activations.lab.recipes.pipeline import Recipe, Subset
-from gem_activations.lab.store.comparison import EpochMetrics
+from gem_activations.lab.store.records import EpochRow
 from gem_activations.lab.training.language import MaskedTokens, NextToken, TextTask, load_task, make_windows
 from gem_activations.lab.training.optimisation import learning_rates, make_optimizer
-from gem_activations.lab.training.run import Run
+from gem_activations.lab.training.trainer import Trainer
+
+from .running import train
 
 GPT2 = Gpt2Plan(layers=2, width=16, heads=2, context=12, vocabulary=300)
 BERT = BertPlan(layers=2, width=16, heads=2, feed_forward=32, context=22, positions=24, vocabulary=150)
@@ -54,10 +56,6 @@ def recipe(kind: str, plan: Gpt2Plan | BertPlan | None = None, **changes: Any) -
 
 def state(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.state_dict())
-
-
-def ignore(_: list[EpochMetrics]) -> None:
-    """Take what a run tells after each epoch."""
 
 
 @pytest.mark.parametrize(
@@ -220,23 +218,23 @@ def test_training_masks_are_fresh_and_follow_the_generator(corpus: Path) -> None
 def test_resumed_run_equals_one_never_stopped(tmp_path: Path, corpus: Path, kind: str) -> None:
     task = load_task(recipe(kind), corpus)
 
-    def start() -> Run:
-        return Run(recipe(kind), "egem(eps=10)", 1, task, {"run": kind})
+    def start() -> Trainer:
+        return Trainer(recipe(kind), "egem(eps=10)", 1, task)
 
     whole = start()
-    result = whole.train(tmp_path / "whole.pt", ignore)
+    result = train(whole, tmp_path / "whole")
     steps = itertools.count()
 
-    def stop(metrics: list[EpochMetrics]) -> None:
+    def stop(metrics: list[EpochRow]) -> None:
         if metrics and next(steps) == 0:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        start().train(tmp_path / "stopped.pt", stop)
+        train(start(), tmp_path / "stopped", stop)
     resumed = start()
-    again = resumed.train(tmp_path / "stopped.pt", ignore)
+    again = train(resumed, tmp_path / "stopped")
     assert [epoch.train_loss for epoch in resumed.metrics] == [epoch.train_loss for epoch in whole.metrics]
-    assert (again.test_loss, again.validation_loss) == (result.test_loss, result.validation_loss)
+    assert (again["test_loss"], again["validation_loss"]) == (result["test_loss"], result["validation_loss"])
     ours, theirs = state(resumed.model), state(whole.model)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -245,11 +243,11 @@ def test_resumed_run_equals_one_never_stopped(tmp_path: Path, corpus: Path, kind
 def test_training_learns(tmp_path: Path, corpus: Path, kind: str) -> None:
     settings = recipe(kind, learning_rate=1e-2)
     settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, epochs=10, epoch_steps=10))
-    run = Run(settings, "gem", 0, load_task(settings, corpus), {})
-    result = run.train(tmp_path / "run.pt", ignore)
+    run = Trainer(settings, "gem", 0, load_task(settings, corpus))
+    result = train(run, tmp_path / "run")
     losses = [epoch.validation_loss for epoch in run.metrics]
     assert losses[-1] < losses[0] - 0.3
-    assert result.test_loss == pytest.approx(min(losses), abs=0.3)  # 14 words, drawn alike in all splits.
+    assert result["test_loss"] == pytest.approx(min(losses), abs=0.3)  # 14 words, drawn alike in all splits.
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
@@ -259,8 +257,8 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path, corp
     losses: list[list[float]] = []
     for micro_batch in (None, 3):
         settings = recipe(kind, plan, micro_batch=micro_batch)
-        run = Run(settings, "relu", 0, task, {})
-        run.train(tmp_path / f"{micro_batch}.pt", ignore)
+        run = Trainer(settings, "relu", 0, task)
+        train(run, tmp_path / str(micro_batch))
         losses.append([epoch.train_loss for epoch in run.metrics] + [epoch.validation_loss for epoch in run.metrics])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 

@@ -19,7 +19,7 @@ from gem_activations.lab.report.drawing import FAMILY, GREY, RIVALS, render, sty
 from gem_activations.lab.report.plots import write_family_picture
 from gem_activations.lab.report.shapes import sample_shape
 from gem_activations.lab.statistics.summary import summarise
-from gem_activations.lab.store.comparison import Depth
+from gem_activations.lab.store.records import Depth
 
 EVERY_PLOT = ["accuracy", "differences", "validation-accuracy", "train-loss", "activations"]
 
@@ -69,7 +69,7 @@ def test_accuracies_are_drawn_in_percent(fabricate):
     comparison = fabricate()
     axes = comparison_figures(comparison)["accuracy"].axes[0]
     drawn = points_of(axes, styles(comparison.activations)["gem"].color, "o")
-    stored = [100 * run.test_accuracy for run in comparison.results if run.activation == "gem"]
+    stored = [100 * run.figures.get("test_accuracy") for run in comparison.results if run.activation == "gem"]
     assert sorted(drawn) == pytest.approx(sorted(stored))
     assert [label.get_text() for label in axes.get_yticklabels()] == list(comparison.activations)
 
@@ -78,7 +78,7 @@ def test_differences_are_drawn_pair_by_pair_with_both_intervals(fabricate):
     comparison = fabricate(failed=[("gem", 1)], seeds=4)
     color = styles(comparison.activations)["gem"].color
     axes = comparison_figures(comparison)["differences"].axes[0]
-    scores = {(run.activation, run.seed): run.test_accuracy for run in comparison.results}
+    scores = {(run.activation, run.seed): run.figures.get("test_accuracy") for run in comparison.results}
     expected = [100 * (scores["gem", seed] - scores["gelu", seed]) for seed in (0, 2, 3)]
     assert points_of(axes, color, "o") == pytest.approx(expected)
     difference = next(arm.difference for arm in summarise(comparison).arms if arm.activation == "gem")
@@ -101,7 +101,7 @@ def test_learning_curves_show_mean_range_and_failed_runs(fabricate):
     panel = figure.axes[list(comparison.activations).index("gem")]
     color = styles(comparison.activations)["gem"].color
     mean, *failed = lines_of(panel, color)
-    finished = [[epoch.validation_accuracy for epoch in comparison.curves["gem", seed]] for seed in (0, 2)]
+    finished = [[epoch["validation_accuracy"] for epoch in comparison.curves["gem", seed]] for seed in (0, 2)]
     assert mean.get_ydata() == pytest.approx(100 * np.mean(finished, axis=0))
     band = panel.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((100 * np.min(finished), 100 * np.max(finished)))
@@ -246,7 +246,7 @@ def test_a_comparison_by_loss_is_drawn_in_nats(fabricate):
     assert list(figures)[:4] == ["loss", "differences", "validation-loss", "train-loss"]
     assert figures["loss"].axes[0].get_xlabel() == "test loss, nats"
     curve = lines_of(figures["validation-loss"].axes[1], styles(comparison.activations)["gelu"].color)[0]
-    stored = [epoch.validation_loss for epoch in comparison.curves["gelu", 0]]
+    stored = [epoch["validation_loss"] for epoch in comparison.curves["gelu", 0]]
     assert curve.get_ydata() == pytest.approx(stored)
 
 

@@ -8,16 +8,18 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gem_activations.lab.recipes.registry import make_recipe
+from gem_activations.lab.runs.experiment import Experiment, of_recipe
 from gem_activations.lab.runs.progress import Bars, Lines, show_progress
-from gem_activations.lab.store.comparison import EpochMetrics, RunResult
+from gem_activations.lab.store.records import RunResult
 
-RESULT = RunResult(
-    activation="gem(n=2)", seed=1, status="finished", reason="", test_accuracy=0.25, test_loss=3.0,
-    validation_accuracy=0.5, validation_loss=2.0, best_epoch=1, epochs=1, parameters=1, step_seconds=None,
-    step_time_ratio=None, seconds=1.0,
-)  # fmt: skip
-UNTESTED = dataclasses.replace(RESULT, test_accuracy=None, test_loss=None)
-FAILED = dataclasses.replace(UNTESTED, status="failed", reason="NaN", validation_accuracy=None, validation_loss=None)
+SCORES = {"test_accuracy": 0.25, "test_loss": 3.0, "validation_accuracy": 0.5, "validation_loss": 2.0}
+RESULT = RunResult("gem(n=2)", 1, "finished", "", 1, 1.0, SCORES)
+UNTESTED = dataclasses.replace(RESULT, figures={**SCORES, "test_accuracy": None, "test_loss": None})
+FAILED = dataclasses.replace(RESULT, status="failed", reason="NaN", figures={})
+
+
+def experiment(recipe: str) -> Experiment:
+    return of_recipe(make_recipe(recipe), None, (0, 1, 2))
 
 
 @pytest.mark.parametrize(("recipe", "tested", "untested"), [
@@ -28,7 +30,7 @@ FAILED = dataclasses.replace(UNTESTED, status="failed", reason="NaN", validation
 def test_a_run_is_said_in_the_metric_of_its_recipe(recipe: str, tested: str, untested: str) -> None:
     console = Console(file=io.StringIO(), width=200)
     lines = Lines(console)
-    lines.started(make_recipe(recipe), Path("out"), 3, 0)
+    lines.started(experiment(recipe), Path("out"), 3, 0)
     for result in (RESULT, UNTESTED, FAILED):
         lines.ended(result)
     assert isinstance(console.file, io.StringIO)
@@ -43,10 +45,10 @@ def test_the_bar_of_a_run_has_the_metric_on_validation() -> None:
     console = Console(file=io.StringIO())
     progress = Progress(console=console)
     bars = Bars(console, progress)
-    bars.started(make_recipe("bert-small"), Path("out"), 1, 0)
+    bars.started(experiment("bert-small"), Path("out"), 1, 0)
     bars.epoch("gelu", 0, [], 2)
     assert progress.tasks[-1].description == "gelu, seed 0"
-    bars.epoch("gelu", 0, [EpochMetrics(1, 5.0, 0.1, 4.5, 0.2, 1e-3, 1.0)], 2)
+    bars.epoch("gelu", 0, [{"epoch": 1, "validation_loss": 4.5}], 2)
     assert progress.tasks[-1].description == "gelu, seed 0, validation loss 4.500 nats"
 
 

@@ -26,7 +26,6 @@ from gem_activations.lab.statistics.words import (
     signed,
     value_text,
 )
-from gem_activations.lab.store.comparison import RunResult
 
 
 def points(fraction):
@@ -99,14 +98,20 @@ def words_of(page):
 def arm_with(comparison, accuracies, activation="gem"):
     """Replace the test accuracies of one arm, seed by seed."""
     runs = tuple(
-        dataclasses.replace(run, test_accuracy=accuracies[run.seed]) if run.activation == activation else run
+        dataclasses.replace(run, figures={**run.figures, "test_accuracy": accuracies[run.seed]})
+        if run.activation == activation
+        else run
         for run in comparison.results
     )
     return dataclasses.replace(comparison, results=runs)
 
 
 def baseline_plus(comparison, differences):
-    scores = {run.seed: run.test_accuracy for run in comparison.results if run.activation == comparison.baseline}
+    scores = {
+        run.seed: run.figures.get("test_accuracy")
+        for run in comparison.results
+        if run.activation == comparison.baseline
+    }
     return arm_with(comparison, {seed: scores[seed] + differences[seed] for seed in scores})
 
 
@@ -141,8 +146,8 @@ def test_the_same_store_gives_the_same_bytes(fabricate):
 
 def test_results_have_one_row_a_run_and_the_fields_of_the_store(reported):
     table = pl.read_parquet(reported.folder / "results.parquet")
-    assert table.columns == [field.name for field in dataclasses.fields(RunResult)]
-    assert table.rows() == [dataclasses.astuple(run) for run in reported.results]
+    assert table.columns == list(reported.results[0].row())
+    assert table.to_dicts() == [{**dict.fromkeys(table.columns), **run.row()} for run in reported.results]
     failed = table.filter(pl.col("status") == "failed")
     assert failed.select("activation", "seed", "test_accuracy").rows() == [("gem", 1, None)]
     as_text = pl.read_csv(reported.folder / "results.csv", schema=table.schema)
@@ -153,7 +158,7 @@ def test_results_of_a_comparison_without_a_run_keep_their_types(fabricate):
     comparison = fabricate(arms={"gelu": 0.9}, seeds=1, missing=[("gelu", 0)])
     write_report(comparison)
     schema = pl.read_parquet(comparison.folder / "results.parquet").schema
-    assert (schema["test_accuracy"], schema["seed"], schema["status"]) == (pl.Float64, pl.Int64, pl.String)
+    assert (schema["activation"], schema["seed"], schema["status"]) == (pl.String, pl.Int64, pl.String)
 
 
 def test_the_summary_file_holds_the_statistics(reported):

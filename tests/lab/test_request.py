@@ -7,8 +7,10 @@ import torch
 
 from gem_activations.errors import ActivationNameError, SettingError, SpecError, StoreError
 from gem_activations.lab.report.document import FILES
-from gem_activations.lab.runs.request import Request, agree_on_plan, check_folder, find_device, resolve_recipe
-from gem_activations.lab.store.comparison import Plan, read_plan
+from gem_activations.lab.runs.planning import agree_on_plan, check_folder, find_device, resolve, resolve_recipe
+from gem_activations.lab.runs.request import Request
+from gem_activations.lab.store.comparison import read_plan
+from gem_activations.lab.store.records import Plan
 
 CPU = torch.device("cpu")
 DATA = {"train": "a" * 64, "test": "b" * 64}
@@ -16,7 +18,7 @@ DATA = {"train": "a" * 64, "test": "b" * 64}
 
 def agree(request: Request, checksums: dict[str, str] | None = None) -> Plan:
     check_folder(request.folder)
-    return agree_on_plan(request, resolve_recipe(request), CPU, checksums or DATA)
+    return agree_on_plan(request, resolve(request), CPU, checksums or DATA)
 
 
 def test_request_fills_in_the_recipe() -> None:
@@ -41,6 +43,10 @@ def test_baseline_is_the_first_arm_where_the_recipes_is_no_arm() -> None:
         ({"seeds": 0}, SettingError, "--seeds 0"),
         ({"seeds": -3}, SettingError, "at least 1"),
         ({"epochs": 0}, SettingError, "--epochs 0"),
+        ({"epochs": 10**12}, SettingError, "--epochs 1000000000000: give at most 1,000,000"),
+        ({"seed_start": -1}, SettingError, "--seed-start -1"),
+        ({"learning_rate": 0.0}, SettingError, "--learning-rate 0"),
+        ({"recipe": "gpt2-124m", "width": 100}, SettingError, "--width 100: the model has 12 heads"),
         ({"activations": ()}, SettingError, "at least one activation"),
         ({"activations": ("gleu",)}, ActivationNameError, "did you mean"),
         ({"activations": ("gem(n=",)}, ActivationNameError, "not an activation"),
@@ -60,7 +66,7 @@ def test_baseline_is_the_first_arm_where_the_recipes_is_no_arm() -> None:
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        resolve_recipe(dataclasses.replace(Request("digits"), **changes))
+        resolve(dataclasses.replace(Request("digits"), **changes))
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (250, 1), (251, 2), (5000, 20)])
@@ -87,17 +93,17 @@ def test_device_that_is_not_there_is_refused(text: str) -> None:
 
 
 def test_same_request_joins_and_more_arms_or_seeds_extend(tmp_path: Path) -> None:
-    first = Request("digits", tmp_path, ("gelu", "gem"), seeds=2)
+    first = Request("digits", out=tmp_path, activations=("gelu", "gem"), seeds=2)
     plan = agree(first)
     assert agree(first) == plan == read_plan(tmp_path)
     more = agree(dataclasses.replace(first, activations=("gem", "silu"), seeds=3))
-    assert (more.activations, more.seeds) == (("gelu", "gem", "silu"), 3)
+    assert (more.activations, more.seeds) == (("gelu", "gem", "silu"), (0, 1, 2))
     assert agree(dataclasses.replace(first, activations=("silu",), seeds=1)) == more == read_plan(tmp_path)
     assert more.runs()[:4] == [("gelu", 0), ("gem", 0), ("silu", 0), ("gelu", 1)]
 
 
 def test_threads_stay_those_of_the_first_run(tmp_path: Path) -> None:
-    request = Request("mnist", tmp_path)
+    request = Request("mnist", out=tmp_path)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -120,7 +126,7 @@ def test_threads_stay_those_of_the_first_run(tmp_path: Path) -> None:
 def test_folder_of_another_comparison_is_refused_and_untouched(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    request = Request("digits", tmp_path)
+    request = Request("digits", out=tmp_path)
     agree(request)
     before = (tmp_path / "comparison.json").read_bytes()
     with pytest.raises(StoreError, match=words) as caught:
@@ -130,9 +136,9 @@ def test_folder_of_another_comparison_is_refused_and_untouched(
 
 
 def test_changed_data_are_refused(tmp_path: Path) -> None:
-    agree(Request("digits", tmp_path))
+    agree(Request("digits", out=tmp_path))
     with pytest.raises(StoreError, match=r"data\.test"):
-        agree(Request("digits", tmp_path), {**DATA, "test": "c" * 64})
+        agree(Request("digits", out=tmp_path), {**DATA, "test": "c" * 64})
 
 
 def test_folder_with_files_of_others_is_refused(tmp_path: Path) -> None:

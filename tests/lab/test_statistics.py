@@ -320,7 +320,11 @@ def test_summary_counts_failed_and_missing_runs(fabricate):
     gem = arms["gem"]
     assert (gem.finished, gem.failed, gem.missing) == (2, 1, 1)
     assert gem.difference.pairs == 2
-    values = [run.test_accuracy for run in comparison.results if run.activation == "gem" and run.status == "finished"]
+    values = [
+        run.figures.get("test_accuracy")
+        for run in comparison.results
+        if run.activation == "gem" and run.status == "finished"
+    ]
     assert gem.mean == pytest.approx(np.mean(values))
     assert gem.sd == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
     assert arms["gelu"].difference is None

@@ -7,24 +7,29 @@ import pytest
 from gem_activations import catalog
 from gem_activations.errors import StoreError
 from gem_activations.lab.store import comparison as store
-from gem_activations.lab.store.comparison import EpochMetrics, Plan, RunResult, load_comparison, run_folder
+from gem_activations.lab.store.comparison import load_comparison, run_folder
+from gem_activations.lab.store.records import EpochRow, Plan, RunResult
 
-PLAN = Plan({"name": "digits"}, "gelu", "cpu", 1, {"train": "ab"}, ("gelu", "gem(n=2)"), 2)
-METRICS = [EpochMetrics(1, 2.0, 0.1, 1.9, 0.2, 1e-3, 0.5), EpochMetrics(2, 1 / 3, 0.9, 0.4, 0.8, 1e-4, 0.25)]
+PLAN = Plan({"name": "digits"}, "gelu", "cpu", 1, {"train": "ab"}, ("gelu", "gem(n=2)"), (0, 1), {"torch": "2"})
+METRICS: list[EpochRow] = [
+    {"epoch": 1, "train_loss": 2.0, "seconds": 0.5},
+    {"epoch": 2, "train_loss": 1 / 3, "seconds": 0.25},
+]
 
 
 def result(activation: str, seed: int) -> RunResult:
-    return RunResult(activation, seed, "finished", "", 0.1 + 0.2, 0.3, 0.8, 0.4, 2, 2, 10, 1e-3, 1.25, 3.5)
+    return RunResult(activation, seed, "finished", "", 2, 3.5, {"accuracy": 0.1 + 0.2, "loss": 0.3, "lost": None})
 
 
 def failed(activation: str, seed: int) -> RunResult:
-    return RunResult(activation, seed, "failed", "loss", None, None, None, None, None, 0, 10, None, None, 0.5)
+    return RunResult(activation, seed, "failed", "loss", 0, 0.5)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     store.write_plan(tmp_path, PLAN)
-    store.write_metrics(tmp_path, "gelu", 0, METRICS)
+    for row in METRICS:
+        store.append_metrics(run_folder(tmp_path, "gelu", 0) / "metrics.jsonl", row)
     store.write_result(tmp_path, result("gelu", 0))
     store.write_json(run_folder(tmp_path, "gelu", 0) / "env.json", {"python": "3"})
     store.write_result(tmp_path, failed("gem(n=2)", 0))
@@ -68,20 +73,20 @@ def test_runs_of_different_activations_have_different_folders() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("comparison.json", "{", "no JSON"),
-        ("comparison.json", "[]", "no JSON object"),
-        ("comparison.json", '{"format": 99}', "format 1"),
-        ("comparison.json", '{"format": 1, "seeds": 3}', "fields"),
-        ("runs/gelu/seed-000/result.json", "", "no JSON"),
-        ("runs/gelu/seed-000/result.json", '{"seed": 0}', "fields"),
+        ("comparison.json", "{", "truncated"),
+        ("comparison.json", "[]", "Expected `object`"),
+        ("comparison.json", '{"format": 99}', "format 2"),
+        ("comparison.json", '{"format": 2, "seeds": [3]}', "missing required field `recipe`"),
+        ("runs/gelu/seed-000/result.json", "", "truncated"),
+        ("runs/gelu/seed-000/result.json", '{"seed": 0}', "missing required field `activation`"),
         ("runs/gelu/seed-000/result.json", json.dumps(dataclasses.asdict(result("gelu", 1))), "another run"),
         (
             "runs/gelu/seed-000/result.json",
-            json.dumps({**dataclasses.asdict(result("gelu", 0)), "test_accuracy": "0.9"}),
-            "test_accuracy",
+            json.dumps({**dataclasses.asdict(result("gelu", 0)), "seconds": "0.9"}),
+            "seconds",
         ),
         ("runs/gelu/seed-000/metrics.jsonl", "{\n", "cannot be read"),
-        ("runs/gelu/seed-000/metrics.jsonl", json.dumps(dataclasses.asdict(METRICS[0])) + "\n", "epochs 1 to 2"),
+        ("runs/gelu/seed-000/metrics.jsonl", json.dumps(METRICS[0]) + "\n", "epochs 1 to 2"),
     ],
 )
 def test_damaged_file_is_named(folder: Path, name: str, content: str, words: str) -> None:
@@ -122,7 +127,6 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         store.write_json(tmp_path / "file" / "x.json", {})
 
 
-def test_numbers_that_are_not_finite_are_not_stored(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        store.write_json(tmp_path / "x.json", {"loss": float("nan")})
-    assert not list(tmp_path.iterdir())
+def test_numbers_that_are_not_finite_are_stored_as_none(tmp_path: Path) -> None:
+    store.write_json(tmp_path / "x.json", {"loss": float("nan"), "accuracy": float("inf")})
+    assert store.read_json(tmp_path / "x.json", dict[str, float | None]) == {"loss": None, "accuracy": None}

@@ -15,7 +15,9 @@ from gem_activations.lab.recipes.pipeline import Recipe
 from gem_activations.lab.recipes.registry import RECIPES, make_recipe
 from gem_activations.lab.recipes.studies import STUDIES, TWENTY, make_study
 from gem_activations.lab.report.ablation import find_ablations
-from gem_activations.lab.runs.request import Request, agree_on_plan, resolve_recipe
+from gem_activations.lab.runs.experiment import of_recipe
+from gem_activations.lab.runs.planning import agree_on_plan, resolve, resolve_recipe
+from gem_activations.lab.runs.request import Request
 from gem_activations.lab.statistics.archive import read_comparison
 from gem_activations.lab.store.comparison import load_comparison
 
@@ -117,9 +119,9 @@ def test_what_earlier_versions_began_keeps_its_identity(tmp_path) -> None:
     assert {"rates", "scored"}.isdisjoint(recipe.pipeline())
     assert read_comparison(MNIST).recipe["name"] == "mnist"
     assert setting_of(read_comparison(MNIST).recipe) == "full"
-    request, data = Request("digits", tmp_path), {"train": "a"}
-    before = agree_on_plan(request, recipe, torch.device("cpu"), data)
-    assert agree_on_plan(request, recipe, torch.device("cpu"), data) == before
+    request, data = Request("digits", out=tmp_path), {"train": "a"}
+    before = agree_on_plan(request, resolve(request), torch.device("cpu"), data)
+    assert agree_on_plan(request, resolve(request), torch.device("cpu"), data) == before
 
 
 @pytest.mark.parametrize(
@@ -131,11 +133,12 @@ def test_what_earlier_versions_began_keeps_its_identity(tmp_path) -> None:
     ],
 )
 def test_controls_are_another_comparison_either_way(tmp_path, changes, named) -> None:
-    request, device, data = Request("digits", tmp_path), torch.device("cpu"), {"train": "a"}
+    request, device, data = Request("digits", out=tmp_path), torch.device("cpu"), {"train": "a"}
     plain = resolve_recipe(request)
     control = dataclasses.replace(plain, **changes)
-    for first, second in ((plain, control), (control, plain)):
-        folder = tmp_path / str(first is plain)
+    for pair in ((plain, control), (control, plain)):
+        first, second = (of_recipe(recipe, None, (0,)) for recipe in pair)
+        folder = tmp_path / str(pair[0] is plain)
         folder.mkdir()
         agree_on_plan(dataclasses.replace(request, out=folder), first, device, data)
         with pytest.raises(StoreError, match=named):

@@ -14,15 +14,18 @@ from gem_activations.lab.models import classifiers as models
 from gem_activations.lab.models.classifiers import Model
 from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
 from gem_activations.lab.recipes.registry import make_recipe
-from gem_activations.lab.store.comparison import EpochMetrics, RunResult
-from gem_activations.lab.training import run as training
+from gem_activations.lab.store.records import EpochRow
+from gem_activations.lab.training import trainer as training
 from gem_activations.lab.training.checkpoint import load_checkpoint, previous_path, save_checkpoint
 from gem_activations.lab.training.evaluation import Score
 from gem_activations.lab.training.images import ImageTask
-from gem_activations.lab.training.run import NotFiniteError, Run
+from gem_activations.lab.training.run import CHECKPOINT, NotFiniteError
 from gem_activations.lab.training.streams import derive_seed, epoch_order
 from gem_activations.lab.training.tasks import Batch
 from gem_activations.lab.training.timing import measure_step_ratio
+from gem_activations.lab.training.trainer import EpochMetrics, Trainer
+
+from .running import train
 
 CPU = torch.device("cpu")
 
@@ -48,22 +51,18 @@ def recipe(model: Model | None = None, **changes: Any) -> Recipe:
     return dataclasses.replace(digits, model=model or digits.model, training=settings)
 
 
-def start(dataset: Dataset, activation: str, seed: int, identity: dict[str, Any] | None = None, **choices: Any) -> Run:
+def start(dataset: Dataset, activation: str, seed: int, **choices: Any) -> Trainer:
     settings = recipe(**choices)
-    return Run(settings, activation, seed, ImageTask(settings, dataset), identity)
+    return Trainer(settings, activation, seed, ImageTask(settings, dataset))
 
 
-def ignore(_: list[EpochMetrics]) -> None:
-    """Take what a run tells after each epoch."""
+def numbers(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures without the timings."""
+    timings = ("step_seconds", "step_time_ratio", "peak_memory")
+    return {key: value for key, value in result.items() if key not in timings}
 
 
-def numbers(result: RunResult) -> dict[str, Any]:
-    """The result without its timings."""
-    timings = ("seconds", "step_seconds", "step_time_ratio", "peak_memory")
-    return {key: value for key, value in dataclasses.asdict(result).items() if key not in timings}
-
-
-def curve(run: Run) -> list[EpochMetrics]:
+def curve(run: Trainer) -> list[EpochMetrics]:
     return [dataclasses.replace(epoch, seconds=0.0) for epoch in run.metrics]
 
 
@@ -76,17 +75,17 @@ class StopError(Exception):
 def test_resumed_run_equals_one_never_stopped(tmp_path: Path, dataset: Dataset, model: Model | None, stop: int) -> None:
     # RReLU draws random slopes in training, so the random state must come back too.
     whole = start(dataset, "rrelu", 5, model=model)
-    expected = whole.train(tmp_path / "whole.pt", ignore)
+    expected = train(whole, tmp_path / "whole")
 
-    def stop_after(metrics: list[EpochMetrics]) -> None:
+    def stop_after(metrics: list[EpochRow]) -> None:
         if len(metrics) == stop:
             raise StopError
 
     with pytest.raises(StopError):
-        start(dataset, "rrelu", 5, model=model).train(tmp_path / "parts.pt", stop_after)
+        train(start(dataset, "rrelu", 5, model=model), tmp_path / "parts", stop_after)
     torch.manual_seed(99)
     resumed = start(dataset, "rrelu", 5, model=model)
-    result = resumed.train(tmp_path / "parts.pt", ignore)
+    result = train(resumed, tmp_path / "parts")
     assert numbers(result) == numbers(expected)
     assert curve(resumed) == curve(whole)
     assert all(torch.equal(whole.best[key], resumed.best[key]) for key in whole.best)
@@ -117,8 +116,8 @@ def damage_directory(content: bytes) -> bytes:
 def test_damaged_checkpoint_costs_progress_but_no_correctness(
     tmp_path: Path, dataset: Dataset, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "checkpoint.pt"
-    expected = start(dataset, "gem", 0).train(path, ignore)
+    path = tmp_path / CHECKPOINT
+    expected = train(start(dataset, "gem", 0), tmp_path)
     assert load_checkpoint(path, CPU) is not None
     assert not caplog.records
     for damaged, first in ((path, 3), (previous_path(path), 0)):  # The newest of four; then both that are kept.
@@ -126,7 +125,7 @@ def test_damaged_checkpoint_costs_progress_but_no_correctness(
         kept = {file: file.read_bytes() for file in (path, previous_path(path))}
         caplog.clear()
         starts: list[int] = []
-        result = start(dataset, "gem", 0).train(path, lambda metrics, starts=starts: starts.append(len(metrics)))
+        result = train(start(dataset, "gem", 0), tmp_path, lambda metrics, starts=starts: starts.append(len(metrics)))
         assert starts == list(range(first, 5))
         assert numbers(result) == numbers(expected)
         assert [str(path) in record.getMessage() for record in caplog.records][:1] == [True]
@@ -135,15 +134,19 @@ def test_damaged_checkpoint_costs_progress_but_no_correctness(
 
 
 def test_checkpoint_of_another_run_is_not_continued(tmp_path: Path, dataset: Dataset) -> None:
-    path = tmp_path / "checkpoint.pt"
-    start(dataset, "gem", 0, identity={"seed": 0}).train(path, ignore)
-    assert start(dataset, "gem", 0, identity={"seed": 0}).resume(path)
-    assert not start(dataset, "gem", 1, identity={"seed": 1}).resume(path)
-    state = load_checkpoint(path, CPU)
+    def first_epochs(seed: int) -> int:
+        starts: list[int] = []
+        train(start(dataset, "gem", seed), tmp_path, lambda rows: starts.append(len(rows)), identity={"seed": seed})
+        return starts[0]
+
+    assert first_epochs(0) == 0
+    assert first_epochs(0) == 4
+    state = load_checkpoint(tmp_path / CHECKPOINT, CPU)
     assert state is not None
-    assert (state["format"], state["steps"]) == (2, 20)
-    save_checkpoint(path, {**state, "format": 0})
-    assert not start(dataset, "gem", 0, identity={"seed": 0}).resume(path)
+    assert (state["format"], state["epochs"], state["states"]["trainer"]["steps"]) == (3, 4, 20)
+    assert first_epochs(1) == 0
+    save_checkpoint(tmp_path / CHECKPOINT, {**state, "format": 0})
+    assert first_epochs(0) == 0
 
 
 def test_last_two_states_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -221,7 +224,7 @@ def test_arms_of_one_seed_see_the_same_batches(
 
         monkeypatch.setattr(ImageTask, "train_batch", record)
         settings = dataclasses.replace(recipe(), augmentation="crop-flip")
-        Run(settings, arm, 4, ImageTask(settings, dataset)).train(tmp_path / f"{arm}.pt", ignore)
+        train(Trainer(settings, arm, 4, ImageTask(settings, dataset)), tmp_path / arm)
     assert [len(batch.targets) for batch in seen["relu"]] == [16, 16, 16, 16, 6] * 4 + [16]  # The last: a look inside.
     for arm in ("rrelu", "gem(n=2)"):
         for first, second in zip(seen["relu"], seen[arm], strict=True):
@@ -249,10 +252,10 @@ def test_lowest_validation_loss_chooses_and_the_test_set_is_scored_once(
         return Score(next(losses), 0.5)
 
     monkeypatch.setattr(training, "evaluate", judge)
-    result = start(dataset, "gelu", 0).train(tmp_path / "checkpoint.pt", ignore)
-    assert (result.best_epoch, result.validation_loss) == (2, 0.4)
-    assert (result.test_loss, result.test_accuracy) == (0.5, 0.75)
-    assert (result.calibration_error, result.brier) == (0.1, 0.2)
+    result = train(start(dataset, "gelu", 0), tmp_path / "checkpoint")
+    assert (result["best_epoch"], result["validation_loss"]) == (2, 0.4)
+    assert (result["test_loss"], result["test_accuracy"]) == (0.5, 0.75)
+    assert (result["calibration_error"], result["brier"]) == (0.1, 0.2)
     assert len(scored) == 1
     assert torch.equal(scored[0], weights[1])
     assert not torch.equal(scored[0], weights[2])
@@ -261,7 +264,7 @@ def test_lowest_validation_loss_chooses_and_the_test_set_is_scored_once(
 def test_metrics_are_those_of_a_plain_loop(tmp_path: Path, dataset: Dataset) -> None:
     settings = recipe(epochs=1)
     run = start(dataset, "silu", 2, epochs=1)
-    result = run.train(tmp_path / "checkpoint.pt", ignore)
+    result = train(run, tmp_path / "checkpoint")
     model = start(dataset, "silu", 2, epochs=1).model
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.training.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=6, pct_start=0.3, cycle_momentum=False)
@@ -279,17 +282,17 @@ def test_metrics_are_those_of_a_plain_loop(tmp_path: Path, dataset: Dataset) -> 
     assert epoch.train_loss == pytest.approx(total / 70, rel=1e-5)
     assert epoch.train_accuracy == pytest.approx(right / 70, rel=1e-6)
     logits = model(dataset.test.x)
-    assert result.test_loss == pytest.approx(nn.functional.cross_entropy(logits, dataset.test.y).item(), rel=1e-4)
-    assert result.test_accuracy == pytest.approx(float((logits.argmax(1) == dataset.test.y).sum()) / 20)
-    assert result.parameters == sum(p.numel() for p in model.parameters())
+    assert result["test_loss"] == pytest.approx(nn.functional.cross_entropy(logits, dataset.test.y).item(), rel=1e-4)
+    assert result["test_accuracy"] == pytest.approx(float((logits.argmax(1) == dataset.test.y).sum()) / 20)
+    assert result["parameters"] == sum(p.numel() for p in model.parameters())
 
 
 def test_training_learns(tmp_path: Path, dataset: Dataset) -> None:
     run = start(dataset, "gem", 0, epochs=8)
-    result = run.train(tmp_path / "checkpoint.pt", ignore)
+    result = train(run, tmp_path / "checkpoint")
     assert run.metrics[-1].train_loss < 0.5 * run.metrics[0].train_loss
-    assert result.test_accuracy is not None
-    assert result.test_accuracy > 0.5
+    assert result["test_accuracy"] is not None
+    assert result["test_accuracy"] > 0.5
 
 
 @pytest.mark.parametrize("where", ["training", "validation"])
@@ -302,8 +305,8 @@ def test_loss_that_is_not_finite_ends_the_run(
 
     monkeypatch.setattr(models, "make_activation", lambda _: Poison())
     with pytest.raises(NotFiniteError, match=f"the {where} loss is not finite .*epoch 1"):
-        start(dataset, "gem", 0).train(tmp_path / "checkpoint.pt", ignore)
-    assert not (tmp_path / "checkpoint.pt").exists()
+        train(start(dataset, "gem", 0), tmp_path / "checkpoint")
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_step_ratio_is_the_ratio_of_the_two_and_leaves_the_random_state() -> None:

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,20 @@ import torch
 from torch import nn
 
 from gem_activations.cli import main
-from gem_activations.errors import MissingDependencyError, SettingError, StoreError
+from gem_activations.errors import ExperimentError, SettingError, StoreError
 from gem_activations.lab.claims.evidence import judge_comparison
 from gem_activations.lab.data.splits import Split
 from gem_activations.lab.models import classifiers as models
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs import tuning
-from gem_activations.lab.runs.compare import compare
-from gem_activations.lab.runs.request import Request, resolve_recipe
+from gem_activations.lab.runs.engine import run_comparison
+from gem_activations.lab.runs.planning import resolve_recipe
+from gem_activations.lab.runs.request import Request
 from gem_activations.lab.runs.runner import Silent
 from gem_activations.lab.runs.tuning import make_rates, tune, tuning_folder, tuning_lines
-from gem_activations.lab.store.comparison import Comparison, RunResult, load_comparison, read_result
+from gem_activations.lab.store.comparison import load_comparison, read_result
 from gem_activations.lab.store.rates import Trial, Tuned, Tuning, read_rates, write_tuning
+from gem_activations.lab.store.records import Comparison, RunResult
 from gem_activations.lab.training import images
 from gem_activations.lab.training.images import ImageTask
 
@@ -36,15 +37,12 @@ def request(folder: Path, **changes: Any) -> Request:
 def run(activation: str, seed: int, value: float | None) -> RunResult:
     """Give a run without test scores whose validation accuracy and loss are both the value; None for a failed one."""
     failed = value is None
-    return RunResult(
-        activation=activation, seed=seed, status="failed" if failed else "finished", reason="NaN" if failed else "",
-        test_accuracy=None, test_loss=None, validation_accuracy=value, validation_loss=value, best_epoch=1, epochs=1,
-        parameters=1, step_seconds=None, step_time_ratio=None, seconds=1.0,
-    )  # fmt: skip
+    status, reason = ("failed", "NaN") if failed else ("finished", "")
+    return RunResult(activation, seed, status, reason, 1, 1.0, {"validation_accuracy": value, "validation_loss": value})
 
 
 class Bench:
-    """Stand in for `compare`: values by activation and rate, one a seed; notes what was asked."""
+    """Stand in for `run_comparison`: values by activation and rate, one a seed; notes what was asked."""
 
     def __init__(self, values: dict[str, dict[float, list[float | None]]]) -> None:
         self.values = values
@@ -66,7 +64,7 @@ class Bench:
 
 
 def search(monkeypatch, folder: Path, values: dict[str, dict[float, list[float | None]]], **changes: Any) -> Tuning:
-    monkeypatch.setattr(tuning, "compare", Bench(values))
+    monkeypatch.setattr(tuning, "run_comparison", Bench(values))
     trials = len(next(iter(values.values())))
     return tune(request(folder, activations=tuple(values), **changes), trials, 4.0, Silent())
 
@@ -89,7 +87,7 @@ def test_every_arm_has_the_same_trials_and_its_best_rate(tuned: tuple[Path, Tuni
     for name, arm in found.arms.items():
         assert [trial.rate for trial in arm.trials] == RATES
         results = {rate: read_result(folder / f"rate-{rate:g}", name, 0) for rate in RATES}
-        accuracies = {rate: result.validation_accuracy for rate, result in results.items() if result}
+        accuracies = {rate: result.figures["validation_accuracy"] for rate, result in results.items() if result}
         assert {trial.rate: trial.value for trial in arm.trials} == accuracies
         assert accuracies[arm.rate] == max(accuracies.values())
         assert stored["arms"][name]["rate"] == arm.rate
@@ -105,11 +103,12 @@ def test_no_trial_scores_the_test_set(tmp_path, tuned: tuple[Path, Tuning], monk
 
     monkeypatch.setattr(ImageTask, "evaluation_batches", guarded)
     assert tune(request(tmp_path / "guarded"), 3, 4.0, Silent()) == tuned[1]
-    with pytest.raises(AssertionError, match="the test set was read"):  # The guard does guard.
-        compare(request(tmp_path / "compared"), Silent())
+    with pytest.raises(ExperimentError, match="the test set was read"):  # The guard does guard.
+        run_comparison(request(tmp_path / "compared"), Silent())
     for path in (tmp_path / "guarded").rglob("result.json"):
         result = json.loads(path.read_text())
-        assert (result["test_accuracy"], result["test_loss"], result["calibration_error"]) == (None, None, None)
+        figures = result["figures"]
+        assert [figures.get(name) for name in ("test_accuracy", "test_loss", "calibration_error")] == [None] * 3
 
 
 def test_a_trial_has_no_report_and_bears_on_no_claim(tuned: tuple[Path, Tuning], capsys) -> None:
@@ -168,13 +167,13 @@ def test_an_activation_that_another_search_adds_meanwhile_is_not_lost(tmp_path, 
     began: list[str] = []
 
     def compare_beside_another(request: Request, observer: Silent) -> Comparison:
-        found = compare(request, observer)
+        found = run_comparison(request, observer)
         if not began:  # What a search that begins now does first.
             began.append("relu")
-            compare(dataclasses.replace(request, activations=("relu",)), observer)
+            run_comparison(dataclasses.replace(request, activations=("relu",)), observer)
         return found
 
-    monkeypatch.setattr(tuning, "compare", compare_beside_another)
+    monkeypatch.setattr(tuning, "run_comparison", compare_beside_another)
     found = tune(request(tmp_path, activations=("gelu",)), 3, 4.0, Silent())
     assert set(found.arms) == {"gelu", "relu"}
     assert all(len(arm.trials) == 3 for arm in found.arms.values())
@@ -195,8 +194,8 @@ def test_a_comparison_at_tuned_rates_trains_as_the_chosen_trials_did(tmp_path, t
     for result in comparison.results:
         trial = read_result(folder / f"rate-{chosen[result.activation]:g}", result.activation, 0)
         assert trial is not None
-        assert (result.validation_loss, result.epochs) == (trial.validation_loss, trial.epochs)
-        assert result.test_accuracy is not None
+        assert (result.figures["validation_loss"], result.epochs) == (trial.figures["validation_loss"], trial.epochs)
+        assert result.figures["test_accuracy"] is not None
     sentence = f"Learning rates, tuned on the validation split: gelu {RATES[0]:g}, gem(n=2) {RATES[2]:g}."
     assert sentence in (out / "report.md").read_text()
     assert "rates.gelu" in (out / "report.html").read_text()
@@ -263,11 +262,7 @@ def test_wrong_budgets_are_refused(tmp_path, trials, factor, words) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_missing_is_said(tmp_path, monkeypatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "optuna", None)
-        with pytest.raises(MissingDependencyError, match=r"pip install .gem-activations\[tune\]"):
-            tune(request(tmp_path / "out"), 3, 2.0, Silent())
+def test_torchrun_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tuning, "is_launched", lambda: True)
     with pytest.raises(SettingError, match="without torchrun"):
         tune(request(tmp_path / "out"), 3, 2.0, Silent())
@@ -277,7 +272,7 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch) -> None:
 def test_folders_of_searches() -> None:
     assert tuning_folder(Request("digits")) == Path("runs/digits-tuning")
     assert tuning_folder(Request("digits", initialisation="gain")) == Path("runs/digits-gain-tuning")
-    assert tuning_folder(Request("digits", Path("here"))) == Path("here")
+    assert tuning_folder(Request("digits", out=Path("here"))) == Path("here")
 
 
 def test_rates_are_read_for_the_recipe_they_were_tuned_for(tuned: tuple[Path, Tuning]) -> None:

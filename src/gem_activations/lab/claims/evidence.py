@@ -19,7 +19,7 @@ from ..statistics.metrics import LOSS, PERPLEXITY, Metric, Yardstick, yardstick_
 from ..statistics.paired import PairedDifference, Verdict, compare_paired, corrected, paired_differences, with_seeds
 from ..statistics.summary import values_by_seed
 from ..statistics.words import amount, interval_text, signed, undecided_text
-from ..store.comparison import Comparison
+from ..store.records import Comparison
 from .table import CLAIMS, Ahead, Claim, claims_on
 
 RESULTS = Path(__file__).parents[4] / "benchmarks" / "results"

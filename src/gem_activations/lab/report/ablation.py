@@ -7,11 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...catalog import parse
 from ...grammar import format_call
 from ..statistics.summary import ArmSummary, Summary, values_by_seed
-from ..store.comparison import Comparison
-from .drawing import GREY, INK, WIDTH, Style
+from ..store.records import Comparison
+from .drawing import GREY, INK, WIDTH, Style, find_known
 
 PARAMETERS = ("n", "eps")
 FEWEST = 3
@@ -33,8 +32,8 @@ def find_ablations(activations: Sequence[str], parameter: str) -> dict[str, dict
     """
     groups: dict[str, dict[float, str]] = {}
     for activation in activations:
-        found = parse(activation)
-        if found.entry.group == "family" and parameter in found.parameters:
+        found = find_known(activation)
+        if found and found.entry.group == "family" and parameter in found.parameters:
             defaults = found.entry.defaults
             others = {key: value for key, value in found.arguments if key != parameter and value != defaults[key]}
             groups.setdefault(format_call(found.name, others), {})[found.parameters[parameter]] = activation

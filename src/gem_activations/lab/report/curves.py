@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ..statistics.metrics import ACCURACY, Metric
-from ..store.comparison import FAILED, FINISHED, Comparison
+from ..store.records import FAILED, FINISHED, Comparison
 from .drawing import GREY, INK, Style, label_columns, panel_grid
 
 Array = NDArray[np.float64]
@@ -48,6 +48,10 @@ def learning_figures(comparison: Comparison, metric: Metric, looks: dict[str, St
     """
     if not any(comparison.curves.values()):
         return {}
+    if comparison.recipe.get("task") == "own":
+        logged = dict.fromkeys(name for rows in comparison.curves.values() for row in rows for name in row)
+        names = [name for name in logged if name not in ("epoch", "seconds")][:6]
+        return {f"logged-{name}": _learning_figure(comparison, looks, name, 1.0, name) for name in names}
     accuracy = metric is ACCURACY
     field, scale = ("validation_accuracy", 100.0) if accuracy else ("validation_loss", 1.0)
     title = "validation accuracy, %" if accuracy else "validation loss, nats"
@@ -88,7 +92,7 @@ def _learning_figure(comparison: Comparison, looks: dict[str, Style], field: str
         def of(activation: str) -> list[Array]:
             runs = [run for run in comparison.results if (run.activation, run.status) == (activation, status)]
             stored = [comparison.curves.get((activation, run.seed), ()) for run in runs]
-            return [scale * np.array([getattr(epoch, field) for epoch in curve]) for curve in stored if curve]
+            return [scale * np.array([epoch.get(field) for epoch in curve], float) for curve in stored if curve]
 
         return of
 
@@ -163,6 +167,8 @@ def _set_frame(axes: Axes, curves: Sequence[Array], higher: bool) -> None:
         return
     late = [curve[:, curve.shape[1] // 3 :] for curve in curves]
     low, high = min(curve.min() for curve in late), max(curve.max() for curve in late)
+    if not np.isfinite([low, high]).all():
+        return
     pad = 0.05 * (high - low) + (0.1 if higher else 0.001)
     axes.set_ylim(bottom=low - pad) if higher else axes.set_ylim(top=high + pad)
 

@@ -16,7 +16,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ... import __version__
-from ...catalog import parse
 from ...errors import StoreError
 from ..claims.evidence import Finding, judge_comparison
 from ..statistics.archive import DEPTH, ENVIRONMENT, EPOCHS, RESULTS, read_comparison
@@ -33,9 +32,10 @@ from ..statistics.tables import (
     summary_frame,
 )
 from ..statistics.words import NOTHING, amount, control_sentences, summary_sentences
-from ..store.comparison import FAILED, Comparison, write_atomically
+from ..store.comparison import write_atomically
 from ..store.rates import FILE as RATES
-from .drawing import INK, render
+from ..store.records import FAILED, Comparison
+from .drawing import INK, find_known, render
 from .plots import comparison_figures
 
 FILES = {
@@ -198,7 +198,7 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
         findings=report.findings,
         failed=[run for run in comparison.results if run.status == FAILED],
         figures=[(name, _caption(name, summary), _inline(name, figure)) for name, figure in figures.items()],
-        entries=[(name, parse(name).entry) for name in comparison.activations],
+        entries=[(name, known.entry) for name in comparison.activations if (known := find_known(name))],
         recipe=list(_flatten(comparison.recipe)),
         environment=[item for item in _flatten(comparison.environment) if item[0] != "command"],
         command=command if isinstance(command, str) else shlex.join(map(str, command)),
@@ -215,7 +215,7 @@ def _cells(columns: list[Column], summary: Summary) -> tuple[list[str], list[tup
 
 
 def _caption(name: str, summary: Summary) -> str:
-    return _CAPTIONS["value" if name == summary.metric.name else name]
+    return _CAPTIONS.get("value" if name == summary.metric.name else name) or f"{name} of each epoch: mean and range."
 
 
 def _title(comparison: Comparison) -> str:

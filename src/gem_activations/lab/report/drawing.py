@@ -14,8 +14,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...catalog import parse
-from ...errors import SettingError
+from ...catalog import Activation, parse
+from ...errors import ActivationNameError, SettingError
 
 INK = "#1f2328"
 GREY = "#7d8590"
@@ -23,6 +23,19 @@ FAMILY = ("#3f9be0", "#17a08a", "#7b83eb", "#46b8d8", "#3f7fbf", "#58b368")
 RIVALS = ("#d9662b", "#c75f9e", "#b58a1b", "#c8453c", "#9a6fb0", "#8c6d52")
 _SHORT_NAME = 16  # Letters that fit over a panel of a third of the width.
 WIDTH = 5.4  # Inches, so that the text keeps its size on a phone; a report shows two beside each other.
+
+
+def find_known(name: str) -> Activation | None:
+    """Return the activation of the catalog that an arm is; None for a user's own.
+
+    Example:
+        >>> find_known("gelu").entry.title, find_known("Snake") is None
+        ('GELU (erf)', True)
+    """
+    try:
+        return parse(name)
+    except ActivationNameError:
+        return None
 
 
 def look() -> AbstractContextManager[None]:
@@ -76,7 +89,7 @@ def styles(activations: Sequence[str]) -> dict[str, Style]:
     for activation in activations:
         if activation == "relu":
             looks[activation] = Style(GREY, "D")
-        elif parse(activation).entry.group == "family":
+        elif (known := find_known(activation)) is not None and known.entry.group == "family":
             looks[activation] = Style(FAMILY[members % len(FAMILY)], "o")
             members += 1
         else:

@@ -12,10 +12,11 @@ from ...catalog import parse
 from ..statistics.inference import Interval
 from ..statistics.metrics import Metric
 from ..statistics.summary import Summary, values_by_seed
-from ..store.comparison import Comparison, write_atomically
+from ..store.comparison import write_atomically
+from ..store.records import Comparison
 from .ablation import ablation_figures
 from .curves import depth_figures, learning_figures
-from .drawing import GREY, INK, RIVALS, Style, label_columns, look, panel_grid, render, row_figure, styles
+from .drawing import GREY, INK, RIVALS, Style, find_known, label_columns, look, panel_grid, render, row_figure, styles
 from .shapes import REACH, Shape, sample_shape
 
 
@@ -46,7 +47,9 @@ def _figures(comparison: Comparison, summary: Summary, looks: dict[str, Style]) 
     yield from ablation_figures(comparison, summary, looks).items()
     yield from learning_figures(comparison, summary.metric, looks).items()
     yield from depth_figures(comparison, looks).items()
-    yield "activations", _activation_figure(comparison.activations, looks)
+    known = [name for name in comparison.activations if find_known(name)]
+    if known:
+        yield "activations", _activation_figure(known, looks)
 
 
 def write_family_picture(path: Path) -> None:

@@ -20,15 +20,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import SettingError, StoreError
-from ..recipes.pipeline import Recipe
 from ..store.comparison import run_folder
-from ..training.group import Alone, Group
+from ..training.group import Group, SingleProcess
 from ..training.run import NotFiniteError, Run
-from ..training.tasks import Task
-from .runner import keep_random_state, reproducible
+from .experiment import Experiment, Loaded
+from .runner import reproducible, seeded
 
 # Rank 0 may wait for another comparison's run for as long as that takes; the others wait for its word.
-_PATIENCE = timedelta(days=30)
+_TIMEOUT = timedelta(days=30)
 
 
 def is_launched() -> bool:
@@ -36,12 +35,12 @@ def is_launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
 
 
-def leads() -> bool:
+def is_rank_zero() -> bool:
     """Tell whether this process shows and writes what all of them do: it is the first, or alone."""
     return not is_launched() or os.environ.get("RANK", "0") == "0"
 
 
-def own_device(text: str) -> str:
+def local_device(text: str) -> str:
     """Give the device of this process: of those of a machine's GPUs the one of its local rank.
 
     Raises: SettingError: one GPU is named for all processes.
@@ -54,23 +53,23 @@ def own_device(text: str) -> str:
 
 
 @contextlib.contextmanager
-def join(device: torch.device) -> Iterator["Group | Processes"]:
+def init_processes(device: torch.device) -> Iterator["Group | ProcessGroup"]:
     """Join the processes that torchrun started, over NCCL on GPUs and gloo on CPUs; alone where there are none.
 
     An error in the block of one process ends that process, and torchrun ends the others then: none of them could tell
     what the one that failed would have sent.
     """
     if not is_launched():
-        yield Alone()
+        yield SingleProcess()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    processes = Processes(
+    processes = ProcessGroup(
         distributed.get_rank(),
         distributed.get_world_size(),
         device,
-        distributed.new_group(backend="gloo", timeout=_PATIENCE),
+        distributed.new_group(backend="gloo", timeout=_TIMEOUT),
     )
     yield processes
     if processes.rank == 0:
@@ -79,7 +78,7 @@ def join(device: torch.device) -> Iterator["Group | Processes"]:
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """The processes of a torchrun, as the training loop sees them; see `group.Group`.
 
     Attributes:
@@ -140,23 +139,24 @@ class Processes:
         return json.loads(bytes(content.tolist()))
 
 
-def follow(folder: Path, recipe: Recipe, task: Task, processes: Processes) -> None:
+def follow(folder: Path, experiment: Experiment, loaded: Loaded, device: torch.device, processes: ProcessGroup) -> None:
     """Take part in each run that rank 0 announces, until it announces that there is none left.
 
     Args:
         folder: The output folder; only checkpoints are read from it.
-        recipe: The recipe.
-        task: What is trained, on this process's device.
+        experiment: What a run does.
+        loaded: The experiment with its data, on this process's device.
+        device: Where this process trains.
         processes: The processes; this one's rank is above 0.
     """
+    assert loaded.advance is not None
     while (message := processes.listen()) is not None:
         identity = message["identity"]
         activation, seed = identity["activation"], identity["seed"]
-        checkpoint = run_folder(folder, activation, seed) / "checkpoint.pt"
+        make = experiment.arms[activation]
+        run = Run(
+            activation, seed, device, run_folder(folder, activation, seed), make, identity=identity, group=processes
+        )
         # A loss that is not finite is so in every process, and rank 0 stores it.
-        with (
-            reproducible(message["threads"]),
-            keep_random_state(task.device),
-            contextlib.suppress(NotFiniteError),
-        ):
-            Run(recipe, activation, seed, task, identity, processes).advance(checkpoint, lambda _: None)
+        with reproducible(message["threads"]), seeded(seed, device), contextlib.suppress(NotFiniteError):
+            loaded.advance(run, processes)

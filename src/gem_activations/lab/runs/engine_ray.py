@@ -16,11 +16,11 @@ from typing import Any
 
 from ...errors import DataError, GemError, SettingError, StoreError
 from ...extras import framework
-from ..recipes.pipeline import Recipe
-from ..store.comparison import Plan, RunResult, read_plan
-from ..training.tasks import load_task
-from .request import Request, find_device
-from .runner import Observer, Runner, Silent, reproducible
+from ..store.comparison import read_plan
+from ..store.records import Plan, RunKey, RunResult
+from .planning import find_device, resolve
+from .request import Execution
+from .runner import ProgressCallback, Runner, Silent, reproducible
 
 _POLL_SECONDS = 1.0
 _RETRIES = 20  # A run goes on from its checkpoint, so each may bring it further.
@@ -32,22 +32,20 @@ class Job:
 
     Attributes:
         request: What the user asks for, with an absolute output folder and data folder.
-        recipe: The recipe.
         plan: The plan as it is stored.
     """
 
-    request: Request
-    recipe: Recipe
+    request: Execution
     plan: Plan
 
 
-def run_on_ray(job: Job, pending: list[tuple[str, int]], observer: Observer) -> None:
+def run_on_ray(job: Job, pending: dict[RunKey, RunResult | None], callback: ProgressCallback) -> None:
     """Bring runs to their end on a Ray cluster.
 
     Args:
         job: The comparison.
-        pending: (activation, seed) of the runs without a result.
-        observer: Is told of each run that ended.
+        pending: The runs, with the result that is to be replaced.
+        callback: Is told of each run that ended.
     Raises: GemError: what a run's machine raised, or no cluster answers, or none of its machines fits;
         MissingDependencyError: Ray is not installed. The runs that had ended stay ended.
     """
@@ -60,9 +58,11 @@ def run_on_ray(job: Job, pending: list[tuple[str, int]], observer: Observer) -> 
             num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_retries=_RETRIES, retry_exceptions=False
         )
         while pending:
-            pending = _collect(ray, {task.remote(job, *run): run for run in pending}, observer)
+            tasks = {task.remote(job, *run, stale): run for run, stale in pending.items()}
+            busy = _collect(ray, tasks, callback)
+            pending = {run: pending[run] for run in busy}
             if pending:
-                observer.waiting(len(pending))
+                callback.waiting(len(pending))
                 time.sleep(_POLL_SECONDS)
 
 
@@ -74,9 +74,9 @@ def _check_machines(ray: Any, needs: dict[str, float]) -> None:
         raise SettingError(f"no machine of the Ray cluster has the {words} that a run takes; start one that has")
 
 
-def _collect(ray: Any, tasks: dict[Any, tuple[str, int]], observer: Observer) -> list[tuple[str, int]]:
+def _collect(ray: Any, tasks: dict[Any, RunKey], callback: ProgressCallback) -> list[RunKey]:
     """Wait for all tasks; give the runs that somebody else was working on. What is raised is raised after the last."""
-    busy: list[tuple[str, int]] = []
+    busy: list[RunKey] = []
     lost: list[str] = []
     refused: list[GemError] = []
     while tasks:
@@ -95,7 +95,7 @@ def _collect(ray: Any, tasks: dict[Any, tuple[str, int]], observer: Observer) ->
         if result is None:
             busy.append((activation, seed))
         else:
-            observer.ended(result)
+            callback.ended(result)
     if lost:
         raise StoreError(
             f"the process or machine of a run died {_RETRIES + 1} times: {'; '.join(lost)}; the other runs are done; "
@@ -109,12 +109,13 @@ def _collect(ray: Any, tasks: dict[Any, tuple[str, int]], observer: Observer) ->
 _prepared: list[tuple[Job, Runner]] = []
 
 
-def _attempt(job: Job, activation: str, seed: int) -> RunResult | None:
+def _attempt(job: Job, activation: str, seed: int, stale: RunResult | None) -> RunResult | None:
     """Work on one run, in a process of the cluster; None where somebody else does."""
     if not _prepared or _prepared[0][0] != job:
         _prepared[:] = [(job, _prepare(job))]  # Data and all else that runs share are loaded once a process.
-    with reproducible(job.plan.threads):
-        return _prepared[0][1].attempt(activation, seed)
+    runner = _prepared[0][1]
+    with reproducible(job.plan.threads, deterministic=runner.experiment.deterministic):
+        return runner.attempt(activation, seed, stale)
 
 
 def _prepare(job: Job) -> Runner:
@@ -124,10 +125,11 @@ def _prepare(job: Job) -> Runner:
             f"the machine {platform.node()} does not see the comparison in {request.folder}; choose an --out folder "
             "that all machines of the cluster share"
         )
-    task = load_task(job.recipe, request.data_dir)
-    if task.checksums != job.plan.data:
-        raise DataError(f"the machine {platform.node()} has other data in {request.data_dir or 'its data folder'}")
-    return Runner(request.folder, job.recipe, job.plan, task.to(find_device(request.device)), Silent())
+    experiment, device = resolve(request), find_device(request.device)
+    loaded = experiment.load(device)
+    if loaded.checksums != job.plan.data:
+        raise DataError(f"the machine {platform.node()} has other data in its data folder")
+    return Runner(request, experiment, job.plan, loaded, device, Silent())
 
 
 @contextlib.contextmanager

@@ -1,24 +1,22 @@
 """Show a comparison while it runs: bars on a terminal, one line a run elsewhere. All of it goes to stderr."""
 
 import contextlib
-import dataclasses
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..recipes.pipeline import Recipe
-from ..statistics.metrics import ACCURACY, METRICS, Metric
-from ..store.comparison import FINISHED, EpochMetrics, RunResult
-from .runner import Observer
+from ..store.records import FINISHED, EpochRow, RunResult
+from .experiment import Experiment, Figures
+from .runner import ProgressCallback
 
 
 @contextlib.contextmanager
-def show_progress(console: Console) -> Iterator[Observer]:
-    """Give an observer that shows a comparison on a console, with bars where the console is a terminal.
+def show_progress(console: Console) -> Iterator[ProgressCallback]:
+    """Give an callback that shows a comparison on a console, with bars where the console is a terminal.
 
     Ctrl-C meanwhile ends the comparison, at the latest after the epoch under way.
     """
@@ -75,26 +73,24 @@ class Lines:
         self.console = console
         self.interruption = interruption or Interruption()
         self.total = self.done = 0
-        self.metric = ACCURACY
+        self.headline: Callable[[Figures], str] = lambda _: ""
 
-    def started(self, recipe: Recipe, folder: Path, runs: int, done: int) -> None:
+    def started(self, experiment: Experiment, folder: Path, runs: int, done: int) -> None:
         """Say what is compared, where it is stored and how much of it is done."""
-        self.total, self.done, self.metric = runs, done, METRICS[recipe.metric]
-        arms = f"{len(recipe.activations)} activations x {recipe.seeds} seeds"
-        self._print(f"{recipe.name}: {arms}, {recipe.training.epochs} epochs, {recipe.model.kind}, in {folder}")
+        self.total, self.done, self.headline = runs, done, experiment.headline
+        arms = f"{len(experiment.arms)} activations x {len(experiment.seeds)} seeds"
+        self._print(f"{experiment.name}: {arms}, in {folder}")
         if done:
             self._print(f"{done} of {runs} runs ended before and are kept")
 
-    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:  # noqa: ARG002
+    def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:  # noqa: ARG002
         """Print nothing: a line a run is enough for a log. Raises: KeyboardInterrupt: Ctrl-C was pressed before."""
         self.interruption.check()
 
     def ended(self, result: RunResult) -> None:
         """Print the run's result, or why it failed."""
         self.done += 1
-        split = "validation" if result.test_loss is None else "test"
-        score = _say_score(self.metric, split, result)
-        outcome = score if result.status == FINISHED and score else f"failed: {result.reason}"
+        outcome = self.headline(result.figures) if result.status == FINISHED else f"failed: {result.reason}"
         self._print(
             f"[{self.done}/{self.total}] {result.activation}, seed {result.seed}: {outcome} ({result.seconds:.1f} s)"
         )
@@ -121,18 +117,18 @@ class Bars(Lines):
         self.runs = progress.add_task("runs", total=None)
         self.epochs = progress.add_task("", total=None, visible=False)
 
-    def started(self, recipe: Recipe, folder: Path, runs: int, done: int) -> None:
+    def started(self, experiment: Experiment, folder: Path, runs: int, done: int) -> None:
         """Start the bar over the runs."""
-        super().started(recipe, folder, runs, done)
+        super().started(experiment, folder, runs, done)
         self.progress.update(self.runs, total=runs, completed=done)
 
-    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:
+    def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:
         """Move the bar over the epochs. Raises: KeyboardInterrupt: Ctrl-C was pressed before."""
         super().epoch(activation, seed, metrics, epochs)
-        score = f", {_say_score(self.metric, 'validation', metrics[-1])}" if metrics else ""
+        score = self.headline(metrics[-1]) if metrics else ""
         self.progress.update(
             self.epochs,
-            description=f"{activation}, seed {seed}{score}",
+            description=f"{activation}, seed {seed}{score and f', {score}'}",
             completed=len(metrics),
             total=epochs,
             visible=True,
@@ -149,10 +145,3 @@ class Bars(Lines):
         self.progress.update(
             self.epochs, description=f"waiting for {runs} runs of other processes", total=None, visible=True
         )
-
-
-def _say_score(metric: Metric, split: str, scored: RunResult | EpochMetrics) -> str | None:
-    """Say the comparison's metric on a split; None where there is no value."""
-    value = dataclasses.replace(metric, field=metric.field.replace("test", split)).of(scored)
-    unit = f" {metric.unit}" if metric.unit else ""
-    return None if value is None else f"{split} {metric.name} {metric.scale * value:.{metric.decimals}f}{unit}"

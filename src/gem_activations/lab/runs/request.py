@@ -1,85 +1,111 @@
-"""Turn what a user asks for into a checked plan, before anything is trained or stored."""
+"""What a user asks for, in frozen dataclasses that the command line is made from. Nothing here imports a framework."""
 
-import dataclasses
-import json
-import math
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import torch
-from filelock import FileLock
+from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg
 
-from ... import catalog
-from ...errors import SettingError, StoreError
-from ..recipes.pipeline import Initialisation, Recipe, Training
-from ..recipes.registry import make_recipe
-from ..recipes.studies import make_study
-from ..store.comparison import Plan, read_plan, write_plan
-from ..store.rates import read_rates
+from ..recipes.registry import RECIPES
+from ..recipes.studies import STUDIES
 
-_OWN_NAMES = (  # The files of the store and of `report.FILES`.
-    *("comparison.json", "runs", "plots", "report.html", "report.md", "summary.csv", "summary.tex", "results.csv"),
-    *("results.parquet", "epochs.parquet", "depth.parquet", "environment.json"),
+
+def _list(makers: dict[str, Any]) -> str:
+    return " ".join(f"{name}: {(maker.__doc__ or '').strip()}" for name, maker in makers.items())
+
+
+_RECIPES = (
+    f"What is trained on what: one of these recipes, or a training function of your own as mine.py:train or "
+    f"package.module:train (--help after it shows its options). {_list(RECIPES)}"
 )
+_STUDIES = f"Activations and baseline of a study. {_list(STUDIES)}"
+_ACTIVATIONS = (
+    'Activations to compare: names of the catalog such as gelu gem "egem(eps=1e-4)"; with a training function of your '
+    "own also mine.py:Snake, torch.nn.CELU or snake=mine.py:Snake"
+)
+
+Choice = str | Callable[..., Any]
+"""An activation: a string, or a class or factory of modules."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How, where and how often the runs of any comparison are executed; None leaves the choice to the experiment."""
+
+    activations: Annotated[tuple[str, ...] | None, arg(metavar="A [B ...]", help=_ACTIVATIONS)] = None
+    baseline: str | None = None
+    """Activation that the others are compared with; the experiment's, else the first, where not given."""
+    seeds: int | None = None
+    """Number of runs of each activation; the experiment's where not given."""
+    seed_start: int = 0
+    """First seed; with 10 and --seeds 10 the runs have the seeds 10 to 19."""
+    out: Path | None = None
+    """Output folder; runs/NAME, with what sets the command apart after it, where not given."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    engine: Literal["local", "ray"] = "local"
+    """local: one run after the other in this process. ray: on the machines of a Ray cluster that share the folders."""
+    ray_address: str | None = None
+    """The Ray cluster, such as auto or HOST:6379; this machine alone where not given."""
+    replicas: int = 1
+    """Runs that share one GPU of the cluster."""
+    retry_failed: Annotated[bool, FlagCreatePairsOff] = False
+    """Run failed runs again; those that failed for want of memory, disk or data are run again anyway."""
+    allow_changed: Annotated[bool, FlagCreatePairsOff] = False
+    """Go on although torch, this package or the experiment's source has changed since the comparison was begun."""
+    keep_checkpoints: Annotated[bool, FlagCreatePairsOff] = False
+    """Keep the checkpoints of finished runs."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Export every run to these trackers, which must be installed."""
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a user asks for; None leaves the choice to the recipe.
+class Request(Execution):
+    """A comparison by a recipe of the lab; None leaves the choice to the recipe."""
 
-    Attributes:
-        recipe: Name of a recipe.
-        out: Output folder; None for runs/RECIPE, with the study and the controls after it.
-        activations: Strings of the catalog; not beside a study.
-        study: Name of a study, which chooses activations and baseline.
-        seeds: Number of runs of each activation.
-        epochs: Epochs of each run.
-        steps: Steps of each run, of a recipe whose epochs are so many steps; instead of epochs.
-        batch_size: Examples of a step.
-        context: Tokens of a window, of a recipe on text.
-        micro_batch: Examples of one forward and backward pass.
-        precision: "float32" or "bfloat16".
-        channels_last: Whether images are kept in that memory format, where the recipe does not have it anyway.
-        compiled: Whether training steps run through torch.compile.
-        baseline: Activation that the others are compared with; None for the recipe's, or the first activation where
-            the recipe's is not among them.
-        model: Another model of the recipe, such as "mlp" or "cnn".
-        device: "cpu", "cuda" or "cuda:N".
-        data_dir: Folder with data files; None for GEM_ACTIVATIONS_DATA, else the user's cache folder.
-        scale: "full" as in the literature, "small" for a CPU, "smoke" to try the code path.
-        engine: "local": the runs one after the other in this process; "ray": on a Ray cluster, see `engine_ray`.
-        ray_address: Address of the cluster, such as "auto" or "HOST:6379"; None for this machine alone.
-        replicas: Runs that share a GPU of the cluster.
-        initialisation: "model" or "gain"; see `pipeline.Recipe`.
-        rates: File or folder of a search over learning rates, see `rates`.
-        trial: Learning rate of one trial of such a search: all arms have it, and the test set is left alone.
-    """
-
-    recipe: str
-    out: Path | None = None
-    activations: tuple[str, ...] | None = None
-    seeds: int | None = None
+    recipe: Annotated[Positional[str], arg(metavar="EXPERIMENT", help=_RECIPES)]
+    study: Annotated[str | None, arg(metavar="STUDY", help=_STUDIES)] = None
     epochs: int | None = None
+    """Epochs of each run; the recipe's where not given."""
     steps: int | None = None
+    """Steps of each run instead, of a recipe that is counted in steps, such as those on text."""
     batch_size: int | None = None
+    """Examples of a step; the recipe's where not given."""
+    learning_rate: float | None = None
+    """Highest learning rate of the schedule; the recipe's where not given."""
+    width: int | None = None
+    """Width of the model: of its hidden layers, its first channels or its tokens; the recipe's where not given."""
     context: int | None = None
+    """Tokens of a window of text; the recipe's where not given."""
     micro_batch: int | None = None
+    """Examples in memory at a time: the gradients of such parts of a batch are summed; the recipe's where not given."""
     precision: Literal["float32", "bfloat16"] | None = None
-    channels_last: bool = False
-    compiled: bool = False
-    baseline: str | None = None
+    """bfloat16: forward and backward pass under autocast, weights in float32; the recipe's where not given."""
+    channels_last: Annotated[bool, FlagCreatePairsOff] = False
+    """Keep images and convolutions in that memory format."""
+    compiled: Annotated[bool, FlagCreatePairsOff] = False
+    """Run the training steps through torch.compile."""
     model: str | None = None
-    device: str = "cpu"
+    """Another model of the recipe, such as mlp or cnn; the recipe's own where not given."""
+    initialisation: Literal["model", "gain"] | None = None
+    """model: initial weights as the model draws them. gain: the weights that read an activation's output are also
+    multiplied by its gain over ReLU's; the recipe's choice where not given."""
+    scale: Literal["full", "small", "smoke"] = "full"
+    """full: as in the literature. small: a form that a CPU trains in minutes. smoke: seconds, to try the code path."""
     data_dir: Path | None = None
-    scale: str = "full"
-    engine: str = "local"
-    ray_address: str | None = None
-    replicas: int = 1
-    study: str | None = None
-    initialisation: Initialisation | None = None
+    """Folder with the data files; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given.
+    Files that are not there are downloaded to it. For text also any text file, or a folder of text files."""
     rates: Path | None = None
-    trial: float | None = None
+    """Folder or file of `gem-act tune`: each activation is trained at the learning rate chosen there."""
+    trial: Suppress[float | None] = None
+    """Learning rate of one trial of such a search: all arms have it, and the test set is left alone."""
 
     @property
     def folder(self) -> Path:
@@ -89,191 +115,29 @@ class Request:
         return self.out or Path("runs") / "-".join(parts)
 
 
-def resolve_recipe(request: Request) -> Recipe:
-    """Give the recipe with the request's choices in it, all of them checked.
+@dataclass(frozen=True)
+class FunctionRequest(Execution):
+    """A comparison by a training function of the user's own."""
 
-    Raises: SettingError: an unknown recipe, study or model, a count below 1, an option that the recipe does not have, a
-        baseline that is not among the activations, learning rates of something else; StoreError: the file of learning
-        rates is damaged; ActivationNameError, SpecError: a string that names no activation.
-    """
-    recipe = make_recipe(request.recipe, request.model, request.scale)
-    if request.study is not None:
-        if request.activations is not None:
-            raise SettingError(f"--study {request.study} chooses the activations; leave --activations out")
-        recipe = make_study(request.study, recipe)
-    for name in ("seeds", "epochs", "steps", "batch_size", "context", "micro_batch"):
-        value = getattr(request, name)
-        if value is not None and value < 1:
-            raise SettingError(f"--{name.replace('_', '-')} {value}: give a whole number of at least 1")
-    given = recipe.activations if request.activations is None else request.activations
-    if not given:
-        raise SettingError("--activations: give at least one activation")
-    activations = tuple(dict.fromkeys(str(catalog.parse(text)) for text in given))
-    baseline = str(catalog.parse(request.baseline or recipe.baseline))
-    if baseline not in activations:
-        if request.baseline is not None:
-            raise SettingError(f"--baseline {baseline} is not among the activations; add it to --activations")
-        baseline = activations[0]
-    recipe = dataclasses.replace(
-        recipe,
-        activations=activations,
-        baseline=baseline,
-        seeds=request.seeds or recipe.seeds,
-        training=_choose_means(_choose_training(recipe.training, request), request, recipe),
-        model=_choose_model(recipe, request.context),
-        initialisation=_choose_initialisation(recipe, request.initialisation),
-    )
-    if request.trial is not None:
-        training = dataclasses.replace(recipe.training, learning_rate=request.trial)
-        recipe = dataclasses.replace(recipe, training=training, scored="validation")
-    rates = {} if request.rates is None else read_rates(request.rates, recipe)
-    return dataclasses.replace(recipe, rates=rates)
+    train: Annotated[Positional[str], arg(metavar="MODULE:FUNCTION")]
+    """The training function, as mine.py:train or package.module:train."""
+    metric: str = field(kw_only=True)
+    """Figure that the activations are compared by, one of those that the function returns."""
+    better: Literal["higher", "lower"] = field(kw_only=True)
+    """Whether a higher or a lower value of it is the better one."""
+    margin: float | None = None
+    """Differences below it are too small to matter: the margin of equivalence, in the metric's unit."""
+    unit: str = ""
+    """Unit of the metric, such as % or nats."""
+    options: Suppress[Mapping[str, Any]] = field(default_factory=dict[str, Any])
+    """Values of the function's own parameters."""
+    function: Suppress[Callable[..., Any] | None] = None
+    """The training function itself, in the place of `train`."""
+    arms: Suppress[Mapping[str, Callable[..., Any]] | None] = None
+    """Name -> factory of each activation, in the place of `activations`."""
 
-
-def _choose_initialisation(recipe: Recipe, name: str | None) -> Initialisation:
-    known = {known: known for known in get_args(Initialisation)}
-    if name is not None and name not in known:
-        raise SettingError(f"--initialisation {name}: expected one of {', '.join(known)}")
-    return recipe.initialisation if name is None else known[name]
-
-
-def _choose_training(training: Training, request: Request) -> Training:
-    epochs = request.epochs or training.epochs
-    if request.steps is not None:
-        if request.epochs is not None:
-            raise SettingError("--steps and --epochs both set the length of a run; give one of them")
-        if training.epoch_steps is None:
-            raise SettingError(f"--steps {request.steps}: a run of this recipe is counted in epochs; give --epochs")
-        epochs = math.ceil(request.steps / training.epoch_steps)
-    batch_size = request.batch_size or training.batch_size
-    return dataclasses.replace(training, epochs=epochs, steps=request.steps or training.steps, batch_size=batch_size)
-
-
-def _choose_means(training: Training, request: Request, recipe: Recipe) -> Training:
-    """Choose how a step is computed. It stays the same step but for rounding, and BatchNorm sees micro-batches."""
-    if request.channels_last and recipe.task != "images":
-        raise SettingError(f"--channels-last: {recipe.name} has no images; leave it out")
-    return dataclasses.replace(
-        training,
-        micro_batch=request.micro_batch or training.micro_batch,
-        precision=request.precision or training.precision,
-        channels_last=request.channels_last or training.channels_last,
-        compiled=request.compiled or training.compiled,
-    )
-
-
-def _choose_model(recipe: Recipe, context: int | None) -> Any:
-    if context is None:
-        return recipe.model
-    if not hasattr(recipe.model, "context"):
-        raise SettingError(f"--context {context}: {recipe.name} is no recipe on text; leave it out")
-    return dataclasses.replace(recipe.model, context=context)
-
-
-def find_device(text: str, *, here: bool = True) -> torch.device:
-    """Give the device of a name.
-
-    Args:
-        text: "cpu", "cuda" or "cuda:N".
-        here: Whether it must be on this machine.
-    Raises: SettingError: the name is unknown, or the device is not there.
-    """
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise SettingError(f"--device {text}: expected cpu, cuda or cuda:N")
-    there = torch.cuda.device_count() if device.type == "cuda" else 1
-    if here and (device.index or 0) >= there:
-        found = f"{there} CUDA device(s)" if device.type == "cuda" else "one device, cpu"
-        raise SettingError(f"--device {text} is not there: torch finds {found} on this machine")
-    return device
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse an output folder that cannot be written, or that holds files of others under our names.
-
-    Raises: StoreError.
-    """
-    try:
-        names = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
-        foreign = sorted(names.intersection(_OWN_NAMES))
-        # Asked anew: another process may have started the comparison while the names were listed.
-        if foreign and not (folder / "comparison.json").exists():
-            raise StoreError(
-                f"{folder} holds {', '.join(foreign)} of no comparison; choose an empty or new --out folder"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise StoreError(f"cannot write to {folder}: {reason}; choose another --out folder") from error
-
-
-def agree_on_plan(request: Request, recipe: Recipe, device: torch.device, checksums: dict[str, str]) -> Plan:
-    """Start the comparison of a folder or join the one that is there; more activations and seeds extend it.
-
-    Returns: The plan as it is stored now, with the activations and seeds of every request so far.
-    Raises: StoreError: the folder belongs to another comparison; the differing settings are named.
-    """
-    folder = request.folder
-    with _lock(folder):
-        stored = read_plan(folder)
-        wanted = Plan(
-            recipe=_plain(recipe.pipeline()),
-            baseline=recipe.baseline,
-            device=device.type,
-            threads=recipe.threads or torch.get_num_threads(),
-            data=checksums,
-            activations=recipe.activations,
-            seeds=recipe.seeds,
-        )
-        if stored is not None:
-            wanted = _join(stored, wanted, request)
-        if wanted != stored:
-            write_plan(folder, wanted)
-    return wanted
-
-
-def _join(stored: Plan, wanted: Plan, request: Request) -> Plan:
-    joined = dataclasses.replace(
-        wanted,
-        activations=tuple(dict.fromkeys(stored.activations + wanted.activations)),
-        seeds=max(stored.seeds, wanted.seeds),
-        threads=stored.threads,
-        baseline=wanted.baseline if request.baseline else stored.baseline,
-    )
-    differing = _differences(stored, joined)
-    if differing:
-        raise StoreError(
-            f"{request.folder} belongs to another comparison, which differs in {', '.join(differing)}; "
-            "choose another --out folder, or give the settings that it was made with"
-        )
-    return joined
-
-
-def _differences(stored: Plan, wanted: Plan) -> list[str]:
-    old, new = _settings(stored), _settings(wanted)
-    if stored.recipe.get("name") != wanted.recipe["name"]:
-        old, new = {"recipe": stored.recipe.get("name")}, {"recipe": wanted.recipe["name"]}  # All else follows.
-    keys = dict.fromkeys((*new, *old))  # A setting that was given then and is not given now differs too.
-    return [f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in keys if old.get(key) != new.get(key)]
-
-
-def _settings(plan: Plan) -> dict[str, Any]:
-    """Give all that must not change within a comparison, one flat entry a setting."""
-    flat: dict[str, Any] = {"baseline": plan.baseline, "device": plan.device}
-    flat |= {f"data.{name}": checksum[:12] for name, checksum in plan.data.items()}
-    for key, value in plan.recipe.items():
-        flat |= {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
-
-
-def _lock(folder: Path) -> FileLock:
-    return FileLock(folder / ".comparison.lock")
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(values))
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        name = self.train or getattr(self.function, "__qualname__", "experiment")
+        return self.out or Path("runs") / name.rpartition(os.sep)[2].replace(".py:", "-").replace(":", "-")

@@ -2,45 +2,39 @@
 
 import contextlib
 import os
+import random
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ...errors import DataError, StoreError
-from ..models.classifiers import count_parameters
-from ..recipes.pipeline import Recipe
-from ..store.comparison import (
-    FAILED,
-    EpochMetrics,
-    Plan,
-    RunResult,
-    read_result,
-    run_folder,
-    write_depth,
-    write_json,
-    write_metrics,
-    write_result,
-)
+from ...errors import DataError, GemError, MissingDependencyError, SettingError, StoreError
+from ..store.comparison import read_result, run_folder, write_atomically, write_json, write_result
 from ..store.environment import describe_environment
-from ..training.group import Alone, Group
-from ..training.run import NotFiniteError, Run
-from ..training.tasks import Task
+from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, EpochRow, Plan, RunResult
+from ..training.checkpoint import previous_path
+from ..training.group import Group, SingleProcess
+from ..training.run import CHECKPOINT, NotFiniteError, Run
+from .experiment import Experiment, Loaded
+from .request import Execution
 
+TRACEBACK = "traceback.txt"
 # What a RuntimeError says where memory is short: torch on a CPU, the CUDA runtime, and cuBLAS, cuDNN and their kin.
 _STARVED = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
-class Observer(Protocol):
+class ProgressCallback(Protocol):
     """Is told what happens in a comparison, to show it."""
 
-    def started(self, recipe: Recipe, folder: Path, runs: int, done: int) -> None:
+    def started(self, experiment: Experiment, folder: Path, runs: int, done: int) -> None:
         """Take the number of runs this request wants, and how many of them had ended before."""
         ...
 
-    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:
+    def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:
         """Take the finished epochs, none at a start, of the run that is under way; `epochs` are wanted."""
         ...
 
@@ -54,12 +48,12 @@ class Observer(Protocol):
 
 
 class Silent:
-    """An observer that shows nothing."""
+    """A callback that shows nothing."""
 
-    def started(self, recipe: Recipe, folder: Path, runs: int, done: int) -> None:
+    def started(self, experiment: Experiment, folder: Path, runs: int, done: int) -> None:
         """Show nothing."""
 
-    def epoch(self, activation: str, seed: int, metrics: list[EpochMetrics], epochs: int) -> None:
+    def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:
         """Show nothing."""
 
     def ended(self, result: RunResult) -> None:
@@ -73,32 +67,50 @@ class Runner:
     """Works on the runs of one comparison, one at a time.
 
     Args:
-        folder: The output folder.
-        recipe: The recipe.
+        request: Names the output folder, and what is kept of a run.
+        experiment: What a run does.
         plan: The plan as it is stored.
-        task: What is trained, on the device of the runs.
-        observer: Is told of each epoch.
+        loaded: The experiment with its data.
+        device: Where the runs train.
+        callback: Is told of each epoch.
         group: The processes that train each run together; the others `follow`.
     """
 
     def __init__(
-        self, folder: Path, recipe: Recipe, plan: Plan, task: Task, observer: Observer, group: Group | None = None
+        self,
+        request: Execution,
+        experiment: Experiment,
+        plan: Plan,
+        loaded: Loaded,
+        device: torch.device,
+        callback: ProgressCallback,
+        group: Group | None = None,
     ) -> None:
-        self.folder, self.recipe, self.plan, self.task, self.observer = folder, recipe, plan, task, observer
-        self.group = group or Alone()
-        self.environment = describe_environment(task.device)
+        self.folder, self.request, self.experiment, self.plan = request.folder, request, experiment, plan
+        self.loaded, self.device, self.callback = loaded, device, callback
+        self.group = group or SingleProcess()
+        self.environment = {**describe_environment(device), "sources": experiment.versions}
 
-    def attempt(self, activation: str, seed: int) -> RunResult | None:
-        """Bring a run to its end and give its result; None where another process is working on it."""
+    def attempt(self, activation: str, seed: int, stale: RunResult | None = None) -> RunResult | None:
+        """Bring a run to its end and return its result; None while another process is working on it.
+
+        Args:
+            activation, seed: The run.
+            stale: A stored result that is to be replaced.
+        """
         try:
             held = self._lock(activation, seed).acquire(blocking=False)
         except Timeout:
             return None
         with held:
             result = read_result(self.folder, activation, seed)
-            if result is None:
+            if result is None or result == stale:
                 result = self._run(activation, seed)
                 write_result(self.folder, result)
+                if result.status == FINISHED and not self.request.keep_checkpoints:
+                    checkpoint = run_folder(self.folder, activation, seed) / CHECKPOINT
+                    for path in (checkpoint, previous_path(checkpoint)):
+                        path.unlink(missing_ok=True)
         return result
 
     def wait(self, activation: str, seed: int, seconds: float) -> None:
@@ -116,30 +128,35 @@ class Runner:
         identity = self._identity(activation, seed)
         write_json(folder / "config.json", identity)
         write_json(folder / "env.json", self.environment)
-
-        def on_epoch(metrics: list[EpochMetrics]) -> None:
-            write_metrics(self.folder, activation, seed, metrics)
-            self.observer.epoch(activation, seed, metrics, self.recipe.training.epochs)
-
-        device = self.task.device
+        (folder / TRACEBACK).unlink(missing_ok=True)
         self.group.announce({"identity": identity, "threads": self.plan.threads})
-        with keep_random_state(device):
-            run = None
+        with seeded(seed, self.device):
+            run = Run(
+                activation,
+                seed,
+                self.device,
+                folder,
+                self.experiment.arms[activation],
+                identity=identity,
+                group=self.group,
+                on_epoch=lambda metrics, epochs: self.callback.epoch(activation, seed, metrics, epochs),
+            )
             try:
-                run = Run(self.recipe, activation, seed, self.task, identity, self.group)
-                result = run.train(folder / "checkpoint.pt", on_epoch)
-                if run.depth is not None:
-                    write_depth(self.folder, activation, seed, run.depth)
-                return result
-            except (NotFiniteError, MemoryError, RuntimeError, DataError, StoreError, OSError) as error:
-                reason = _failure_reason(error)
-                if reason is None:
-                    raise
-                on_epoch(run.metrics if run else [])
-                result = _failed_result(activation, seed, reason, run)
-                if self.group.size > 1 and not isinstance(error, NotFiniteError):
-                    write_result(self.folder, result)
-                    raise  # The other processes are still in the run: only torchrun can end them.
+                figures = dict(self.loaded.train(run, self.group))
+                run.finish()
+                return RunResult(activation, seed, FINISHED, "", len(run.metrics), run.seconds, figures)
+            except (SettingError, MissingDependencyError):
+                raise  # Nothing that another run could have otherwise.
+            except Exception as error:
+                status, reason = _say_failure(error)
+                result = RunResult(activation, seed, status, reason, len(run.metrics), run.seconds)
+                if not isinstance(error, NotFiniteError):
+                    with contextlib.suppress(StoreError):  # The disk may be full.
+                        write_atomically(folder / TRACEBACK, traceback.format_exc().encode())
+                    if self.group.size > 1:
+                        if status == INFRASTRUCTURE:
+                            write_result(self.folder, result)
+                        raise  # The other processes are still in the run: only torchrun can end them.
                 return result
 
     def _identity(self, activation: str, seed: int) -> dict[str, Any]:
@@ -155,21 +172,32 @@ class Runner:
         }
 
 
-def keep_random_state(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Give the context in which a run may draw random numbers and leave torch's global state as it was."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch for a run, and leave them as they were afterwards."""
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
 
 @contextlib.contextmanager
-def reproducible(threads: int) -> Iterator[None]:
-    """Make torch give the same bits each time: deterministic algorithms, and the comparison's number of threads."""
+def reproducible(threads: int, *, deterministic: bool = True) -> Iterator[None]:
+    """Make torch give the same bits each time: the comparison's number of threads, and deterministic algorithms."""
     memory: Any = torch.utils.deterministic
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it.
     try:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
-        memory.fill_uninitialized_memory = False  # A debugging aid that costs time in each step.
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+            memory.fill_uninitialized_memory = False  # A debugging aid that costs time in each step.
         yield
     finally:
         torch.set_num_threads(before[0])
@@ -177,31 +205,14 @@ def reproducible(threads: int) -> Iterator[None]:
         memory.fill_uninitialized_memory = before[2]
 
 
-def _failure_reason(error: Exception) -> str | None:
-    """Say why a run failed; None for an error that is no failure of the run but a defect of the program."""
+def _say_failure(error: Exception) -> tuple[str, str]:
+    """Return the status of a run that raised an error, and the reason in words."""
     text = str(error)
     if isinstance(error, NotFiniteError):
-        return text
+        return FAILED, text
     if isinstance(error, DataError | StoreError | OSError):
-        return f"{' '.join(text.split())}; delete the run's result.json to have it taken up again"
-    starved = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in _STARVED)
-    return f"out of memory: {text.splitlines()[0] if text else 'no detail given'}" if starved else None
-
-
-def _failed_result(activation: str, seed: int, reason: str, run: Run | None) -> RunResult:
-    return RunResult(
-        activation=activation,
-        seed=seed,
-        status=FAILED,
-        reason=reason,
-        test_accuracy=None,
-        test_loss=None,
-        validation_accuracy=None,
-        validation_loss=None,
-        best_epoch=None,
-        epochs=len(run.metrics) if run else 0,
-        parameters=count_parameters(run.model) if run else 0,
-        step_seconds=None,
-        step_time_ratio=None,
-        seconds=run.seconds if run else 0.0,
-    )
+        return INFRASTRUCTURE, f"{' '.join(text.split())}; the same command tries again"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in _STARVED):
+        return INFRASTRUCTURE, f"out of memory: {text.splitlines()[0] if text else 'no detail given'}"
+    words = " ".join(text.split())
+    return FAILED, words if isinstance(error, GemError) else f"{type(error).__name__}: {words}"

@@ -13,7 +13,8 @@ from typing import Any
 import polars as pl
 
 from ...errors import StoreError
-from ..store.comparison import Comparison, Depth, EpochMetrics, RunResult, load_comparison
+from ..store.comparison import load_comparison
+from ..store.records import CORE, Comparison, Depth, EpochRow, RunResult
 from .tables import DEPTH_PARTS
 
 RESULTS, EPOCHS, DEPTH, ENVIRONMENT = "results.parquet", "epochs.parquet", "depth.parquet", "environment.json"
@@ -46,22 +47,23 @@ def read_comparison(folder: Path) -> Comparison:
 
 def _results(path: Path) -> list[RunResult]:
     rows = _rows(path)
-    fields = dataclasses.fields(RunResult)
-    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
-    if rows and not needed <= rows[0].keys():
-        raise StoreError(_damage(path, f"it lacks {', '.join(sorted(needed - rows[0].keys()))}"))
-    names = [field.name for field in fields if not rows or field.name in rows[0]]
-    return [RunResult(**{name: row[name] for name in names}) for row in rows]
+    absent = [name for name in CORE if rows and name not in rows[0]]
+    if absent:
+        raise StoreError(_damage(path, f"it lacks {', '.join(absent)}"))
+    return [
+        # What is left are the figures.
+        RunResult(**{name: row.pop(name) for name in CORE}, figures=row if any(row.values()) else {})
+        for row in rows
+    ]
 
 
-def _curves(path: Path) -> dict[_Run, tuple[EpochMetrics, ...]]:
-    curves: dict[_Run, list[EpochMetrics]] = {}
+def _curves(path: Path) -> dict[_Run, tuple[EpochRow, ...]]:
+    curves: dict[_Run, list[EpochRow]] = {}
     for row in _rows(path):
         run = row.pop("activation", None), row.pop("seed", None)
-        try:
-            curves.setdefault(run, []).append(EpochMetrics(**row))
-        except TypeError as error:
-            raise StoreError(_damage(path, "its columns are not those of this version")) from error
+        if None in run or "epoch" not in row:
+            raise StoreError(_damage(path, "its columns are not those of this version"))
+        curves.setdefault(run, []).append(row)
     return {run: tuple(epochs) for run, epochs in curves.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ...errors import SettingError, StoreError
 from ..recipes.registry import make_recipe
-from ..store.comparison import EpochMetrics, RunResult
+from ..store.records import RunResult
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Metric:
     Attributes:
         name: Name that a recipe gives.
         title: What it is, in words.
-        field: Field of `RunResult`.
+        field: Name of the figure in `RunResult.figures`.
         direction: "higher" or "lower", whichever is better.
         margin: Default margin of equivalence, in stored units: differences below it are taken as too small to matter.
         scale: Factor from stored to shown values.
@@ -52,9 +52,9 @@ class Metric:
         """Title and unit, as over a column or beside an axis."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
-    def of(self, run: RunResult | EpochMetrics) -> float | None:
+    def of(self, run: RunResult) -> float | None:
         """Give the value of a run; None where the run has none, or one that is not finite."""
-        return _figure(getattr(run, self.field), self.exponential)
+        return _figure(run.figures.get(self.field), self.exponential)
 
 
 ACCURACY = Metric("accuracy", "test accuracy", "test_accuracy", "higher", 0.005, 100.0, "%", "points", 2)
@@ -76,7 +76,7 @@ class Measure(NamedTuple):
     Attributes:
         name: Name in tables of files.
         heading: Title and unit in tables for readers.
-        field: Field of `RunResult`.
+        field: Name of the figure in `RunResult.figures`.
         scale: Factor from stored to shown values.
         decimals: Of shown values.
         exponential: Whether the figure is exp(field).
@@ -91,7 +91,7 @@ class Measure(NamedTuple):
 
     def of(self, run: RunResult) -> float | None:
         """Give the figure of a run in its stored unit; None where it was not recorded, or is not finite."""
-        return _figure(getattr(run, self.field), self.exponential)
+        return _figure(run.figures.get(self.field), self.exponential)
 
 
 MEASURES = (
@@ -128,6 +128,8 @@ def yardstick_of(recipe: Mapping[str, Any]) -> Yardstick:
         >>> yardstick_of({"name": "mnist"}).margin, yardstick_of({"name": "of another version"}).margin
         (0.001, 0.005)
     """
+    if recipe.get("task") == "own":
+        return _own_yardstick(recipe)
     usual = ACCURACY if recipe.get("task", "images") == "images" else LOSS
     name = str(recipe.get("metric") or usual.name)
     metric = METRICS.get(name.removeprefix("test_"))
@@ -142,6 +144,12 @@ def yardstick_of(recipe: Mapping[str, Any]) -> Yardstick:
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
         raise StoreError(f"the recipe's margin is {margin!r}; expected a positive number")
     return Yardstick(metric, float(margin))
+
+
+def _own_yardstick(recipe: Mapping[str, Any]) -> Yardstick:
+    name, unit, margin = recipe["metric"], recipe.get("unit") or "", recipe.get("margin") or 0.0
+    metric = Metric(name, name, name, recipe["better"], margin, unit=unit, difference_unit=unit, decimals=4)
+    return Yardstick(metric, margin)
 
 
 def _own_margin(name: str, metric: Metric) -> float | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..store.comparison import FINISHED, Comparison, RunResult
+from ..store.records import FINISHED, Comparison, RunResult
 from .inference import Interval, spread, student_interval
 from .metrics import Metric, Yardstick, measures_beside, yardstick_of
 from .paired import PairedDifference, compare_arms
@@ -111,7 +111,7 @@ def _summarise_arm(
 ) -> ArmSummary:
     runs = [run for run in comparison.results if run.activation == activation]
     sample = np.array(list(values.values()))
-    ratios = [run.step_time_ratio for run in runs if run.step_time_ratio is not None]
+    ratios = [ratio for run in runs if (ratio := run.figures.get("step_time_ratio")) is not None]
     return ArmSummary(
         activation=activation,
         finished=len(values),

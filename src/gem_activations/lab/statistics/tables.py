@@ -3,7 +3,6 @@
 Tables of files hold stored units (accuracies are fractions); those for readers hold shown ones, through `words`.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..store.comparison import Comparison, EpochMetrics, RunResult
+from ..store.records import Comparison
 from .metrics import Measure, measures_beside
 from .summary import ArmSummary, Summary
 from .words import (
@@ -30,13 +29,6 @@ from .words import (
     verdict_text,
 )
 
-_COLUMNS: dict[Any, type[pl.DataType]] = {
-    str: pl.String,
-    int: pl.Int64,
-    float: pl.Float64,
-    int | None: pl.Int64,
-    float | None: pl.Float64,
-}
 DEPTH_PARTS = ("gradient", "dead")
 _DEPTH_SCHEMA = {
     "activation": pl.String,
@@ -58,19 +50,18 @@ class Column(NamedTuple):
 
 
 def results_frame(comparison: Comparison) -> pl.DataFrame:
-    """Give the results as a table of one row a run, with the fields of `RunResult` as columns."""
-    rows = [dataclasses.asdict(run) for run in comparison.results]
-    return pl.DataFrame(rows, schema=_schema(RunResult))
+    """Give the results as a table of one row a run: activation, seed, status, reason, every figure, epochs, seconds."""
+    return _frame([run.row() for run in comparison.results], ("activation", "seed", "status", "reason"))
 
 
 def epochs_frame(comparison: Comparison) -> pl.DataFrame:
-    """Give the finished epochs as a table of one row an epoch: activation, seed, and the fields of `EpochMetrics`."""
+    """Give the finished epochs as a table of one row an epoch: activation, seed, and what was logged."""
     rows = [
-        {"activation": activation, "seed": seed, **dataclasses.asdict(epoch)}
+        {"activation": activation, "seed": seed, **epoch}
         for (activation, seed), curve in comparison.curves.items()
         for epoch in curve
     ]
-    return pl.DataFrame(rows, schema={"activation": pl.String, "seed": pl.Int64, **_schema(EpochMetrics)})
+    return _frame(rows, ("activation", "seed", "epoch"))
 
 
 def depth_frame(comparison: Comparison) -> pl.DataFrame:
@@ -233,8 +224,12 @@ def _latex_headings(summary: Summary) -> list[str]:
     return [*(column.heading for column in columns[:4]), "p, Holm", "verdict"]
 
 
-def _schema(kind: type[RunResult] | type[EpochMetrics]) -> dict[str, type[pl.DataType]]:
-    return {field.name: _COLUMNS[field.type] for field in dataclasses.fields(kind)}
+def _frame(rows: list[dict[str, Any]], first: tuple[str, ...]) -> pl.DataFrame:
+    """Make a table of rows that need not have the same figures; a figure that a row lacks is null there."""
+    names = dict.fromkeys((*first, *(name for row in rows for name in row)))
+    columns = [{name: row.get(name) for name in names} for row in rows]
+    types = {name: pl.Int64 if name in ("seed", "epoch") else pl.String for name in first}
+    return pl.DataFrame(columns, schema=None if rows else types, infer_schema_length=None)
 
 
 def _summary_row(arm: ArmSummary, summary: Summary) -> dict[str, Any]:

@@ -2,28 +2,28 @@
 
 An output folder holds `comparison.json` (the identity of the comparison and its plan) and one folder a run:
 `runs/<activation>/seed-000/` with `config.json`, `env.json`, `metrics.jsonl`, `checkpoint.pt`, `depth.json` and
-`result.json`. `result.json` is written last: a run without it is not finished. Every file appears by atomic rename.
-
-The format grows by fields with a default: a file of an older version lacks them, and reads as if it gave the default.
+`result.json`. `result.json` is written last: a run without it is not finished. Every file appears by atomic rename,
+but for `metrics.jsonl`, to which a run appends one line after each epoch.
 """
 
-import dataclasses
-import json
-from collections.abc import Mapping
+import os
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar
+
+import msgspec
 
 from ... import files
 from ...errors import StoreError
-from .records import FAILED, FINISHED, Comparison, Depth, EpochMetrics, Plan, RunResult
+from .records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, Depth, EpochRow, Plan, RunKey, RunResult
 
-_FORMAT = 1
+DEPTH = "depth.json"
+_FORMAT = 2
 
-_Record = TypeVar("_Record", RunResult, EpochMetrics, Plan, Depth)
+_Record = TypeVar("_Record")
 
 
 def run_folder(folder: Path, activation: str, seed: int) -> Path:
-    """Name the folder of a run.
+    """Return the folder of a run.
 
     Example:
         >>> run_folder(Path("out"), "segem(eps=1e-4, leak=0.01)", 7).as_posix()
@@ -34,7 +34,7 @@ def run_folder(folder: Path, activation: str, seed: int) -> Path:
 
 
 def load_comparison(folder: Path) -> Comparison:
-    """Read a comparison from its output folder.
+    """Read a comparison from its output folder, each file once.
 
     Args:
         folder: An output folder of `gem-act compare`, finished or not.
@@ -46,31 +46,38 @@ def load_comparison(folder: Path) -> Comparison:
             f"{folder} holds no comparison: comparison.json is missing; give the --out folder of a comparison"
         )
     results: list[RunResult] = []
-    curves: dict[tuple[str, int], tuple[EpochMetrics, ...]] = {}
-    missing: list[tuple[str, int]] = []
-    depths: dict[tuple[str, int], Depth] = {}
-    for activation, seed in plan.runs():
-        result = read_result(folder, activation, seed)
+    curves: dict[RunKey, tuple[EpochRow, ...]] = {}
+    missing: list[RunKey] = []
+    depths: dict[RunKey, Depth] = {}
+    environments: dict[RunKey, dict[str, Any]] = {}
+    newest, environment = 0, dict[str, Any]()
+    for key in plan.runs():
+        result = read_result(folder, *key)
         if result is None:
-            missing.append((activation, seed))
+            missing.append(key)
             continue
         results.append(result)
-        run = run_folder(folder, activation, seed)
-        curves[activation, seed] = _read_metrics(run / "metrics.jsonl", result)
-        depth = _read_json(run / "depth.json") if result.status == FINISHED else None
+        run = run_folder(folder, *key)
+        curves[key] = _read_metrics(run / "metrics.jsonl", result)
+        depth = read_json(run / DEPTH, Depth) if result.status == FINISHED else None
         if depth is not None:
-            depths[activation, seed] = _decode(Depth, depth, run / "depth.json")
+            depths[key] = depth
+        environments[key] = read_json(run / "env.json", dict[str, Any]) or {}
+        written = (run / "result.json").stat().st_mtime_ns
+        if written > newest:
+            newest, environment = written, environments[key]
     return Comparison(
         folder=folder,
         recipe=plan.recipe,
         activations=plan.activations,
         baseline=plan.baseline,
-        seeds=plan.seeds,
+        seeds=len(plan.seeds),
         results=tuple(results),
         curves=curves,
-        environment=_newest_environment(folder, results),
+        environment=environment,
         missing=tuple(missing),
         depths=depths,
+        environments=environments,
     )
 
 
@@ -80,17 +87,20 @@ def read_plan(folder: Path) -> Plan | None:
     Raises: StoreError: the file is damaged, or of another format.
     """
     path = folder / "comparison.json"
-    values = _read_json(path)
-    if values is None:
+    found = read_json(path, dict[str, Any])
+    if found is None:
         return None
-    if values.pop("format", None) != _FORMAT:
+    if found.pop("format", None) != _FORMAT:
         raise StoreError(f"{path} is not in format {_FORMAT} of this version; use the version that wrote it")
-    return _decode(Plan, values, path)
+    try:
+        return msgspec.convert(found, Plan)
+    except msgspec.ValidationError as error:
+        raise StoreError(_damage(path, str(error))) from error
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
     """Write `comparison.json`."""
-    write_json(folder / "comparison.json", {"format": _FORMAT, **dataclasses.asdict(plan)})
+    write_json(folder / "comparison.json", {"format": _FORMAT, **msgspec.to_builtins(plan)})
 
 
 def read_result(folder: Path, activation: str, seed: int) -> RunResult | None:
@@ -99,34 +109,59 @@ def read_result(folder: Path, activation: str, seed: int) -> RunResult | None:
     Raises: StoreError: the file is damaged, or belongs to another run.
     """
     path = run_folder(folder, activation, seed) / "result.json"
-    values = _read_json(path)
-    if values is None:
+    result = read_json(path, RunResult)
+    if result is None:
         return None
-    result = _decode(RunResult, values, path)
-    if (result.activation, result.seed) != (activation, seed) or result.status not in (FINISHED, FAILED):
+    known = result.status in (FINISHED, FAILED, INFRASTRUCTURE)
+    if (result.activation, result.seed) != (activation, seed) or not known:
         raise StoreError(_damage(path, "it belongs to another run"))
     return result
 
 
 def write_result(folder: Path, result: RunResult) -> None:
     """Write the result of a run, which ends it."""
-    write_json(run_folder(folder, result.activation, result.seed) / "result.json", dataclasses.asdict(result))
+    write_json(run_folder(folder, result.activation, result.seed) / "result.json", result)
 
 
-def write_metrics(folder: Path, activation: str, seed: int, metrics: list[EpochMetrics]) -> None:
-    """Write the finished epochs of a run, one JSON object a line."""
-    lines = [json.dumps(dataclasses.asdict(epoch), allow_nan=False) + "\n" for epoch in metrics]
-    write_atomically(run_folder(folder, activation, seed) / "metrics.jsonl", "".join(lines).encode())
+def append_metrics(path: Path, row: EpochRow) -> None:
+    """Append a finished epoch to a run's `metrics.jsonl`, as one line.
+
+    Raises: StoreError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(msgspec.json.encode(row) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StoreError(_unwritable(path, error)) from error
 
 
-def write_depth(folder: Path, activation: str, seed: int, depth: Depth) -> None:
-    """Write what was measured by depth in a run; before its result."""
-    write_json(run_folder(folder, activation, seed) / "depth.json", dataclasses.asdict(depth))
+def cut_metrics(path: Path, epochs: int) -> list[EpochRow] | None:
+    """Keep the first epochs of a run's `metrics.jsonl` and drop the rest, such as the line a killed process broke off.
+
+    Returns: The epochs that are kept; None where the file does not hold so many, and is left as it is.
+    Raises: StoreError: the file cannot be written.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError:
+        lines = []
+    try:
+        rows = [msgspec.json.decode(line, type=EpochRow) for line in lines[:epochs]]
+    except msgspec.DecodeError:
+        return None
+    if len(rows) < epochs:
+        return None
+    if len(lines) > epochs:
+        write_atomically(path, b"".join(lines[:epochs]))
+    return rows
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write plain values as indented JSON, atomically."""
-    write_atomically(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+def write_json(path: Path, values: object) -> None:
+    """Write a record or plain values as indented JSON, atomically; a number that is not finite is written as null."""
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(values), indent=2) + b"\n")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -140,57 +175,40 @@ def write_atomically(path: Path, content: bytes) -> None:
         files.write_atomically(path, content)
         files.remove_leftovers(path)
     except OSError as error:
-        reason = error.strerror or error
-        raise StoreError(f"cannot write {path}: {reason}; choose an --out folder that can be written") from error
+        raise StoreError(_unwritable(path, error)) from error
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, kind: type[_Record]) -> _Record | None:
+    """Read a JSON file as a record of a kind; None where there is no such file.
+
+    Raises: StoreError: the file cannot be read, or is no such record.
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise StoreError(_damage(path, "it is no JSON")) from error
-    if not isinstance(values, dict):
-        raise StoreError(_damage(path, "it is no JSON object"))
-    return values
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(_damage(path, str(error))) from error
 
 
-def _read_metrics(path: Path, result: RunResult) -> tuple[EpochMetrics, ...]:
+def _read_metrics(path: Path, result: RunResult) -> tuple[EpochRow, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if result.epochs else []
-        metrics = tuple(_decode(EpochMetrics, json.loads(line), path) for line in lines)
-    except (OSError, ValueError) as error:
-        raise error if isinstance(error, StoreError) else StoreError(_damage(path, "it cannot be read")) from error
-    if [epoch.epoch for epoch in metrics] != list(range(1, result.epochs + 1)):
+        lines = path.read_bytes().splitlines() if result.epochs else []
+        metrics = tuple(msgspec.json.decode(line, type=EpochRow) for line in lines)
+    except (OSError, msgspec.DecodeError) as error:
+        raise StoreError(_damage(path, f"it cannot be read ({error})")) from error
+    if [row.get("epoch") for row in metrics] != list(range(1, result.epochs + 1)):
         raise StoreError(_damage(path, f"it does not hold the epochs 1 to {result.epochs}"))
     return metrics
-
-
-def _decode(kind: type[_Record], values: object, path: Path) -> _Record:
-    hints = get_type_hints(kind)
-    needed = {one.name for one in dataclasses.fields(kind) if one.default is dataclasses.MISSING}
-    if not isinstance(values, dict) or not needed <= set(values) <= set(hints):
-        raise StoreError(_damage(path, "its fields are not those of this version"))
-    read: dict[str, Any] = dict(values)
-    for key in values:
-        kinds = get_origin(hints[key]) or hints[key]
-        if kinds is tuple and isinstance(read[key], list):
-            read[key] = tuple(read[key])  # JSON has no tuples.
-        if not isinstance(read[key], kinds if kinds in (dict, tuple) else hints[key]):
-            raise StoreError(_damage(path, f"its field {key} is not as expected"))
-    return kind(**read)
-
-
-def _newest_environment(folder: Path, results: list[RunResult]) -> dict[str, Any]:
-    folders = [run_folder(folder, result.activation, result.seed) for result in results]
-    newest = max(folders, key=lambda run: (run / "result.json").stat().st_mtime_ns, default=None)
-    return (_read_json(newest / "env.json") or {}) if newest else {}
 
 
 def _damage(path: Path, reason: str) -> str:
     whole = path.name == "comparison.json"
     remedy = "use another --out folder" if whole else f"delete {path.parent} and run the same command again"
     return f"{path} is damaged: {reason}; {remedy}"
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"cannot write {path}: {error.strerror or error}; choose an --out folder that can be written"

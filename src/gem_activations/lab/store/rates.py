@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ...errors import SettingError, StoreError
 from ..recipes.pipeline import Recipe
@@ -101,7 +104,7 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
     """
     path = path / FILE if path.is_dir() else path
     stored, rates = _read(path)
-    found, wanted = _flat(stored), _flat(json.loads(json.dumps(recipe.pipeline())))
+    found, wanted = flatten(stored), flatten(to_plain(recipe.pipeline()))
     differing = [key for key in {**wanted, **found} if key not in _FREE and found.get(key) != wanted.get(key)]
     if differing:
         named = ", ".join(f"{key} ({found.get(key)} there, {wanted.get(key)} now)" for key in differing[:3])
@@ -132,7 +135,18 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
     return values["recipe"], rates
 
 
-def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+def to_plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as JSON gives them back: a tuple becomes a list, and what JSON has no form for its text."""
+    return msgspec.json.decode(msgspec.json.encode(values, enc_hook=str))
+
+
+def flatten(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a recipe as one flat entry a setting, with dotted names.
+
+    Example:
+        >>> flatten({"name": "digits", "training": {"epochs": 3}})
+        {'name': 'digits', 'training.epochs': 3}
+    """
     flat: dict[str, Any] = {}
     for key, value in recipe.items():
         flat |= {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}

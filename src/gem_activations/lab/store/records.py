@@ -4,7 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FINISHED, FAILED = "finished", "failed"
+FINISHED, FAILED, INFRASTRUCTURE = "finished", "failed", "infrastructure"
+CORE = ("activation", "seed", "status", "reason", "epochs", "seconds")
+"""Columns of a table of runs that are not figures of the experiment."""
+
+RunKey = tuple[str, int]
+"""Name of the activation, and seed."""
 
 
 @dataclass(frozen=True)
@@ -12,48 +17,36 @@ class RunResult:
     """The outcome of one run: one activation trained from one seed.
 
     Attributes:
-        activation: Canonical string of `catalog.parse`.
+        activation: Name of the arm: a canonical string of `catalog.parse`, or the name of a user's own activation.
         seed: Seed of the run; runs of equal seed share initial weights and data order across activations.
-        status: "finished", or "failed" (then the accuracies and losses are None).
+        status: "finished"; "failed", because of the experiment itself; or "infrastructure": a full disk, unreadable
+            data or too little memory, which the same command tries again.
         reason: Why the run failed; empty for a finished one.
-        test_accuracy: Fraction of the test set's targets that are predicted right, 0 to 1, of the weights the rule
-            chose. A target is an image's class, or a token.
-        test_loss: Mean cross-entropy of a target of the test set, in nats, of the same weights: the negative
-            log-likelihood. For text its exponential is the perplexity.
-        validation_accuracy: Of the epoch that the rule chose.
-        validation_loss: Of the epoch that the rule chose.
-        best_epoch: The epoch that the rule chose, counted from 1.
         epochs: Epochs that were finished.
-        parameters: Number of trained scalars of the model.
-        step_seconds: Seconds of one training step, the median over the run's epochs.
-        step_time_ratio: Step time over that of the same model with ReLU, measured in this run.
         seconds: Wall time of the run, in all processes that worked on it.
-        calibration_error: Expected calibration error on the test set, 15 bins, 0 to 1; None where it is not measured.
-        brier: Brier score on the test set, summed over the classes, 0 to 2; None where it is not measured.
-        dead_share: Share of the activation's units whose slope is below 1e-6 on every example looked at, 0 to 1, of
-            the weights the rule chose; None where it is not measured.
-        peak_memory: Most memory of the run in bytes: on a GPU, what torch held; on a CPU, the whole process. None where
-            the system does not tell.
+        figures: What the experiment returned, by name; None for a figure that is not finite. Those of the lab's own
+            recipes are described in `training.trainer.Trainer.train`.
     """
 
     activation: str
     seed: int
     status: str
-    reason: str
-    test_accuracy: float | None
-    test_loss: float | None
-    validation_accuracy: float | None
-    validation_loss: float | None
-    best_epoch: int | None
-    epochs: int
-    parameters: int
-    step_seconds: float | None
-    step_time_ratio: float | None
-    seconds: float
-    calibration_error: float | None = None
-    brier: float | None = None
-    dead_share: float | None = None
-    peak_memory: int | None = None
+    reason: str = ""
+    epochs: int = 0
+    seconds: float = 0.0
+    figures: dict[str, int | float | None] = field(default_factory=dict[str, "int | float | None"])
+
+    def row(self) -> dict[str, Any]:
+        """Return the row of this run in a table of runs: the core columns, and every figure under its own name."""
+        return {
+            "activation": self.activation,
+            "seed": self.seed,
+            "status": self.status,
+            "reason": self.reason,
+            **self.figures,
+            "epochs": self.epochs,
+            "seconds": self.seconds,
+        }
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ class Depth:
         start_gradients: Norm of the loss gradient of each layer's weights at the start of the run, on one batch.
         gradients: The same with the weights that the rule chose.
         activations: Names of the activation modules.
-        start_dead: Share of each activation's units that are dead at the start, 0 to 1; see `RunResult.dead_share`.
+        start_dead: Share of each activation's units that are dead at the start, 0 to 1.
         dead: The same with the weights that the rule chose.
     """
 
@@ -79,27 +72,8 @@ class Depth:
     dead: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class EpochMetrics:
-    """One line of `metrics.jsonl`: one finished epoch, counted from 1.
-
-    Attributes:
-        epoch: Number of the epoch.
-        train_loss: Mean cross-entropy over the epoch's batches as they were trained on, in nats.
-        train_accuracy: Fraction of the targets predicted right over the same batches.
-        validation_loss: Mean cross-entropy on the validation set after the epoch.
-        validation_accuracy: Fraction of the validation set's targets predicted right after the epoch.
-        learning_rate: Learning rate of the epoch's last step.
-        seconds: Wall time of the epoch's training steps, validation aside.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    learning_rate: float
-    seconds: float
+EpochRow = dict[str, int | float | None]
+"""One line of `metrics.jsonl`: "epoch", counted from 1, and what was logged of it by name; "seconds" is wall time."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +81,16 @@ class Plan:
     """The content of `comparison.json`: what makes two comparisons the same, and the runs that are wanted.
 
     Attributes:
-        recipe: The recipe as nested plain values, without activations, baseline and seeds.
+        recipe: The experiment as nested plain values, without activations, baseline and seeds: a recipe of the lab, or
+            what identifies a user's own training function (`task` is "own" then).
         baseline: Activation that the others are compared with; one of `activations`.
         device: Type of the device, such as "cpu".
         threads: CPU threads of torch; their number changes the last bits of a result.
         data: Checksum of each split of the data.
-        activations: Canonical strings, in the order in which they were asked for.
-        seeds: Number of seeds; the runs have the seeds 0 to seeds - 1.
+        activations: Names of the arms, in the order in which they were asked for.
+        seeds: The seeds, ascending.
+        versions: What the runs were made with: versions of torch and this package, and SHA-256 of the source files of
+            the user's own code.
     """
 
     recipe: dict[str, Any]
@@ -122,11 +99,12 @@ class Plan:
     threads: int
     data: dict[str, str]
     activations: tuple[str, ...]
-    seeds: int
+    seeds: tuple[int, ...]
+    versions: dict[str, str] = field(default_factory=dict[str, str])
 
-    def runs(self) -> list[tuple[str, int]]:
+    def runs(self) -> list[RunKey]:
         """List the planned runs, seed by seed, so that an unfinished comparison is paired as far as it goes."""
-        return [(activation, seed) for seed in range(self.seeds) for activation in self.activations]
+        return [(activation, seed) for seed in self.seeds for activation in self.activations]
 
 
 @dataclass(frozen=True)
@@ -139,9 +117,10 @@ class Comparison:
         activations: Canonical strings, in the order in which they were asked for.
         baseline: One of `activations`.
         seeds: Number of seeds of the plan.
-        results: Results of the runs that ended, finished and failed, in the order of the plan.
+        results: Results of the runs that ended, whatever their status, in the order of the plan.
         curves: (activation, seed) -> finished epochs, for the same runs.
         environment: env.json of the run that ended last: versions, hardware, git state, command. Empty without a run.
+        environments: (activation, seed) -> env.json of each run that ended.
         missing: Planned runs without a result yet.
         depths: (activation, seed) -> what was measured by depth, for the finished runs that have it.
     """
@@ -152,7 +131,8 @@ class Comparison:
     baseline: str
     seeds: int
     results: tuple[RunResult, ...]
-    curves: dict[tuple[str, int], tuple[EpochMetrics, ...]]
+    curves: dict[RunKey, tuple[EpochRow, ...]]
     environment: dict[str, Any]
-    missing: tuple[tuple[str, int], ...]
-    depths: dict[tuple[str, int], Depth] = field(default_factory=dict["tuple[str, int]", Depth])
+    missing: tuple[RunKey, ...]
+    depths: dict[RunKey, Depth] = field(default_factory=dict["RunKey", Depth])
+    environments: dict[RunKey, dict[str, Any]] = field(default_factory=dict["RunKey", dict[str, Any]])

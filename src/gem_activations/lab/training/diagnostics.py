@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...torch import make_activation
 from ...torch.monitor.dead import is_dead, read_activation
 from ..recipes.pipeline import Training
-from ..store.comparison import Depth
+from ..store.records import Depth
 from .step import autocast, cross_entropy
 from .tasks import Batch
 

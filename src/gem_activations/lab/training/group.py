@@ -45,7 +45,7 @@ class Group(Protocol):
 
 
 @dataclass(frozen=True)
-class Alone:
+class SingleProcess:
     """One process by itself."""
 
     rank: int = 0

@@ -1,273 +1,262 @@
-"""Train one run: epochs, validation, checkpoints, and the test set scored once at the end.
+"""One run of a comparison as a training function sees it: its activation and seed, what it logs, how it resumes.
 
-Every random number comes from the run's seed through a stream of its own (weights, order, noise, augmentation), so
-that runs of equal seed share initial weights, data order and augmentation whatever their activation, and a resumed
-run equals one never stopped.
+`epochs` is a `range` that remembers. After each pass through the loop's body it writes what was logged, and a
+checkpoint of the given states and of the random states of Python, NumPy and torch. If the folder holds such a
+checkpoint, it restores all of it and begins behind the last finished epoch. The body needs to know nothing of this.
 """
 
-import dataclasses
+import io
 import math
-import statistics
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import ArrayLike
+from torch import nn
 
-from ..models.classifiers import count_parameters
-from ..recipes.pipeline import Recipe
-from ..store.comparison import FINISHED, Depth, EpochMetrics, RunResult
+from ...errors import ExperimentError
+from ..store.comparison import append_metrics, cut_metrics, write_atomically
+from ..store.records import EpochRow
 from .checkpoint import load_checkpoint, save_checkpoint
-from .diagnostics import describe_depth, profile
-from .evaluation import Score, evaluate
-from .group import Alone, Group
-from .memory import measure_peak, reset_peak
-from .optimisation import learning_rates
-from .step import Record, Stepper, autocast
-from .streams import AUGMENTATION, NOISE, WEIGHTS, derive_seed, epoch_order, step_batches
-from .tasks import SplitName, Task
-from .timing import measure_step_ratio
+from .group import Group, SingleProcess
 
-_FORMAT = 2  # Of a checkpoint.
-_UNTESTED: dict[str, Any] = dict.fromkeys(("test_accuracy", "test_loss", "step_time_ratio"))
+CHECKPOINT, METRICS, PREDICTIONS = "checkpoint.pt", "metrics.jsonl", "predictions.npz"
+MOST_EPOCHS = 1_000_000
+_FORMAT = 3  # Of a checkpoint.
 
-EpochListener = Callable[[list[EpochMetrics]], None]
+
+class Stateful(Protocol):
+    """A model, an optimizer, a schedule, a gradient scaler: whatever has a state to be kept."""
+
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...  # noqa: D102
+
+
+EpochListener = Callable[[list[EpochRow], int], None]
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss of a run became NaN or infinite."""
+    """A loss or figure of a run became NaN or infinite."""
 
 
 class Run:
-    """One run in memory: model, optimiser, learning rates, best weights so far, finished epochs.
+    """One run of a comparison: one activation trained from one seed.
+
+    A training function gets it as its first argument. Python's, NumPy's and torch's generators have been seeded by
+    `seed` before the function is called.
 
     Args:
-        recipe: How it is trained.
-        activation: Canonical string of the catalog.
+        name: Name of the activation.
         seed: Seed of the run.
-        task: What is trained, on the device of the run.
+        device: Where the run trains.
+        folder: Folder of the run; it exists.
+        make: Makes a fresh module of the activation.
         identity: Plain values that a checkpoint must repeat to be continued.
-        group: The processes that train this run together; all of them construct it and call `train`.
+        group: The processes that train this run together; rank zero writes.
+        on_epoch: Told of all finished epochs and the number that is wanted, at the start of `epochs` and after each.
+
+    Attributes:
+        name: Name of the activation, as in the report.
+        seed: Seed of the run, a whole number from 0 up.
+        device: Where the run is to train, a `torch.device`.
+        folder: Folder of the run, for files of the function's own.
+        metrics: What was logged: one row an epoch, with "epoch" counted from 1.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        activation: str,
+        name: str,
         seed: int,
-        task: Task,
+        device: torch.device,
+        folder: Path,
+        make: Callable[[], nn.Module],
+        *,
         identity: dict[str, Any] | None = None,
         group: Group | None = None,
+        on_epoch: EpochListener | None = None,
     ) -> None:
-        recipe = recipe.for_arm(activation)
-        self.recipe, self.activation, self.seed, self.task = recipe, activation, seed, task.replicate(seed)
-        self.identity, self.group = identity or {}, group or Alone()
-        self.device, self.examples = self.task.device, self.task.sizes["train"]
-        self.metrics: list[EpochMetrics] = []
-        self.best: dict[str, Tensor] = {}
-        self.seconds = 0.0
-        self.depth: Depth | None = None
-        reset_peak(self.device)
-        self.peak = 0
-        self.model = self.make_model(activation)
-        self.rates = learning_rates(recipe.training, recipe.training.total_steps(self.examples))
-        self.stepper = Stepper(self.model, self.task, recipe.training, torch.Generator(self.device), self.group)
-        torch.manual_seed(derive_seed(seed, NOISE))
+        self.name, self.seed, self.device, self.folder = name, seed, device, folder
+        self.metrics: list[EpochRow] = []
+        self._make, self._identity, self._group = make, identity or {}, group or SingleProcess()
+        self._on_epoch = on_epoch or (lambda _rows, _epochs: None)
+        self._row: EpochRow = {}
+        self._looping = self._begun = False
+        self._begun_epoch = 0.0
+        self._earlier = 0.0  # Seconds of earlier processes that worked on this run.
+        self._started = time.perf_counter()
 
-    def make_model(self, activation: str) -> nn.Module:
-        """Build the model with the initial weights of this run's seed and any activation."""
-        model = self.task.make_model(activation, derive_seed(self.seed, WEIGHTS))
-        if self.recipe.training.channels_last:
-            model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- the stubs leave it out
-        return model
-
-    def train(self, checkpoint: Path, on_epoch: EpochListener) -> RunResult:
-        """Train from the checkpoint, or from the start where there is none, and score the split of the recipe.
-
-        Args:
-            checkpoint: File that is written after every epoch.
-            on_epoch: Called with all finished epochs, at the start and after each, once its checkpoint is written.
-        Raises: NotFiniteError: a loss is NaN or infinite; StoreError: the checkpoint cannot be written.
-        """
-        self.advance(checkpoint, on_epoch)
-        return self._score()
-
-    def advance(self, checkpoint: Path, on_epoch: EpochListener) -> None:
-        """Train to the last epoch without scoring, which is all that ranks above 0 do; see `train`."""
-        self.resume(checkpoint)
-        self.group.agree(len(self.metrics), "the epochs of the checkpoint")
-        on_epoch(self.metrics)
-        for epoch in range(len(self.metrics) + 1, self.epochs + 1):
-            started = time.perf_counter()
-            self.metrics.append(self._run_epoch(epoch))
-            self.seconds += time.perf_counter() - started
-            if self.group.rank == 0:
-                save_checkpoint(checkpoint, self.state())
-            on_epoch(self.metrics)
+    def activation(self) -> nn.Module:
+        """Return a fresh module of the run's activation; each place of a model gets one of its own."""
+        module = self._make()
+        if not isinstance(module, nn.Module):
+            raise ExperimentError(
+                f"the activation {self.name} made a {type(module).__name__}, expected a torch.nn.Module; give a class "
+                "of modules, or a function that returns one"
+            )
+        return module
 
     @property
-    def epochs(self) -> int:
-        """The epochs of the whole run."""
-        return math.ceil(len(self.rates) / self.recipe.training.steps_of_epoch(self.examples))
+    def seconds(self) -> float:
+        """Wall time of the run so far, in all processes that worked on it."""
+        return self._earlier + time.perf_counter() - self._started
 
-    def state(self) -> dict[str, Any]:
-        """Give all that a resumption needs, as tensors and plain values.
+    def epochs(self, count: int, **states: Stateful) -> Iterator[int]:
+        """Iterate over the epochs 0 to count - 1, from where an interrupted run was stopped.
 
-        The data position is the number of steps done: it fixes, with the seed, the order and the augmentation.
+        After each pass a line is added to `metrics.jsonl` and a checkpoint is written, both safe against kills. Leaving
+        the loop early is fine. A run uses `epochs` once.
+
+        Args:
+            count: Number of epochs of the whole run.
+            states: What a resumed run needs, by name: model, optimizer, schedule, anything with `state_dict` and
+                `load_state_dict`. Without any nothing is saved, and a run that is stopped begins again.
+        Raises: ExperimentError: a count below 1 or above a million, a state without these methods or with more in it
+            than tensors and plain values, a second use; StoreError: a file cannot be written.
         """
+        if self._begun:
+            raise ExperimentError("run.epochs is used twice in one run; put both phases of the training into one loop")
+        self._begun = True
+        if not 1 <= count <= MOST_EPOCHS:
+            raise ExperimentError(f"run.epochs({count}): give a whole number of epochs from 1 to {MOST_EPOCHS:,}")
+        for name, state in states.items():
+            if not (hasattr(state, "state_dict") and hasattr(state, "load_state_dict")):
+                raise ExperimentError(
+                    f"run.epochs({name}=...) is a {type(state).__name__}, expected an object with state_dict and "
+                    "load_state_dict, such as a model or an optimizer"
+                )
+        done = self._resume(states) if states else self._restart()
+        self._group.agree(done, "the epochs of the checkpoint")
+        self._on_epoch(self.metrics, count)
+        for epoch in range(done, count):
+            self._looping, self._row, self._begun_epoch = True, {}, time.perf_counter()
+            yield epoch
+            self._end_epoch()
+            if states and self._group.rank == 0:
+                save_checkpoint(self.folder / CHECKPOINT, self._state(states))
+            self._on_epoch(self.metrics, count)
+
+    def log(self, **figures: Any) -> None:
+        """Record figures of the current epoch by name, such as `run.log(train_loss=loss)`.
+
+        In a loop over `epochs` they become one line of `metrics.jsonl` when the epoch ends; later values replace
+        earlier ones. Elsewhere each call is a line of its own.
+
+        Args:
+            figures: Numbers, or tensors and arrays with one element. One that is not finite is stored as none.
+        Raises: ExperimentError: a value that is no number, or a figure called "epoch".
+        """
+        if "epoch" in figures:
+            raise ExperimentError("run.log(epoch=...): the epoch is recorded anyway; give this figure another name")
+        self._row |= {name: finite(to_number(name, value)) for name, value in figures.items()}
+        if not self._looping:
+            if not self.metrics and not self._begun:
+                self._restart()
+            self._append({"epoch": len(self.metrics) + 1, **self._row})
+            self._row = {}
+
+    def log_predictions(self, predictions: ArrayLike, targets: ArrayLike | None = None) -> None:
+        """Store predictions on the test examples, compressed, in `predictions.npz` of the run's folder.
+
+        Args:
+            predictions: (N, ...) numbers, in the same order of examples in every run.
+            targets: (N, ...) what was to be predicted.
+        """
+        buffer = io.BytesIO()
+        if targets is None:
+            np.savez_compressed(buffer, predictions=_to_array(predictions))
+        else:
+            np.savez_compressed(buffer, predictions=_to_array(predictions), targets=_to_array(targets))
+        write_atomically(self.folder / PREDICTIONS, buffer.getvalue())
+
+    def finish(self) -> None:
+        """End the epoch of a loop that the function has left early, if anything was logged of it."""
+        if self._looping and self._row:
+            self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        self._looping = False
+        self._append({"epoch": len(self.metrics) + 1, "seconds": time.perf_counter() - self._begun_epoch, **self._row})
+
+    def _append(self, row: EpochRow) -> None:
+        if self._group.rank == 0:
+            append_metrics(self.folder / METRICS, row)
+        self.metrics.append(row)
+
+    def _state(self, states: dict[str, Stateful]) -> dict[str, Any]:
+        generators: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+        kind, keys, *rest = np.random.get_state(legacy=True)
+        generators["numpy"] = [kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest]
+        if self.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "format": _FORMAT,
-            "identity": self.identity,
-            "steps": self._steps_before(len(self.metrics) + 1),
-            "model": self.model.state_dict(),
-            "optimizer": self.stepper.optimizer.state_dict(),
-            "best": self.best,
-            "metrics": [dataclasses.asdict(epoch) for epoch in self.metrics],
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "identity": self._identity,
+            "epochs": len(self.metrics),
+            "states": {name: state.state_dict() for name, state in states.items()},
+            "random": generators,
             "seconds": self.seconds,
-            "peak": max(self.peak, measure_peak(self.device)),
         }
 
-    def resume(self, checkpoint: Path) -> bool:
-        """Take over the state of a checkpoint; False where there is none that is intact and of this very run."""
-        state = load_checkpoint(checkpoint, self.device)
-        if state is None or (state.get("format"), state.get("identity")) != (_FORMAT, self.identity):
-            return False
-        self.model.load_state_dict(state["model"])
-        self.stepper.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.peak = state["best"], state["peak"]
-        self.metrics = [EpochMetrics(**epoch) for epoch in state["metrics"]]
-        self.seconds = state["seconds"]
-        torch.set_rng_state(state["random"].cpu())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_random"].cpu(), self.device)
-        return True
+    def _resume(self, states: dict[str, Stateful]) -> int:
+        """Take over the checkpoint; return the finished epochs, 0 where none is intact and of this very run."""
+        found = load_checkpoint(self.folder / CHECKPOINT, self.device)
+        if found is None or (found.get("format"), found.get("identity")) != (_FORMAT, self._identity):
+            return self._restart()
+        if found["states"].keys() != states.keys():
+            there, now = (", ".join(sorted(names)) for names in (found["states"], states))
+            raise ExperimentError(
+                f"the checkpoint in {self.folder} holds {there}, and run.epochs is now given {now}; delete the "
+                "checkpoint to begin this run again"
+            )
+        if self._group.rank == 0:
+            rows = cut_metrics(self.folder / METRICS, found["epochs"])
+            if rows is None:  # Somebody has changed the file.
+                return self._restart()
+            self.metrics = rows
+        else:
+            self.metrics = [{} for _ in range(found["epochs"])]
+        for name, state in states.items():
+            state.load_state_dict(found["states"][name])
+        self._earlier, self._started = found["seconds"], time.perf_counter()
+        generators = found["random"]
+        random.setstate(generators["python"])
+        kind, keys, *rest = generators["numpy"]
+        np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(generators["torch"].cpu())
+        if "cuda" in generators and self.device.type == "cuda":
+            torch.cuda.set_rng_state(generators["cuda"].cpu(), self.device)
+        return found["epochs"]
 
-    def _steps_before(self, epoch: int) -> int:
-        return min((epoch - 1) * self.recipe.training.steps_of_epoch(self.examples), len(self.rates))
+    def _restart(self) -> int:
+        if self._group.rank == 0:
+            cut_metrics(self.folder / METRICS, 0)
+        return 0
 
-    def _run_epoch(self, epoch: int) -> EpochMetrics:
-        started = time.perf_counter()
-        first, last = self._steps_before(epoch), self._steps_before(epoch + 1)
-        training = self.recipe.training
-        whole = training.epoch_steps is not None
-        batches = step_batches(self.seed, range(first, last), training.batch_size, self.examples, whole=whole)
-        self.stepper.generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch))
-        if self.group.rank:  # Noise of its own in each process, and the same whether the run was resumed or not.
-            torch.manual_seed(derive_seed(self.seed, NOISE, epoch, self.group.rank))
-        record = self.stepper.train(self.rates[first:last], [batch.to(self.device) for batch in batches])
-        loss, accuracy = self._summarise(record, batches, epoch)
-        seconds = time.perf_counter() - started
-        score = self._evaluate("validation")
-        if not math.isfinite(score.loss):
-            raise NotFiniteError(f"the validation loss is not finite after epoch {epoch}")
-        lowest = all(score.loss < past.validation_loss for past in self.metrics)
-        if self.recipe.selection == "lowest-validation-loss" and lowest:
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        return EpochMetrics(
-            epoch=epoch,
-            train_loss=loss,
-            train_accuracy=accuracy,
-            validation_loss=score.loss,
-            validation_accuracy=score.accuracy,
-            learning_rate=self.rates[last - 1],
-            seconds=seconds,
-        )
 
-    def _summarise(self, record: Record, batches: list[Tensor], epoch: int) -> tuple[float, float]:
-        """Give loss and accuracy of an epoch's training; here the device is waited for."""
-        losses = self.group.total(torch.stack(record.losses))
-        right, targets = self.group.total(record.counts()).tolist()
-        bad = (~losses.isfinite()).nonzero()
-        if len(bad):
-            raise NotFiniteError(f"the training loss is not finite at step {int(bad[0]) + 1} of epoch {epoch}")
-        sizes = torch.tensor([len(batch) for batch in batches], device=self.device)
-        return float((losses * sizes).sum() / sizes.sum()), right / max(1, targets)
+def to_number(name: str, value: Any) -> float:
+    """Return a figure as a float, or as an int where it is one.
 
-    def _evaluate(self, split: SplitName, *, calibration: bool = False) -> Score:
-        with autocast(self.device, self.recipe.training):
-            return evaluate(self.model, self.task.evaluation_batches(split), calibration=calibration)
+    Raises: ExperimentError: it is no number.
+    """
+    if isinstance(value, str | bytes | bool) or value is None:
+        raise ExperimentError(f"{name} is {value!r}, expected a number")
+    if isinstance(value, int):
+        return value
+    try:
+        return float(value.detach() if isinstance(value, torch.Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ExperimentError(f"{name} is a {type(value).__name__}, expected a number: {error}") from error
 
-    def _score(self) -> RunResult:
-        """Score the chosen weights on the test set, unless the recipe leaves it alone, and make the result."""
-        started = time.perf_counter()
-        chosen = self.metrics[-1]
-        if self.recipe.selection == "lowest-validation-loss":
-            chosen = min(self.metrics, key=lambda epoch: epoch.validation_loss)
-            self.model.load_state_dict(self.best)
-        tested = self._test() if self.recipe.scored == "test" else _UNTESTED
-        steps = [self._steps_before(epoch.epoch + 1) - self._steps_before(epoch.epoch) for epoch in self.metrics]
-        return RunResult(
-            activation=self.activation,
-            seed=self.seed,
-            status=FINISHED,
-            reason="",
-            validation_accuracy=chosen.validation_accuracy,
-            validation_loss=chosen.validation_loss,
-            best_epoch=chosen.epoch,
-            epochs=len(self.metrics),
-            parameters=count_parameters(self.model),
-            step_seconds=statistics.median(
-                epoch.seconds / count for epoch, count in zip(self.metrics, steps, strict=True)
-            ),
-            seconds=self.seconds + time.perf_counter() - started,
-            **tested,
-        )
 
-    def _test(self) -> dict[str, Any]:
-        """Score the test set, look inside the model and measure the step time: fields of `RunResult`."""
-        score = self._evaluate("test", calibration=True)
-        if not math.isfinite(score.loss):
-            raise NotFiniteError("the test loss is not finite")
-        peak = max(self.peak, measure_peak(self.device))
-        return {
-            "test_accuracy": score.accuracy,
-            "test_loss": score.loss,
-            "calibration_error": score.calibration_error,
-            "brier": score.brier,
-            "dead_share": self._look_inside(),
-            "step_time_ratio": self._measure_ratio(),
-            "peak_memory": peak or None,
-        }
+def finite(value: float) -> float | None:
+    """Return a number, or None in the place of one that is not finite."""
+    return value if math.isfinite(value) else None
 
-    def _look_inside(self) -> float | None:
-        """Profile the model at its start and with the chosen weights; give the share of dead units of the latter."""
-        noise = torch.Generator(self.device).manual_seed(derive_seed(self.seed, AUGMENTATION, 0))
-        training = self.recipe.training
-        indices = epoch_order(self.seed, 0, self.examples)[: self._most_at_once()].to(self.device)
-        batch = self.task.train_batch(indices, noise)
-        start, end = (
-            profile(model, self.activation, batch, training) for model in (self.make_model(self.activation), self.model)
-        )
-        self.depth = describe_depth(start, end)
-        return end.dead_share
 
-    def _most_at_once(self) -> int:
-        """Give the examples that are known to fit into this process's memory: those of one pass in training."""
-        training = self.recipe.training
-        share = math.ceil(training.batch_size / self.group.size)
-        return min(share, training.micro_batch or share)
-
-    def _measure_ratio(self) -> float:
-        """Time throwaway copies of the model, so that nothing of the run is touched."""
-        training = self.recipe.training
-        if self.group.size > 1:  # This process takes the whole batch here, but has room for its share only.
-            training = dataclasses.replace(training, micro_batch=self._most_at_once())
-        order = epoch_order(self.seed, 0, self.examples).to(self.device)
-        batches = order.split(training.batch_size)
-
-        def stepper(activation: str) -> Callable[[int], None]:
-            noise = torch.Generator(self.device).manual_seed(0)
-            model = self.make_model(activation)
-            timed = Stepper(model, self.task, training, noise, Alone())
-
-            def step(index: int) -> None:
-                timed.train([training.learning_rate], [batches[index % max(1, len(batches) - 1)]])
-
-            return step
-
-        fewest = 3 if self.recipe.scale == "smoke" else 15  # A smoke run has fewer steps than a good measurement.
-        return measure_step_ratio(stepper(self.activation), stepper("relu"), self.device, fewest)
+def _to_array(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -1,0 +1,133 @@
+"""Run a comparison: every activation from every seed, resumable and shared between processes."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from ...errors import ExperimentError, SettingError, StoreError
+from ..data.holdings import DATA_DIR_VARIABLE
+from ..store.comparison import load_comparison, read_result, run_folder
+from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, RunKey, RunResult
+from .distributed import ProcessGroup, follow, init_processes, is_launched, local_device
+from .planning import agree_on_plan, check_folder, find_device, resolve
+from .request import Execution, FunctionRequest, Request
+from .runner import TRACEBACK, ProgressCallback, Runner, reproducible
+
+_POLL_SECONDS = 0.5
+
+
+def run_comparison(request: Execution, callback: ProgressCallback) -> Comparison:
+    """Bring every run that a request wants to its end.
+
+    Runs that ended before are not repeated, unless they failed for want of memory, disk or data, or the request asks
+    for it. A run that another process works on is waited for, and taken over if that process dies. Under torchrun
+    every process calls this; all but rank zero only help.
+
+    Returns: The comparison as its folder holds it then.
+    Raises: ExperimentError: the first run of every activation failed in the same way; GemError: something in the
+        request is wrong. What was stored before has not been touched.
+    """
+    experiment = resolve(request)
+    request = _check_engine(request)
+    device = find_device(local_device(request.device), here=request.engine == "local")
+    with init_processes(device) as group:
+        if isinstance(group, ProcessGroup) and group.rank > 0:
+            follow(request.folder, experiment, experiment.load(device), device, group)
+            return load_comparison(request.folder)
+        check_folder(request.folder)
+        loaded = experiment.load(device)
+        if group.size > 1 and loaded.advance is None:
+            raise SettingError("a training function of your own runs in one process; start it without torchrun")
+        plan = agree_on_plan(request, experiment, device, loaded.checksums)
+        again = (INFRASTRUCTURE, FAILED) if request.retry_failed else (INFRASTRUCTURE,)
+        before = {run: read_result(request.folder, *run) for run in experiment.runs}
+        pending = {run: result for run, result in before.items() if result is None or result.status in again}
+        callback.started(experiment, request.folder, len(before), len(before) - len(pending))
+        if request.engine == "ray":
+            from .engine_ray import Job, run_on_ray
+
+            run_on_ray(Job(request, plan), pending, callback)
+        else:
+            with reproducible(plan.threads, deterministic=experiment.deterministic):
+                runner = Runner(request, experiment, plan, loaded, device, callback, group)
+                _run_here(runner, pending, begun=len(pending) < len(before))
+    return load_comparison(request.folder)
+
+
+def _run_here(runner: Runner, pending: dict[RunKey, RunResult | None], *, begun: bool) -> None:
+    """Bring runs to their end one after the other, those that other processes are working on last.
+
+    Args:
+        runner: Works on them.
+        pending: The runs, with the result that is to be replaced.
+        begun: Whether other runs of the comparison have ended before.
+    Raises: ExperimentError: the first run of every activation raised the same error; their results are taken back.
+        StoreError: the results of some runs could not be stored; all others have been brought to their end.
+    """
+    unstored: list[StoreError] = []
+    first: dict[str, RunResult] = {}
+    while pending:
+        ended: list[RunKey] = []
+        for run, stale in pending.items():
+            try:
+                result = runner.attempt(*run, stale)
+            except StoreError as error:  # A full disk may have room again for the next run.
+                unstored.append(error)
+                ended.append(run)
+                continue
+            if result is not None:
+                runner.callback.ended(result)
+                ended.append(run)
+                first.setdefault(run[0], result)
+                if not begun and len(first) == len(runner.experiment.arms):
+                    _stop_if_hopeless(runner, list(first.values()))
+                    begun = True
+        pending = {run: stale for run, stale in pending.items() if run not in ended}
+        if pending and not ended:
+            runner.callback.waiting(len(pending))
+            runner.wait(*next(iter(pending)), _POLL_SECONDS)
+    if unstored:
+        raise StoreError(f"{len(unstored)} runs could not be stored: {unstored[0]}; then run the same command again")
+
+
+def _stop_if_hopeless(runner: Runner, first: list[RunResult]) -> None:
+    """Stop if one error of the experiment itself ended the first run of every activation."""
+    reasons = {result.reason for result in first}
+    folders = [run_folder(runner.folder, result.activation, result.seed) for result in first]
+    raised = all((folder / TRACEBACK).exists() for folder in folders)
+    if len(reasons) > 1 or not raised or any(result.status == FINISHED for result in first):
+        return
+    for folder in folders:
+        (folder / "result.json").unlink(missing_ok=True)
+    raise ExperimentError(
+        f"the first run of every activation failed in the same way: {reasons.pop()} (traceback in "
+        f"{folders[0] / TRACEBACK}); mend it and run the same command again"
+    )
+
+
+def _check_engine(request: Execution) -> Execution:
+    """Return the request with the paths that other machines need, if its engine is one of several machines.
+
+    Raises: SettingError: options of the engine that do not go together.
+    """
+    if request.engine == "local":
+        if request.ray_address is not None or request.replicas != 1:
+            raise SettingError("--ray-address and --replicas belong to --engine ray; add it")
+        return request
+    if is_launched():
+        raise SettingError("--engine ray starts processes of its own; leave torchrun away")
+    if request.device not in ("cpu", "cuda"):
+        raise SettingError(f"--device {request.device}: Ray chooses among a machine's GPUs; give --device cuda")
+    if request.replicas < 1:
+        raise SettingError(f"--replicas {request.replicas}: give a whole number of at least 1")
+    request = dataclasses.replace(request, out=request.folder.absolute())
+    if isinstance(request, Request):
+        chosen = request.data_dir or os.environ.get(DATA_DIR_VARIABLE)
+        return dataclasses.replace(request, data_dir=Path(chosen).absolute() if chosen else None)
+    assert isinstance(request, FunctionRequest)
+    file, separator, name = request.train.rpartition(":")
+    return (
+        dataclasses.replace(request, train=f"{Path(file).absolute()}:{name}")
+        if separator and file.endswith(".py")
+        else request
+    )

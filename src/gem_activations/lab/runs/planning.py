@@ -1,0 +1,282 @@
+"""Turn what a user asks for into a checked plan, before anything is trained or stored."""
+
+import dataclasses
+import math
+import warnings
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from filelock import FileLock
+
+from ... import catalog
+from ...errors import SettingError, StoreError
+from ..recipes.pipeline import Cnn, Initialisation, Mlp, Recipe, Training
+from ..recipes.registry import make_recipe
+from ..recipes.studies import make_study
+from ..store.comparison import read_plan, read_result, write_plan
+from ..store.rates import flatten, read_rates
+from ..store.records import FINISHED, Plan
+from ..training.run import MOST_EPOCHS
+from .experiment import Experiment, of_function, of_recipe
+from .request import Execution, FunctionRequest, Request
+
+_OWN_NAMES = (  # The files of the store and of `report.FILES`.
+    *("comparison.json", "runs", "plots", "report.html", "report.md", "summary.csv", "summary.tex", "results.csv"),
+    *("results.parquet", "epochs.parquet", "depth.parquet", "environment.json"),
+)
+
+
+def resolve(request: Execution) -> Experiment:
+    """Return the experiment that a request asks for, all of it checked.
+
+    Raises: GemError: something in the request is wrong.
+    """
+    if request.seeds is not None and request.seeds < 1:
+        raise SettingError(f"--seeds {request.seeds}: give a whole number of at least 1")
+    if request.seed_start < 0:
+        raise SettingError(f"--seed-start {request.seed_start}: give a whole number from 0 up")
+    if isinstance(request, FunctionRequest):
+        return of_function(request)
+    assert isinstance(request, Request)
+    recipe = resolve_recipe(request)
+    seeds = tuple(range(request.seed_start, request.seed_start + recipe.seeds))
+    return of_recipe(recipe, request.data_dir, seeds)
+
+
+def resolve_recipe(request: Request) -> Recipe:
+    """Give the recipe with the request's choices in it, all of them checked.
+
+    Raises: SettingError: an unknown recipe, study or model, a count below 1, an option that the recipe does not have, a
+        baseline that is not among the activations, learning rates of something else; StoreError: the file of learning
+        rates is damaged; ActivationNameError, SpecError: a string that names no activation.
+    """
+    recipe = make_recipe(request.recipe, request.model, request.scale)
+    if request.study is not None:
+        if request.activations is not None:
+            raise SettingError(f"--study {request.study} chooses the activations; leave --activations out")
+        recipe = make_study(request.study, recipe)
+    _check_numbers(request)
+    given = recipe.activations if request.activations is None else request.activations
+    if not given:
+        raise SettingError("--activations: give at least one activation")
+    activations = tuple(dict.fromkeys(str(catalog.parse(str(text))) for text in given))
+    baseline = str(catalog.parse(request.baseline or recipe.baseline))
+    if baseline not in activations:
+        if request.baseline is not None:
+            raise SettingError(f"--baseline {baseline} is not among the activations; add it to --activations")
+        baseline = activations[0]
+    recipe = dataclasses.replace(
+        recipe,
+        activations=activations,
+        baseline=baseline,
+        seeds=request.seeds or recipe.seeds,
+        training=_choose_means(_choose_training(recipe.training, request), request, recipe),
+        model=_choose_model(recipe, request),
+        initialisation=_choose_initialisation(recipe, request.initialisation),
+    )
+    if request.trial is not None:
+        training = dataclasses.replace(recipe.training, learning_rate=request.trial)
+        recipe = dataclasses.replace(recipe, training=training, scored="validation")
+    rates = {} if request.rates is None else read_rates(request.rates, recipe)
+    return dataclasses.replace(recipe, rates=rates)
+
+
+def _check_numbers(request: Request) -> None:
+    for name in ("epochs", "steps", "batch_size", "width", "context", "micro_batch"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise SettingError(f"--{name.replace('_', '-')} {value}: give a whole number of at least 1")
+    if request.learning_rate is not None and not 0 < request.learning_rate < math.inf:
+        raise SettingError(f"--learning-rate {request.learning_rate:g}: give a positive number")
+    if request.epochs is not None and request.epochs > MOST_EPOCHS:
+        raise SettingError(f"--epochs {request.epochs}: give at most {MOST_EPOCHS:,}")
+
+
+def _choose_initialisation(recipe: Recipe, name: str | None) -> Initialisation:
+    known = {known: known for known in get_args(Initialisation)}
+    if name is not None and name not in known:
+        raise SettingError(f"--initialisation {name}: expected one of {', '.join(known)}")
+    return recipe.initialisation if name is None else known[name]
+
+
+def _choose_training(training: Training, request: Request) -> Training:
+    epochs = request.epochs or training.epochs
+    if request.steps is not None:
+        if request.epochs is not None:
+            raise SettingError("--steps and --epochs both set the length of a run; give one of them")
+        if training.epoch_steps is None:
+            raise SettingError(f"--steps {request.steps}: a run of this recipe is counted in epochs; give --epochs")
+        epochs = math.ceil(request.steps / training.epoch_steps)
+    return dataclasses.replace(
+        training,
+        epochs=epochs,
+        steps=request.steps or training.steps,
+        batch_size=request.batch_size or training.batch_size,
+        learning_rate=request.learning_rate or training.learning_rate,
+    )
+
+
+def _choose_means(training: Training, request: Request, recipe: Recipe) -> Training:
+    """Choose how a step is computed. It stays the same step but for rounding, and BatchNorm sees micro-batches."""
+    if request.channels_last and recipe.task != "images":
+        raise SettingError(f"--channels-last: {recipe.name} has no images; leave it out")
+    return dataclasses.replace(
+        training,
+        micro_batch=request.micro_batch or training.micro_batch,
+        precision=request.precision or training.precision,
+        channels_last=request.channels_last or training.channels_last,
+        compiled=request.compiled or training.compiled,
+    )
+
+
+def _choose_model(recipe: Recipe, request: Request) -> Any:
+    model = recipe.model
+    if request.context is not None:
+        if not hasattr(model, "context"):
+            raise SettingError(f"--context {request.context}: {recipe.name} is no recipe on text; leave it out")
+        model = dataclasses.replace(model, context=request.context)
+    if request.width is not None:
+        width = request.width
+        if width % getattr(model, "heads", 1):
+            raise SettingError(f"--width {width}: the model has {model.heads} heads, which must divide its width")
+        if isinstance(model, Mlp):
+            model = dataclasses.replace(model, hidden=(width,) * len(model.hidden))
+        elif isinstance(model, Cnn):
+            model = dataclasses.replace(model, channels=tuple(width << block for block in range(len(model.channels))))
+        else:
+            model = dataclasses.replace(model, width=width)
+    return model
+
+
+def find_device(text: str, *, here: bool = True) -> torch.device:
+    """Give the device of a name.
+
+    Args:
+        text: "cpu", "cuda" or "cuda:N".
+        here: Whether it must be on this machine.
+    Raises: SettingError: the name is unknown, or the device is not there.
+    """
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise SettingError(f"--device {text}: expected cpu, cuda or cuda:N")
+    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    if here and (device.index or 0) >= there:
+        found = f"{there} CUDA device(s)" if device.type == "cuda" else "one device, cpu"
+        raise SettingError(f"--device {text} is not there: torch finds {found} on this machine")
+    return device
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse an output folder that cannot be written, or that holds files of others under our names.
+
+    Raises: StoreError.
+    """
+    try:
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
+        foreign = sorted(names.intersection(_OWN_NAMES))
+        # Asked anew: another process may have started the comparison while the names were listed.
+        if foreign and not (folder / "comparison.json").exists():
+            raise StoreError(
+                f"{folder} holds {', '.join(foreign)} of no comparison; choose an empty or new --out folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise StoreError(f"cannot write to {folder}: {reason}; choose another --out folder") from error
+
+
+def agree_on_plan(request: Execution, experiment: Experiment, device: torch.device, checksums: dict[str, str]) -> Plan:
+    """Start the comparison of a folder or join the one that is there; more activations and seeds extend it.
+
+    Returns: The plan as it is stored now, with the activations and seeds of every request so far.
+    Raises: StoreError: the folder belongs to another comparison, or torch, this package or the experiment's source has
+        changed while runs are still to be made; what differs is named.
+    """
+    folder = request.folder
+    with _lock(folder):
+        stored = read_plan(folder)
+        wanted = Plan(
+            recipe=experiment.settings,
+            baseline=experiment.baseline,
+            device=device.type,
+            threads=experiment.threads or torch.get_num_threads(),
+            data=checksums,
+            activations=tuple(experiment.arms),
+            seeds=experiment.seeds,
+            versions=experiment.versions,
+        )
+        if stored is not None:
+            wanted = _join(stored, wanted, request)
+        if wanted != stored:
+            write_plan(folder, wanted)
+    return wanted
+
+
+def _join(stored: Plan, wanted: Plan, request: Execution) -> Plan:
+    folder = request.folder
+    joined = dataclasses.replace(
+        wanted,
+        activations=tuple(dict.fromkeys(stored.activations + wanted.activations)),
+        seeds=tuple(sorted({*stored.seeds, *wanted.seeds})),
+        threads=stored.threads,
+        baseline=wanted.baseline if request.baseline else stored.baseline,
+    )
+    differing = _differences(stored, joined)
+    if differing:
+        raise StoreError(
+            f"{folder} belongs to another comparison, which differs in {', '.join(differing)}; "
+            "choose another --out folder, or give the settings that it was made with"
+        )
+    return dataclasses.replace(joined, versions=_join_versions(stored, wanted, request))
+
+
+def _join_versions(stored: Plan, wanted: Plan, request: Execution) -> dict[str, str]:
+    """Return the versions that the plan is to hold; a change is refused if it would come between the runs."""
+    changed = _changes(stored.versions, wanted.versions)
+    if not changed:
+        return wanted.versions
+    ended = [(run := read_result(request.folder, *key)) is not None and run.status == FINISHED for key in stored.runs()]
+    if not any(ended):
+        return wanted.versions
+    if all(ended) and set(wanted.runs()) <= set(stored.runs()):
+        return stored.versions  # Nothing is run: the report is made anew.
+    what = f"since the comparison in {request.folder} was begun, these have changed: {', '.join(changed)}"
+    if not request.allow_changed:
+        raise StoreError(f"{what}; choose another --out folder, or give --allow-changed to go on with the new ones")
+    warnings.warn(f"{what}; its runs differ in them", stacklevel=2)
+    return wanted.versions
+
+
+def _changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    def short(value: str | None) -> str | None:
+        return f"source {value[:8]}" if value and len(value) == 64 else value
+
+    keys = dict.fromkeys((*old, *new))
+    return [
+        f"{key} ({short(old.get(key))} then, {short(new.get(key))} now)" for key in keys if old.get(key) != new.get(key)
+    ]
+
+
+def _differences(stored: Plan, wanted: Plan) -> list[str]:
+    old, new = _settings(stored), _settings(wanted)
+    if stored.recipe.get("name") != wanted.recipe["name"]:
+        old, new = {"recipe": stored.recipe.get("name")}, {"recipe": wanted.recipe["name"]}  # All else follows.
+    keys = dict.fromkeys((*new, *old))  # A setting that was given then and is not given now differs too.
+    return [f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in keys if old.get(key) != new.get(key)]
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    """Give all that must not change within a comparison, one flat entry a setting."""
+    flat: dict[str, Any] = {"baseline": plan.baseline, "device": plan.device}
+    flat |= {f"data.{name}": checksum[:12] for name, checksum in plan.data.items()}
+    return flat | flatten(plan.recipe)
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / ".comparison.lock")

@@ -1,0 +1,273 @@
+"""Train one run of a recipe: epochs, validation, and the test set scored once at the end.
+
+Every random number comes from the run's seed through a stream of its own (weights, order, noise, augmentation), so
+that runs of equal seed share initial weights, data order and augmentation whatever their activation, and a resumed
+run equals one never stopped.
+"""
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.classifiers import count_parameters
+from ..recipes.pipeline import Recipe
+from ..store.comparison import DEPTH, write_json
+from .diagnostics import describe_depth, profile
+from .evaluation import Score, evaluate
+from .group import Group, SingleProcess
+from .memory import measure_peak, reset_peak
+from .optimisation import learning_rates
+from .run import NotFiniteError, Run
+from .step import Record, Stepper, autocast
+from .streams import AUGMENTATION, NOISE, WEIGHTS, derive_seed, epoch_order, step_batches
+from .tasks import SplitName, Task
+from .timing import measure_step_ratio
+
+_UNTESTED: dict[str, Any] = dict.fromkeys(("test_accuracy", "test_loss", "step_time_ratio"))
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What is logged of one finished epoch.
+
+    Attributes:
+        epoch: Number of the epoch, counted from 1.
+        train_loss: Mean cross-entropy over the epoch's batches as they were trained on, in nats.
+        train_accuracy: Fraction of the targets predicted right over the same batches.
+        validation_loss: Mean cross-entropy on the validation set after the epoch.
+        validation_accuracy: Fraction of the validation set's targets predicted right after the epoch.
+        learning_rate: Learning rate of the epoch's last step.
+        seconds: Wall time of the epoch's training steps, validation aside.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+class Trainer:
+    """One run of a recipe in memory: model, optimiser, learning rates, best weights so far, finished epochs.
+
+    Args:
+        recipe: How it is trained.
+        activation: Canonical string of the catalog.
+        seed: Seed of the run.
+        task: What is trained, on the device of the run.
+        group: The processes that train this run together; all of them construct it and call `train` or `advance`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        activation: str,
+        seed: int,
+        task: Task,
+        group: Group | None = None,
+    ) -> None:
+        recipe = recipe.for_arm(activation)
+        self.recipe, self.activation, self.seed, self.task = recipe, activation, seed, task.replicate(seed)
+        self.group = group or SingleProcess()
+        self.device, self.examples = self.task.device, self.task.sizes["train"]
+        self.metrics: list[EpochMetrics] = []
+        self.best: dict[str, Tensor] = {}
+        reset_peak(self.device)
+        self.peak = 0
+        self.model = self.make_model(activation)
+        self.rates = learning_rates(recipe.training, recipe.training.total_steps(self.examples))
+        self.stepper = Stepper(self.model, self.task, recipe.training, torch.Generator(self.device), self.group)
+        torch.manual_seed(derive_seed(seed, NOISE))
+
+    def make_model(self, activation: str) -> nn.Module:
+        """Build the model with the initial weights of this run's seed and any activation."""
+        model = self.task.make_model(activation, derive_seed(self.seed, WEIGHTS))
+        if self.recipe.training.channels_last:
+            model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- the stubs leave it out
+        return model
+
+    def train(self, run: Run) -> dict[str, float | None]:
+        """Train from the run's checkpoint, or from the start, and score the split of the recipe.
+
+        Returns: The figures of the run, by name:
+            test_accuracy: Fraction of the test set's targets that are predicted right, 0 to 1, of the weights the rule
+                chose. A target is an image's class, or a token.
+            test_loss: Mean cross-entropy of a target of the test set, in nats, of the same weights: the negative
+                log-likelihood. For text its exponential is the perplexity.
+            validation_accuracy, validation_loss: Of the epoch that the rule chose.
+            best_epoch: The epoch that the rule chose, counted from 1.
+            parameters: Number of trained scalars of the model.
+            step_seconds: Seconds of one training step, the median over the run's epochs.
+            step_time_ratio: Step time over that of the same model with ReLU, measured in this run.
+            calibration_error: Expected calibration error on the test set, 15 bins, 0 to 1.
+            brier: Brier score on the test set, summed over the classes, 0 to 2.
+            dead_share: Share of the activation's units whose slope is below 1e-6 on every example looked at, 0 to 1,
+                of the weights the rule chose.
+            peak_memory: Most memory of the run in bytes: on a GPU, what torch held; on a CPU, the whole process. None
+                if the system does not tell.
+        A recipe that leaves the test set alone has the figures of the test set as None, or not at all.
+        Raises: NotFiniteError: a loss is NaN or infinite; StoreError: the checkpoint cannot be written.
+        """
+        self.advance(run)
+        return self._score(run)
+
+    def advance(self, run: Run) -> None:
+        """Train to the last epoch without scoring, which is all that ranks above 0 do; see `train`."""
+        for epoch in run.epochs(self.epochs, trainer=self):
+            metrics = self._run_epoch(epoch + 1)
+            self.metrics.append(metrics)
+            run.log(**{name: value for name, value in dataclasses.asdict(metrics).items() if name != "epoch"})
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of the whole run."""
+        return math.ceil(len(self.rates) / self.recipe.training.steps_of_epoch(self.examples))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumption needs but the random states, as tensors and plain values.
+
+        The data position is the number of steps done: it fixes, with the seed, the order and the augmentation.
+        """
+        return {
+            "steps": self._steps_before(len(self.metrics) + 1),
+            "model": self.model.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "best": self.best,
+            "metrics": [dataclasses.asdict(epoch) for epoch in self.metrics],
+            "peak": max(self.peak, measure_peak(self.device)),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the state of a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.peak = state["best"], state["peak"]
+        self.metrics = [EpochMetrics(**epoch) for epoch in state["metrics"]]
+
+    def _steps_before(self, epoch: int) -> int:
+        return min((epoch - 1) * self.recipe.training.steps_of_epoch(self.examples), len(self.rates))
+
+    def _run_epoch(self, epoch: int) -> EpochMetrics:
+        started = time.perf_counter()
+        first, last = self._steps_before(epoch), self._steps_before(epoch + 1)
+        training = self.recipe.training
+        whole = training.epoch_steps is not None
+        batches = step_batches(self.seed, range(first, last), training.batch_size, self.examples, whole=whole)
+        self.stepper.generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch))
+        if self.group.rank:  # Noise of its own in each process, and the same whether the run was resumed or not.
+            torch.manual_seed(derive_seed(self.seed, NOISE, epoch, self.group.rank))
+        record = self.stepper.train(self.rates[first:last], [batch.to(self.device) for batch in batches])
+        loss, accuracy = self._summarise(record, batches, epoch)
+        seconds = time.perf_counter() - started
+        score = self._evaluate("validation")
+        if not math.isfinite(score.loss):
+            raise NotFiniteError(f"the validation loss is not finite after epoch {epoch}")
+        lowest = all(score.loss < past.validation_loss for past in self.metrics)
+        if self.recipe.selection == "lowest-validation-loss" and lowest:
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        return EpochMetrics(
+            epoch=epoch,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            validation_loss=score.loss,
+            validation_accuracy=score.accuracy,
+            learning_rate=self.rates[last - 1],
+            seconds=seconds,
+        )
+
+    def _summarise(self, record: Record, batches: list[Tensor], epoch: int) -> tuple[float, float]:
+        """Give loss and accuracy of an epoch's training; here the device is waited for."""
+        losses = self.group.total(torch.stack(record.losses))
+        right, targets = self.group.total(record.counts()).tolist()
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            raise NotFiniteError(f"the training loss is not finite at step {int(bad[0]) + 1} of epoch {epoch}")
+        sizes = torch.tensor([len(batch) for batch in batches], device=self.device)
+        return float((losses * sizes).sum() / sizes.sum()), right / max(1, targets)
+
+    def _evaluate(self, split: SplitName, *, calibration: bool = False) -> Score:
+        with autocast(self.device, self.recipe.training):
+            return evaluate(self.model, self.task.evaluation_batches(split), calibration=calibration)
+
+    def _score(self, run: Run) -> dict[str, float | None]:
+        """Score the chosen weights on the test set, unless the recipe leaves it alone, and return the figures."""
+        chosen = self.metrics[-1]
+        if self.recipe.selection == "lowest-validation-loss":
+            chosen = min(self.metrics, key=lambda epoch: epoch.validation_loss)
+            self.model.load_state_dict(self.best)
+        tested = self._test(run) if self.recipe.scored == "test" else _UNTESTED
+        steps = [self._steps_before(epoch.epoch + 1) - self._steps_before(epoch.epoch) for epoch in self.metrics]
+        return {
+            "validation_accuracy": chosen.validation_accuracy,
+            "validation_loss": chosen.validation_loss,
+            "best_epoch": chosen.epoch,
+            "parameters": count_parameters(self.model),
+            "step_seconds": statistics.median(
+                epoch.seconds / count for epoch, count in zip(self.metrics, steps, strict=True)
+            ),
+            **tested,
+        }
+
+    def _test(self, run: Run) -> dict[str, float | None]:
+        """Score the test set, look inside the model and measure the step time."""
+        score = self._evaluate("test", calibration=True)
+        if not math.isfinite(score.loss):
+            raise NotFiniteError("the test loss is not finite")
+        peak = max(self.peak, measure_peak(self.device))
+        return {
+            "test_accuracy": score.accuracy,
+            "test_loss": score.loss,
+            "calibration_error": score.calibration_error,
+            "brier": score.brier,
+            "dead_share": self._look_inside(run),
+            "step_time_ratio": self._measure_ratio(),
+            "peak_memory": peak or None,
+        }
+
+    def _look_inside(self, run: Run) -> float | None:
+        """Profile the model at its start and with the chosen weights; give the share of dead units of the latter."""
+        noise = torch.Generator(self.device).manual_seed(derive_seed(self.seed, AUGMENTATION, 0))
+        training = self.recipe.training
+        indices = epoch_order(self.seed, 0, self.examples)[: self._most_at_once()].to(self.device)
+        batch = self.task.train_batch(indices, noise)
+        start, end = (
+            profile(model, self.activation, batch, training) for model in (self.make_model(self.activation), self.model)
+        )
+        write_json(run.folder / DEPTH, describe_depth(start, end))
+        return end.dead_share
+
+    def _most_at_once(self) -> int:
+        """Give the examples that are known to fit into this process's memory: those of one pass in training."""
+        training = self.recipe.training
+        share = math.ceil(training.batch_size / self.group.size)
+        return min(share, training.micro_batch or share)
+
+    def _measure_ratio(self) -> float:
+        """Time throwaway copies of the model, so that nothing of the run is touched."""
+        training = self.recipe.training
+        if self.group.size > 1:  # This process takes the whole batch here, but has room for its share only.
+            training = dataclasses.replace(training, micro_batch=self._most_at_once())
+        order = epoch_order(self.seed, 0, self.examples).to(self.device)
+        batches = order.split(training.batch_size)
+
+        def stepper(activation: str) -> Callable[[int], None]:
+            noise = torch.Generator(self.device).manual_seed(0)
+            model = self.make_model(activation)
+            timed = Stepper(model, self.task, training, noise, SingleProcess())
+
+            def step(index: int) -> None:
+                timed.train([training.learning_rate], [batches[index % max(1, len(batches) - 1)]])
+
+            return step
+
+        fewest = 3 if self.recipe.scale == "smoke" else 15  # A smoke run has fewer steps than a good measurement.
+        return measure_step_ratio(stepper(self.activation), stepper("relu"), self.device, fewest)
