@@ -42,6 +42,32 @@ def test_every_import_is_declared():
     assert not missing
 
 
+def test_the_public_address_is_the_same_everywhere():
+    urls = PROJECT["urls"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"repository-code: {ADDRESS}\n" in citation
+    assert f"\nurl: {urls['Documentation']}\n" in citation
+    owner_and_name = ADDRESS.removeprefix("https://github.com/")
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*"), ROOT / "CITATION.cff"]
+    for page in pages:
+        if page.is_file():
+            named = set(re.findall(r"https://github\.com/([\w.-]+/gem-activations)\b", page.read_text()))
+            assert named <= {owner_and_name}, page
+
+
+def test_version_changelog_and_citation_agree():
+    version = gem_activations.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\n" in citation
+    first = re.search(r"^## (\S+)(?: - (\d{4}-\d\d-\d\d))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first is not None, "CHANGELOG.md: expected a first heading such as '## 1.2.3 - 2026-01-31'"
+    if first[1] == "Unreleased":
+        # What is not released is a development version, or the first one, which nothing came before.
+        assert "dev" in version or "\ndate-released:" not in citation
+        return
+    assert (first[1], f"\ndate-released: {first[2]}\n" in citation) == (version, True)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """Give a copy of what a wheel is built from."""

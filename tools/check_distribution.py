@@ -15,7 +15,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # All that the tests read, but not src: an import must find the installed package.
-NEEDED = ("tests", "docs", "benchmarks", "tools", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile")
+NEEDED = (
+    "tests",
+    "docs",
+    "benchmarks",
+    "tools",
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "Makefile",
+    "CITATION.cff",
+)
 SETTINGS = ("pyproject.toml", "constraints.txt", "setup.py")
 KERNELS = "gem_activations/kernels/cpu/gem_kernels"
 

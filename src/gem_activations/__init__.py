@@ -8,4 +8,4 @@ from .errors import GemError
 from .spec import GemSpec
 
 __all__ = ["GemError", "GemSpec"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
