@@ -40,8 +40,9 @@ def test_help_names_commands_recipes_and_options(capsys: pytest.CaptureFixture[s
     assert all(recipe in shown for recipe in ("digits", "mnist", "fashion-mnist"))
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
+@pytest.mark.parametrize("words", [["--version"], ["compare", "--version"], ["data", "get", "--version"]])
+def test_version(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main(words) == 0
     assert capsys.readouterr().out == f"gem-act {__version__}\n"
 
 
@@ -60,6 +61,8 @@ def test_list_has_one_whole_line_for_each_activation(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["lits"], "no command is called 'lits'; did you mean list"),
+        (["xyz"], "no command is called 'xyz'; the commands are compare, "),
         (["compare", "digitz"], "no recipe is called 'digitz'; did you mean digits?"),
         (["compare", "digits", "--activations", "gelu", "gme"], "no activation is called 'gme'; did you mean"),
         (["compare", "digits", "--activations", "gem(n=0)"], "n=0"),
@@ -121,6 +124,23 @@ def test_missing_library_is_one_line_with_what_to_install() -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "gem-act: tyro is not installed; run: pip install 'gem-activations[lab]'\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "words", "extra"),
+    [
+        ("flint", ["certify", "gelu"], "certify"),
+        ("tyro", ["certify", "gelu"], "certify"),
+        ("torch", ["bench"], "torch"),
+    ],
+)
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(missing: str, words: list[str], extra: str) -> None:
+    done = run_python(
+        f"import sys; sys.modules[{missing!r}] = None\nfrom gem_activations.cli import main; sys.exit(main({words!r}))"
+    )
+    assert done.returncode == 2
+    assert f"pip install 'gem-activations[{extra}]'" in done.stderr.replace("--upgrade ", "")
+    assert done.stderr.count("\n") == 1
 
 
 def test_compare_prints_and_writes_the_report_and_report_makes_it_again(

@@ -7,6 +7,16 @@ from collections.abc import Sequence
 from . import __version__
 from .errors import GemError
 
+EXTRAS = {
+    "optuna": "tune",
+    "ray": "ray",
+    "tensorboard": "monitor",
+    "tokenizers": "huggingface",
+    "torch": "torch",
+    "transformers": "huggingface",
+}
+"""The extra that brings a package which a command needs, unless it is `lab`."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `gem-act`.
@@ -17,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if words == ["--version"]:
+        if "--version" in words:
             print(f"gem-act {__version__}", flush=True)
             return 0
         from .commands import run_command
@@ -27,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "gem_activations"):
             raise
-        return _fail(f"{error.name} is not installed; run: pip install 'gem-activations[lab]'")
+        package = (error.name or "").partition(".")[0]
+        extra = "certify" if words[:1] == ["certify"] else EXTRAS.get(package, "lab")
+        return _fail(f"{error.name} is not installed; run: pip install 'gem-activations[{extra}]'")
     except BrokenPipeError:
         # Whoever read the output has closed it, as `head` does. What is still buffered must not be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,6 +5,7 @@ Frameworks are imported where a command runs, so that help and errors come at on
 
 import copy
 import dataclasses
+import difflib
 import sys
 import typing
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positio
 from . import catalog
 from .edge.command import HeaderRequest, write_header
 from .errors import SettingError
-from .grammar import format_call
+from .grammar import format_call, quote
 from .lab.runs.request import Execution, FunctionRequest, Request
 
 if TYPE_CHECKING:
@@ -359,6 +360,10 @@ def run_command(words: list[str]) -> int:
         "monitor": Monitor,
         "c": CHeader,
     }
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        near = difflib.get_close_matches(words[0], commands, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the commands are {', '.join(commands)}"
+        raise SettingError(f"no command is called {quote(words[0])}; {hint}")
     description = "Smooth activation functions made of rational arithmetic, and a lab that compares them."
     named = tuple(Annotated[kind, subcommand(name)] for name, kind in commands.items())
     union: Any = typing.Union[named]  # noqa: UP007 -- a union of annotated types is tyro's way to name subcommands
