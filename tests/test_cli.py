@@ -1,3 +1,6 @@
+import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +10,7 @@ import pytest
 from gem_activations import __version__, catalog
 from gem_activations.cli import main
 
+ROOT = Path(__file__).parents[1]
 FORBIDDEN = ("torch", "sklearn", "scipy", "polars", "matplotlib", "pooch", "jinja2")
 
 
@@ -44,6 +48,33 @@ def test_help_names_commands_recipes_and_options(capsys: pytest.CaptureFixture[s
 def test_version(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert main(words) == 0
     assert capsys.readouterr().out == f"gem-act {__version__}\n"
+
+
+def test_list_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(re.sub("\x1b[^m]*m", "", line)) for line in lines) <= 80
+    assert all(any(line.startswith(name) for line in lines) for name in catalog.ENTRIES)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["list"], ["report", "kept"], ["claims", "kept"], ["bench", "--short", "--log2-sizes", "4", "--blocks", "none"]],
+    ids=lambda words: words[0],
+)
+def test_json_is_one_document(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "benchmarks/results/mnist", tmp_path / "kept")
+    monkeypatch.chdir(tmp_path)
+    seconds = ["--seconds", "0.1"] if words[0] == "bench" else []
+    assert main([*words, *seconds, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    rows = document["summary"] if words[0] == "report" else document
+    assert len(rows) > 4
+    assert len({tuple(row) for row in rows[1:]}) == 1
 
 
 def test_list_has_one_whole_line_for_each_activation(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ Frameworks are imported where a command runs, so that help and errors come at on
 import copy
 import dataclasses
 import difflib
+import json
 import sys
 import typing
 from collections.abc import Iterable
@@ -126,10 +127,12 @@ class Report:
 
     folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
     """Output folder of a comparison, finished or not."""
+    json: Annotated[bool, FlagCreatePairsOff] = False
+    """Print statistics, sentences and files as JSON."""
 
     def run(self) -> int:
         """Write and print the report."""
-        return _report(self.folder)
+        return _report(self.folder, self.json)
 
 
 @dataclass(frozen=True)
@@ -205,11 +208,16 @@ class Claims:
 
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="[FOLDER ...]")] = ()
     """Folders of comparisons, or folders that hold such; the results in the repository where not given."""
+    json: Annotated[bool, FlagCreatePairsOff] = False
+    """Print one object for each finding as JSON."""
 
     def run(self) -> None:
         """Judge and print."""
-        from .lab.claims.command import claims_lines
+        from .lab.claims.command import claims_lines, claims_rows
 
+        if self.json:
+            _print_json(claims_rows(self.folders))
+            return
         _print_lines(claims_lines(self.folders), _console(sys.stdout))
 
 
@@ -217,16 +225,34 @@ class Claims:
 class List:
     """Show every activation the project knows: name, defaults, formula, source."""
 
+    json: Annotated[bool, FlagCreatePairsOff] = False
+    """Print every field of every activation as JSON."""
+
     def run(self) -> None:
-        """Print the catalog, one row a line where it is piped."""
+        """Print the catalog, one whole row a line if it is piped."""
+        rows = [
+            {
+                "name": format_call(entry.name, entry.defaults),
+                "title": entry.title,
+                "formula": entry.formula,
+                "group": entry.group,
+                "source": entry.citation,
+            }
+            for entry in catalog.ENTRIES.values()
+        ]
+        if self.json:
+            _print_json(rows)
+            return
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("name", "title", "formula", "group", "source", box=None, pad_edge=False)
-        for entry in catalog.ENTRIES.values():
-            call = format_call(entry.name, entry.defaults)
-            table.add_row(*map(escape, (call, entry.title, entry.formula, entry.group, entry.citation)))
-        _console(sys.stdout).print(table)
+        console = _console(sys.stdout)
+        # A terminal has room for what one types and what it means; the rest is in --json, and in a pipe.
+        shown = ("name", "formula") if console.is_terminal else tuple(rows[0])
+        table = Table(*shown, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*(escape(row[column]) for column in shown))
+        console.print(table)
 
 
 @dataclass(frozen=True)
@@ -257,11 +283,17 @@ class Certify:
     """Folder for NAME.json and NAME.md."""
     variance: str = "1"
     """Variance of the normal input of the signal-propagation rows, an exact number such as 1/4."""
+    json: Annotated[bool, FlagCreatePairsOff] = False
+    """Print the certificates as JSON."""
 
     def run(self) -> None:
         """Prove, print and write."""
         from .analysis.command import CertifyRequest, certify_all
 
+        if self.json:
+            proved = certify_all(CertifyRequest(self.names, self.out, self.variance))
+            _print_json([json.loads(certificate.to_json()) for certificate in proved])
+            return
         console = _console(sys.stdout)
         for certificate in certify_all(CertifyRequest(self.names, self.out, self.variance)):
             from .analysis.printing import print_certificate
@@ -298,15 +330,19 @@ class Bench:
     """Wanted length of the timing of each table."""
     out: Path | None = None
     """File for the rows, one JSON object a line."""
+    json: Annotated[bool, FlagCreatePairsOff] = False
+    """Print the rows as JSON, and the tables to stderr."""
 
     def run(self) -> None:
         """Measure and print."""
         from .bench.run import make_plan, run_benchmark
 
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
-        out, short = chosen.pop("out"), chosen.pop("short")
+        out, short, as_json = chosen.pop("out"), chosen.pop("short"), chosen.pop("json")
         plan = make_plan(short, {name: value for name, value in chosen.items() if value is not None})
-        run_benchmark(plan, out, _console(sys.stdout))
+        rows = run_benchmark(plan, out, _console(sys.stderr if as_json else sys.stdout))
+        if as_json:
+            _print_json(rows)
 
 
 @dataclass(frozen=True)
@@ -377,12 +413,17 @@ def run_command(words: list[str]) -> int:
     return command.run() or 0
 
 
-def _report(folder: Path) -> int:
+def _report(folder: Path, as_json: bool = False) -> int:
     from .lab.report.document import FILES, make_report
-    from .lab.statistics.tables import terminal_table
+    from .lab.statistics.tables import summary_frame, terminal_table
     from .lab.store.records import FINISHED
 
     report, written = make_report(folder)
+    status = RUNS_FAILED if any(run.status != FINISHED for run in report.comparison.results) else 0
+    if as_json:
+        summary, sentences = summary_frame(report.summary).to_dicts(), report.sentences
+        _print_json({"summary": summary, "sentences": sentences, "files": written})
+        return status
     console = _console(sys.stdout)
     console.print(terminal_table(report.summary, report.comparison.seeds))
     claims = [finding.sentence for finding in report.findings]
@@ -391,12 +432,16 @@ def _report(folder: Path) -> int:
     lines += [f"  {name}: {FILES[name]}" for name in FILES if name in names]
     lines.append(f"  plots/: {sum(name.startswith('plots/') for name in names)} files")
     _print_lines(lines, console)
-    return RUNS_FAILED if any(run.status != FINISHED for run in report.comparison.results) else 0
+    return status
 
 
 def _print_lines(lines: Iterable[str], console: "Console") -> None:
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, ensure_ascii=False, indent=1, default=str))
 
 
 def _console(stream: TextIO) -> "Console":

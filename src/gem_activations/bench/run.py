@@ -96,13 +96,14 @@ def make_plan(short: bool, changes: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def run_benchmark(plan: Plan, out: Path | None, console: Console) -> None:
+def run_benchmark(plan: Plan, out: Path | None, console: Console) -> list[dict[str, Any]]:
     """Measure, print a table for each case and block, and keep the rows as JSON lines.
 
     Args:
         plan: What to measure.
         out: File for the rows; it appears at the end, by atomic rename. None keeps nothing.
         console: Where the tables go.
+    Returns: The rows, the environment first.
     Raises: WrongResultError: a kernel's result is wrong.
     """
     environment = describe_environment(torch.device("cpu"))
@@ -112,6 +113,7 @@ def run_benchmark(plan: Plan, out: Path | None, console: Console) -> None:
     if out is not None:
         write_atomically(out, "".join(json.dumps(row) + "\n" for row in rows).encode())
         console.print(f"Rows: {out}", markup=False)
+    return rows
 
 
 def _measurements(plan: Plan, console: Console) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from ...catalog import parse
 from ..recipes.registry import make_recipe
@@ -34,6 +35,26 @@ def claims_lines(folders: Sequence[Path]) -> Iterator[str]:
             yield f"    to run: {command_of(claim)}"
         yield ""
     yield from (_CONTROLS, _count(findings))
+
+
+def claims_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return what `claims_lines` says as one row for each finding."""
+    return [
+        {
+            "source": finding.claim.source,
+            "claim": finding.claim.name,
+            "statement": finding.claim.statement,
+            "reported": finding.claim.reported,
+            "command": command_of(finding.claim),
+            "setting": finding.setting,
+            "status": str(finding.status),
+            "detail": finding.detail,
+            "seeds": finding.seeds,
+            "seeds_needed": finding.seeds_needed,
+            "folder": finding.folder,
+        }
+        for finding in judge_all(find_comparisons(folders))
+    ]
 
 
 def command_of(claim: Claim) -> str:
