@@ -103,7 +103,8 @@ def test_a_swapped_model_that_is_saved_comes_back_with_its_activation(name, tmp_
     wanted = "egem(n=2, eps=1e-4)"
     assert getattr(model.config, field) == wanted
     assert report.notes[-1] == (
-        f"the configuration of the model says {field}={wanted!r} now; call register() before from_pretrained"
+        f"the configuration of the model says {type(model.config).__name__}.{field}={wanted!r} now; "
+        "call register() before from_pretrained"
     )
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path)
@@ -130,7 +131,7 @@ def test_the_configuration_of_a_model_within_another_is_found():
     assert swap(model, {nn.ReLU: "gem"}).notes[1:] == ()
     report = swap(model, {"*.intermediate_act_fn": "gem(n=2)"})
     assert model["body"].config.hidden_act == "gem(n=2)"
-    assert report.notes[-1].startswith("the configuration of body says hidden_act='gem(n=2)' now")
+    assert report.notes[-1].startswith("the configuration of body says BertConfig.hidden_act='gem(n=2)' now")
 
 
 def masked_bert():
@@ -157,6 +158,29 @@ def test_a_configuration_that_cannot_say_what_was_swapped_stays_and_the_report_w
         "the configuration of the model stays, since no string in it stands for all that"
     )
     report.undo()
+
+
+def test_fields_of_parts_are_found_and_those_that_govern_nothing_stay():
+    text, picture = {**SIZES, "vocab_size": 11, "bos_token_id": 0, "eos_token_id": 1}, {**SIZES, **PICTURE}
+    config = transformers.CLIPConfig(text_config=text, vision_config=picture)
+    swap(transformers.CLIPModel(config), {"*": "gem"})
+    assert (config.text_config.hidden_act, config.vision_config.hidden_act) == ("gem", "gem")
+    other = transformers.DebertaV2Config(**SIZES, vocab_size=11)
+    assert (other.hidden_act, other.pooler_hidden_act) == ("gelu", "gelu")
+    swap(transformers.DebertaV2Model(other), {"*": "gem"})
+    assert (other.hidden_act, other.pooler_hidden_act) == ("gem", "gelu")
+
+
+def test_an_activation_that_the_configuration_does_not_govern_is_noticed():
+    """ResNet's inner layers have ReLU whatever the configuration says."""
+    model = transformers.ResNetModel(transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1]))
+    assert swap(model, {nn.ReLU: "gem"}).notes[-1].startswith("the configuration of the model stays")
+    assert model.config.hidden_act == "relu"
+
+
+def test_the_losses_of_a_model_are_no_calls_of_its_forward():
+    with pytest.raises(ModelError, match=r"nothing to swap: no module holds or calls sigmoid"):
+        swap(gpt2(), {torch.sigmoid: "gem"})
 
 
 def test_a_field_that_is_computed_from_another_is_followed(tmp_path):

@@ -84,17 +84,15 @@ def follow_in_configurations(
         if not any(place.startswith(start) for place in changed):
             continue
         found = _entries(part, [each for each in replaced if each.name.startswith(start)])
-        before = [(entry, key, entry[key]) for entry, key, _ in found]
-        shown = ", ".join(f"{key}={value!r}" for _, key, value in found)
-        for entry, key, value in found:
-            entry[key] = value
-        comes_back = bool(found) and _comes_back(part)
-        for entry, key, value in before:
-            entry[key] = value
         whose = f"the configuration of {name or 'the model'}"
-        if comes_back:
-            edits += found
-            notes.append(f"{whose} says {shown} now; call register() before from_pretrained")
+        if _comes_back(part, found):
+            for entry in list(found):
+                rest = [other for other in found if other is not entry]
+                if _comes_back(part, rest):  # What this names is not in the model.
+                    found = rest
+            edits += [(vars(config), key, value) for config, key, value in found]
+            shown = ", ".join(f"{type(config).__name__}.{key}={value!r}" for config, key, value in found)
+            notes += [f"{whose} says {shown} now; call register() before from_pretrained"] if found else []
         else:
             notes.append(
                 f"{whose} stays, since no string in it stands for all that was swapped: what save_pretrained writes, "
@@ -111,8 +109,8 @@ def _outermost(model: nn.Module, kind: Any) -> Iterator[tuple[str, nn.Module]]:
             yield name, part
 
 
-def _entries(part: Any, replaced: list[Replaced]) -> list[tuple[dict[str, Any], str, str]]:
-    """Return the entries of a configuration that name an activation which was replaced, with the new string."""
+def _entries(part: Any, replaced: list[Replaced]) -> list[tuple[Any, str, str]]:
+    """Return (configuration, key, new string) of what names an activation that was replaced."""
     try:
         register()
     except RegistrationError:
@@ -120,9 +118,11 @@ def _entries(part: Any, replaced: list[Replaced]) -> list[tuple[dict[str, Any], 
     table = sys.modules["transformers.activations"].ACT2FN
     waiting, found = [part.config], []
     while waiting:
-        entry = vars(waiting.pop())
-        waiting += [value for value in entry.values() if hasattr(value, "to_dict") and hasattr(value, "model_type")]
-        for key, value in entry.items():
+        config = waiting.pop()
+        waiting += [
+            value for value in vars(config).values() if hasattr(value, "model_type") and hasattr(value, "to_dict")
+        ]
+        for key, value in vars(config).items():
             if "act" in key and isinstance(value, str) and value in table:
                 named = _identity(table[value])
                 strings = {(each.string, _identity(each.new)) for each in replaced if _identity(each.old) == named}
@@ -135,19 +135,25 @@ def _entries(part: Any, replaced: list[Replaced]) -> list[tuple[dict[str, Any], 
                     if spelling in table and _identity(table[spelling]) == new
                 ]
                 if len(strings) == 1 and spellings:
-                    found.append((entry, key, spellings[0]))
+                    found.append((config, key, spellings[0]))
     return found
 
 
-def _comes_back(part: Any) -> bool:
-    """Tell whether the model that is made of the configuration of a model has the same activations."""
+def _comes_back(part: Any, entries: list[tuple[Any, str, str]]) -> bool:
+    """Tell whether the model that is made of the configuration with these entries has the activations of the model."""
+    before = [(config, key, vars(config)[key]) for config, key, _ in entries]
     try:
+        for config, key, value in entries:
+            vars(config)[key] = value
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = own_class(part)(type(part.config).from_dict(part.config.to_dict()))
         return all(_identity(made.get_submodule(name)) == _identity(module) for name, module in named_activations(part))
     except Exception:  # A model that cannot be made so cannot be promised to come back.
         return False
+    finally:
+        for config, key, value in before:
+            vars(config)[key] = value
 
 
 def _identity(module: nn.Module) -> Any:

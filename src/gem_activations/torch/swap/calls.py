@@ -90,7 +90,7 @@ class _Reader:
             else:
                 for each in inside(value):
                     self._meet(family_of(each), in_place or getattr(each, "__name__", "").endswith("_"))
-                    self._follow(each, owner if isinstance(owner, nn.Module) else this)
+                self._follow(value, owner if isinstance(owner, nn.Module) else this)
         if this is not None and "super" in code.co_names:
             for kind in type(this).__mro__:
                 for name in set(code.co_names) & vars(kind).keys():
@@ -110,6 +110,7 @@ class _Reader:
             self.reasons.append("its forward goes through its children, and would meet the new activation among them")
 
     def _follow(self, value: Any, this: Any) -> None:
+        value = value.__func__ if isinstance(value, staticmethod) else value
         if isinstance(value, type) and issubclass(value, torch.autograd.Function):
             other = _Reader()
             other.read(inspect.getattr_static(value, "forward"), None)
