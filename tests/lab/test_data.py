@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from gem_activations.errors import DataError
-from gem_activations.lab.data.greyscale import IdxSource, load_idx_dataset
 from gem_activations.lab.data.idx import read_idx
 from gem_activations.lab.data.image_sets import load_dataset
+from gem_activations.lab.data.mnist import IdxSource, load_idx_dataset
 from gem_activations.lab.data.sources import SOURCES, Item, Source
 from gem_activations.lab.data.splits import separate
 

@@ -18,12 +18,12 @@ from gem_activations.cli import main
 from gem_activations.errors import DataError, SettingError
 from gem_activations.lab.data import command as data_command
 from gem_activations.lab.data import holdings, sources
-from gem_activations.lab.data.download import Patience, fetch, partial_path
+from gem_activations.lab.data.download import RetryPolicy, fetch, partial_path
 from gem_activations.lab.data.holdings import check_dataset, get_dataset
 from gem_activations.lab.data.sources import SOURCES, Item, Source, find_source
 
 CONTENT = np.random.default_rng(3).bytes(700_000)
-SHORT = Patience(timeout=0.3, attempts=2, pause=0.01)
+SHORT = RetryPolicy(timeout=0.3, attempts=2, pause=0.01)
 
 
 def md5(content: bytes) -> str:
@@ -114,7 +114,7 @@ def server() -> Iterator[Server]:
 
 
 def get(server: Server, target: Path, *, size: int | None = len(CONTENT), name: str = "x.bin") -> None:
-    fetch([server.url + name], target, md5(CONTENT), size, patience=SHORT)
+    fetch([server.url + name], target, md5(CONTENT), size, retries=SHORT)
 
 
 def visible(folder: Path) -> list[str]:
@@ -175,7 +175,7 @@ def test_next_call_goes_on_where_the_last_one_was_stopped(tmp_path: Path, server
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch([server.url + "x.bin"], tmp_path / "x.bin", md5(CONTENT), len(CONTENT), meter=stop)
+        fetch([server.url + "x.bin"], tmp_path / "x.bin", md5(CONTENT), len(CONTENT), callback=stop)
     there = partial_path(tmp_path / "x.bin").stat().st_size
     assert seen == [(there, len(CONTENT))]
     assert 0 < there < len(CONTENT)
@@ -224,8 +224,8 @@ def test_file_that_cannot_be_had_is_one_error_and_leaves_nothing_under_its_name(
 def test_unreachable_address_and_the_next_one(tmp_path: Path, server: Server) -> None:
     urls = ["http://127.0.0.1:1/x.bin", server.url + "nowhere", server.url + "x.bin"]
     with pytest.raises(DataError, match=r"127.0.0.1:1/x.bin: no connection; .*nowhere: the server answers 404"):
-        fetch(urls[:2], tmp_path / "x.bin", md5(CONTENT), patience=SHORT)
-    fetch(urls, tmp_path / "x.bin", md5(CONTENT), patience=SHORT)
+        fetch(urls[:2], tmp_path / "x.bin", md5(CONTENT), retries=SHORT)
+    fetch(urls, tmp_path / "x.bin", md5(CONTENT), retries=SHORT)
     assert (tmp_path / "x.bin").read_bytes() == CONTENT
 
 
@@ -296,7 +296,7 @@ def test_archive_is_downloaded_unpacked_and_removed(tmp_path: Path, server: Serv
     source = make_source(server, kind)
     here = tmp_path / "deep" / "data"
     server.faults = ["drop"]
-    found = get_dataset(source, here, patience=SHORT)
+    found = get_dataset(source, here, retries=SHORT)
     assert [holding.state for holding in found] == ["intact", "unchecked"]
     assert {path.name: path.read_bytes() for path in (here / "inner").iterdir()} == MEMBERS
     assert visible(here) == ["inner"]
@@ -304,7 +304,7 @@ def test_archive_is_downloaded_unpacked_and_removed(tmp_path: Path, server: Serv
     assert (here / "inner/a.bin").stat().st_mode & 0o7111 == 0
     assert not list(tmp_path.rglob("escaped"))
     requests = len(server.requests)
-    assert get_dataset(source, here, patience=SHORT) == found
+    assert get_dataset(source, here, retries=SHORT) == found
     assert len(server.requests) == requests
 
 
@@ -313,7 +313,7 @@ def test_only_missing_files_are_unpacked_and_an_own_archive_is_kept(tmp_path: Pa
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples/b.txt").write_bytes(b"mine")
     (tmp_path / "inner.tar.gz").write_bytes(server.files["inner.tar.gz"])
-    get_dataset(source, tmp_path, patience=SHORT)
+    get_dataset(source, tmp_path, retries=SHORT)
     assert server.requests == []
     assert (tmp_path / "samples/a.bin").read_bytes() == MEMBERS["a.bin"]
     assert (tmp_path / "samples/b.txt").read_bytes() == b"mine"
@@ -321,7 +321,7 @@ def test_only_missing_files_are_unpacked_and_an_own_archive_is_kept(tmp_path: Pa
     (tmp_path / "samples/a.bin").unlink()
     (tmp_path / "inner.tar.gz").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"inner\.tar\.gz is altered"):
-        get_dataset(source, tmp_path, patience=SHORT)
+        get_dataset(source, tmp_path, retries=SHORT)
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])
@@ -338,7 +338,7 @@ def test_archive_with_other_files_is_refused(
 ) -> None:
     source = make_source(server, kind, pack(kind, change))
     with pytest.raises(DataError, match=words):
-        get_dataset(source, tmp_path, patience=SHORT)
+        get_dataset(source, tmp_path, retries=SHORT)
     assert not (tmp_path / "inner/a.bin").exists()
     assert not list((tmp_path / "inner").glob(".a.bin*"))
 
@@ -350,13 +350,13 @@ def test_link_in_the_place_of_a_file_is_refused(tmp_path: Path, server: Server) 
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tarred.addfile(link)
     with pytest.raises(DataError, match=r"does not hold inner/a\.bin, inner/b\.txt"):
-        get_dataset(make_source(server, "tar.gz", buffer.getvalue()), tmp_path, patience=SHORT)
+        get_dataset(make_source(server, "tar.gz", buffer.getvalue()), tmp_path, retries=SHORT)
 
 
 def test_archive_that_is_none_is_one_clear_error(tmp_path: Path, server: Server) -> None:
     for kind in ("tar.gz", "zip"):
         with pytest.raises(DataError, match="no intact archive"):
-            get_dataset(make_source(server, kind, b"not an archive" * 99), tmp_path, patience=SHORT)
+            get_dataset(make_source(server, kind, b"not an archive" * 99), tmp_path, retries=SHORT)
 
 
 def put(folder: Path, name: str, content: bytes) -> None:
@@ -387,7 +387,7 @@ def test_check_tells_every_state_apart(tmp_path: Path, server: Server, monkeypat
         assert state() == (expected, f"{place / 'a.bin'} {words}")
         if expected not in holdings.GOOD:
             with pytest.raises(DataError, match=words.partition(":")[0]):
-                get_dataset(source, tmp_path, patience=SHORT)
+                get_dataset(source, tmp_path, retries=SHORT)
             assert (place / "a.bin").read_bytes() == content
     put(place, "b.txt", b"any")
     assert holdings.describe(check_dataset(source, tmp_path)[1]).endswith("is there, no checksum of it is published")
@@ -395,7 +395,7 @@ def test_check_tells_every_state_apart(tmp_path: Path, server: Server, monkeypat
 
 def test_single_files_have_their_own_addresses(tmp_path: Path, server: Server) -> None:
     source = Source("One", ("text", "."), (server.url,), (Item("mine.bin", md5(CONTENT), len(CONTENT), "x.bin"),))
-    assert [holding.state for holding in get_dataset(source, tmp_path, patience=SHORT)] == ["intact"]
+    assert [holding.state for holding in get_dataset(source, tmp_path, retries=SHORT)] == ["intact"]
     assert (tmp_path / "text/mine.bin").read_bytes() == CONTENT
 
 

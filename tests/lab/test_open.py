@@ -1,8 +1,10 @@
 """Comparisons by a training function of the user's own: from Python, from the command line, resumed, and gone wrong."""
 
+import contextlib
 import csv
 import json
 import random
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,16 @@ import torch
 from torch import nn
 
 from gem_activations.cli import main
-from gem_activations.errors import ActivationNameError, ExperimentError, GemError, SettingError, StoreError
+from gem_activations.errors import (
+    ActivationNameError,
+    ExperimentError,
+    GemError,
+    MissingDependencyError,
+    SettingError,
+    StoreError,
+)
 from gem_activations.lab import Run, compare
+from gem_activations.lab.runs import tracking
 from gem_activations.lab.runs.experiment import make_arms
 from gem_activations.lab.store.comparison import load_comparison, read_plan, run_folder
 from gem_activations.lab.store.merging import merge
@@ -482,3 +492,55 @@ def test_no_warning_escapes(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compare(train, activations=["relu"], out=tmp_path, **{**WISH, "seeds": 1})
+
+
+# Trackers
+
+
+def test_runs_are_exported_to_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    compare(train, activations=["relu"], out=tmp_path, track=["tensorboard"], **WISH)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "relu" / "seed-001"))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("train_loss")]
+    assert losses == pytest.approx([row["train_loss"] for row in logged(tmp_path, "relu", 1)])
+    assert events.Scalars("result/loss")[0].value == pytest.approx(losses[-1])
+
+
+class FakeTracker:
+    """Notes what a run hands to it, in the place of wandb and mlflow."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.summary = self
+
+    def __getattr__(self, name: str) -> Any:
+        def note(*values: Any, **named: Any) -> Any:
+            self.calls.append((name, values or named))
+            return contextlib.nullcontext() if name == "start_run" else self
+
+        return note
+
+
+@pytest.mark.parametrize(("name", "log"), [("wandb", "log"), ("mlflow", "log_metrics")])
+def test_runs_are_exported_to_other_trackers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, log: str
+) -> None:
+    tracker = FakeTracker()
+    monkeypatch.setitem(sys.modules, name, tracker)
+    monkeypatch.setattr(tracking, "check_trackers", lambda _: None)
+    monkeypatch.setattr("gem_activations.lab.runs.planning.check_trackers", lambda _: None)
+    compare(train, activations=["relu"], out=tmp_path, track=[name], **WISH)
+    rows = [values[0] for called, values in tracker.calls if called == log and "train_loss" in values[0]]
+    assert [row["train_loss"] for row in rows[:4]] == [row["train_loss"] for row in logged(tmp_path, "relu", 0)]
+
+
+def test_tracker_that_is_not_installed_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingDependencyError, match="wandb is not installed; run: pip install --upgrade wandb"):
+        compare(train, activations=["relu"], out=tmp_path / "out", track=["wandb"], **WISH)
+    assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from ...errors import DataError, SettingError
-from .download import Meter
+from .download import DownloadCallback
 from .holdings import GOOD, Holding, check_dataset, default_data_dir, describe, get_dataset
 from .sources import SOURCES, find_source
 
@@ -28,8 +28,8 @@ def get_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -> 
     sources = {name: find_source(name) for name in names}
     folders: list[Path] = []
     for name, source in sources.items():
-        with _show_bar(name, console) as meter:
-            holdings = get_dataset(source, data_dir or default_data_dir(), meter=meter)
+        with _show_bar(name, console) as callback:
+            holdings = get_dataset(source, data_dir or default_data_dir(), callback=callback)
         folders.append(holdings[0].path.parent)
         line = f"{name}: {len(holdings)} files in {folders[-1]} (licence: {source.licence})"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -65,7 +65,7 @@ def check_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -
 
 
 @contextlib.contextmanager
-def _show_bar(name: str, console: Console) -> Iterator[Meter | None]:
+def _show_bar(name: str, console: Console) -> Iterator[DownloadCallback | None]:
     """Give what moves a bar that stays away until the first bytes arrive; nothing where no terminal shows it."""
     if not console.is_terminal:
         yield None

@@ -26,12 +26,12 @@ _CLIENT_ERRORS = range(400, 500)
 _BUSY = (408, 425, 429)
 _RANGE_REFUSED = 416
 
-Meter = Callable[[int, int | None], None]
+DownloadCallback = Callable[[int, int | None], None]
 """Is told the bytes that are there and the bytes that are wanted, None where nobody knows."""
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a download waits, and how often it tries.
 
     Attributes:
@@ -59,8 +59,8 @@ def fetch(
     digest: str,
     size: int | None = None,
     *,
-    patience: Patience | None = None,
-    meter: Meter | None = None,
+    retries: RetryPolicy | None = None,
+    callback: DownloadCallback | None = None,
 ) -> None:
     """Download a file from the first address that gives it whole.
 
@@ -72,14 +72,14 @@ def fetch(
         target: Where the file shall appear; missing folders are made.
         digest: Checksum that it must have, as "md5:..." or "sha256:...".
         size: Bytes that it must have; None where that is not known.
-        patience: When to give up; None for the usual.
-        meter: Called as bytes arrive.
+        retries: When to give up; None for the usual.
+        callback: Called as bytes arrive.
     Raises: DataError: no address gives the file with that checksum, or it cannot be written.
     """
     with lock_folder(target.parent):
         if not target.exists():
             part = partial_path(target)
-            download_part(urls, part, digest, size, patience=patience, meter=meter)
+            download_part(urls, part, digest, size, retries=retries, callback=callback)
             part.replace(target)
 
 
@@ -104,8 +104,8 @@ def download_part(
     digest: str,
     size: int | None = None,
     *,
-    patience: Patience | None = None,
-    meter: Meter | None = None,
+    retries: RetryPolicy | None = None,
+    callback: DownloadCallback | None = None,
 ) -> None:
     """Bring a partial file to its end and check it; see `fetch`. The caller holds the folder's lock.
 
@@ -115,7 +115,9 @@ def download_part(
     problems: list[str] = []
     for url in urls:
         try:
-            _download_from(url, part, digest, size, patience or Patience(), meter or (lambda _there, _wanted: None))
+            _download_from(
+                url, part, digest, size, retries or RetryPolicy(), callback or (lambda _there, _wanted: None)
+            )
         except _AddressError as error:
             problems.append(f"{url}: {error}")
         else:
@@ -140,11 +142,13 @@ def matches(path: Path, digest: str) -> bool:
     return compute_digest(path, digest.partition(":")[0]) == digest
 
 
-def _download_from(url: str, part: Path, digest: str, size: int | None, patience: Patience, meter: Meter) -> None:
+def _download_from(
+    url: str, part: Path, digest: str, size: int | None, retries: RetryPolicy, callback: DownloadCallback
+) -> None:
     """Download from one address; where an earlier call's bytes were gone on with in vain, once more from the start."""
     for _ in range(2):
         resumed = _count_bytes(part)
-        _complete(url, part, size, patience, meter)
+        _complete(url, part, size, retries, callback)
         if matches(part, digest):
             return
         part.unlink()
@@ -153,24 +157,24 @@ def _download_from(url: str, part: Path, digest: str, size: int | None, patience
     raise _AddressError("the file there is not the published one")
 
 
-def _complete(url: str, part: Path, size: int | None, patience: Patience, meter: Meter) -> None:
+def _complete(url: str, part: Path, size: int | None, retries: RetryPolicy, callback: DownloadCallback) -> None:
     """Connect again and again until all bytes are there, or until connections in a row bring nothing new."""
     fruitless = 0
     while size is None or _count_bytes(part) != size:
         before = _count_bytes(part)
         try:
-            _transfer(url, part, size, patience.timeout, meter)
+            _transfer(url, part, size, retries.timeout, callback)
         except _BrokenError as error:
             fruitless = 0 if _count_bytes(part) > before else fruitless + 1
-            if fruitless >= patience.attempts:
+            if fruitless >= retries.attempts:
                 raise _AddressError(str(error)) from error
-            time.sleep(patience.pause * 2 ** (fruitless - 1) if fruitless else 0)
+            time.sleep(retries.pause * 2 ** (fruitless - 1) if fruitless else 0)
         else:
             if size is None:
                 return
 
 
-def _transfer(url: str, part: Path, size: int | None, timeout: float, meter: Meter) -> None:
+def _transfer(url: str, part: Path, size: int | None, timeout: float, callback: DownloadCallback) -> None:
     """Make one connection and append what it brings.
 
     Raises: _BrokenError: it broke before the end; _AddressError: the address has not this file.
@@ -193,7 +197,7 @@ def _transfer(url: str, part: Path, size: int | None, timeout: float, meter: Met
                 raise _BrokenError("the server sends another range than was asked for")
             wanted = _wanted_size(response, there, size)
             with part.open("ab" if there else "wb") as file:
-                _append(response, file, there, wanted, meter)
+                _append(response, file, there, wanted, callback)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _BrokenError(_reason(error)) from error
     if size is not None and _count_bytes(part) < size:
@@ -223,13 +227,15 @@ def _wanted_size(response: requests.Response, there: int, size: int | None) -> i
     return size if size is not None else announced
 
 
-def _append(response: requests.Response, file: BinaryIO, there: int, wanted: int | None, meter: Meter) -> None:
+def _append(
+    response: requests.Response, file: BinaryIO, there: int, wanted: int | None, callback: DownloadCallback
+) -> None:
     # Bytes as sent: a .gz file that is marked as gzip-encoded must arrive as the .gz file that it is.
     try:
         for chunk in response.raw.stream(_CHUNK, decode_content=False):
             file.write(chunk)
             there += len(chunk)
-            meter(there, wanted)
+            callback(there, wanted)
             if wanted is not None and there > wanted:
                 raise _AddressError(f"the server sends more than {wanted} bytes")
     finally:

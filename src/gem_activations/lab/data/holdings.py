@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from ...errors import DataError
-from .download import Meter, Patience, download_part, fetch, lock_folder, matches, partial_path
+from .download import DownloadCallback, RetryPolicy, download_part, fetch, lock_folder, matches, partial_path
 from .sources import SOURCES, Item, Source
 
 DATA_DIR_VARIABLE = "GEM_ACTIVATIONS_DATA"
@@ -86,7 +86,7 @@ def check_dataset(source: Source, data_dir: Path) -> list[Holding]:
 
 
 def get_dataset(
-    source: Source, data_dir: Path, *, patience: Patience | None = None, meter: Meter | None = None
+    source: Source, data_dir: Path, *, retries: RetryPolicy | None = None, callback: DownloadCallback | None = None
 ) -> list[Holding]:
     """Bring every file of a data set into a data folder; what is there and good is not downloaded again.
 
@@ -103,15 +103,20 @@ def get_dataset(
     if source.archive is not None:
         with lock_folder(data_dir):
             missing = _find_missing(source, check_dataset(source, data_dir))  # Another process may have been faster.
-            _get_archive(source, source.archive, missing, data_dir, patience, meter)
+            _get_archive(source, source.archive, missing, data_dir, retries, callback)
     else:
         for item in missing:
-            get_file(source, item, folder, patience=patience, meter=meter)
+            get_file(source, item, folder, retries=retries, callback=callback)
     return check_dataset(source, data_dir)
 
 
 def get_file(
-    source: Source, item: Item, folder: Path, *, patience: Patience | None = None, meter: Meter | None = None
+    source: Source,
+    item: Item,
+    folder: Path,
+    *,
+    retries: RetryPolicy | None = None,
+    callback: DownloadCallback | None = None,
 ) -> None:
     """Download one file of a data set that is published file by file, and check it.
 
@@ -119,7 +124,7 @@ def get_file(
     """
     urls = [url + (item.address or item.name) for url in source.urls]
     try:
-        fetch(urls, folder / item.name, str(item.digest), item.size, patience=patience, meter=meter)
+        fetch(urls, folder / item.name, str(item.digest), item.size, retries=retries, callback=callback)
     except DataError as error:
         raise DataError(
             f"{folder / item.name} is missing: {error}; put the files of {source.title} there, "
@@ -138,7 +143,12 @@ def _find_missing(source: Source, holdings: list[Holding]) -> list[Item]:
 
 
 def _get_archive(
-    source: Source, archive: Item, missing: list[Item], data_dir: Path, patience: Patience | None, meter: Meter | None
+    source: Source,
+    archive: Item,
+    missing: list[Item],
+    data_dir: Path,
+    retries: RetryPolicy | None,
+    callback: DownloadCallback | None,
 ) -> None:
     own, digest = data_dir / archive.name, str(archive.digest)
     part = partial_path(own)
@@ -150,7 +160,7 @@ def _get_archive(
         _unpack(own, source, missing, find_folder(source, data_dir))
         return
     urls = [url + archive.name for url in source.urls]
-    download_part(urls, part, digest, archive.size, patience=patience, meter=meter)
+    download_part(urls, part, digest, archive.size, retries=retries, callback=callback)
     _unpack(part, source, missing, find_folder(source, data_dir))
     part.unlink()
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ..recipes.pipeline import Subset
-from .colour import load_colour
-from .greyscale import IDX_SOURCES, load_digits_dataset, load_idx_dataset
+from .cifar import load_cifar
+from .mnist import IDX_SOURCES, load_digits_dataset, load_idx_dataset
 from .splits import WHOLE, Dataset
 
 
@@ -23,4 +23,4 @@ def load_dataset(name: str, data_dir: Path | None = None, subset: Subset = WHOLE
         return load_digits_dataset()
     if name in IDX_SOURCES:
         return load_idx_dataset(IDX_SOURCES[name], data_dir, subset)
-    return load_colour(name, data_dir, subset, shrink)
+    return load_cifar(name, data_dir, subset, shrink)

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import get_args
 
 from ...errors import SettingError
-from .colourful import COLOURFUL
-from .greyscale import GREYSCALE
+from .cifar import CIFAR
 from .language import LANGUAGE
+from .mnist import MNIST
 from .pipeline import Recipe, Scale
 
 RecipeMaker = Callable[[str | None, Scale], Recipe]
 
-RECIPES: dict[str, RecipeMaker] = {**GREYSCALE, **COLOURFUL, **LANGUAGE}
+RECIPES: dict[str, RecipeMaker] = {**MNIST, **CIFAR, **LANGUAGE}
 """Name -> (model, scale) -> recipe. The first sentence of a maker's docstring is the recipe's help."""
 
 

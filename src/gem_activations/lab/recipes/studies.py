@@ -26,12 +26,12 @@ ORDERS = ("gem", "gem(n=2)", "gem(n=3)", "gem(n=4)")
 
 
 def n_ablation(recipe: Recipe) -> Recipe:
-    """GEM with n from 1 to 4 beside n=1; ReLU and GELU stand by."""
+    """GEM with n from 1 to 4 against n=1, beside ReLU and GELU."""
     return _with_arms(recipe, (*ORDERS, "relu", "gelu"), baseline="gem")
 
 
 def eps_ablation(recipe: Recipe) -> Recipe:
-    """E-GEM with eps from 1e-6 to 10 beside ReLU, its limit as eps tends to 0; GELU stands by."""
+    """E-GEM with eps from 1e-6 to 10 against ReLU, its limit as eps tends to 0, beside GELU."""
     return _with_arms(recipe, ("relu", *SMALL_EPS, *LARGE_EPS, "gelu"), baseline="relu")
 
 

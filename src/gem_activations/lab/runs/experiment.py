@@ -360,7 +360,7 @@ def _source_files(train: Any, arms: Mapping[str, Factory]) -> set[Path]:
             continue
         try:
             path = Path(inspect.getfile(inspect.unwrap(part)))
-        except TypeError:
+        except (TypeError, OSError):  # Of C, or typed at a prompt.
             continue
         if path.is_file() and "site-packages" not in path.parts:
             files.add(path)

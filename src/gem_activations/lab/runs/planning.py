@@ -20,6 +20,7 @@ from ..store.records import FINISHED, Plan
 from ..training.run import MOST_EPOCHS
 from .experiment import Experiment, of_function, of_recipe
 from .request import Execution, FunctionRequest, Request
+from .tracking import check_trackers
 
 _OWN_NAMES = (  # The files of the store and of `report.FILES`.
     *("comparison.json", "runs", "plots", "report.html", "report.md", "summary.csv", "summary.tex", "results.csv"),
@@ -36,6 +37,7 @@ def resolve(request: Execution) -> Experiment:
         raise SettingError(f"--seeds {request.seeds}: give a whole number of at least 1")
     if request.seed_start < 0:
         raise SettingError(f"--seed-start {request.seed_start}: give a whole number from 0 up")
+    check_trackers(request.track)
     if isinstance(request, FunctionRequest):
         return of_function(request)
     assert isinstance(request, Request)

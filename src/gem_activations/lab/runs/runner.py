@@ -21,6 +21,7 @@ from ..training.group import Group, SingleProcess
 from ..training.run import CHECKPOINT, NotFiniteError, Run
 from .experiment import Experiment, Loaded
 from .request import Execution
+from .tracking import export_run
 
 TRACEBACK = "traceback.txt"
 # What a RuntimeError says where memory is short: torch on a CPU, the CUDA runtime, and cuBLAS, cuDNN and their kin.
@@ -105,7 +106,8 @@ class Runner:
         with held:
             result = read_result(self.folder, activation, seed)
             if result is None or result == stale:
-                result = self._run(activation, seed)
+                result, metrics = self._run(activation, seed)
+                export_run(self.request.track, self.folder, self.plan, result, metrics)
                 write_result(self.folder, result)
                 if result.status == FINISHED and not self.request.keep_checkpoints:
                     checkpoint = run_folder(self.folder, activation, seed) / CHECKPOINT
@@ -123,7 +125,7 @@ class Runner:
         run.mkdir(parents=True, exist_ok=True)
         return FileLock(run / ".lock")
 
-    def _run(self, activation: str, seed: int) -> RunResult:
+    def _run(self, activation: str, seed: int) -> tuple[RunResult, list[EpochRow]]:
         folder = run_folder(self.folder, activation, seed)
         identity = self._identity(activation, seed)
         write_json(folder / "config.json", identity)
@@ -144,7 +146,7 @@ class Runner:
             try:
                 figures = dict(self.loaded.train(run, self.group))
                 run.finish()
-                return RunResult(activation, seed, FINISHED, "", len(run.metrics), run.seconds, figures)
+                result = RunResult(activation, seed, FINISHED, "", len(run.metrics), run.seconds, figures)
             except (SettingError, MissingDependencyError):
                 raise  # Nothing that another run could have otherwise.
             except Exception as error:
@@ -157,7 +159,7 @@ class Runner:
                         if status == INFRASTRUCTURE:
                             write_result(self.folder, result)
                         raise  # The other processes are still in the run: only torchrun can end them.
-                return result
+            return result, run.metrics
 
     def _identity(self, activation: str, seed: int) -> dict[str, Any]:
         return {

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from .greyscale import choose_model, shorten
+from .mnist import choose_model, shorten
 from .pipeline import PreActPlan, Recipe, ResNetPlan, Scale, Subset, Training, VitPlan
 
 _TITLES = {
@@ -139,7 +139,7 @@ def _reduce(recipe: Recipe, *, epochs: int, shrink: int) -> Recipe:
     return shorten(recipe, epochs=epochs, seeds=3, subset=_SMALL)
 
 
-COLOURFUL: dict[str, Callable[[str | None, Scale], Recipe]] = {
+CIFAR: dict[str, Callable[[str | None, Scale], Recipe]] = {
     "cifar10-resnet56": cifar10_resnet56,
     "cifar100-resnet56": cifar100_resnet56,
     "cifar10-lee14": cifar10_lee14,

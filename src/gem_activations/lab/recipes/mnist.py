@@ -33,16 +33,6 @@ def mnist(model: str | None = None, scale: Scale = "full") -> Recipe:
     return _idx_recipe("mnist", "MNIST, handwritten digits, 28x28 pixels", model or "cnn", scale, training)
 
 
-def mnist_cnn(model: str | None = None, scale: Scale = "full") -> Recipe:
-    """MNIST with the small convolutional network."""
-    return dataclasses.replace(mnist(_only("cnn", model), scale), name="mnist-cnn")
-
-
-def mnist_mlp(model: str | None = None, scale: Scale = "full") -> Recipe:
-    """MNIST with the fully connected network."""
-    return dataclasses.replace(mnist(_only("mlp", model), scale), name="mnist-mlp")
-
-
 def fashion_mnist(model: str | None = None, scale: Scale = "full") -> Recipe:
     """Clothing of 28x28 pixels (70,000 images); read from --data-dir or downloaded."""
     training = Training(epochs=8, batch_size=128, learning_rate=5e-3)
@@ -63,10 +53,6 @@ def shorten(recipe: Recipe, *, epochs: int, seeds: int, subset: Subset | None = 
     return dataclasses.replace(recipe, training=training, seeds=seeds, subset=subset or recipe.subset)
 
 
-def _only(own: str, given: str | None) -> str:
-    return choose_model({own: own}, given or own)
-
-
 def _idx_recipe(name: str, title: str, model: str, scale: Scale, training: Training) -> Recipe:
     chosen = choose_model(_MODELS, model)
     recipe = Recipe(name=name, title=title, data=name, model=chosen, training=training, margin=0.001, scale=scale)
@@ -77,10 +63,8 @@ def _idx_recipe(name: str, title: str, model: str, scale: Scale, training: Train
     return recipe
 
 
-GREYSCALE: dict[str, Callable[[str | None, Scale], Recipe]] = {
+MNIST: dict[str, Callable[[str | None, Scale], Recipe]] = {
     "digits": digits,
     "mnist": mnist,
-    "mnist-cnn": mnist_cnn,
-    "mnist-mlp": mnist_mlp,
     "fashion-mnist": fashion_mnist,
 }

@@ -26,7 +26,7 @@ _FOLD_FILE = "fold_indices.txt"
 Reader = Callable[[Path], tuple[Arrays, Arrays]]
 
 
-def load_colour(name: str, data_dir: Path | None, subset: Subset, shrink: int) -> Dataset:
+def load_cifar(name: str, data_dir: Path | None, subset: Subset, shrink: int) -> Dataset:
     """Load a data set of colour images.
 
     CIFAR's 50,000 training images are split into 45,000 and 5,000 for validation, every class in proportion. STL-10's

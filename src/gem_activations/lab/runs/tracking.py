@@ -1,0 +1,91 @@
+"""Export runs that ended to trackers: TensorBoard, Weights & Biases, MLflow. Each must be installed by the user."""
+
+import importlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...extras import framework
+from ..store.comparison import run_folder
+from ..store.rates import flatten
+from ..store.records import EpochRow, Plan, RunResult
+
+_LIBRARIES = {
+    "tensorboard": ("tensorboard", "2.20", "'gem-activations[monitor]'"),
+    "wandb": ("wandb", "0.17", "wandb"),
+    "mlflow": ("mlflow", "2.10", "mlflow"),
+}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Import the trackers' libraries.
+
+    Raises: MissingDependencyError: one is not installed, or too old.
+    """
+    for name in names:
+        module, version, install = _LIBRARIES[name]
+        with framework(module, at_least=version, install=install):
+            importlib.import_module(module)
+
+
+def export_run(names: Sequence[str], folder: Path, plan: Plan, result: RunResult, metrics: list[EpochRow]) -> None:
+    """Write the epochs and figures of a run that ended to each of the trackers.
+
+    TensorBoard's files go to `tensorboard/` in the output folder; the other two go where their own settings say.
+
+    Args:
+        names: Of "tensorboard", "wandb" and "mlflow".
+        folder: The output folder.
+        plan: Says what the runs are.
+        result: The run.
+        metrics: Its epochs.
+    """
+    exporters = {"tensorboard": _to_tensorboard, "wandb": _to_wandb, "mlflow": _to_mlflow}
+    for name in names:
+        exporters[name](folder, plan, result, metrics)
+
+
+def _to_tensorboard(folder: Path, _plan: Plan, result: RunResult, metrics: list[EpochRow]) -> None:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    run = run_folder(folder, result.activation, result.seed)
+    place = folder / "tensorboard" / run.parent.name / run.name
+    shutil.rmtree(place, ignore_errors=True)  # Of an earlier attempt at this run.
+    with SummaryWriter(str(place)) as writer:
+        for row in metrics:
+            for name, value in _scalars(row).items():
+                writer.add_scalar(name, value, int(row["epoch"] or 0))
+        for name, value in _scalars(result.figures).items():
+            writer.add_scalar(f"result/{name}", value, result.epochs)
+        writer.add_text("status", f"{result.status} {result.reason}".strip())
+
+
+def _to_wandb(folder: Path, plan: Plan, result: RunResult, metrics: list[EpochRow]) -> None:
+    wandb: Any = importlib.import_module("wandb")
+    run = wandb.init(
+        project=str(plan.recipe["name"]),
+        group=result.activation,
+        name=f"{result.activation}, seed {result.seed}",
+        config={**plan.recipe, "activation": result.activation, "seed": result.seed},
+        dir=str(folder),
+    )
+    for row in metrics:
+        run.log(_scalars(row), step=int(row["epoch"] or 0))
+    run.summary.update({**_scalars(result.figures), "status": result.status, "reason": result.reason})
+    run.finish()
+
+
+def _to_mlflow(_folder: Path, plan: Plan, result: RunResult, metrics: list[EpochRow]) -> None:
+    mlflow: Any = importlib.import_module("mlflow")
+    mlflow.set_experiment(str(plan.recipe["name"]))
+    with mlflow.start_run(run_name=f"{result.activation}, seed {result.seed}"):
+        mlflow.log_params({**flatten(plan.recipe), "activation": result.activation, "seed": result.seed})
+        for row in metrics:
+            mlflow.log_metrics(_scalars(row), step=int(row["epoch"] or 0))
+        mlflow.log_metrics(_scalars(result.figures))
+        mlflow.set_tags({"status": result.status, "reason": result.reason})
+
+
+def _scalars(row: EpochRow) -> dict[str, float]:
+    return {name: value for name, value in row.items() if value is not None and name != "epoch"}
