@@ -8,7 +8,6 @@ from . import __version__
 from .errors import GemError
 
 EXTRAS = {
-    "optuna": "tune",
     "ray": "ray",
     "tensorboard": "monitor",
     "tokenizers": "huggingface",
