@@ -105,7 +105,7 @@ def test_defaults_of_the_family():
     ("text", "error", "hint"),
     [
         ("gellu", ActivationNameError, "gelu"),
-        ("leakyrelu", ActivationNameError, "leaky_relu"),
+        ("leakyrelo", ActivationNameError, "leaky_relu"),
         ("qqqqq", ActivationNameError, "gem-act list"),
         ("relu(n=1)", ActivationNameError, "no arguments"),
         ("gem(eps=1)", ActivationNameError, "takes n"),
@@ -246,3 +246,27 @@ def test_gain_and_chi_of_the_rivals(name):
         slope_moment = mp.quad(lambda x: mp.diff(f, x) ** 2 * mp.npdf(x), [-12, 0, 12])
     assert float(second_moment**-0.5) == pytest.approx(gain, abs=5.1e-4)
     assert float(slope_moment / second_moment) == pytest.approx(chi, abs=5.1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("GELU", "gelu"),
+        ("Swish", "silu"),
+        ("lrelu(negative_slope=0.1)", "leaky_relu(negative_slope=0.1)"),
+        ("LeakyReLU", "leaky_relu"),
+        ("hard_swish", "hardswish"),
+        ("log_sigmoid", "logsigmoid"),
+        ("GEM(n=2)", "gem(n=2)"),
+        ("SEGEM(n=1, eps=1e-4, leak=0.01)", "segem(eps=1e-4, leak=0.01)"),
+    ],
+)
+def test_names_are_read_in_any_case_and_by_their_aliases(text, canonical):
+    assert str(catalog.parse(text)) == canonical
+
+
+def test_an_alias_hides_no_name_and_stands_for_one():
+    squashed = {name.replace("_", "") for name in catalog.ENTRIES}
+    assert len(squashed) == len(catalog.ENTRIES)
+    assert not squashed & {alias.replace("_", "") for alias in catalog.ALIASES}
+    assert set(catalog.ALIASES.values()) <= catalog.ENTRIES.keys()

@@ -188,6 +188,17 @@ def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
     return high
 
 
+ALIASES = {
+    "swish": "silu",
+    "lrelu": "leaky_relu",
+    "hswish": "hardswish",
+    "hsigmoid": "hardsigmoid",
+    "gelu_new": "gelu_tanh",
+    "squared_relu": "relu2",
+}
+"""Other names in common use, and what they are called here."""
+
+
 def check(name: str, parameters: Mapping[str, Any]) -> None:
     """Check a rival's parameters against `RANGES` and `ORDERED`.
 
@@ -209,7 +220,9 @@ def check(name: str, parameters: Mapping[str, Any]) -> None:
 
 
 def parse(text: str) -> Activation:
-    """Read an activation: a name of the catalog, with arguments in parentheses where it takes them.
+    """Read an activation: a name of the catalog, with arguments in parentheses if it takes any.
+
+    Case and underscores of the name are free, and `ALIASES` are names too: `Swish`, `LeakyReLU(negative_slope=0.1)`.
 
     Args:
         text: For example `gelu`, `gem(n=2)`, `egem(eps=1e-4)`, `celu(alpha=0.075)`.
@@ -219,7 +232,8 @@ def parse(text: str) -> Activation:
         >>> str(parse("segem( eps = 1/10000 )")), parse("gelu").entry.title
         ('segem(eps=1e-4, leak=0.01)', 'GELU (erf)')
     """
-    name, given = parse_call(text)
+    name, given = parse_call(str(text).lower())
+    name = _SPELLINGS.get(name.replace("_", ""), name)
     if name not in ENTRIES:
         near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "`gem-act list` shows all names"
@@ -405,3 +419,5 @@ _ROWS = [
 ]  # fmt: skip
 
 ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _ROWS}
+_SPELLINGS = {name.replace("_", ""): own for name, own in ALIASES.items()}
+_SPELLINGS |= {name.replace("_", ""): name for name in ENTRIES}
