@@ -11,14 +11,18 @@ Each is one kernel, and so is the backward pass of the last, unless it is to be 
 written in torch operations. If y was kept, d2 is f''(x) / f'(x): what arrives at y is multiplied by f'(x) on its way to
 x.
 
-torch.func asks for functions of another form, which take longer to call. `_apply` picks the form.
+Under torch.func, `_apply` goes down its levels: a batch is one dimension more, and a level that differentiates has its
+own nodes.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import Function, forward_ad
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from ..spec import GemSpec
 from . import formula
@@ -27,6 +31,7 @@ from .dispatch import is_traced
 
 _creation_meta: Any = torch._C._autograd._get_creation_meta  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _ORDINARY_VIEW: Any = torch._C._autograd.CreationMeta.DEFAULT  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _transforms_active: Any = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
 
 
@@ -47,13 +52,13 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bo
     ):
         # An autograd function is refused only after it has run; copy_ is refused before it writes. And copy_ overwrites
         # tangents that are shared or batched, too.
-        return x.copy_(_apply(Activation, x.clone(), spec, backend, from_output, False))
-    return _apply(Activation, x, spec, backend, from_output, inplace)
+        return x.copy_(_apply(Activation, x.clone(), Settings(spec, backend, from_output)))
+    return _apply(Activation, x, Settings(spec, backend, from_output, inplace))
 
 
 def apply_gated_eagerly(x: Tensor, gate: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
     """Return x * f(gate) of tensors of one shape, dtype and device, of the kinds that `apply_eagerly` takes."""
-    return _apply(GatedUnit, x, gate, spec, backend)
+    return _apply(GatedUnit, x, gate, Settings(spec, backend))
 
 
 def _may_be_overwritten(x: Tensor) -> bool:
@@ -64,10 +69,24 @@ def _may_be_overwritten(x: Tensor) -> bool:
     return not any(t.is_leaf and t.requires_grad for t in (x, base)) and _creation_meta(x) == _ORDINARY_VIEW
 
 
-class _Elementwise(Function):
-    """An autograd function in two forms, from `compute` and from `keep`, which saves what the derivatives need.
+class Settings:
+    """What the functions need besides tensors; one object, as torch.func walks through every argument."""
 
-    Subclasses have a class attribute TENSORS, the number of their first arguments that are tensors, all of one shape.
+    __slots__ = ("backend", "from_output", "inplace", "spec")
+
+    def __init__(self, spec: GemSpec, backend: Backend, from_output: bool = False, inplace: bool = False) -> None:
+        self.spec, self.backend, self.from_output, self.inplace = spec, backend, from_output, inplace
+
+    def backend_for(self, kept: Tensor) -> Backend:
+        """Return the plain formula for a tensor that has become traced since the forward pass, else the backend."""
+        return PLAIN if is_traced(kept) else self.backend
+
+
+class _Elementwise(Function):
+    """An elementwise autograd function of tensors of one shape and of Settings.
+
+    Subclasses have `compute`, and `keep`, which saves what the derivatives need. `transformed` is the function at one
+    level of torch.func that differentiates: its tensors are wrapped for that level, and it is computed a level below.
     """
 
     transformed: Any
@@ -82,95 +101,118 @@ class _Elementwise(Function):
             function.keep(ctx, arguments, output)
             return output
 
-        def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-            # What is computed is elementwise: a batch is one dimension more.
-            tensors = [
-                tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-                for tensor, dim in zip(arguments[: function.TENSORS], in_dims, strict=False)
-            ]
-            return _apply(function, *tensors, *arguments[function.TENSORS :]), 0
+        def forward_below(ctx: Any, *arguments: Any) -> Any:
+            layer = retrieve_current_functorch_interpreter()
+            *tensors, settings = arguments
+            below = [functorch._unwrap_for_grad(tensor, layer.level()) for tensor in tensors]
+            with torch.enable_grad(), _set_fwd_grad_enabled(True), layer.lower():
+                output = _apply(function, *below, settings)
+            if isinstance(output, tuple):
+                output = tuple(functorch._wrap_for_grad(one, layer.level()) for one in output)
+            else:
+                output = functorch._wrap_for_grad(output, layer.level())
+            function.keep(ctx, arguments, output)
+            return output
 
         function.forward = staticmethod(forward)
-        members = {"forward": function.compute, "setup_context": function.keep, "vmap": vmap}
-        function.transformed = type(function)(
-            cls.__name__, (cls,), {name: staticmethod(member) for name, member in members.items()}
-        )
+        function.transformed = type(function)(cls.__name__, (cls,), {"forward": staticmethod(forward_below)})
 
 
 def _apply(function: Any, *arguments: Any) -> Any:
-    if _transforms_active():
-        return function.transformed.apply(*arguments)
-    directly: Any = super(Function, function)  # Function's own `apply` would look for transforms once more.
-    return directly.apply(*arguments)
+    """Apply a function, at every level of torch.func if there are some."""
+    directly: Any = super(Function, function)  # Function's own `apply` takes long, and builds two classes at each level.
+    if not _transforms_active():
+        return directly.apply(*arguments)
+    layer = functorch.peek_interpreter_stack()
+    if layer.key() != functorch.TransformType.Vmap:
+        with enable_single_level_autograd_function():
+            return super(Function, function.transformed).apply(*arguments)  # pyright: ignore[reportAttributeAccessIssue]
+    *tensors, settings = arguments
+    level = layer.level()
+    pairs = [functorch._unwrap_batched(tensor, level) for tensor in tensors]
+    batched = [tensor for tensor, dimension in pairs if dimension is not None]
+    if batched:
+        # What is computed is elementwise: a batch is one dimension more, the first.
+        size = next(tensor.shape[dimension] for tensor, dimension in pairs if dimension is not None)
+        tensors = [
+            tensor.expand(size, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
+            for tensor, dimension in pairs
+        ]
+    with retrieve_current_functorch_interpreter().lower():
+        output = _apply(function, *tensors, settings)
+    if not batched:
+        return output
+    if isinstance(output, tuple):
+        return tuple(functorch._add_batch_dim(one, 0, level) for one in output)
+    return functorch._add_batch_dim(output, 0, level)
 
 
 class Activation(_Elementwise):
     """f(x), keeping its input or its output."""
 
-    TENSORS = 1
-
     @staticmethod
-    def compute(x: Tensor, spec: GemSpec, backend: Backend, from_output: bool, inplace: bool) -> Tensor:  # noqa: ARG004 -- of `keep`
-        """Compute f(x), into the storage of x if `inplace`."""
-        return backend.forward(x, spec, inplace)
+    def compute(x: Tensor, settings: Settings) -> Tensor:
+        """Compute f(x), into the storage of x if asked to."""
+        return settings.backend.forward(x, settings.spec, settings.inplace)
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Save the input or the output."""
-        x, spec, backend, from_output, inplace = inputs
-        if inplace:
+        x, settings = inputs
+        if settings.inplace:
             ctx.mark_dirty(output)
-        kept = output if from_output else x
+        kept = output if settings.from_output else x
         ctx.save_for_backward(kept)
         ctx.save_for_forward(kept)
-        ctx.settings = spec, backend, from_output
+        ctx.settings = settings
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return grad d1."""
         (kept,) = ctx.saved_tensors
-        return _gradient(grads[0], kept, *ctx.settings), None, None, None, None
+        return _gradient(grads[0], kept, ctx.settings), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return tangent d1."""
         (kept,) = ctx.saved_tensors
-        return _gradient(tangents[0], kept, *ctx.settings)
+        return _gradient(tangents[0], kept, ctx.settings)
 
 
-def _gradient(grad: Tensor, kept: Tensor, spec: GemSpec, backend: Backend, from_output: bool) -> Tensor:
+def _gradient(grad: Tensor, kept: Tensor, settings: Settings) -> Tensor:
     """Return grad d1, differentiable if derivatives of it may be asked for."""
     if kept.dtype != grad.dtype or kept.device != grad.device:  # Hooks on saved tensors may change both.
         kept = kept.to(grad)
-    if _is_recorded(grad):
+    if _transforms_active():
+        return _apply(Gradient, grad, kept, settings)
+    if is_traced(grad):
+        # In the batch that is_grads_batched makes, the graph would lose an autograd function without a word.
         wide = formula.widen(kept)
-        return (grad * _apply(Gradient, torch.ones_like(wide), wide, spec, backend, from_output)).to(grad.dtype)
-    if torch.is_grad_enabled() or _has_tangents() or _transforms_active():
-        return _apply(Gradient, grad, kept, spec, backend, from_output)
-    return Gradient.compute(grad, kept, spec, backend, from_output)
+        return (grad * _apply(Gradient, torch.ones_like(wide), wide, settings)).to(grad.dtype)
+    if torch.is_grad_enabled() or _has_tangents():
+        return _apply(Gradient, grad, kept, settings)
+    return settings.backend.backward(grad, kept, settings.spec, settings.from_output)
 
 
 class Gradient(_Elementwise):
     """grad d1 as a differentiable function of grad and of what was kept."""
 
-    TENSORS = 2
-
     @staticmethod
-    def compute(grad: Tensor, kept: Tensor, spec: GemSpec, backend: Backend, from_output: bool) -> Tensor:
+    def compute(grad: Tensor, kept: Tensor, settings: Settings) -> Tensor:
         """Compute grad d1."""
-        return (PLAIN if is_traced(kept) else backend).backward(grad, kept, spec, from_output)
+        return settings.backend_for(kept).backward(grad, kept, settings.spec, settings.from_output)
 
     @staticmethod
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 -- torch's signature
-        """Save both arguments."""
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 -- the signature of all
+        """Save both tensors."""
         ctx.save_for_backward(*inputs[:2])
         ctx.save_for_forward(*inputs[:2])
-        ctx.settings = inputs[2:]
+        ctx.settings = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return gg d1 and gg grad d2."""
-        return *_curvature(grads[0], *ctx.saved_tensors, *ctx.settings), None, None, None
+        return *_curvature(grads[0], *ctx.saved_tensors, ctx.settings), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -178,110 +220,96 @@ class Gradient(_Elementwise):
         grad, kept = ctx.saved_tensors
         of_grad, of_kept = tangents[:2]
         if of_kept is None:
-            return _gradient(of_grad, kept, *ctx.settings)
-        _, result = _curvature(of_kept, grad, kept, *ctx.settings)
-        return result if of_grad is None else result + _gradient(of_grad, kept, *ctx.settings)
+            return _gradient(of_grad, kept, ctx.settings)
+        _, result = _curvature(of_kept, grad, kept, ctx.settings)
+        return result if of_grad is None else result + _gradient(of_grad, kept, ctx.settings)
 
 
-def _curvature(
-    grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, backend: Backend, from_output: bool
-) -> tuple[Tensor, Tensor]:
+def _curvature(grad_grad: Tensor, grad: Tensor, kept: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     """Return gg d1 and gg grad d2, differentiable if derivatives of them may be asked for."""
-    if _is_recorded(grad_grad):
+    if _transforms_active():
+        return _apply(Curvature, grad_grad, grad, kept, settings)
+    if is_traced(grad_grad):
         ones = torch.ones_like(kept)
-        d1, d2 = _apply(Curvature, ones, ones, kept, spec, backend, from_output)
+        d1, d2 = _apply(Curvature, ones, ones, kept, settings)
         return grad_grad * d1, grad_grad * grad * d2
-    if torch.is_grad_enabled() or _has_tangents() or _transforms_active():
-        return _apply(Curvature, grad_grad, grad, kept, spec, backend, from_output)
-    return Curvature.compute(grad_grad, grad, kept, spec, backend, from_output)
+    if torch.is_grad_enabled() or _has_tangents():
+        return _apply(Curvature, grad_grad, grad, kept, settings)
+    return settings.backend.second(grad_grad, grad, kept, settings.spec, settings.from_output)
 
 
 class Curvature(_Elementwise):
     """gg d1 and gg grad d2 as differentiable functions of gg, grad and what was kept."""
 
-    TENSORS = 3
-
     @staticmethod
-    def compute(
-        grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, backend: Backend, from_output: bool
-    ) -> tuple[Tensor, Tensor]:
+    def compute(grad_grad: Tensor, grad: Tensor, kept: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
         """Compute both."""
-        return (PLAIN if is_traced(kept) else backend).second(grad_grad, grad, kept, spec, from_output)
+        return settings.backend_for(kept).second(grad_grad, grad, kept, settings.spec, settings.from_output)
 
     @staticmethod
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004 -- torch's signature
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004 -- the signature of all
         """Save the three tensors."""
         ctx.save_for_backward(*inputs[:3])
         ctx.save_for_forward(*inputs[:3])
-        ctx.settings = inputs[3:]
+        ctx.settings = inputs[3]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return the gradients of gg, grad and what was kept."""
         a, b = grads
         grad_grad, grad, kept = ctx.saved_tensors
-        spec, backend, from_output = ctx.settings
+        settings = ctx.settings
         if torch.is_grad_enabled() or _has_tangents() or is_traced(a):
-            results = _third(a, b, grad_grad, grad, kept, spec, backend, from_output)
+            results = _third(a, b, grad_grad, grad, kept, settings)
         else:
-            results = backend.third(a, b, grad_grad, grad, kept, spec, from_output)
-        return *results, None, None, None
+            results = settings.backend.third(a, b, grad_grad, grad, kept, settings.spec, settings.from_output)
+        return *results, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return the tangents of both results."""
-        # Both are bilinear in gg and grad d2, and the passes above are symmetric in them.
+        # Both are bilinear in gg and grad, so that the passes above serve with one of them replaced by its tangent.
         grad_grad, grad, kept = ctx.saved_tensors
-        of_grad_grad, of_grad, of_kept = (
-            torch.zeros_like(kept) if tangent is None else tangent for tangent in tangents[:3]
-        )
-        first, second = _curvature(of_grad_grad, grad, kept, *ctx.settings)
-        of_first = _curvature(of_kept, grad_grad, kept, *ctx.settings)[1]
-        of_second = _third(torch.zeros_like(kept), of_kept, grad_grad, grad, kept, *ctx.settings)[2]
-        return first + of_first, second + _curvature(grad_grad, of_grad, kept, *ctx.settings)[1] + of_second
+        nothing = torch.zeros_like(kept)
+        of_grad_grad, of_grad, of_kept = (nothing if tangent is None else tangent for tangent in tangents[:3])
+        first, second = _curvature(of_grad_grad, grad, kept, ctx.settings)
+        of_first = _curvature(of_kept, grad_grad, kept, ctx.settings)[1]
+        of_second = _third(nothing, of_kept, grad_grad, grad, kept, ctx.settings)[2]
+        return first + of_first, second + _curvature(grad_grad, of_grad, kept, ctx.settings)[1] + of_second
 
 
 def _third(
-    of_grad: Tensor,
-    of_kept: Tensor,
-    grad_grad: Tensor,
-    grad: Tensor,
-    kept: Tensor,
-    spec: GemSpec,
-    backend: Backend,
-    from_output: bool,
+    of_grad: Tensor, of_kept: Tensor, grad_grad: Tensor, grad: Tensor, kept: Tensor, settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the results of Backend.third in torch operations, which can be differentiated any number of times."""
     dtype = kept.dtype
     a, b, grad_grad, grad, kept = map(formula.widen, (of_grad, of_kept, grad_grad, grad, kept))
-    x: Any = Inverse.apply(kept, spec, backend) if from_output else kept
-    d1, d2, d3 = formula.derivatives(x, spec, from_output)
+    x = _apply(Inverse, kept, settings) if settings.from_output else kept
+    d1, d2, d3 = formula.derivatives(x, settings.spec, settings.from_output)
     results = a * d1 + b * grad * d2, b * grad_grad * d2, grad_grad * (a * d2 + b * grad * d3)
     first, second, third = (result.to(dtype) for result in results)
     return first, second, third
 
 
-class Inverse(Function):
+class Inverse(_Elementwise):
     """The x with f(x) = y, as a differentiable function of y."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(y: Tensor, spec: GemSpec, backend: Backend) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- torch has two forms
+    def compute(y: Tensor, settings: Settings) -> Tensor:
         """Solve f(x) = y; 0 for y <= 0 if leak is 0."""
-        return (PLAIN if is_traced(y) else backend).inverse(y, spec)
+        return settings.backend_for(y).inverse(y, settings.spec)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Save the root."""
         ctx.save_for_backward(output)
         ctx.save_for_forward(output)
-        ctx.spec = inputs[1]
+        ctx.spec = inputs[1].spec
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return grad / f'(x), and 0 where f' is 0: there every product with f' is 0 as well."""
-        return grads[0] * formula.reciprocal(formula.derivative(ctx.saved_tensors[0], ctx.spec)), None, None
+        return grads[0] * formula.reciprocal(formula.derivative(ctx.saved_tensors[0], ctx.spec)), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -292,54 +320,42 @@ class Inverse(Function):
 class GatedUnit(_Elementwise):
     """x * f(gate), keeping both inputs and nothing else."""
 
-    TENSORS = 2
-
     @staticmethod
-    def compute(x: Tensor, gate: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
+    def compute(x: Tensor, gate: Tensor, settings: Settings) -> Tensor:
         """Compute x * f(gate)."""
-        return backend.glu_forward(x, gate, spec)
+        return settings.backend.glu_forward(x, gate, settings.spec)
 
     @staticmethod
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 -- torch's signature
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 -- the signature of all
         """Save both inputs."""
         ctx.save_for_backward(*inputs[:2])
         ctx.save_for_forward(*inputs[:2])
-        ctx.settings = inputs[2:]
+        ctx.settings = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return grad * f(gate) and grad * x * f'(gate)."""
-        grad = grads[0]
+        grad, settings = grads[0], ctx.settings
         x, gate = (kept.to(grad) for kept in ctx.saved_tensors)
-        spec, backend = ctx.settings
-        if torch.is_grad_enabled() or _has_tangents() or _transforms_active() or is_traced(grad):
+        if torch.is_grad_enabled() or _has_tangents() or is_traced(grad):
             # Half types are widened before the products, which may overflow where f' is 0.
             wide, wide_gate = formula.widen(grad), formula.widen(gate)
-            value = _apply(Activation, wide_gate, spec, backend, False, False)
-            slope = _gradient(wide * x, wide_gate, spec, backend, False)
-            return (wide * value).to(x.dtype), slope.to(gate.dtype), None, None
-        return *backend.glu_backward(grad, x, gate, spec), None, None
+            value = _apply(Activation, wide_gate, settings)
+            slope = _gradient(wide * x, wide_gate, settings)
+            return (wide * value).to(x.dtype), slope.to(gate.dtype), None
+        return *settings.backend.glu_backward(grad, x, gate, settings.spec), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return (tangent of x) * f(gate) + x * f'(gate) * (tangent of gate)."""
         x, gate = ctx.saved_tensors
-        spec, backend = ctx.settings
         wide = formula.widen(gate)
         result = torch.zeros_like(wide)
         if tangents[0] is not None:
-            result = result + tangents[0] * _apply(Activation, wide, spec, backend, False, False)
+            result = result + tangents[0] * _apply(Activation, wide, ctx.settings)
         if tangents[1] is not None:
-            result = result + _gradient(formula.widen(x) * tangents[1], wide, spec, backend, False)
+            result = result + _gradient(formula.widen(x) * tangents[1], wide, ctx.settings)
         return result.to(x.dtype)
-
-
-def _is_recorded(grad: Tensor) -> bool:
-    """Tell whether a gradient arrives that only torch operations can take, though the forward pass was eager.
-
-    In the batch that is_grads_batched makes, the graph would lose an autograd function without a word.
-    """
-    return not _transforms_active() and is_traced(grad)
 
 
 def _has_tangents() -> bool:
