@@ -56,6 +56,8 @@ def test_values_and_memory_format(route: Route, layout, dtype):
     assert torch.equal(y, route(x.contiguous().flatten(), SPEC).view(x.shape))
     assert torch.isfinite(y).all()
     assert x.numel() == 0 or y.data_ptr() != x.data_ptr()
+    close = {"rtol": 4 * torch.finfo(x.dtype).eps, "atol": torch.finfo(x.dtype).smallest_normal}
+    torch.testing.assert_close(y.double(), torch.as_tensor(SPEC(x.double().numpy())), **close)
 
 
 @every_route
@@ -72,6 +74,8 @@ def test_gradients_and_their_memory_format(route: Route, layout):
         (want,) = torch.autograd.grad(route(flat, SPEC), flat, arriving.contiguous().flatten())
         assert torch.equal(got, want.view(x.shape))
     (got,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    want = torch.as_tensor(SPEC.derivative(source.detach().double().numpy())).float()
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-30)
     relu = torch.relu(x)
     assert x.numel() == 0 or got.stride() == torch.autograd.grad(relu, x, torch.ones_like(relu))[0].stride()
 

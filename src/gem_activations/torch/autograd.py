@@ -114,13 +114,16 @@ class _Elementwise(Function):
             function.keep(ctx, arguments, output)
             return output
 
-        function.forward = staticmethod(forward)
+        if "forward" not in vars(cls):
+            function.forward = staticmethod(forward)
         function.transformed = type(function)(cls.__name__, (cls,), {"forward": staticmethod(forward_below)})
 
 
 def _apply(function: Any, *arguments: Any) -> Any:
     """Apply a function, at every level of torch.func if there are some."""
-    directly: Any = super(Function, function)  # Function's own `apply` takes long, and builds two classes at each level.
+    directly: Any = super(
+        Function, function
+    )  # Function's own `apply` takes long, and builds two classes at each level.
     if not _transforms_active():
         return directly.apply(*arguments)
     layer = functorch.peek_interpreter_stack()
@@ -149,6 +152,18 @@ def _apply(function: Any, *arguments: Any) -> Any:
 
 class Activation(_Elementwise):
     """f(x), keeping its input or its output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, settings: Settings) -> Tensor:
+        """Compute f(x) for a tensor that requires grad; as `compute` and `keep`, in fewer calls."""
+        y = settings.backend.forward(x, settings.spec, settings.inplace)
+        if settings.inplace:
+            ctx.mark_dirty(y)
+        ctx.settings = settings
+        ctx.save_for_backward(y if settings.from_output else x)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(y if settings.from_output else x)
+        return y
 
     @staticmethod
     def compute(x: Tensor, settings: Settings) -> Tensor:
@@ -181,7 +196,7 @@ class Activation(_Elementwise):
 
 def _gradient(grad: Tensor, kept: Tensor, settings: Settings) -> Tensor:
     """Return grad d1, differentiable if derivatives of it may be asked for."""
-    if kept.dtype != grad.dtype or kept.device != grad.device:  # Hooks on saved tensors may change both.
+    if kept.dtype is not grad.dtype or kept.is_cpu is not grad.is_cpu:  # Hooks on saved tensors may change both.
         kept = kept.to(grad)
     if _transforms_active():
         return _apply(Gradient, grad, kept, settings)
@@ -212,7 +227,8 @@ class Gradient(_Elementwise):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return gg d1 and gg grad d2."""
-        return *_curvature(grads[0], *ctx.saved_tensors, ctx.settings), None
+        grad, kept = ctx.saved_tensors
+        return *_curvature(grads[0], grad, kept, ctx.settings), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:

@@ -12,7 +12,7 @@ from ..kernels.cpu import OPERATIONS
 from ..spec import GemSpec
 from .backends import Backend
 
-_data_address: Any = torch._C._data_address  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+_storage_address: Any = torch._C._data_address  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _CODES = {getattr(torch, name): code for name, code in cpu.DTYPES.items()}
 
 
@@ -90,12 +90,14 @@ class Cpu:
         arranged: list[Tensor] = []
         addresses = [output.data_ptr() for output in outputs]
         for tensor in inputs:
-            # Reading the address so leaves a copy-on-write tensor shared. It is 0 where zeros are not stored.
-            address = _data_address(tensor)
+            # Unlike data_ptr(), the address of the storage leaves a copy-on-write tensor shared. Of zeros that are not
+            # stored it is 0.
+            address = _storage_address(tensor)
             if tensor.stride() != strides or tensor.is_neg() or address == 0:
                 arranged.append(torch.empty_like(first).copy_(tensor))
-                address = arranged[-1].data_ptr()
-            addresses.append(address)
+                addresses.append(arranged[-1].data_ptr())
+            else:
+                addresses.append(address + tensor.storage_offset() * tensor.itemsize)
         operation, code = OPERATIONS[name], _CODES[first.dtype]
         self._library.call(operation, spec, code, first.numel(), torch.get_num_threads(), *addresses)
 

@@ -93,16 +93,30 @@ def is_traced(x: Tensor) -> bool:
     """
     return (
         torch.compiler.is_compiling()
-        or type(x) not in (Tensor, torch.nn.Parameter)
-        or x.is_meta
-        or x.is_nested
-        or not _has_storage(x)
-        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        or type(x) not in _ORDINARY
         or _transforms_active()
         or _dispatch_modes() > 0
+        or _tracing_state() is not None
+        or not _has_storage(x)
+        or x.is_nested
+        or x.is_meta
     )
 
 
+def is_transformed(x: Tensor) -> bool:
+    """Tell whether torch.func's transforms, and nothing else, stand between x and an ordinary tensor."""
+    if torch.compiler.is_compiling() or not _transforms_active() or _dispatch_modes() > 0:
+        return False
+    if any(layer.key() == _functorch.TransformType.Functionalize for layer in _functorch.get_interpreter_stack()):
+        return False
+    while _functorch.is_functorch_wrapped_tensor(x):
+        x = _functorch.get_unwrapped(x)
+    return type(x) in _ORDINARY and _has_storage(x) and not (x.is_nested or x.is_meta)
+
+
+_ORDINARY = (Tensor, torch.nn.Parameter)
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _has_storage: Any = torch._C._has_storage  # pyright: ignore[reportPrivateUsage]
 _transforms_active: Any = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
 _dispatch_modes: Any = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
+_tracing_state: Any = torch._C._get_tracing_state  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]

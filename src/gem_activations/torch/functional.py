@@ -16,9 +16,10 @@ from ..spec import GemSpec
 from . import formula
 from .autograd import apply_eagerly, apply_gated_eagerly
 from .backends import PLAIN
-from .dispatch import BackendName, check_name, choose_backend, is_traced, refuse_forced_kernel
+from .dispatch import BackendName, check_name, choose_backend, is_traced, is_transformed, refuse_forced_kernel
 
 Save = Literal["auto", "input", "output"]
+_SAVES = get_args(Save)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -118,9 +119,9 @@ def activate(
 ) -> Tensor:
     """Apply the activation that `spec` describes: the dispatch that every function and module goes through.
 
-    Under a tracer, a transform or a tensor subclass the plain formula is given, in operations that these can
-    differentiate, batch and fuse. An eager call on an ordinary tensor uses a kernel, where there is one, and an
-    autograd function with the analytic gradient.
+    An eager call on an ordinary tensor uses a kernel, if there is one, and an autograd function with the analytic
+    gradient, and so does a call under the transforms of torch.func. A tracer or a tensor subclass is given the plain
+    formula, in operations that it can differentiate and fuse.
 
     Args:
         x: Any shape; float16, bfloat16, float32 or float64.
@@ -140,20 +141,32 @@ def activate(
         >>> activate(torch.ones(2), GemSpec.from_scale(1, 0.5))
         tensor([0.8000, 0.8000])
     """
-    if not torch.compiler.is_compiling() and has_torch_function_unary(x):
-        # A proxy of torch.fx, or a tensor subclass: it decides what happens, by torch's own protocol.
-        n, eps, leak = spec.n, spec.eps, spec.leak
-        return handle_torch_function(
-            segem, (x,), x, n=n, eps=eps, leak=leak, inplace=inplace, save=save, backend=backend
-        )
-    _check(x)
     check_options(save, inplace, backend)
-    if is_traced(x):
-        refuse_forced_kernel(backend)
-        return x.copy_(formula.value(x.clone(), spec)) if inplace else formula.value(x, spec)
-    chosen = choose_backend(backend, x)
-    from_output = save == "output" or (save == "auto" and (inplace or chosen.output_is_enough(spec, x.dtype)))
-    return apply_eagerly(x, spec, chosen, from_output=from_output, inplace=inplace)
+    return apply(x, spec, inplace, save, backend)
+
+
+def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendName) -> Tensor:
+    """Do what `activate` says, with options that have been checked."""
+    if not torch.compiler.is_compiling():
+        if has_torch_function_unary(x):
+            # A proxy of torch.fx, or a tensor subclass: it decides what happens, by torch's own protocol.
+            return handle_torch_function(
+                segem, (x,), x, n=spec.n, eps=spec.eps, leak=spec.leak, inplace=inplace, save=save, backend=backend
+            )
+        _check(x)
+        if not is_traced(x):
+            chosen = choose_backend(backend, x)
+            from_output = save == "output" or (save == "auto" and (inplace or chosen.output_is_enough(spec, x.dtype)))
+            return apply_eagerly(x, spec, chosen, from_output=from_output, inplace=inplace)
+    _check(x)
+    refuse_forced_kernel(backend)
+    if x.is_nested and x.layout is torch.strided:
+        make: Any = torch.nested.as_nested_tensor  # pyright: ignore[reportUnknownMemberType] -- torch types it loosely
+        y = make([apply(part, spec, False, save, backend) for part in x.unbind()])
+        return x.copy_(y) if inplace else y
+    if is_transformed(x):
+        return apply_eagerly(x, spec, choose_backend(backend, x), from_output=False, inplace=inplace)
+    return x.copy_(formula.value(x.clone(), spec)) if inplace else formula.value(x, spec)
 
 
 def gem_glu(
@@ -181,24 +194,33 @@ def gem_glu(
         >>> gem_glu(torch.tensor([2.0, 2.0]), torch.tensor([1.0, -1.0]))
         tensor([1., 0.])
     """
+    check_options("auto", False, backend)
+    return apply_gated(x, gate, _spec(n, eps, leak), backend)
+
+
+def apply_gated(x: Tensor, gate: Tensor, spec: GemSpec, backend: BackendName) -> Tensor:
+    """Do what `gem_glu` says, with options that have been checked."""
     if not torch.compiler.is_compiling() and has_torch_function_variadic(x, gate):
+        n, eps, leak = spec.n, spec.eps, spec.leak
         return handle_torch_function(gem_glu, (x, gate), x, gate, n=n, eps=eps, leak=leak, backend=backend)
-    spec = _spec(n, eps, leak)
     _check(x)
     _check(gate)
-    for aspect in ("shape", "dtype", "device"):
+    # torch.jit.trace would record the comparison of shapes, and warn.
+    for aspect in ("dtype", "device") if torch.jit.is_tracing() else ("shape", "dtype", "device"):  # pyright: ignore[reportPrivateImportUsage]
         if getattr(x, aspect) != getattr(gate, aspect):
             raise TensorError(
                 f"x and gate must agree in {aspect}, got {getattr(x, aspect)} and {getattr(gate, aspect)}"
             )
-    check_options("auto", False, backend)
     if is_traced(x) or is_traced(gate):
         refuse_forced_kernel(backend)
-        return PLAIN.glu_forward(x, gate, spec)
+        if not (is_transformed(x) and is_transformed(gate)):
+            return PLAIN.glu_forward(x, gate, spec)
     return apply_gated_eagerly(x, gate, spec, choose_backend(backend, x))
 
 
 def _check(x: Tensor) -> None:
+    if type(x) is Tensor and x.dtype in DTYPES and x.layout is torch.strided:
+        return
     if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  # an untyped caller may pass anything
         raise TensorError(f"expected a torch.Tensor, got {type(x).__name__}")
     if x.dtype not in DTYPES:
@@ -209,7 +231,7 @@ def _check(x: Tensor) -> None:
 
 def check_options(save: Save, inplace: bool, backend: BackendName) -> None:
     """Raise TensorError or BackendError for a way to save or a backend that there is not, or that is contradictory."""
-    if save not in get_args(Save):
+    if save not in _SAVES:
         raise TensorError(f"save={save!r}: expected 'auto', 'input' or 'output'")
     if save == "input" and inplace:
         raise TensorError("save='input' with inplace=True: the input is overwritten; use save='output' or 'auto'")
@@ -219,7 +241,7 @@ def check_options(save: Save, inplace: bool, backend: BackendName) -> None:
 def _spec(n: int, eps: float, leak: float) -> GemSpec:
     if not torch.compiler.is_compiling():
         # Other kinds of number may be unhashable or change in place; GemSpec converts or refuses them.
-        plain = {type(n), type(eps), type(leak)} <= {int, float}
+        plain = type(n) is int and type(eps) in _NUMBERS and type(leak) in _NUMBERS
         return _cached_spec(n, eps, leak) if plain else GemSpec(n, eps, leak)
     from torch.fx.experimental.symbolic_shapes import guard_scalar  # Loaded by the compiler; slow to import otherwise.
 
@@ -229,4 +251,5 @@ def _spec(n: int, eps: float, leak: float) -> GemSpec:
     return GemSpec(*numbers)
 
 
+_NUMBERS = (float, int)
 _cached_spec = lru_cache(maxsize=256, typed=True)(GemSpec)

@@ -9,7 +9,7 @@ from .. import catalog
 from ..grammar import format_number
 from ..spec import GemSpec
 from .dispatch import BackendName
-from .functional import Save, activate, check_options, gem_glu
+from .functional import Save, apply, apply_gated, check_options
 
 
 class _Member(nn.Module):
@@ -40,7 +40,7 @@ class _Member(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give f(x): same shape, dtype, device and memory format as x."""
-        return activate(x, self.spec, inplace=self.inplace, save=self.save, backend=self.backend)
+        return apply(x, self.spec, self.inplace, self.save, self.backend)
 
     def _describe(self, *names: str) -> str:
         shown = [f"{name}={format_number(getattr(self.spec, name))}" for name in names]
@@ -170,6 +170,7 @@ class GEMGLU(nn.Module):
         backend: BackendName = "auto",
     ) -> None:
         super().__init__()
+        check_options("auto", False, backend)
         self.spec = GemSpec(n, eps, leak)
         self.backend: BackendName = backend
         self.value = nn.Linear(in_features, out_features, bias)
@@ -177,8 +178,7 @@ class GEMGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give (x V + c) * f(x W + b): shape (..., in_features) to (..., out_features)."""
-        n, eps, leak = self.spec.n, self.spec.eps, self.spec.leak
-        return gem_glu(self.value(x), self.gate(x), n=n, eps=eps, leak=leak, backend=self.backend)
+        return apply_gated(self.value(x), self.gate(x), self.spec, self.backend)
 
     def extra_repr(self) -> str:
         """Give the member of the family."""
