@@ -161,8 +161,8 @@ def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendN
     _check(x)
     refuse_forced_kernel(backend)
     if x.is_nested and x.layout is torch.strided:
-        make: Any = torch.nested.as_nested_tensor  # pyright: ignore[reportUnknownMemberType] -- torch types it loosely
-        y = make([apply(part, spec, False, save, backend) for part in x.unbind()])
+        nested: Any = torch.nested  # torch types it loosely.
+        y = nested.as_nested_tensor([apply(part, spec, False, save, backend) for part in x.unbind()])
         return x.copy_(y) if inplace else y
     if is_transformed(x):
         return apply_eagerly(x, spec, choose_backend(backend, x), from_output=False, inplace=inplace)
