@@ -154,7 +154,7 @@ class Merge:
 
 @dataclass(frozen=True)
 class DataGet:
-    """Download data sets from where they are published, check them, and go on with a download that broke off."""
+    """Download data sets from where they are published, and check them."""
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME [NAME ...]")]
     """Of mnist, fashion-mnist, cifar10, cifar100, stl10, tinyshakespeare, wikitext-2."""

@@ -45,6 +45,7 @@ def test_baseline_is_the_first_arm_where_the_recipes_is_no_arm() -> None:
         ({"epochs": 0}, SettingError, "--epochs 0"),
         ({"epochs": 10**12}, SettingError, "--epochs 1000000000000: give at most 1,000,000"),
         ({"seed_start": -1}, SettingError, "--seed-start -1"),
+        ({"data_dir": Path("no-such-folder")}, SettingError, "--data-dir no-such-folder: there is no such folder"),
         ({"learning_rate": 0.0}, SettingError, "--learning-rate 0"),
         ({"recipe": "gpt2-124m", "width": 100}, SettingError, "--width 100: the model has 12 heads"),
         ({"activations": ()}, SettingError, "at least one activation"),

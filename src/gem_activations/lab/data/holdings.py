@@ -1,25 +1,24 @@
 """What lies in a data folder: find the files of a data set, check them, fetch what is missing, unpack archives."""
 
 import os
-import shutil
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
+
+import pooch
 
 from ...errors import DataError
-from .download import DownloadCallback, RetryPolicy, download_part, fetch, lock_folder, matches, partial_path
+from .download import DownloadCallback, RetryPolicy, fetch, lock_folder, matches
 from .sources import SOURCES, Item, Source
 
 DATA_DIR_VARIABLE = "GEM_ACTIVATIONS_DATA"
 
-State = Literal["intact", "unchecked", "missing", "partial", "wrong size", "altered", "foreign"]
+State = Literal["intact", "unchecked", "missing", "wrong size", "altered", "foreign"]
 GOOD: tuple[State, ...] = ("intact", "unchecked")
-_ABSENT: tuple[State, ...] = ("missing", "partial")
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Holding:
     Attributes:
         path: Where it is, or where a download would put it.
         state: "intact": of the published checksum. "unchecked": there, but no checksum of it is published.
-            "missing"; "partial": only the first bytes of a download are there. "wrong size" and "altered": damaged.
+            "missing". "wrong size" and "altered": damaged.
             "foreign": the file of another known data set.
         detail: What was found, for a message; empty where the state says it all.
     """
@@ -46,28 +45,21 @@ def describe(holding: Holding) -> str:
         >>> describe(Holding(Path("data/test.bin"), "wrong size", "5 bytes, expected 9"))
         'data/test.bin has the wrong size: 5 bytes, expected 9'
     """
-    verb = {"wrong size": "has the", "unchecked": "is there,", "partial": "is only there in part:"}.get(
-        holding.state, "is"
-    )
-    state = "" if holding.state in ("unchecked", "partial") else f" {holding.state}"
-    detail = holding.detail and (f" {holding.detail}" if not state else f": {holding.detail}")
-    return f"{holding.path} {verb}{state}{detail}"
+    if holding.state == "unchecked":
+        return f"{holding.path} is there, {holding.detail}"
+    verb = "has the" if holding.state == "wrong size" else "is"
+    return f"{holding.path} {verb} {holding.state}{holding.detail and f': {holding.detail}'}"
 
 
 def default_data_dir() -> Path:
     """Give the folder of the environment variable GEM_ACTIVATIONS_DATA, else the user's cache folder."""
     if os.environ.get(DATA_DIR_VARIABLE):
         return Path(os.environ[DATA_DIR_VARIABLE])
-    import pooch
-
     return Path(pooch.os_cache("gem-activations"))
 
 
 def find_folder(source: Source, data_dir: Path) -> Path:
-    """Give the first of the usual folders that holds a file of the data set; where none does, the one to download to.
-
-    A folder that only holds the start of a download does not count.
-    """
+    """Return the first of the usual folders that holds a file of the data set, else the one to download to."""
     candidates = [data_dir / name for name in source.folders]
     found = (folder for folder in candidates if any((folder / item.name).exists() for item in source.items))
     return next(found, candidates[0])
@@ -123,23 +115,25 @@ def get_file(
     Raises: DataError: it cannot be downloaded.
     """
     urls = [url + (item.address or item.name) for url in source.urls]
+    path = folder / item.name
     try:
-        fetch(urls, folder / item.name, str(item.digest), item.size, retries=retries, callback=callback)
+        with lock_folder(folder):
+            if not path.exists():  # Another process may have been faster.
+                fetch(urls, path, str(item.digest), retries=retries, callback=callback)
     except DataError as error:
         raise DataError(
-            f"{folder / item.name} is missing: {error}; put the files of {source.title} there, "
-            "or name their folder by --data-dir"
+            f"{path} is missing: {error}; put the files of {source.title} there, or name their folder by --data-dir"
         ) from error
 
 
 def _find_missing(source: Source, holdings: list[Holding]) -> list[Item]:
     for holding in holdings:
-        if holding.state not in (*GOOD, *_ABSENT):
+        if holding.state not in (*GOOD, "missing"):
             raise DataError(
                 f"{describe(holding)}; move or delete it to have the file of {source.title} downloaded, "
                 "or name another folder by --data-dir"
             )
-    return [item for item, holding in zip(source.items, holdings, strict=True) if holding.state in _ABSENT]
+    return [item for item, holding in zip(source.items, holdings, strict=True) if holding.state == "missing"]
 
 
 def _get_archive(
@@ -150,80 +144,47 @@ def _get_archive(
     retries: RetryPolicy | None,
     callback: DownloadCallback | None,
 ) -> None:
-    own, digest = data_dir / archive.name, str(archive.digest)
-    part = partial_path(own)
+    """Unpack files of an archive, each under its name only when it is whole and checked.
+
+    The archive holds them in a folder called `source.folders[0]`.
+    """
     if not missing:
         return
-    if own.exists():
-        if not matches(own, digest):
-            raise DataError(f"{own} is altered: expected {digest}; delete it to have it downloaded")
-        _unpack(own, source, missing, find_folder(source, data_dir))
-        return
-    urls = [url + archive.name for url in source.urls]
-    download_part(urls, part, digest, archive.size, retries=retries, callback=callback)
-    _unpack(part, source, missing, find_folder(source, data_dir))
-    part.unlink()
+    own, folder = data_dir / archive.name, find_folder(source, data_dir)
+    kept = own.exists()
+    if kept and not matches(own, str(archive.digest)):
+        raise DataError(f"{own} is altered: expected {archive.digest}; delete it to have it downloaded")
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=data_dir) as place:
+        members = [f"{source.folders[0]}/{item.name}" for item in missing]
+        unpack = pooch.Unzip if archive.name.endswith(".zip") else pooch.Untar
+        urls = [url + archive.name for url in source.urls]
+        processor = unpack(members=members, extract_dir=place)
+        try:
+            fetch(urls, own, str(archive.digest), processor=processor, retries=retries, callback=callback)
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, KeyError) as error:
+            raise DataError(
+                f"{own} is no intact archive with {', '.join(members)} ({error}); fetch it again"
+            ) from error
+        finally:
+            if not kept:
+                own.unlink(missing_ok=True)
+        _move(source, missing, Path(place) / source.folders[0], folder, archive.name)
 
 
-def _unpack(archive: Path, source: Source, items: list[Item], folder: Path) -> None:
-    """Write files of an archive, each under its name only when it is whole and checked.
-
-    Only the regular files that are asked for are read, and only their bytes: no path, link, mode or owner that the
-    archive states is used, so nothing can be written elsewhere.
-
-    Args:
-        archive: A .tar.gz or .zip file that holds the files in a folder called `source.folders[0]`.
-        source: The data set.
-        items: Files that are wanted.
-        folder: Where they go.
-    Raises: DataError: a file is not in the archive, or is not the published one.
-    """
-    wanted = {f"{source.folders[0]}/{item.name}": item for item in items}
+def _move(source: Source, items: list[Item], place: Path, folder: Path, archive: str) -> None:
+    absent = [item.name for item in items if not (place / item.name).is_file() or (place / item.name).is_symlink()]
+    if absent:
+        raise DataError(f"{archive} does not hold {', '.join(absent)} of {source.title}; fetch it again")
+    for item in items:
+        found = check_item(source, item, place)
+        if found.state not in GOOD:
+            raise DataError(
+                f"{item.name} in {archive} is not the published file: it {describe(found).partition(' ')[2]}"
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        for name, size, content in _read_members(archive, source, set(wanted)):
-            item = wanted.pop(name)
-            if item.size not in (None, size):
-                raise DataError(f"{name} in {archive} has {size} bytes, expected {item.size}")
-            _write_checked(content, item, folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{archive} is no intact archive ({error}); delete it and fetch it again") from error
-    if wanted:
-        raise DataError(f"{archive} does not hold {', '.join(wanted)}; delete it and fetch it again")
-
-
-def _read_members(archive: Path, source: Source, names: set[str]) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Give name, size and content of the regular files of these names, each name once, in the archive's order."""
-    if source.archive is not None and source.archive.name.endswith(".zip"):
-        with zipfile.ZipFile(archive) as packed:
-            for entry in packed.infolist():
-                if entry.filename in names:
-                    names.remove(entry.filename)
-                    with packed.open(entry) as content:
-                        yield entry.filename, entry.file_size, content
-        return
-    with tarfile.open(archive, "r|gz") as stream:
-        for member in stream:
-            name = member.name.removeprefix("./")
-            content = stream.extractfile(member) if member.isreg() and name in names else None
-            if content is not None:
-                names.remove(name)
-                yield name, member.size, content
-            if not names:
-                return
-
-
-def _write_checked(content: IO[bytes], item: Item, folder: Path) -> None:
-    target = folder / item.name
-    temporary = partial_path(target)
-    with temporary.open("wb") as file:
-        shutil.copyfileobj(content, file, _CHUNK)
-        file.flush()
-        os.fsync(file.fileno())
-    if item.digest is not None and not matches(temporary, item.digest):
-        temporary.unlink()
-        raise DataError(f"{item.name} in the archive is not the published file: expected {item.digest}")
-    temporary.replace(target)
+    for item in items:
+        (place / item.name).chmod(0o644)
+        (place / item.name).replace(folder / item.name)
 
 
 def check_item(source: Source, item: Item, folder: Path) -> Holding:
@@ -233,12 +194,7 @@ def check_item(source: Source, item: Item, folder: Path) -> Holding:
     """
     path = folder / item.name
     if not path.exists():
-        part = partial_path(path)
-        return (
-            Holding(path, "partial", f"{part.stat().st_size} bytes so far")
-            if part.exists()
-            else Holding(path, "missing")
-        )
+        return Holding(path, "missing")
     size = path.stat().st_size
     fits = item.size in (None, size)
     if fits and item.digest is None:

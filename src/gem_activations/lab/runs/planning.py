@@ -42,6 +42,8 @@ def resolve(request: Execution) -> Experiment:
         return of_function(request)
     assert isinstance(request, Request)
     recipe = resolve_recipe(request)
+    if request.data_dir is not None and not request.data_dir.exists():
+        raise SettingError(f"--data-dir {request.data_dir}: there is no such folder; make it, or name another")
     seeds = tuple(range(request.seed_start, request.seed_start + recipe.seeds))
     return of_recipe(recipe, request.data_dir, seeds)
 
