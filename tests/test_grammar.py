@@ -6,7 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gem_activations.errors import ActivationNameError
+from gem_activations import GemSpec, catalog
+from gem_activations.errors import ActivationNameError, GemError
 from gem_activations.grammar import format_call, format_number, parse_call, to_exact
 
 
@@ -89,3 +90,45 @@ def test_numbers_round_trip_exactly(value):
     assert arguments == {"n": to_exact(value)}
     if isinstance(value, float):
         assert float(arguments["n"]) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("egem(scale=0.1)", "egem(eps=0.01)"),
+        ("segem(n=2, scale=0.01)", "segem(n=2, eps=1e-8, leak=0.01)"),
+        ("segem(scale=1/2, leak=0.2, n=3)", "segem(n=3, eps=0.015625, leak=0.2)"),
+        ("egem(scale=1)", "egem(eps=1)"),
+    ],
+)
+def test_scale_is_another_spelling_of_eps(text, canonical):
+    assert str(catalog.parse(text)) == canonical
+    assert catalog.parse(text) == catalog.parse(canonical)
+    assert GemSpec.parse(text) == GemSpec.parse(canonical)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 16, 64])
+@pytest.mark.parametrize("scale", ["0.0123", "1/3", "7.25", "1e-2"])
+def test_a_scale_without_a_short_eps_round_trips(n, scale):
+    activation = catalog.parse(f"egem(n={n}, scale={scale})")
+    assert catalog.parse(str(activation)) == activation
+    assert activation.spec.scale == pytest.approx(float(Fraction(scale)), rel=1e-15)
+    assert activation.spec == GemSpec.parse(str(activation))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("egem(eps=1, scale=1)", "give eps or scale, not both"),
+        ("egem(scale=0)", "scale must be above 0"),
+        ("egem(scale=-0.1)", "scale must be above 0"),
+        ("egem(n=64, scale=1e-30)", "leaves the range of float64"),
+        ("gem(scale=0.1)", "gem takes n"),
+        ("egem(n=0, scale=0.1)", "n=0"),
+        ("egem(n=1.5, scale=0.1)", r"n=(3/2|1\.5)"),
+    ],
+)
+def test_a_scale_that_cannot_be_is_one_clear_error(text, message):
+    for read in (catalog.parse, GemSpec.parse):
+        with pytest.raises(GemError, match=message):
+            read(text)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ActivationNameError, SpecError
-from .grammar import Number, format_call, parse_call, quote, to_exact
+from .grammar import Number, format_call, parse_call, quote, scale_to_eps, to_exact
 from .spec import MEMBERS, GemSpec
 
 Array = NDArray[np.float64]
@@ -225,7 +225,8 @@ def parse(text: str) -> Activation:
     Case and underscores of the name are free, and `ALIASES` are names too: `Swish`, `LeakyReLU(negative_slope=0.1)`.
 
     Args:
-        text: For example `gelu`, `gem(n=2)`, `egem(eps=1e-4)`, `celu(alpha=0.075)`.
+        text: For example `gelu`, `gem(n=2)`, `egem(eps=1e-4)`, `celu(alpha=0.075)`. In the family `scale=` stands for
+            eps = scale^(2n): `egem(scale=0.1)` is `egem(eps=0.01)`, and is printed so.
     Raises: ActivationNameError: a malformed string, an unknown name (the nearest are offered) or argument;
         SpecError: a parameter out of its range, or two out of order.
     Example:
@@ -239,6 +240,8 @@ def parse(text: str) -> Activation:
         hint = f"did you mean {', '.join(near)}?" if near else "`gem-act list` shows all names"
         raise ActivationNameError(f"no activation is called {quote(name)}; {hint}")
     defaults = ENTRIES[name].defaults
+    if name in MEMBERS and "eps" in defaults:
+        given = scale_to_eps(given, text)
     for key in given:
         if key not in defaults:
             takes = ", ".join(defaults) if defaults else "no arguments"

@@ -79,6 +79,35 @@ def format_number(value: Number | float) -> str:
     return min(faithful, key=len, default=str(exact))
 
 
+def scale_to_eps(arguments: Mapping[str, Number], text: str) -> dict[str, Number]:
+    """Replace the argument `scale` by eps = scale^(2n), exact if it has at most 40 characters, else rounded to float64.
+
+    Args:
+        arguments: Of a member of the family; without `scale` they are returned as they are.
+        text: What the user wrote, for the message.
+    Raises: ActivationNameError: `eps` is given as well; a scale that is not above 0; an eps that no float64 holds.
+    Example:
+        >>> scale_to_eps({"n": 2, "scale": Fraction(1, 100)}, "egem(n=2, scale=0.01)")
+        {'n': 2, 'eps': Fraction(1, 100000000)}
+    """
+    if "scale" not in arguments:
+        return dict(arguments)
+    scale, order = arguments["scale"], arguments.get("n", 1)
+    if "eps" in arguments:
+        raise ActivationNameError(f"{quote(text)}: give eps or scale, not both; eps = scale^(2n)")
+    if not scale > 0:
+        raise ActivationNameError(f"{quote(text)}: scale must be above 0")
+    if not isinstance(order, int) or not 1 <= order <= 64:
+        eps: Number = scale  # The order is refused where it is checked.
+    else:
+        eps = scale ** (2 * order)
+    if not _representable(eps):
+        raise ActivationNameError(f"{quote(text)}: eps = scale^{2 * order} leaves the range of float64")
+    if len(format_number(eps)) > _MAX_CHARACTERS:
+        eps = to_exact(float(eps))
+    return {("eps" if key == "scale" else key): (eps if key == "scale" else value) for key, value in arguments.items()}
+
+
 def to_exact(value: Number | float) -> Number:
     """Read a number as the exact rational that its shortest decimal spelling stands for.
 

@@ -51,14 +51,15 @@ def gem(x: ArrayLike, *, n: int = 1) -> Array:
     return activate(x, _spec(n, 1.0, 0.0))
 
 
-def egem(x: ArrayLike, *, n: int = 1, eps: float = 1e-4) -> Array:
+def egem(x: ArrayLike, *, n: int = 1, eps: float | None = None, scale: float | None = None) -> Array:
     """Apply E-GEM, x^(2n+1) / (eps + x^(2n)) for x > 0, else 0, elementwise.
 
     Args:
         x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        eps: Width of the transition, eps > 0: the gate is 1/2 at x = eps^(1/(2n)); eps -> 0 gives ReLU. That eps is
-            added to x^(2n) is our reading of the paper.
+        eps: Width of the transition, eps > 0, 1e-4 by default: the gate is 1/2 at x = eps^(1/(2n)); eps -> 0 gives
+            ReLU. That eps is added to x^(2n) is our reading of the paper.
+        scale: In place of eps: the input at which the gate is 1/2, eps = scale^(2n), which is the other reading.
     Returns: Same shape and dtype as x; weakly typed if x is, such as a Python number.
     Raises: SpecError: n or eps out of its range, or traced; TensorError: an integer, boolean or complex array, or no
         array.
@@ -68,18 +69,21 @@ def egem(x: ArrayLike, *, n: int = 1, eps: float = 1e-4) -> Array:
         >>> egem(jnp.float32(2.0), eps=4.0)
         Array(1., dtype=float32)
     """
-    return activate(x, _spec(n, eps, 0.0))
+    return activate(x, _spec(n, eps, 0.0, scale))
 
 
-def segem(x: ArrayLike, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) -> Array:
+def segem(
+    x: ArrayLike, *, n: int = 1, eps: float | None = None, leak: float = 0.01, scale: float | None = None
+) -> Array:
     """Apply SE-GEM, x (leak + (1 - leak) F(x)) elementwise, with F(x) = x^(2n) / (eps + x^(2n)) for x > 0, else 0.
 
     Args:
         x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
+        eps: Width of the transition, eps > 0, 1e-4 by default; eps -> 0 gives LeakyReLU(leak).
         leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1. That the gate is
             floored is our reading of the paper.
+        scale: In place of eps: the input at which the gate is halfway, eps = scale^(2n).
     Returns: Same shape and dtype as x; weakly typed if x is, such as a Python number.
     Raises: SpecError: a parameter out of its range, or traced; TensorError: an integer, boolean or complex array, or
         no array.
@@ -89,7 +93,7 @@ def segem(x: ArrayLike, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) ->
         >>> segem(jnp.float32(-2.0), leak=0.25)
         Array(-0.5, dtype=float32)
     """
-    return activate(x, _spec(n, eps, leak))
+    return activate(x, _spec(n, eps, leak, scale))
 
 
 def activate(x: ArrayLike, spec: GemSpec) -> Array:
@@ -213,14 +217,14 @@ def _narrow(wide: Array, x: Array) -> Array:
     return wide if wide.dtype == x.dtype else wide.astype(x.dtype)
 
 
-def _spec(n: int, eps: float, leak: float) -> GemSpec:
-    for name, number in (("n", n), ("eps", eps), ("leak", leak)):
+def _spec(n: int, eps: float | None, leak: float, scale: float | None = None) -> GemSpec:
+    for name, number in (("n", n), ("eps", eps), ("leak", leak), ("scale", scale)):
         if _is_traced(number):
             raise SpecError(
                 f"{name} is a traced value; n, eps and leak are constants of the function: bind them by "
                 f"functools.partial, or name them in static_argnames of jax.jit"
             )
-    return GemSpec(n, eps, leak)
+    return GemSpec.of(n, eps, leak, scale)
 
 
 def _is_traced(number: Any) -> bool:

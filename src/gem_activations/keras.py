@@ -55,14 +55,15 @@ def gem(x: Any, *, n: int = 1) -> Any:
 
 
 @_register
-def egem(x: Any, *, n: int = 1, eps: float = 1e-4) -> Any:
+def egem(x: Any, *, n: int = 1, eps: float | None = None, scale: float | None = None) -> Any:
     """Apply E-GEM, x^(2n+1) / (eps + x^(2n)) for x > 0, else 0, elementwise.
 
     Args:
         x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        eps: Width of the transition, eps > 0: the gate is 1/2 at x = eps^(1/(2n)); eps -> 0 gives ReLU. That eps is
-            added to x^(2n) is our reading of the paper.
+        eps: Width of the transition, eps > 0, 1e-4 by default: the gate is 1/2 at x = eps^(1/(2n)); eps -> 0 gives
+            ReLU. That eps is added to x^(2n) is our reading of the paper.
+        scale: In place of eps: the input at which the gate is 1/2, eps = scale^(2n), which is the other reading.
     Returns: A tensor of the backend, same shape and dtype as x.
     Raises: SpecError: n or eps out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: As for `gem`.
@@ -71,19 +72,20 @@ def egem(x: Any, *, n: int = 1, eps: float = 1e-4) -> Any:
         >>> float(egem(2.0, eps=4.0))
         1.0
     """
-    return activate(x, GemSpec(n, eps))
+    return activate(x, GemSpec.of(n, eps, scale=scale))
 
 
 @_register
-def segem(x: Any, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) -> Any:
+def segem(x: Any, *, n: int = 1, eps: float | None = None, leak: float = 0.01, scale: float | None = None) -> Any:
     """Apply SE-GEM, x (leak + (1 - leak) F(x)) elementwise, with F(x) = x^(2n) / (eps + x^(2n)) for x > 0, else 0.
 
     Args:
         x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
+        eps: Width of the transition, eps > 0, 1e-4 by default; eps -> 0 gives LeakyReLU(leak).
         leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1. That the gate is
             floored is our reading of the paper.
+        scale: In place of eps: the input at which the gate is halfway, eps = scale^(2n).
     Returns: A tensor of the backend, same shape and dtype as x.
     Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = -inf, f(NaN) = NaN, f'(0) = leak.
@@ -92,7 +94,7 @@ def segem(x: Any, *, n: int = 1, eps: float = 1e-4, leak: float = 0.01) -> Any:
         >>> float(segem(-2.0, leak=0.25))
         -0.5
     """
-    return activate(x, GemSpec(n, eps, leak))
+    return activate(x, GemSpec.of(n, eps, leak, scale))
 
 
 def activate(x: Any, spec: GemSpec) -> Any:
@@ -220,7 +222,8 @@ class EGEM(_Member):
 
     Args:
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        eps: Width of the transition, eps > 0, added to x^(2n); eps -> 0 gives ReLU.
+        eps: Width of the transition, eps > 0, added to x^(2n), 1e-4 by default; eps -> 0 gives ReLU.
+        scale: In place of eps: the input at which the gate is 1/2, eps = scale^(2n).
         kwargs: Arguments of every Keras layer, such as name and dtype.
     Raises: SpecError: n or eps out of its range; TensorError (at the call): an integer, boolean or complex tensor.
     Edge cases: as `gem_activations.keras.egem`.
@@ -229,8 +232,8 @@ class EGEM(_Member):
         4.0
     """
 
-    def __init__(self, n: int = 1, eps: float = 1e-4, **kwargs: Any) -> None:
-        super().__init__(GemSpec(n, eps), **kwargs)
+    def __init__(self, n: int = 1, eps: float | None = None, *, scale: float | None = None, **kwargs: Any) -> None:
+        super().__init__(GemSpec.of(n, eps, scale=scale), **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Give the arguments that make the same layer."""
@@ -243,8 +246,9 @@ class SEGEM(_Member):
 
     Args:
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
+        eps: Width of the transition, eps > 0, 1e-4 by default; eps -> 0 gives LeakyReLU(leak).
         leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1.
+        scale: In place of eps: the input at which the gate is halfway, eps = scale^(2n).
         kwargs: Arguments of every Keras layer, such as name and dtype.
     Raises: SpecError: a parameter out of its range; TensorError (at the call): an integer, boolean or complex tensor.
     Edge cases: as `gem_activations.keras.segem`.
@@ -253,8 +257,10 @@ class SEGEM(_Member):
         0.25
     """
 
-    def __init__(self, n: int = 1, eps: float = 1e-4, leak: float = 0.01, **kwargs: Any) -> None:
-        super().__init__(GemSpec(n, eps, leak), **kwargs)
+    def __init__(
+        self, n: int = 1, eps: float | None = None, leak: float = 0.01, *, scale: float | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(GemSpec.of(n, eps, leak, scale), **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Give the arguments that make the same layer."""

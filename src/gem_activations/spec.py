@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import ActivationNameError, SpecError
-from .grammar import format_call, parse_call
+from .grammar import format_call, parse_call, scale_to_eps, to_exact
 
 MAX_N = 64
 MIN_SCALE, MAX_SCALE = 1e-30, 1e30
@@ -100,6 +100,8 @@ class GemSpec:
     def parse(cls, text: str) -> Self:
         """Read `gem(n=2)`, `egem(eps=1e-4)`, `segem(n=2, eps=1e-4, leak=0.01)`; defaults n=1, eps=1e-4, leak=0.01.
 
+        `scale=` stands for eps = scale^(2n); the spec is printed with eps.
+
         Raises: ActivationNameError: not a member of the family; SpecError: a parameter out of range.
         Example:
             >>> GemSpec.parse("segem(n=2)")
@@ -108,6 +110,8 @@ class GemSpec:
         name, arguments = parse_call(text)
         if name not in MEMBERS:
             raise ActivationNameError(f"{name!r} is not of the GEM family; expected one of {', '.join(MEMBERS)}")
+        if "eps" in MEMBERS[name]:
+            arguments = scale_to_eps(arguments, text)
         unknown = arguments.keys() - MEMBERS[name].keys()
         if unknown:
             raise ActivationNameError(f"{text!r}: {name} takes {', '.join(MEMBERS[name])}, not {', '.join(unknown)}")
@@ -115,23 +119,50 @@ class GemSpec:
 
     @classmethod
     def from_scale(cls, n: int, scale: float, leak: float = 0.0) -> Self:
-        """Give the member whose gate is 1/2 (for leak = 0) at x = scale: eps = scale^(2n).
+        """Return the member whose gate is 1/2 (for leak = 0) at x = scale: eps = scale^(2n).
+
+        The power is that of the decimal which scale stands for, rounded once: 0.1 with n = 1 gives 0.01.
 
         Raises: SpecError: scale is not a finite number above 0, or out of the range of eps.
         Example:
-            >>> GemSpec.from_scale(2, 0.1).scale
-            0.1
+            >>> GemSpec.from_scale(2, 0.1).scale, GemSpec.from_scale(1, 0.1).eps
+            (0.1, 0.01)
         """
         scale = _real("scale", scale, "a finite number above 0")
         if not 0 < scale < math.inf:
             raise SpecError(f"scale={scale}: expected a finite number above 0")
         try:
-            eps = scale ** (2 * _order(n))
+            eps = float(to_exact(scale) ** (2 * _order(n)))
         except OverflowError:
             eps = math.inf
         if not 0 < eps < math.inf:
             raise SpecError(f"scale={scale}: eps = scale^{2 * n} leaves the range of float64; bring scale nearer to 1")
         return cls(n=n, eps=eps, leak=leak)
+
+    @classmethod
+    def of(
+        cls, n: int, eps: float | None, leak: float = 0.0, scale: float | None = None, *, default: float = 1e-4
+    ) -> Self:
+        """Return the member that a caller describes by eps or by scale, the two readings of the paper.
+
+        Args:
+            n, leak: As for GemSpec.
+            eps: Added to x^(2n); None if it is not given.
+            scale: The input at which the gate is 1/2, as in `from_scale`; None if it is not given.
+            default: The eps if neither is given.
+        Raises: SpecError: both are given, or a parameter is out of its range.
+        Example:
+            >>> GemSpec.of(2, None, scale=0.1) == GemSpec.of(2, 1e-4) == GemSpec.of(2, None)
+            True
+        """
+        if scale is None:
+            return cls(n, default if eps is None else eps, leak)
+        if eps is not None:
+            raise SpecError(
+                f"eps={eps} and scale={scale}: give one of them; scale is the input at which the gate is 1/2, and "
+                "eps = scale^(2n)"
+            )
+        return cls.from_scale(n, scale, leak)
 
     @classmethod
     def from_distance(cls, n: int, distance: float, p: float = math.inf) -> Self:

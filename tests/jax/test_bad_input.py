@@ -23,11 +23,19 @@ def test_orders(n: Any):
             function(X, n=n)
 
 
-@pytest.mark.parametrize("eps", [0, -1e-4, math.inf, math.nan, None, "1", 1e-300])
+@pytest.mark.parametrize("eps", [0, -1e-4, math.inf, math.nan, "1", 1e-300])
 def test_widths(eps: Any):
     for function in (egem, segem):
         with pytest.raises(SpecError, match=r"eps=.*(above 0|choose eps between)"):
             function(X, eps=eps)
+
+
+def test_scale_is_another_spelling_of_eps_and_not_given_with_it():
+    for function in (egem, segem):
+        assert jnp.array_equal(function(X, n=2, scale=0.5), function(X, n=2, eps=0.0625))
+        assert jnp.array_equal(jax.jit(lambda x, f=function: f(x, scale=0.5))(X), function(X, eps=0.25))
+        with pytest.raises(SpecError, match="give one of them"):
+            function(X, eps=1.0, scale=1.0)
 
 
 @pytest.mark.parametrize("leak", [-0.01, 1, math.nan, None])

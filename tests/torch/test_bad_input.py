@@ -16,7 +16,7 @@ X = torch.ones(3)
 BOTH: Any = "both"
 CUDA: Any = "cuda"
 BAD_ORDERS = [0, -1, 1.5, 2.0, True, False, "1", None, math.nan, math.inf, 65, 10**30, [1]]
-BAD_WIDTHS = [0, 0.0, -0.0, -1e-4, math.nan, math.inf, -math.inf, "1e-4", None, True, 1j, 1e-300, 1e300, [1.0]]
+BAD_WIDTHS = [0, 0.0, -0.0, -1e-4, math.nan, math.inf, -math.inf, "1e-4", True, 1j, 1e-300, 1e300, [1.0]]
 BAD_LEAKS = [-0.01, -1e-300, 1e-300, 9.9e-31, 1, 1.0, 1.5, math.nan, math.inf, "0.1", None, True, 1j]
 
 

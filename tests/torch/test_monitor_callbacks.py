@@ -25,6 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gem_activations.torch.monitor.huggingface import HuggingFaceMonitor  # noqa: E402
 from gem_activations.torch.monitor.lightning import LightningMonitor  # noqa: E402
 from gem_activations.torch.monitor.tensorboard import TensorBoardWriter  # noqa: E402
+from gem_activations.torch.schedules.huggingface import HuggingFaceScaleSchedule  # noqa: E402
+from gem_activations.torch.schedules.lightning import LightningScaleSchedule  # noqa: E402
 
 DEAD = (1, 3)
 
@@ -191,6 +193,10 @@ def gpt2():
     return model
 
 
+small_inputs = pytest.mark.filterwarnings("ignore:.*the scale a = 0.1 is:RuntimeWarning")
+
+
+@small_inputs
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_training_of_transformers(tmp_path, checkpointing):
@@ -219,6 +225,41 @@ def test_a_training_of_transformers(tmp_path, checkpointing):
     assert not model.transformer.h[0].mlp.act._forward_pre_hooks
 
 
+@lightnings_own
+def test_a_schedule_in_a_fit_of_lightning_goes_on_where_it_is_resumed(tmp_path):
+    batches = DataLoader(TensorDataset(torch.randn(24, 4)), batch_size=4)
+
+    def train(steps, **options):
+        callback, module = LightningScaleSchedule(1.0, 0.1, steps=10, shape="linear"), Module(network())
+        trainer = pl.Trainer(
+            max_steps=steps, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, batches, batches, **options)
+        return trainer, callback.schedule, module.net[1].spec.scale
+
+    trainer, schedule, scale = train(6)
+    assert schedule.state_dict() == {"step": 6}
+    assert scale == pytest.approx(schedule.scale) == pytest.approx(0.46)
+    trainer.save_checkpoint(tmp_path / "six.ckpt")
+    _, schedule, scale = train(9, ckpt_path=tmp_path / "six.ckpt")
+    assert schedule.state_dict() == {"step": 9}
+    assert scale == pytest.approx(0.19)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+def test_a_schedule_in_a_training_of_transformers(tmp_path):
+    model, callback = gpt2(), HuggingFaceScaleSchedule(1.0, 0.1, steps=4, shape="linear")
+    settings = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=4, use_cpu=True, report_to=[],
+        save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    transformers.Trainer(model=model, args=settings, train_dataset=Sentences(), callbacks=[callback]).train()
+    assert callback.schedule.state_dict() == {"step": 2}
+    assert model.transformer.h[0].mlp.act.spec.scale == pytest.approx(0.55)
+
+
+@small_inputs
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 def test_a_training_of_transformers_that_is_resumed_continues_the_file(tmp_path):
     file = tmp_path / "monitor.jsonl"

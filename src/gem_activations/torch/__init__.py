@@ -14,6 +14,7 @@ with framework("torch", at_least="2.10"):
     import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 from .baselines import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
+from .calibration import ScaleReport, ScaleRow, calibrate_, check_scale
 from .dispatch import backend_info
 from .functional import activate, egem, gem, gem_glu, segem
 from .gain import calculate_gain
@@ -22,6 +23,8 @@ from .integrations.names import act_layer
 from .integrations.timm import register_timm
 from .integrations.transformers import register
 from .modules import EGEM, GEM, GEMGLU, SEGEM, make_activation
+from .scale import activate_scaled, weight_decay_groups
+from .schedules import ScaleSchedule
 from .swap import SwapReport, swap
 
 __all__ = [
@@ -32,6 +35,9 @@ __all__ = [
     "SEGEM",
     "GoLU",
     "InitReport",
+    "ScaleReport",
+    "ScaleRow",
+    "ScaleSchedule",
     "SmeLU",
     "SquaredReLU",
     "Squareplus",
@@ -39,8 +45,11 @@ __all__ = [
     "TeLU",
     "act_layer",
     "activate",
+    "activate_scaled",
     "backend_info",
     "calculate_gain",
+    "calibrate_",
+    "check_scale",
     "egem",
     "gem",
     "gem_glu",
@@ -50,4 +59,5 @@ __all__ = [
     "register_timm",
     "segem",
     "swap",
+    "weight_decay_groups",
 ]

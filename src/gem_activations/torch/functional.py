@@ -1,6 +1,7 @@
 """`gem`, `egem` and `segem` on tensors, and the one place where an implementation is chosen."""
 
 from functools import lru_cache
+from types import NoneType
 from typing import Any, Literal, get_args
 
 import torch
@@ -53,7 +54,8 @@ def egem(
     x: Tensor,
     *,
     n: int = 1,
-    eps: float = 1e-4,
+    eps: float | None = None,
+    scale: float | None = None,
     inplace: bool = False,
     save: Save = "auto",
     backend: BackendName = "auto",
@@ -63,11 +65,13 @@ def egem(
     Args:
         x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        eps: Width of the transition, eps > 0: the gate is 1/2 at x = eps^(1/(2n)); eps -> 0 gives ReLU. That eps is
-            added to x^(2n) is our reading of the paper.
+        eps: Width of the transition, eps > 0, 1e-4 by default: the gate is 1/2 at x = eps^(1/(2n)); eps -> 0 gives
+            ReLU. That eps is added to x^(2n) is our reading of the paper.
+        scale: In place of eps: the input at which the gate is 1/2, eps = scale^(2n), which is the other reading.
         inplace, save, backend: As for `activate`.
     Returns: Same shape, dtype, device and memory format as x.
-    Raises: SpecError: n or eps out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
+    Raises: SpecError: n, eps or scale out of its range, or both eps and scale; TensorError: an integer, boolean or
+        complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0.
     Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
     Example:
@@ -75,15 +79,16 @@ def egem(
         >>> egem(torch.tensor([-1.0, 0.01, 1.0]))
         tensor([0.0000, 0.0050, 0.9999])
     """
-    return activate(x, _spec(n, eps, 0.0), inplace=inplace, save=save, backend=backend)
+    return activate(x, _spec(n, eps, 0.0, scale), inplace=inplace, save=save, backend=backend)
 
 
 def segem(
     x: Tensor,
     *,
     n: int = 1,
-    eps: float = 1e-4,
+    eps: float | None = None,
     leak: float = 0.01,
+    scale: float | None = None,
     inplace: bool = False,
     save: Save = "auto",
     backend: BackendName = "auto",
@@ -93,9 +98,10 @@ def segem(
     Args:
         x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
+        eps: Width of the transition, eps > 0, 1e-4 by default; eps -> 0 gives LeakyReLU(leak).
         leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1. That the gate is
             floored is our reading of the paper.
+        scale: In place of eps: the input at which the gate is halfway, eps = scale^(2n).
         inplace, save, backend: As for `activate`.
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
@@ -106,7 +112,7 @@ def segem(
         >>> segem(torch.tensor([-1.0, 0.0, 1.0]))
         tensor([-0.0100,  0.0000,  0.9999])
     """
-    return activate(x, _spec(n, eps, leak), inplace=inplace, save=save, backend=backend)
+    return activate(x, _spec(n, eps, leak, scale), inplace=inplace, save=save, backend=backend)
 
 
 def activate(
@@ -153,12 +159,12 @@ def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendN
             return handle_torch_function(
                 segem, (x,), x, n=spec.n, eps=spec.eps, leak=spec.leak, inplace=inplace, save=save, backend=backend
             )
-        _check(x)
+        check_tensor(x)
         if not is_traced(x):
             chosen = choose_backend(backend, x)
             from_output = save == "output" or (save == "auto" and (inplace or chosen.output_is_enough(spec, x.dtype)))
             return apply_eagerly(x, spec, chosen, from_output=from_output, inplace=inplace)
-    _check(x)
+    check_tensor(x)
     refuse_forced_kernel(backend)
     if x.is_nested and x.layout is torch.strided:
         nested: Any = torch.nested  # torch types it loosely.
@@ -170,7 +176,14 @@ def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendN
 
 
 def gem_glu(
-    x: Tensor, gate: Tensor, *, n: int = 1, eps: float = 1.0, leak: float = 0.0, backend: BackendName = "auto"
+    x: Tensor,
+    gate: Tensor,
+    *,
+    n: int = 1,
+    eps: float | None = None,
+    leak: float = 0.0,
+    scale: float | None = None,
+    backend: BackendName = "auto",
 ) -> Tensor:
     """Apply the gated unit x * f(gate) elementwise, f the member of the family with the given parameters.
 
@@ -180,8 +193,9 @@ def gem_glu(
         x: Any shape; float16, bfloat16, float32 or float64.
         gate: Same shape, dtype and device as x.
         n: Smoothness order, 1 <= n <= 64.
-        eps: Width of the transition, eps > 0.
+        eps: Width of the transition, eps > 0; 1 by default.
         leak: Floor of the gate of f, 0 <= leak < 1.
+        scale: In place of eps: the input at which the gate of f is 1/2, eps = scale^(2n).
         backend: As for `activate`.
     Returns: Same shape, dtype and device as x, in the memory format of x.
     Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or two tensors
@@ -195,7 +209,7 @@ def gem_glu(
         tensor([1., 0.])
     """
     check_options("auto", False, backend)
-    return apply_gated(x, gate, _spec(n, eps, leak), backend)
+    return apply_gated(x, gate, _spec(n, eps, leak, scale, 1.0), backend)
 
 
 def apply_gated(x: Tensor, gate: Tensor, spec: GemSpec, backend: BackendName) -> Tensor:
@@ -203,8 +217,8 @@ def apply_gated(x: Tensor, gate: Tensor, spec: GemSpec, backend: BackendName) ->
     if not torch.compiler.is_compiling() and has_torch_function_variadic(x, gate):
         n, eps, leak = spec.n, spec.eps, spec.leak
         return handle_torch_function(gem_glu, (x, gate), x, gate, n=n, eps=eps, leak=leak, backend=backend)
-    _check(x)
-    _check(gate)
+    check_tensor(x)
+    check_tensor(gate)
     # torch.jit.trace would record the comparison of shapes, and warn.
     for aspect in ("dtype", "device") if torch.jit.is_tracing() else ("shape", "dtype", "device"):  # pyright: ignore[reportPrivateImportUsage]
         if getattr(x, aspect) != getattr(gate, aspect):
@@ -218,7 +232,8 @@ def apply_gated(x: Tensor, gate: Tensor, spec: GemSpec, backend: BackendName) ->
     return apply_gated_eagerly(x, gate, spec, choose_backend(backend, x))
 
 
-def _check(x: Tensor) -> None:
+def check_tensor(x: Tensor) -> None:
+    """Raise TensorError for what is not a dense tensor of a floating dtype."""
     if type(x) is Tensor and x.dtype in DTYPES and x.layout is torch.strided:
         return
     if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  # an untyped caller may pass anything
@@ -238,18 +253,18 @@ def check_options(save: Save, inplace: bool, backend: BackendName) -> None:
     check_name(backend)
 
 
-def _spec(n: int, eps: float, leak: float) -> GemSpec:
+def _spec(n: int, eps: float | None, leak: float, scale: float | None = None, default: float = 1e-4) -> GemSpec:
     if not torch.compiler.is_compiling():
         # Other kinds of number may be unhashable or change in place; GemSpec converts or refuses them.
-        plain = type(n) is int and type(eps) in _NUMBERS and type(leak) in _NUMBERS
-        return _cached_spec(n, eps, leak) if plain else GemSpec(n, eps, leak)
+        plain = type(n) is int and type(eps) in _NUMBERS and type(leak) in _NUMBERS and type(scale) in _NUMBERS
+        return (_cached_spec if plain else GemSpec.of)(n, eps, leak, scale, default=default)
     from torch.fx.experimental.symbolic_shapes import guard_scalar  # Loaded by the compiler; slow to import otherwise.
 
     # The compiler would warn about the cache, and folds the constant anyway. With dynamic shapes it makes symbols of
     # numbers too, but a spec is a constant of the graph.
-    numbers: Any = [guard_scalar(number) for number in (n, eps, leak)]
-    return GemSpec(*numbers)
+    numbers: Any = [None if number is None else guard_scalar(number) for number in (n, eps, leak, scale, default)]
+    return GemSpec.of(*numbers[:4], default=numbers[4])
 
 
-_NUMBERS = (float, int)
-_cached_spec = lru_cache(maxsize=256, typed=True)(GemSpec)
+_NUMBERS = (float, int, NoneType)
+_cached_spec = lru_cache(maxsize=256, typed=True)(GemSpec.of)

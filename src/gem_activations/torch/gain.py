@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .. import catalog
 from ..errors import SpecError
+from ..spec import GemSpec
 from .inventory import Choice, as_activation
 
 Array = NDArray[np.float64]
@@ -39,6 +40,31 @@ def calculate_gain(activation: Choice) -> float:
         (1.414213562373, 5.827866)
     """
     return _gain(as_activation(activation))
+
+
+def calculate_chi(activation: Choice) -> float:
+    """Return the factor by which the mean square of a gradient changes in a layer drawn by the gain: E f'^2 / E f^2.
+
+    The expectations are over a standard normal input. By quadrature, to a relative error of at most 1e-12.
+
+    Args:
+        activation: A member of the family, as for `calculate_gain`.
+    Raises: SpecError: another activation, or one whose mean square is 0 in float64.
+    Example:
+        >>> round(calculate_chi("gem"), 4), round(calculate_chi("egem(eps=1e-4)"), 4)
+        (1.2693, 1.0031)
+    """
+    spec = as_activation(activation).spec
+    if spec is None:
+        raise SpecError(f"{activation}: chi is given for members of the family; `gem-act certify` proves it for others")
+    return _chi(spec)
+
+
+@lru_cache(maxsize=256)
+def _chi(spec: GemSpec) -> float:
+    with np.errstate(all="ignore"):
+        slope = _integrate(lambda z: spec.derivative(z) ** 2 * np.exp(-z * z / 2), [spec.scale])
+    return slope / math.sqrt(2 * math.pi) * _gain(as_activation(spec)) ** 2
 
 
 @lru_cache(maxsize=256)

@@ -1,27 +1,125 @@
 """The family as modules, and every activation of the catalog by name."""
 
 import importlib
+import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .. import catalog
+from ..errors import SettingError
 from ..grammar import format_number
 from ..spec import GemSpec
 from .dispatch import BackendName
 from .functional import Save, apply, apply_gated, check_options
+from .scale import activate_scaled
 
 
 class _Member(nn.Module):
-    """A member of the family: fixed parameters, nothing to learn and nothing in the state_dict."""
+    """A member of the family: fixed parameters, nothing to learn and nothing in the state_dict.
 
-    def __init__(self, spec: GemSpec, inplace: bool, save: Save, backend: BackendName) -> None:
+    Or its scale is a tensor: a parameter `log_scale` if it is trainable, a buffer if it is scheduled or one a channel.
+    """
+
+    log_scale: Tensor
+
+    def __init__(
+        self,
+        spec: GemSpec,
+        inplace: bool,
+        save: Save,
+        backend: BackendName,
+        trainable: bool = False,
+        channels: int = 1,
+    ) -> None:
         super().__init__()
         check_options(save, inplace, backend)
-        self.spec = spec
+        if channels != 1 and not trainable:
+            raise SettingError(f"channels={channels}: a scale for each channel needs trainable=True")
+        if trainable and (inplace or save == "output"):
+            raise SettingError("trainable=True keeps the input for the backward pass; leave out inplace and save")
+        self._spec = spec
         self.inplace = inplace
         self.save: Save = save
         self.backend: BackendName = backend
+        self.channel_dim = 1
+        self._scaled = trainable
+        if trainable:
+            self.log_scale = nn.Parameter(torch.full((channels,), math.log(spec.scale)))
+            self._exempt_from_decay()
+
+    def _exempt_from_decay(self) -> None:
+        if "log_scale" in self._parameters:
+            self.log_scale._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue] -- as many trainers read it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # pyright: ignore[reportUnknownMemberType] -- torch types it loosely
+        self._exempt_from_decay()  # A copy of a parameter does not keep it.
+
+    @property
+    def spec(self) -> GemSpec:
+        """The member of the family; of scales that differ between channels the geometric mean."""
+        if not self._scaled:
+            return self._spec
+        scale = math.exp(self.log_scale.detach().double().mean().item())
+        return GemSpec.from_scale(self._spec.n, scale, self._spec.leak)
+
+    def set_scale(self, scale: float | Tensor, *, channel_dim: int = 1) -> None:
+        """Set the scale a, the input at which the gate is 1/2, for all channels or for each.
+
+        A number becomes the eps of the module, which stays free of tensors, or the value of a `log_scale` that it has.
+        A tensor of shape (C,) becomes a buffer `log_scale`, in the state_dict.
+
+        Args:
+            scale: Above 0, in units of x.
+            channel_dim: The dimension of the C channels.
+        Raises: SpecError: a scale out of its range; SettingError: not one scale a channel of a trainable module.
+        """
+        scales = scale.detach().reshape(-1) if isinstance(scale, Tensor) else torch.tensor([float(scale)]).double()
+        checked = [GemSpec.from_scale(self._spec.n, value.item(), self._spec.leak) for value in scales]
+        if not self._scaled and len(checked) == 1:
+            self._spec = checked[0]
+            return
+        if not self._scaled:
+            self.register_buffer("log_scale", scales.log().float())
+            self._scaled = True
+        elif len(checked) not in (1, self.log_scale.numel()):
+            raise SettingError(f"the module has {self.log_scale.numel()} scales, not {len(checked)}")
+        if len(checked) > 1:
+            self.channel_dim = channel_dim
+        with torch.no_grad():
+            self.log_scale.copy_(scales.log())
+
+    def save_scale(self) -> tuple[Any, ...]:
+        """Return the state of the scale for `restore_scale`."""
+        return self._spec, self._scaled, self.channel_dim, self.log_scale.detach().clone() if self._scaled else None
+
+    def restore_scale(self, state: tuple[Any, ...]) -> None:
+        """Give the module the scale that it had when `save_scale` was called."""
+        self._spec, scaled, self.channel_dim, log_scale = state
+        if scaled:
+            with torch.no_grad():
+                self.log_scale.copy_(log_scale)
+        elif self._scaled:
+            del self.log_scale
+        self._scaled = scaled
+
+    def hold_scale(self) -> None:
+        """Keep the scale in a buffer that is not in the state_dict, so that compiled code reads a new one each time."""
+        if not self._scaled:
+            self.register_buffer("log_scale", torch.tensor([math.log(self._spec.scale)]), persistent=False)
+            self._scaled = True
+
+    def freeze(self) -> nn.Module:
+        """Return the plain module of the scale as it is now, with nothing to learn, for export.
+
+        Raises: SettingError: the scales differ between channels.
+        """
+        if self._scaled and self.log_scale.numel() > 1:
+            raise SettingError(f"{self.log_scale.numel()} scales have no plain module; keep this one")
+        options = {"inplace": self.inplace, "save": self.save, "backend": self.backend}
+        return make_activation(self.spec, **options)
 
     @property
     def n(self) -> int:
@@ -40,10 +138,23 @@ class _Member(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give f(x): same shape, dtype, device and memory format as x."""
-        return apply(x, self.spec, self.inplace, self.save, self.backend)
+        if self._scaled:
+            spec = self._spec
+            return activate_scaled(
+                x, self.log_scale, spec.n, spec.leak, channel_dim=self.channel_dim, backend=self.backend
+            )
+        return apply(x, self._spec, self.inplace, self.save, self.backend)
 
     def _describe(self, *names: str) -> str:
-        shown = [f"{name}={format_number(getattr(self.spec, name))}" for name in names]
+        spec = self.spec
+        if spec.eps != 1 and "eps" not in names:  # A GEM whose scale was set.
+            names = (*names, "eps")
+        # A scale that is a tensor has the digits of float32.
+        digits = 6 if self._scaled else 17
+        shown = [f"{name}={format_number(float(f'{getattr(spec, name):.{digits}g}'))}" for name in names]
+        if "log_scale" in self._parameters:
+            channels = self.log_scale.numel()
+            shown += ["trainable=True", *([f"channels={channels}"] if channels > 1 else [])]
         options = [f"{name}={getattr(self, name)!r}" for name in ("save", "backend") if getattr(self, name) != "auto"]
         return ", ".join(shown + ["inplace=True"] * self.inplace + options)
 
@@ -78,26 +189,36 @@ class EGEM(_Member):
 
     Args:
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        eps: Width of the transition, eps > 0, added to x^(2n); eps -> 0 gives ReLU.
+        eps: Width of the transition, eps > 0, added to x^(2n), 1e-4 by default; eps -> 0 gives ReLU.
+        scale: In place of eps: the input at which the gate is 1/2, eps = scale^(2n).
         inplace: Overwrite the input with the output; the gradient stays exact.
+        trainable: Learn the logarithm of the scale, from eps or scale on, as the parameter `log_scale` of shape
+            (channels,). It is exempt from weight decay by `weight_decay_groups`; `freeze` gives the plain module.
+        channels: 1, or the size of dimension 1 of the input: a scale is learnt for each of its channels.
         save, backend: As for `gem_activations.torch.activate`.
-    Raises: SpecError: n or eps out of its range; TensorError (at the call): an integer, boolean or complex tensor.
+    Raises: SpecError: n, eps or scale out of its range, or both given; SettingError: trainable with inplace or a save;
+        TensorError (at the call): an integer, boolean or complex tensor.
     Edge cases: as `gem_activations.torch.egem`.
     Example:
         >>> EGEM(eps=10)
         EGEM(n=1, eps=10)
+        >>> EGEM(scale=0.1, trainable=True)
+        EGEM(n=1, eps=0.01, trainable=True)
     """
 
     def __init__(
         self,
         n: int = 1,
-        eps: float = 1e-4,
+        eps: float | None = None,
         inplace: bool = False,
         *,
+        scale: float | None = None,
+        trainable: bool = False,
+        channels: int = 1,
         save: Save = "auto",
         backend: BackendName = "auto",
     ) -> None:
-        super().__init__(GemSpec(n, eps), inplace, save, backend)
+        super().__init__(GemSpec.of(n, eps, scale=scale), inplace, save, backend, trainable, channels)
 
     def extra_repr(self) -> str:
         """Give the parameters as the constructor takes them."""
@@ -109,11 +230,14 @@ class SEGEM(_Member):
 
     Args:
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        eps: Width of the transition, eps > 0; eps -> 0 gives LeakyReLU(leak).
+        eps: Width of the transition, eps > 0, 1e-4 by default; eps -> 0 gives LeakyReLU(leak).
         leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1.
+        scale: In place of eps: the input at which the gate is halfway, eps = scale^(2n).
         inplace: Overwrite the input with the output; the gradient stays exact.
+        trainable, channels: As for `EGEM`.
         save, backend: As for `gem_activations.torch.activate`.
-    Raises: SpecError: a parameter out of its range; TensorError (at the call): an integer, boolean or complex tensor.
+    Raises: SpecError: a parameter out of its range; TensorError (at the call): an integer, boolean or complex tensor;
+        SettingError: as `EGEM`.
     Edge cases: as `gem_activations.torch.segem`.
     Example:
         >>> SEGEM()
@@ -123,14 +247,17 @@ class SEGEM(_Member):
     def __init__(
         self,
         n: int = 1,
-        eps: float = 1e-4,
+        eps: float | None = None,
         leak: float = 0.01,
         inplace: bool = False,
         *,
+        scale: float | None = None,
+        trainable: bool = False,
+        channels: int = 1,
         save: Save = "auto",
         backend: BackendName = "auto",
     ) -> None:
-        super().__init__(GemSpec(n, eps, leak), inplace, save, backend)
+        super().__init__(GemSpec.of(n, eps, leak, scale), inplace, save, backend, trainable, channels)
 
     def extra_repr(self) -> str:
         """Give the parameters as the constructor takes them."""
@@ -147,7 +274,7 @@ class GEMGLU(nn.Module):
         in_features: Size of the last dimension of the input.
         out_features: Size of the last dimension of the output.
         bias: Give both maps a bias.
-        n, eps, leak: The member of the family; the defaults are GEM's.
+        n, eps, leak, scale: The member of the family; the defaults are GEM's. scale stands for eps = scale^(2n).
         backend: As for `gem_activations.torch.activate`.
     Raises: SpecError: n, eps or leak out of its range; TensorError and BackendError (at the call): as `gem_glu`.
     Edge cases: As `gem_glu`.
@@ -165,13 +292,14 @@ class GEMGLU(nn.Module):
         bias: bool = True,
         *,
         n: int = 1,
-        eps: float = 1.0,
+        eps: float | None = None,
         leak: float = 0.0,
+        scale: float | None = None,
         backend: BackendName = "auto",
     ) -> None:
         super().__init__()
         check_options("auto", False, backend)
-        self.spec = GemSpec(n, eps, leak)
+        self.spec = GemSpec.of(n, eps, leak, scale, default=1.0)
         self.backend: BackendName = backend
         self.value = nn.Linear(in_features, out_features, bias)
         self.gate = nn.Linear(in_features, out_features, bias)

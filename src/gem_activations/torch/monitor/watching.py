@@ -1,5 +1,6 @@
 """The monitor of dead units: hooks on the activations of a model, and the steps that are looked at."""
 
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...errors import ModelError, SettingError
+from ..calibration import warn_of_scale
 from ..dispatch import is_traced
 from ..inventory import list_activations, named_activations
 from .counting import LayerCounter, Source, channel_dimension, count_units, named_sources
@@ -132,12 +134,13 @@ class DeadUnitMonitor:
     Raises: ModelError: no model, a scripted one, one without activation modules or one that is watched already, or a
         pattern that matches no activation; SettingError: a number below 1 (`first_step`: 0), or a `channel_dim` of
         another kind.
-    Edge cases: Recomputed forward passes of gradient checkpointing are counted once. The gradient is that of the
-        pre-activation tensor: where that has another use, such as a skip connection, it is the sum over all uses.
-        Where `swap` replaces a watched activation, counting of it begins anew. An activation that is called on parts of
-        what one module gives is counted as one: a unit is dead where it is dead in all parts.
-        Compiled code is not seen: `Window.unseen` names what did not run. A copy of the model, also by pickle, is not
-        watched. In distributed training each process counts its own: see `gather`.
+    Edge cases: The first window in which the scale of a member of the family is above the deviation of its
+        pre-activations ends with a RuntimeWarning that says what to do, once. Recomputed forward passes of gradient
+        checkpointing are counted once. The gradient is that of the pre-activation tensor: if that has another use, such
+        as a skip connection, it is the sum over all uses. If `swap` replaces a watched activation, counting of it
+        begins anew. An activation that is called on parts of what one module gives is counted as one: a unit is dead if
+        it is dead in all parts. Compiled code is not seen: `Window.unseen` names what did not run. A copy of the model,
+        also by pickle, is not watched. In distributed training each process counts its own: see `gather`.
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
         >>> with torch.no_grad():
@@ -176,7 +179,7 @@ class DeadUnitMonitor:
         self._source: Source | None = None
         self._step = self._first = first_step
         self._samples = 0
-        self._closed = False
+        self._closed = self._warned = False
         self._look: _Look | None = None
         self._hooks = self._make_hooks(model, activations)
         # In a swap the dictionary of hooks goes on to the new module, which is then watched in place of the old one.
@@ -324,6 +327,10 @@ class DeadUnitMonitor:
         self._samples, self._first = 0, self._step
         if self._on_window is not None:
             self._on_window(window)
+        for layer in window.layers:
+            if layer.scale and layer.rms and layer.scale > layer.rms and not self._warned:
+                self._warned = True
+                warnings.warn(warn_of_scale(layer.name, layer.scale, layer.rms), RuntimeWarning, stacklevel=3)
 
     def _make_window(self) -> Window:
         counted = tuple(counter.count() for counter in self._counters.values() if counter.units is not None)
