@@ -233,12 +233,12 @@ def parse(text: str) -> Activation:
         >>> str(parse("segem( eps = 1/10000 )")), parse("gelu").entry.title
         ('segem(eps=1e-4, leak=0.01)', 'GELU (erf)')
     """
-    name, given = parse_call(str(text).lower())
-    name = _SPELLINGS.get(name.replace("_", ""), name)
-    if name not in ENTRIES:
-        near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
+    spelling, given = parse_call(str(text).lower())
+    name = find_name(spelling)
+    if name is None:
+        near = difflib.get_close_matches(spelling, ENTRIES, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "`gem-act list` shows all names"
-        raise ActivationNameError(f"no activation is called {quote(name)}; {hint}")
+        raise ActivationNameError(f"no activation is called {quote(spelling)}; {hint}")
     defaults = ENTRIES[name].defaults
     if name in MEMBERS and "eps" in defaults:
         given = scale_to_eps(given, text)
@@ -424,3 +424,13 @@ _ROWS = [
 ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _ROWS}
 _SPELLINGS = {name.replace("_", ""): own for name, own in ALIASES.items()}
 _SPELLINGS |= {name.replace("_", ""): name for name in ENTRIES}
+
+
+def find_name(spelling: str) -> str | None:
+    """Return the name of the catalog that a spelling stands for, None if there is none.
+
+    Example:
+        >>> find_name("Hard_Swish"), find_name("gellu")
+        ('hardswish', None)
+    """
+    return _SPELLINGS.get(spelling.lower().replace("_", ""))

@@ -1,5 +1,7 @@
 """transformers: names in configurations, swaps in its models, and its Trainer. All models are tiny and made here."""
 
+import copy
+import pickle
 import re
 import subprocess
 import sys
@@ -269,6 +271,32 @@ def test_every_name_of_the_catalog_is_valid_and_taken_names_keep_their_meaning()
     assert activations.ACT2FN["gem"] is not activations.ACT2FN["gem"]
     assert set(activations.ACT2FN) == set(own)
     assert register() == kept
+
+
+def test_the_table_of_classes_knows_the_names_as_well():
+    register()
+    assert repr(activations.ACT2CLS["egem(n=2)"]()) == "EGEM(n=2, eps=1e-4)"
+    assert "gem" in activations.ACT2CLS
+    from transformers.models.rt_detr_v2 import modeling_rt_detr_v2
+
+    assert modeling_rt_detr_v2.ACT2CLS is activations.ACT2CLS
+
+
+def test_the_tables_are_pickled_and_copied():
+    register()
+    for table in (activations.ACT2FN, activations.ACT2CLS):
+        for twin in (pickle.loads(pickle.dumps(table)), copy.deepcopy(table), copy.copy(table)):
+            assert type(twin) is type(table)
+            assert list(dict.items(twin)) == list(dict.items(table))
+            assert "gem(n=2)" in twin
+    assert isinstance(pickle.loads(pickle.dumps(activations.ACT2FN))["gem(n=2)"], GEM)
+
+
+def test_names_are_taken_in_any_case_and_as_our_own_repr():
+    register()
+    for name in ("GEM(n=2)", "Gem(N=2)", repr(GEM(2)), "lrelu", "SquaredReLU"):
+        assert name in activations.ACT2FN
+    assert repr(activations.ACT2FN["GEM(n=2)"]) == "GEM(n=2)"
 
 
 def test_wrong_names_are_refused_where_the_model_is_made():

@@ -71,7 +71,11 @@ def refuse_conflicts(table: str, names: Iterable[str], own: Collection[str]) -> 
         names: The names that it holds. Those of this package are made when they are asked for, and never held.
         own: The names that the library itself has. A member of the family among them is refused as well.
     """
-    taken = [name for name in names if _is_ours(name) and (name in MEMBERS or name not in own)]
+    taken = [
+        name
+        for name in names
+        if name.partition("(")[0].strip() in catalog.ENTRIES and (name in MEMBERS or name not in own)
+    ]
     if taken:
         raise RegistrationError(
             f"{table} has a {taken[0]!r} that is not this package's and not the library's own, so that the name would "
@@ -80,4 +84,4 @@ def refuse_conflicts(table: str, names: Iterable[str], own: Collection[str]) -> 
 
 
 def _is_ours(name: object) -> bool:
-    return isinstance(name, str) and name.partition("(")[0].strip() in catalog.ENTRIES
+    return isinstance(name, str) and catalog.find_name(name.partition("(")[0].strip()) is not None

@@ -46,11 +46,27 @@ def register() -> tuple[str, ...]:
             "this version of transformers does not keep its activations in ACT2CLS and in ACT2FN, a ClassInstantier; "
             "versions 5 do"
         )
-    refuse_conflicts("transformers' ACT2FN", table, own)
+    refuse_conflicts("transformers' ACT2FN", table, set(own))
     if not isinstance(table, CatalogNames):
         # The table itself is changed: every file of transformers holds a reference to it.
-        table.__class__ = type("CatalogInstantier", (CatalogNames, type(table)), {"__slots__": ()})
+        table.__class__ = type(
+            "CatalogInstantier", (CatalogNames, type(table)), {"__slots__": (), "__reduce__": _reduce}
+        )
+    if not isinstance(own, CatalogNames):
+        names = CatalogNames(own)  # A plain dict takes no other class.
+        for file in [file for file in sys.modules.values() if getattr(file, "__dict__", {}).get("ACT2CLS") is own]:
+            vars(file)["ACT2CLS"] = names
     return tuple(name for name in catalog.ENTRIES if dict.__contains__(table, name))
+
+
+def _reduce(table: dict[str, Any]) -> tuple[Any, ...]:
+    return _restore, (dict(dict.items(table)),)
+
+
+def _restore(entries: dict[str, Any]) -> Any:
+    """Make a table that was pickled: its class is made by `register`, and cannot be imported."""
+    register()
+    return type(sys.modules["transformers.activations"].ACT2FN)(entries)
 
 
 class Replaced(NamedTuple):
