@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import sympy as sp
 
-from gem_activations.analysis.expressions import X
+from gem_activations.analysis.balls import X
 
 PAGE = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
 GELU = X * (1 + sp.erf(X / sp.sqrt(2))) / 2

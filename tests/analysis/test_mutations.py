@@ -3,8 +3,8 @@
 import pytest
 import sympy as sp
 
+from gem_activations.analysis.balls import X
 from gem_activations.analysis.cost import cost
-from gem_activations.analysis.expressions import X
 from gem_activations.analysis.formulas import formula, member
 from gem_activations.analysis.gates import gate
 from gem_activations.analysis.pieces import Formula, Scheme, line

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gem_activations.analysis import extrema
-from gem_activations.analysis.balls import Tape, constant_ball, decimals, tape
-from gem_activations.analysis.expressions import X
+from gem_activations.analysis.balls import Tape, X, constant_ball, decimals, tape
 from gem_activations.analysis.extrema import infimum, supremum
 from gem_activations.analysis.gates import gate
 from gem_activations.analysis.inverse import inverse

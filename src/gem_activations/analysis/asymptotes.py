@@ -11,8 +11,7 @@ from functools import lru_cache
 import sympy as sp
 from flint import arb
 
-from .balls import constant_ball, tape
-from .expressions import Expr, X
+from .balls import Expr, X, constant_ball, tape
 from .limits import limit
 from .pieces import Formula, Piece
 from .tails import tail_sign

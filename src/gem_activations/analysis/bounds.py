@@ -5,7 +5,7 @@ from dataclasses import replace
 import sympy as sp
 
 from .asymptotes import offset_at_infinity, slope_at_infinity
-from .expressions import Expr, X
+from .balls import Expr, X
 from .extrema import extremum_row, infimum, supremum, supremum_of_magnitude
 from .limits import limit
 from .numbers import exact

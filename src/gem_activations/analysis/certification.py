@@ -6,10 +6,10 @@ from fractions import Fraction
 import sympy as sp
 
 from ..grammar import to_exact
+from .balls import Expr
 from .bounds import boundedness, smoothness_constants
 from .cost import cost
 from .distance import distance
-from .expressions import Expr
 from .gates import gate
 from .inverse import inverse
 from .pieces import Formula

@@ -1,7 +1,6 @@
 """Signs of exact constants: by a ball where it excludes zero, else by exact algebra."""
 
-from .balls import constant_ball, sign_of
-from .expressions import Expr
+from .balls import Expr, constant_ball, sign_of
 from .spelling import simplest
 from .values import CertificateError
 

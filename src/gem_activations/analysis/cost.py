@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import sympy as sp
 
-from .expressions import Expr, to_fraction
+from .balls import Expr, to_fraction
 from .pieces import Formula, Piece, Scheme
 from .spelling import enormous
 from .values import CertificateError, Property, Value

@@ -12,11 +12,9 @@ import sympy as sp
 from flint import arb
 
 from .asymptotes import natural_unit, rescaled
-from .balls import constant_ball, tape, whole_power
+from .balls import Expr, X, constant_ball, integral, tape, whole_power
 from .constants import constant_sign
-from .expressions import Expr, X
 from .extrema import extremum_row, supremum_of_magnitude
-from .integrals import integral
 from .limits import limit
 from .numbers import LONGEST_EXACT, Number, exact
 from .pieces import Formula, Piece

@@ -6,7 +6,7 @@ from functools import cmp_to_key
 
 import sympy as sp
 
-from .expressions import Expr, X
+from .balls import Expr, X
 from .numbers import Number, at, compare, exact, greatest
 from .pieces import Piece
 from .signs import sign_map

@@ -9,7 +9,7 @@ from typing import Any
 import sympy as sp
 
 from ..catalog import Activation
-from .expressions import Expr, X
+from .balls import Expr, X
 from .pieces import Formula, Piece, Scheme, line
 from .values import CertificateError
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 import sympy as sp
 from sympy import stats
 
-from .balls import constant_ball, sign_of
+from .balls import Expr, X, arguments, constant_ball, sign_of
 from .constants import constant_sign
-from .expressions import Expr, X, arguments
 from .limits import limit
 from .numbers import equal
 from .pieces import Formula, Piece

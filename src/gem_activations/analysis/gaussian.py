@@ -12,10 +12,8 @@ import sympy as sp
 from flint import acb, arb
 
 from .asymptotes import Line, line_beyond
-from .balls import constant_ball, tape
-from .expressions import Expr, X
+from .balls import Expr, X, constant_ball, integral, tape
 from .extrema import supremum_of_magnitude
-from .integrals import integral
 from .numbers import Number, exact
 from .pieces import Formula, Piece
 from .spelling import enormous, tidy

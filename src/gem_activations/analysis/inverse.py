@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import sympy as sp
 
+from .balls import Expr, X
 from .constants import constant_sign
-from .expressions import Expr, X
 from .extrema import Extremum, extremum_row, infimum, supremum, supremum_of_magnitude
 from .numbers import equal
 from .pieces import Formula, Piece

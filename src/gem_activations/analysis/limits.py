@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import sympy as sp
 
+from .balls import Expr, X
 from .constants import constant_sign
-from .expressions import Expr, X
 from .points import algebraic_lead, algebraic_limit, limit_at
 from .spelling import simplest
 from .tails import find_tail, is_elementary, lead

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import sympy as sp
 from flint import arb
 
-from .balls import constant_ball, decimals, sign_of, tape
+from .balls import Expr, X, constant_ball, decimals, sign_of, tape
 from .constants import constant_sign
-from .expressions import Expr, X
 from .spelling import plain, tidy
 from .values import CertificateError, UndecidedError, Value
 

@@ -6,8 +6,8 @@ from functools import cached_property, lru_cache
 
 import sympy as sp
 
+from .balls import Expr, X
 from .constants import constant_sign
-from .expressions import Expr, X
 from .limits import limit
 from .numbers import equal
 from .spelling import tidy

@@ -9,9 +9,8 @@ from functools import lru_cache
 
 import sympy as sp
 
-from .balls import FUNCTIONS
+from .balls import FUNCTIONS, Expr, X, to_fraction
 from .constants import constant_sign
-from .expressions import Expr, X, to_fraction
 from .spelling import tidy
 from .values import UndecidedError
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import sympy as sp
 
 from .asymptotes import natural_unit, rescaled
-from .expressions import Expr, X
+from .balls import Expr, X
 from .gaussian import expectation
 from .numbers import Number, exact
 from .pieces import Formula

@@ -18,9 +18,8 @@ import flint
 import sympy as sp
 from flint import arb
 
-from .balls import Tape, constant_ball, sign_of, tape
+from .balls import Expr, Tape, X, constant_ball, sign_of, tape
 from .constants import constant_sign
-from .expressions import Expr, X
 from .numbers import Number, at, compare, exact, same
 from .spelling import tidy
 from .tails import find_tail

@@ -6,8 +6,8 @@ from functools import cmp_to_key
 
 import sympy as sp
 
+from .balls import Expr, X
 from .constants import constant_sign
-from .expressions import Expr, X
 from .numbers import compare, equal, exact
 from .pieces import Formula, Piece
 from .signs import PoleError, sign_map

@@ -9,9 +9,8 @@ import sympy as sp
 
 from ..catalog import Activation, parse
 from ..spec import GemSpec
-from .balls import FUNCTIONS
+from .balls import FUNCTIONS, Expr, X, arguments
 from .constants import constant_sign
-from .expressions import Expr, X, arguments
 from .formulas import formula
 from .numbers import compare, equal, exact
 from .pieces import Formula, Piece

@@ -8,8 +8,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from .balls import constant_ball
-from .expressions import Expr, X
+from .balls import Expr, X, constant_ball
 
 _LARGEST_BY_LOG = 10**4
 _LARGEST = 10**8

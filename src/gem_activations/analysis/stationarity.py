@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
+from .balls import Expr
 from .constants import constant_sign
-from .expressions import Expr
 from .numbers import Number, at, equal, exact
 from .pieces import Formula
 from .signs import sign_map

@@ -15,9 +15,8 @@ from functools import lru_cache
 import sympy as sp
 from flint import arb
 
-from .balls import constant_ball, hull, sign_of, tape, whole_power
+from .balls import Expr, X, arguments, constant_ball, hull, sign_of, tape, whole_power
 from .constants import constant_sign
-from .expressions import Expr, X, arguments
 from .tower import MOST_OPERATIONS, Factor, factorise, without_root
 from .values import UndecidedError
 

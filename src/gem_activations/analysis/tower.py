@@ -10,9 +10,8 @@ from functools import lru_cache
 
 import sympy as sp
 
-from .balls import constant_ball
+from .balls import Expr, X, arguments, constant_ball, to_fraction
 from .constants import constant_sign
-from .expressions import Expr, X, arguments, to_fraction
 from .spelling import simplest
 from .values import UndecidedError
 

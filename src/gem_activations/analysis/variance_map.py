@@ -16,8 +16,7 @@ import sympy as sp
 from flint import arb
 
 from .asymptotes import slope_at_infinity
-from .balls import sign_of
-from .expressions import Expr, X
+from .balls import Expr, X, sign_of
 from .gaussian import enclose
 from .numbers import Number, at, compare, equal, exact
 from .pieces import Formula
