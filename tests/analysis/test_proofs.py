@@ -14,19 +14,17 @@ from hypothesis import strategies as st
 
 from gem_activations.analysis import extrema
 from gem_activations.analysis.balls import Tape, X, constant_ball, decimals, tape
+from gem_activations.analysis.exact import Number, divided, equal, exact, factorise, greatest
 from gem_activations.analysis.extrema import infimum, supremum
 from gem_activations.analysis.gates import gate
 from gem_activations.analysis.inverse import inverse
 from gem_activations.analysis.limits import limit
-from gem_activations.analysis.numbers import Number, equal, exact, greatest
 from gem_activations.analysis.pieces import Formula, Piece, line
 from gem_activations.analysis.signs import PoleError, SignMap, _between, sign_map, vanishes
 from gem_activations.analysis.smoothness import smoothness
 from gem_activations.analysis.source import read
-from gem_activations.analysis.spelling import divided
 from gem_activations.analysis.stationarity import stationarity, structure
 from gem_activations.analysis.tails import find_tail, tail_sign
-from gem_activations.analysis.tower import factorise
 from gem_activations.analysis.values import CertificateError, UndecidedError
 
 LINE = (-sp.oo, sp.oo)

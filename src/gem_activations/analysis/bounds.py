@@ -6,12 +6,11 @@ import sympy as sp
 
 from .asymptotes import offset_at_infinity, slope_at_infinity
 from .balls import Expr, X
+from .exact import exact, tidy
 from .extrema import extremum_row, infimum, supremum, supremum_of_magnitude
 from .limits import limit
-from .numbers import exact
 from .pieces import Formula
 from .smoothness import breaks
-from .spelling import tidy
 from .values import Property, Value
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import sympy as sp
 
 from .balls import Expr, to_fraction
+from .exact import enormous
 from .pieces import Formula, Piece, Scheme
-from .spelling import enormous
 from .values import CertificateError, Property, Value
 
 _KINDS: tuple[str, ...] = ("additions", "multiplications", "divisions", "roots", "transcendental calls")

@@ -7,7 +7,7 @@ from functools import cmp_to_key
 import sympy as sp
 
 from .balls import Expr, X
-from .numbers import Number, at, compare, exact, greatest
+from .exact import Number, at, compare, exact, greatest
 from .pieces import Piece
 from .signs import sign_map
 from .values import CertificateError, Property, UndecidedError, Value

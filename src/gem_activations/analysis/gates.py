@@ -7,9 +7,8 @@ import sympy as sp
 from sympy import stats
 
 from .balls import Expr, X, arguments, constant_ball, sign_of
-from .constants import constant_sign
+from .exact import constant_sign, equal
 from .limits import limit
-from .numbers import equal
 from .pieces import Formula, Piece
 from .signs import sign_map
 from .values import Property, Value

@@ -13,10 +13,9 @@ from flint import acb, arb
 
 from .asymptotes import Line, line_beyond
 from .balls import Expr, X, constant_ball, integral, tape
+from .exact import Number, enormous, exact, tidy
 from .extrema import supremum_of_magnitude
-from .numbers import Number, exact
 from .pieces import Formula, Piece
-from .spelling import enormous, tidy
 from .values import UndecidedError
 
 REACH = 18

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import sympy as sp
 
 from .balls import Expr, X
-from .constants import constant_sign
+from .exact import constant_sign, equal
 from .extrema import Extremum, extremum_row, infimum, supremum, supremum_of_magnitude
-from .numbers import equal
 from .pieces import Formula, Piece
 from .stationarity import Structure, structure
 from .values import CertificateError, Property, Value

@@ -12,11 +12,9 @@ from functools import lru_cache
 import sympy as sp
 
 from .balls import Expr, X
-from .constants import constant_sign
+from .exact import Factor, constant_sign, factorise, simplest
 from .points import algebraic_lead, algebraic_limit, limit_at
-from .spelling import simplest
 from .tails import find_tail, is_elementary, lead
-from .tower import Factor, factorise
 from .values import CertificateError, UndecidedError
 
 _MOST_RULES = 12

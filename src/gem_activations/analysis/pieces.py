@@ -7,10 +7,8 @@ from functools import cached_property, lru_cache
 import sympy as sp
 
 from .balls import Expr, X
-from .constants import constant_sign
+from .exact import constant_sign, equal, tidy
 from .limits import limit
-from .numbers import equal
-from .spelling import tidy
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from functools import lru_cache
 import sympy as sp
 
 from .balls import FUNCTIONS, Expr, X, to_fraction
-from .constants import constant_sign
-from .spelling import tidy
+from .exact import constant_sign, tidy
 from .values import UndecidedError
 
 _HIGHEST_ORDER = 16

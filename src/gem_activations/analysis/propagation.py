@@ -8,11 +8,9 @@ import sympy as sp
 
 from .asymptotes import natural_unit, rescaled
 from .balls import Expr, X
+from .exact import Number, divided, exact, identical, tidy
 from .gaussian import expectation
-from .numbers import Number, exact
 from .pieces import Formula
-from .spelling import divided, tidy
-from .tower import identical
 from .values import CertificateError, Property, Value
 from .variance_map import fixed_points, ratio_course, squares, times_square, uniqueness
 

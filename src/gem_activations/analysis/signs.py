@@ -19,11 +19,8 @@ import sympy as sp
 from flint import arb
 
 from .balls import Expr, Tape, X, constant_ball, sign_of, tape
-from .constants import constant_sign
-from .numbers import Number, at, compare, exact, same
-from .spelling import tidy
+from .exact import Factor, Number, at, compare, constant_sign, exact, factor_powers, factorise, same, tidy, without_root
 from .tails import find_tail
-from .tower import Factor, factor_powers, factorise, without_root
 from .values import CertificateError, UndecidedError
 
 MOST_BOXES = 8_000

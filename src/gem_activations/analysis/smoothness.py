@@ -7,12 +7,9 @@ from functools import cmp_to_key
 import sympy as sp
 
 from .balls import Expr, X
-from .constants import constant_sign
-from .numbers import compare, equal, exact
+from .exact import compare, constant_sign, equal, exact, identical, tidy
 from .pieces import Formula, Piece
 from .signs import PoleError, sign_map
-from .spelling import tidy
-from .tower import identical
 from .values import CertificateError, Property, UndecidedError, Value
 
 MOST_ORDERS = 140

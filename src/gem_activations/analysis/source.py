@@ -10,13 +10,10 @@ import sympy as sp
 from ..catalog import Activation, parse
 from ..spec import GemSpec
 from .balls import FUNCTIONS, Expr, X, arguments
-from .constants import constant_sign
+from .exact import compare, constant_sign, equal, exact, factorise, tidy
 from .formulas import formula
-from .numbers import compare, equal, exact
 from .pieces import Formula, Piece
 from .smoothness import require_analytic
-from .spelling import tidy
-from .tower import factorise
 from .values import CertificateError
 
 HIGHEST_POWER = 200

@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from .balls import Expr
-from .constants import constant_sign
-from .numbers import Number, at, equal, exact
+from .exact import Number, at, constant_sign, equal, exact, tidy
 from .pieces import Formula
 from .signs import sign_map
 from .smoothness import breaks
-from .spelling import tidy
 from .values import CertificateError, Property, UndecidedError, Value
 
 _KINDS = {(-1, 1): "local minimum", (1, -1): "local maximum", (1, 1): "saddle, f rises on both sides",

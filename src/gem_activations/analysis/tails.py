@@ -16,8 +16,7 @@ import sympy as sp
 from flint import arb
 
 from .balls import Expr, X, arguments, constant_ball, hull, sign_of, tape, whole_power
-from .constants import constant_sign
-from .tower import MOST_OPERATIONS, Factor, factorise, without_root
+from .exact import MOST_OPERATIONS, Factor, constant_sign, factorise, without_root
 from .values import UndecidedError
 
 LONGEST_TAIL = 2**60

@@ -17,12 +17,10 @@ from flint import arb
 
 from .asymptotes import slope_at_infinity
 from .balls import Expr, X, sign_of
+from .exact import Number, at, compare, divided, equal, exact, identical, tidy
 from .gaussian import enclose
-from .numbers import Number, at, compare, equal, exact
 from .pieces import Formula
 from .signs import sign_map
-from .spelling import divided, tidy
-from .tower import identical
 from .values import UndecidedError, Value
 
 _RELATIVE = arb(2) ** -60
