@@ -18,13 +18,12 @@ from gem_activations.analysis.exact import Number, divided, equal, exact, factor
 from gem_activations.analysis.extrema import infimum, supremum
 from gem_activations.analysis.gates import gate
 from gem_activations.analysis.inverse import inverse
-from gem_activations.analysis.limits import limit
+from gem_activations.analysis.limits import find_tail, limit, tail_sign
 from gem_activations.analysis.pieces import Formula, Piece, line
 from gem_activations.analysis.signs import PoleError, SignMap, _between, sign_map, vanishes
 from gem_activations.analysis.smoothness import smoothness
 from gem_activations.analysis.source import read
 from gem_activations.analysis.stationarity import stationarity, structure
-from gem_activations.analysis.tails import find_tail, tail_sign
 from gem_activations.analysis.values import CertificateError, UndecidedError
 
 LINE = (-sp.oo, sp.oo)

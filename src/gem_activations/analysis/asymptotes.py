@@ -12,9 +12,8 @@ import sympy as sp
 from flint import arb
 
 from .balls import Expr, X, constant_ball, tape
-from .limits import limit
+from .limits import limit, tail_sign
 from .pieces import Formula, Piece
-from .tails import tail_sign
 from .values import UndecidedError
 
 _STARTS = (2, 4, 8, 16, 32, 128, 512, 2048)

@@ -15,10 +15,9 @@ from .asymptotes import natural_unit, rescaled
 from .balls import Expr, X, constant_ball, integral, tape, whole_power
 from .exact import LONGEST_EXACT, Number, constant_sign, exact, factorise, tidy, without_root
 from .extrema import extremum_row, supremum_of_magnitude
-from .limits import limit
+from .limits import limit, tail_sign
 from .pieces import Formula, Piece
 from .signs import sign_map
-from .tails import tail_sign
 from .values import CertificateError, Property, UndecidedError, Value
 
 _RATES = (sp.Integer(1), *(sp.Rational(1, 2**k) for k in range(1, 8)))

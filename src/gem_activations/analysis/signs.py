@@ -20,7 +20,7 @@ from flint import arb
 
 from .balls import Expr, Tape, X, constant_ball, sign_of, tape
 from .exact import Factor, Number, at, compare, constant_sign, exact, factor_powers, factorise, same, tidy, without_root
-from .tails import find_tail
+from .limits import find_tail
 from .values import CertificateError, UndecidedError
 
 MOST_BOXES = 8_000
