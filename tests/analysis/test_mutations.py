@@ -4,10 +4,8 @@ import pytest
 import sympy as sp
 
 from gem_activations.analysis.balls import X
-from gem_activations.analysis.cost import cost
-from gem_activations.analysis.formulas import formula, member
+from gem_activations.analysis.formulas import Formula, Scheme, cost, formula, line, member
 from gem_activations.analysis.gates import gate
-from gem_activations.analysis.pieces import Formula, Scheme, line
 from gem_activations.analysis.smoothness import smoothness
 from gem_activations.analysis.stationarity import stationarity
 from gem_activations.analysis.values import CertificateError

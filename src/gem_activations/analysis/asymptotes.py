@@ -12,8 +12,8 @@ import sympy as sp
 from flint import arb
 
 from .balls import Expr, X, constant_ball, tape
+from .formulas import Formula, Piece
 from .limits import limit, tail_sign
-from .pieces import Formula, Piece
 from .values import UndecidedError
 
 _STARTS = (2, 4, 8, 16, 32, 128, 512, 2048)

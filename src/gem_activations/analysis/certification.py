@@ -8,11 +8,10 @@ import sympy as sp
 from ..grammar import to_exact
 from .balls import Expr
 from .bounds import boundedness, smoothness_constants
-from .cost import cost
 from .distance import distance
+from .formulas import Formula, cost
 from .gates import gate
 from .inverse import inverse
-from .pieces import Formula
 from .propagation import propagation
 from .smoothness import smoothness
 from .source import Target, read

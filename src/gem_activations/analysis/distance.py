@@ -15,8 +15,8 @@ from .asymptotes import natural_unit, rescaled
 from .balls import Expr, X, constant_ball, integral, tape, whole_power
 from .exact import LONGEST_EXACT, Number, constant_sign, exact, factorise, tidy, without_root
 from .extrema import extremum_row, supremum_of_magnitude
+from .formulas import Formula, Piece
 from .limits import limit, tail_sign
-from .pieces import Formula, Piece
 from .signs import sign_map
 from .values import CertificateError, Property, UndecidedError, Value
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .balls import tape
 from .files import write_atomically
-from .pieces import Formula, Piece
+from .formulas import Formula, Piece
 
 VERSION = 1  # Raise it where `draw` changes.
 _POINTS = 240

@@ -8,7 +8,7 @@ import sympy as sp
 
 from .balls import Expr, X
 from .exact import Number, at, compare, exact, greatest
-from .pieces import Piece
+from .formulas import Piece
 from .signs import sign_map
 from .values import CertificateError, Property, UndecidedError, Value
 

@@ -1,17 +1,142 @@
-"""The symbolic form of every activation of the catalog, exact in its parameters.
+"""An activation as exact analytic pieces on the real line, and what differentiation does to them.
+
+The symbolic form of every activation of the catalog, exact in its parameters.
 
 The tests hold each against the catalog's float64 reference, so that the two cannot drift apart.
+
+Arithmetic cost, counted by walking the straight-line code of value and gradient.
+
+Scheme: common subexpressions are computed once; a whole power is taken by repeated squaring; a constant expression
+is free, and dividing by it is a multiplication; a change of sign is part of an addition. The costliest piece counts,
+and one comparison for each joint. Where a member has its own scheme it is first proved equal to the pieces.
 """
 
-from collections.abc import Callable
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import sympy as sp
 
 from ..catalog import Activation
-from .balls import Expr, X
-from .pieces import Formula, Piece, Scheme, line
-from .values import CertificateError
+from .balls import Expr, X, to_fraction
+from .exact import constant_sign, enormous, equal, tidy
+from .limits import limit
+from .values import CertificateError, Property, Value
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One analytic expression on the open interval (low, high); ends exact, +-oo allowed."""
+
+    low: Expr
+    high: Expr
+    expression: Expr
+
+    def derivative(self, order: int) -> Expr:
+        """Give the expression of the order-th derivative."""
+        return _derivative(self.expression, order)
+
+    def end(self, order: int, right: bool) -> Expr:
+        """Give the one-sided limit of the order-th derivative at an end of the interval, exact or +-oo."""
+        point = self.high if right else self.low
+        expression = self.derivative(order)
+        if not point.is_finite:
+            return limit(expression, point)
+        value = expression.subs(X, point)
+        if value.is_finite and value.is_real:
+            return tidy(value)
+        return limit(expression, point, "-" if right else "+")
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A function on the real line, ready for proofs.
+
+    Attributes:
+        name: Canonical string, or the expression.
+        title: Name as the literature writes it.
+        pieces: The pieces from left to right; they cover the line but for the joints between them.
+        at_joints: f at each joint, in order.
+        reading: Remarks on the definition.
+        scheme: Steps (symbol, expression) shared by value and gradient, then f and f', where a hand-written
+            evaluation scheme beats the derived one; None otherwise. It is proved equal to the pieces.
+        family: (n, eps, leak), exact, for a member of the GEM family.
+    """
+
+    name: str
+    title: str
+    pieces: tuple[Piece, ...]
+    at_joints: tuple[Expr, ...]
+    reading: str = ""
+    scheme: "Scheme | None" = None
+    family: tuple[int, sp.Rational, sp.Rational] | None = None
+
+    @cached_property
+    def joints(self) -> tuple[Expr, ...]:
+        """The finite points between pieces."""
+        return tuple(piece.high for piece in self.pieces[:-1])
+
+    @cached_property
+    def continuous(self) -> bool:
+        """Whether f is continuous on the line."""
+        sides = zip(self.sides(0), self.at_joints, strict=True)
+        return all(equal(left, value) and equal(right, value) for (left, right), value in sides)
+
+    def sides(self, order: int) -> list[tuple[Expr, Expr]]:
+        """Give the limits of the order-th derivative from the left and from the right of each joint."""
+        pairs = zip(self.pieces, self.pieces[1:], strict=False)
+        return [(left.end(order, right=True), right.end(order, right=False)) for left, right in pairs]
+
+    def at(self, point: Expr) -> Expr:
+        """Give the exact value f(point)."""
+        for joint, value in zip(self.joints, self.at_joints, strict=True):
+            if point == joint:
+                return value
+        piece = next(p for p in self.pieces if not p.high.is_finite or constant_sign(p.high - point) > 0)
+        return tidy(piece.expression.subs(X, point))
+
+    def split(self, *points: Expr) -> tuple[Piece, ...]:
+        """Give the pieces cut further at the given points."""
+        pieces: list[Piece] = []
+        for piece in self.pieces:
+            cuts = [p for p in points if _strictly(piece.low, p) and _strictly(p, piece.high)]
+            fences = [piece.low, *sorted(cuts), piece.high]
+            pieces += [Piece(a, b, piece.expression) for a, b in itertools.pairwise(fences)]
+        return tuple(pieces)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Straight-line code of the costliest piece: shared steps, then the value and the gradient in their symbols."""
+
+    steps: tuple[tuple[sp.Symbol, Expr], ...]
+    value: Expr
+    gradient: Expr
+    remark: str
+
+
+def _strictly(low: Expr, high: Expr) -> bool:
+    if not (low.is_finite and high.is_finite):
+        return low == -sp.oo or high == sp.oo
+    return constant_sign(high - low) > 0
+
+
+@lru_cache(maxsize=1024)
+def _derivative(expression: Expr, order: int) -> Expr:
+    return expression if order == 0 else sp.diff(_derivative(expression, order - 1), X)
+
+
+def line(*parts: Expr) -> tuple[Piece, ...]:
+    """Give pieces from expression, joint, expression, joint, ..., expression."""
+    fences = [-sp.oo, *(sp.sympify(p) for p in parts[1::2]), sp.oo]
+    return tuple(
+        Piece(low, high, sp.sympify(expression))
+        for low, high, expression in zip(fences, fences[1:], parts[::2], strict=False)
+    )
+
 
 _R = sp.Rational
 _S = sp.Symbol("s", real=True)
@@ -175,3 +300,117 @@ _BUILDERS: dict[str, Callable[..., _Built]] = {
         line(bias, 0, scale * X**2 + bias), {"reading": "Evaluation at the initial numbers; both are learnt."}
     ),
 }  # fmt: skip
+
+
+_KINDS: tuple[str, ...] = ("additions", "multiplications", "divisions", "roots", "transcendental calls")
+
+
+def cost(formula: Formula) -> list[Property]:
+    """Count the rows of group "cost"."""
+    if formula.scheme is not None:
+        _prove(formula.scheme, formula.pieces[-1])
+        value, gradient = _of_scheme(formula.scheme)
+        method = f"walk of a stated scheme ({formula.scheme.remark}), proved equal to the formula"
+    else:
+        value, gradient = max((_of_piece(piece) for piece in formula.pieces), key=lambda pair: _weight(*pair))
+        method = "walk of the formula after common-subexpression elimination, costliest piece"
+    comparisons = len(formula.joints)
+    return [
+        _row("cost_value", "Value", value, comparisons, method),
+        _row("cost_gradient", "Gradient, beyond the value's steps", gradient, 0, method),
+    ]
+
+
+def _row(key: str, title: str, counted: Counter[str], comparisons: int, method: str) -> Property:
+    parts = [f"{counted[kind]} {kind if counted[kind] != 1 else kind[:-1]}" for kind in _KINDS if counted[kind]]
+    if comparisons:
+        parts.append(f"{comparisons} comparison{'s' if comparisons > 1 else ''}")
+    return Property("cost", key, title, Value("statement", note=", ".join(parts) or "nothing"), (), method)
+
+
+def _weight(value: Counter[str], gradient: Counter[str]) -> int:
+    weights = dict(zip(_KINDS, (1, 1, 4, 4, 16), strict=True))
+    return sum(weights[kind] * count for kind, count in (value + gradient).items())
+
+
+def _prove(scheme: Scheme, piece: Piece) -> None:
+    value, gradient = scheme.value, scheme.gradient
+    for symbol, step in reversed(scheme.steps):
+        value, gradient = value.subs(symbol, step), gradient.subs(symbol, step)
+    for ours, theirs in ((value, piece.expression), (gradient, piece.derivative(1))):
+        if sp.simplify((ours - theirs).rewrite([sp.tanh], sp.exp)) != 0:
+            raise CertificateError(f"the evaluation scheme {ours} is not {theirs}")
+
+
+def _of_scheme(scheme: Scheme) -> tuple[Counter[str], Counter[str]]:
+    steps = [step for _, step in scheme.steps]
+    return _count([*steps, scheme.value]), _count([scheme.gradient])
+
+
+def _of_piece(piece: Piece) -> tuple[Counter[str], Counter[str]]:
+    value = _count(_straight([piece.expression]))
+    derivative = piece.derivative(1)
+    # SymPy would factor exp(10^12 x) as a polynomial of that degree in exp(x).
+    spellings = (derivative,) if enormous(derivative) else (derivative, sp.factor(derivative), sp.together(derivative))
+    both = min((_count(_straight([piece.expression, d])) for d in spellings), key=lambda c: _weight(c, Counter()))
+    return value, both - value
+
+
+def _straight(expressions: list[Expr]) -> list[Expr]:
+    steps, results = sp.cse(expressions, order="none")
+    return [step for _, step in steps] + list(results)
+
+
+def _count(steps: Iterable[Expr]) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    for step in steps:
+        _walk(step, counted)
+    return counted
+
+
+def _walk(node: Expr, counted: Counter[str]) -> None:
+    if not node.free_symbols or node.is_Symbol:
+        return
+    if isinstance(node, sp.Pow):
+        _power(node, counted)
+        return
+    for part in node.args:
+        if not (isinstance(node, sp.Mul) and isinstance(part, sp.Pow) and part.exp == -1):
+            _walk(part, counted)
+        else:
+            _walk(part.base, counted)
+    if isinstance(node, sp.Add):
+        counted["additions"] += len(node.args) - 1
+    elif isinstance(node, sp.Mul):
+        _product(node, counted)
+    else:
+        counted["transcendental calls"] += 1
+
+
+def _product(node: sp.Mul, counted: Counter[str]) -> None:
+    constant, rest = node.as_coeff_Mul()
+    parts = list(rest.args) if isinstance(rest, sp.Mul) else [rest]
+    free = [part for part in parts if not part.free_symbols]
+    moving = [part for part in parts if part.free_symbols]
+    below = [part for part in moving if isinstance(part, sp.Pow) and part.exp.is_Rational and part.exp < 0]
+    above = len(moving) - len(below) + (1 if free or abs(constant) != 1 else 0)
+    counted["divisions"] += sum(1 for part in below if part.exp == -1)
+    counted["multiplications"] += max(above - 1, 0) + sum(1 for part in below if part.exp != -1 and above)
+    if not above and below and below[0].exp != -1:
+        counted["multiplications"] += max(len(below) - 1, 0)
+
+
+def _power(node: sp.Pow, counted: Counter[str]) -> None:
+    _walk(node.base, counted)
+    if not node.exp.is_Rational:
+        counted["transcendental calls"] += 1
+        return
+    exponent = to_fraction(node.exp)
+    if exponent.denominator == 2:
+        counted["roots"] += 1
+    elif exponent.denominator > 2:
+        counted["transcendental calls"] += 1
+    whole = abs(exponent.numerator)
+    counted["multiplications"] += whole.bit_length() - 1 + whole.bit_count() - 1
+    if exponent < 0:
+        counted["divisions"] += 1

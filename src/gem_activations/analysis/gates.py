@@ -8,8 +8,8 @@ from sympy import stats
 
 from .balls import Expr, X, arguments, constant_ball, sign_of
 from .exact import constant_sign, equal
+from .formulas import Formula, Piece
 from .limits import limit
-from .pieces import Formula, Piece
 from .signs import sign_map
 from .values import Property, Value
 

@@ -15,7 +15,7 @@ from .asymptotes import Line, line_beyond
 from .balls import Expr, X, constant_ball, integral, tape
 from .exact import Number, enormous, exact, tidy
 from .extrema import supremum_of_magnitude
-from .pieces import Formula, Piece
+from .formulas import Formula, Piece
 from .values import UndecidedError
 
 REACH = 18

@@ -7,7 +7,7 @@ import sympy as sp
 from .balls import Expr, X
 from .exact import constant_sign, equal
 from .extrema import Extremum, extremum_row, infimum, supremum, supremum_of_magnitude
-from .pieces import Formula, Piece
+from .formulas import Formula, Piece
 from .stationarity import Structure, structure
 from .values import CertificateError, Property, Value
 

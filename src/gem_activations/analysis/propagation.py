@@ -9,8 +9,8 @@ import sympy as sp
 from .asymptotes import natural_unit, rescaled
 from .balls import Expr, X
 from .exact import Number, divided, exact, identical, tidy
+from .formulas import Formula
 from .gaussian import expectation
-from .pieces import Formula
 from .values import CertificateError, Property, Value
 from .variance_map import fixed_points, ratio_course, squares, times_square, uniqueness
 

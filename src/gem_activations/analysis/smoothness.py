@@ -8,7 +8,7 @@ import sympy as sp
 
 from .balls import Expr, X
 from .exact import compare, constant_sign, equal, exact, identical, tidy
-from .pieces import Formula, Piece
+from .formulas import Formula, Piece
 from .signs import PoleError, sign_map
 from .values import CertificateError, Property, UndecidedError, Value
 

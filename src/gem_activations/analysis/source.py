@@ -11,8 +11,7 @@ from ..catalog import Activation, parse
 from ..spec import GemSpec
 from .balls import FUNCTIONS, Expr, X, arguments
 from .exact import compare, constant_sign, equal, exact, factorise, tidy
-from .formulas import formula
-from .pieces import Formula, Piece
+from .formulas import Formula, Piece, formula
 from .smoothness import require_analytic
 from .values import CertificateError
 

@@ -7,7 +7,7 @@ import sympy as sp
 
 from .balls import Expr
 from .exact import Number, at, constant_sign, equal, exact, tidy
-from .pieces import Formula
+from .formulas import Formula
 from .signs import sign_map
 from .smoothness import breaks
 from .values import CertificateError, Property, UndecidedError, Value

@@ -18,8 +18,8 @@ from flint import arb
 from .asymptotes import slope_at_infinity
 from .balls import Expr, X, sign_of
 from .exact import Number, at, compare, divided, equal, exact, identical, tidy
+from .formulas import Formula
 from .gaussian import enclose
-from .pieces import Formula
 from .signs import sign_map
 from .values import UndecidedError, Value
 
