@@ -7,9 +7,9 @@ import sympy as sp
 from .asymptotes import offset_at_infinity, slope_at_infinity
 from .balls import Expr, X
 from .exact import exact, tidy
-from .extrema import extremum_row, infimum, supremum, supremum_of_magnitude
 from .formulas import Formula
 from .limits import limit
+from .signs import extremum_row, infimum, supremum, supremum_of_magnitude
 from .smoothness import breaks
 from .values import Property, Value
 

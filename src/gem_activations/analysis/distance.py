@@ -14,10 +14,9 @@ from flint import arb
 from .asymptotes import natural_unit, rescaled
 from .balls import Expr, X, constant_ball, integral, tape, whole_power
 from .exact import LONGEST_EXACT, Number, constant_sign, exact, factorise, tidy, without_root
-from .extrema import extremum_row, supremum_of_magnitude
 from .formulas import Formula, Piece
 from .limits import limit, tail_sign
-from .signs import sign_map
+from .signs import extremum_row, sign_map, supremum_of_magnitude
 from .values import CertificateError, Property, UndecidedError, Value
 
 _RATES = (sp.Integer(1), *(sp.Rational(1, 2**k) for k in range(1, 8)))

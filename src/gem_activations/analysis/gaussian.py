@@ -14,8 +14,8 @@ from flint import acb, arb
 from .asymptotes import Line, line_beyond
 from .balls import Expr, X, constant_ball, integral, tape
 from .exact import Number, enormous, exact, tidy
-from .extrema import supremum_of_magnitude
 from .formulas import Formula, Piece
+from .signs import supremum_of_magnitude
 from .values import UndecidedError
 
 REACH = 18

@@ -6,8 +6,8 @@ import sympy as sp
 
 from .balls import Expr, X
 from .exact import constant_sign, equal
-from .extrema import Extremum, extremum_row, infimum, supremum, supremum_of_magnitude
 from .formulas import Formula, Piece
+from .signs import Extremum, extremum_row, infimum, supremum, supremum_of_magnitude
 from .stationarity import Structure, structure
 from .values import CertificateError, Property, Value
 
