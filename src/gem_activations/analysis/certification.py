@@ -7,13 +7,12 @@ import sympy as sp
 
 from ..grammar import to_exact
 from .balls import Expr
-from .bounds import boundedness, smoothness_constants
 from .distance import distance
 from .formulas import Formula, cost
 from .gates import gate
 from .inverse import inverse
 from .propagation import propagation
-from .smoothness import smoothness
+from .smoothness import boundedness, smoothness, smoothness_constants
 from .source import Target, read
 from .stationarity import stationarity
 from .values import GROUPS, Certificate, CertificateError, Property, Value
