@@ -17,12 +17,11 @@ from gem_activations.analysis.balls import Tape, X, constant_ball, decimals, tap
 from gem_activations.analysis.exact import Number, divided, equal, exact, factorise, greatest
 from gem_activations.analysis.formulas import Formula, Piece, line
 from gem_activations.analysis.gates import gate
-from gem_activations.analysis.inverse import inverse
 from gem_activations.analysis.limits import find_tail, limit, tail_sign
+from gem_activations.analysis.shape import inverse, stationarity, structure
 from gem_activations.analysis.signs import PoleError, SignMap, _between, infimum, sign_map, supremum, vanishes
 from gem_activations.analysis.smoothness import smoothness
 from gem_activations.analysis.source import read
-from gem_activations.analysis.stationarity import stationarity, structure
 from gem_activations.analysis.values import CertificateError, UndecidedError
 
 LINE = (-sp.oo, sp.oo)

@@ -10,11 +10,10 @@ from .balls import Expr
 from .distance import distance
 from .formulas import Formula, cost
 from .gates import gate
-from .inverse import inverse
 from .propagation import propagation
+from .shape import inverse, stationarity
 from .smoothness import boundedness, smoothness, smoothness_constants
 from .source import Target, read
-from .stationarity import stationarity
 from .values import GROUPS, Certificate, CertificateError, Property, Value
 
 
