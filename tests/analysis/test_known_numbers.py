@@ -12,11 +12,10 @@ from flint import arb
 
 from gem_activations import GemSpec
 from gem_activations.analysis import certify
-from gem_activations.analysis.distance import distance
 from gem_activations.analysis.exact import Number
 from gem_activations.analysis.exact import exact as exact_number
-from gem_activations.analysis.gates import family_is_log_logistic
 from gem_activations.analysis.propagation import propagation
+from gem_activations.analysis.relu import distance, family_is_log_logistic
 from gem_activations.analysis.smoothness import family_jump
 from gem_activations.analysis.source import read
 from gem_activations.analysis.values import Certificate, Property

@@ -16,8 +16,8 @@ from gem_activations.analysis import extrema
 from gem_activations.analysis.balls import Tape, X, constant_ball, decimals, tape
 from gem_activations.analysis.exact import Number, divided, equal, exact, factorise, greatest
 from gem_activations.analysis.formulas import Formula, Piece, line
-from gem_activations.analysis.gates import gate
 from gem_activations.analysis.limits import find_tail, limit, tail_sign
+from gem_activations.analysis.relu import gate
 from gem_activations.analysis.shape import inverse, stationarity, structure
 from gem_activations.analysis.signs import PoleError, SignMap, _between, infimum, sign_map, supremum, vanishes
 from gem_activations.analysis.smoothness import smoothness

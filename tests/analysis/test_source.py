@@ -8,7 +8,7 @@ import sympy as sp
 
 from gem_activations import GemError, GemSpec
 from gem_activations.analysis import Certificate, CertificateError, certify, pages
-from gem_activations.analysis.distance import distance
+from gem_activations.analysis.relu import distance
 from gem_activations.analysis.source import read
 from gem_activations.errors import ActivationNameError, SpecError
 

@@ -7,10 +7,9 @@ import sympy as sp
 
 from ..grammar import to_exact
 from .balls import Expr
-from .distance import distance
 from .formulas import Formula, cost
-from .gates import gate
 from .propagation import propagation
+from .relu import distance, gate
 from .shape import inverse, stationarity
 from .smoothness import boundedness, smoothness, smoothness_constants
 from .source import Target, read
