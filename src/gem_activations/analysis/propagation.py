@@ -6,11 +6,10 @@ from functools import cached_property
 
 import sympy as sp
 
-from .asymptotes import natural_unit, rescaled
 from .balls import Expr, X
 from .exact import Number, divided, exact, identical, tidy
 from .formulas import Formula
-from .gaussian import expectation
+from .gaussian import expectation, natural_unit, rescaled
 from .values import CertificateError, Property, Value
 from .variance_map import fixed_points, ratio_course, squares, times_square, uniqueness
 

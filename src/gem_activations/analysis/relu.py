@@ -15,10 +15,10 @@ import sympy as sp
 from flint import arb
 from sympy import stats
 
-from .asymptotes import natural_unit, rescaled
 from .balls import Expr, X, arguments, constant_ball, integral, sign_of, tape, whole_power
 from .exact import LONGEST_EXACT, Number, constant_sign, equal, exact, factorise, tidy, without_root
 from .formulas import Formula, Piece
+from .gaussian import natural_unit, rescaled
 from .limits import limit, tail_sign
 from .signs import extremum_row, sign_map, supremum_of_magnitude
 from .values import CertificateError, Property, UndecidedError, Value

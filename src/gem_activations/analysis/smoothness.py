@@ -9,10 +9,10 @@ from functools import cmp_to_key
 
 import sympy as sp
 
-from .asymptotes import offset_at_infinity, slope_at_infinity
 from .balls import Expr, X
 from .exact import compare, constant_sign, equal, exact, identical, tidy
 from .formulas import Formula, Piece
+from .gaussian import offset_at_infinity, slope_at_infinity
 from .limits import limit
 from .signs import PoleError, extremum_row, infimum, sign_map, supremum, supremum_of_magnitude
 from .values import CertificateError, Property, UndecidedError, Value

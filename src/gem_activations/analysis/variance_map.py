@@ -15,11 +15,10 @@ from itertools import pairwise
 import sympy as sp
 from flint import arb
 
-from .asymptotes import slope_at_infinity
 from .balls import Expr, X, sign_of
 from .exact import Number, at, compare, divided, equal, exact, identical, tidy
 from .formulas import Formula
-from .gaussian import enclose
+from .gaussian import enclose, slope_at_infinity
 from .signs import sign_map
 from .values import UndecidedError, Value
 
