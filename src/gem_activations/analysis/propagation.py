@@ -1,17 +1,199 @@
-"""Signal propagation: moments of f and f' under N(0, q), gain, chi, and the rows of the variance map."""
+"""The variance map q -> s V(q), V(q) = E f(x)^2 for x ~ N(0, q), of a wide layer whose weights have variance s.
+
+With h(x) = (f(x)^2 + f(-x)^2) / x^2, V(q)/q is half the mean of h(sqrt(q) |z|) under the law with density
+2 z^2 phi(z) on z > 0. In x the kernel is x^2 q^(-3/2) exp(-x^2 / (2q)), which is strictly totally positive, so it
+diminishes variation (S. Karlin, Total Positivity, 1968): V(q)/q - c has no more zeros on (0, inf) than h/2 - c has
+changes of sign, and where it has as many, their signs come in the same order. The changes of sign of h/2 - c are read
+off the values of h/2 at 0, at its turning points, on both sides of joints, and at infinity.
+
+Signal propagation: moments of f and f' under N(0, q), gain, chi, and the rows of the variance map.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, cmp_to_key
+from itertools import pairwise
 
 import sympy as sp
+from flint import arb
 
-from .balls import Expr, X
-from .exact import Number, divided, exact, identical, tidy
+from .balls import Expr, X, sign_of
+from .exact import Number, at, compare, divided, equal, exact, identical, tidy
 from .formulas import Formula
-from .gaussian import expectation, natural_unit, rescaled
-from .values import CertificateError, Property, Value
-from .variance_map import fixed_points, ratio_course, squares, times_square, uniqueness
+from .gaussian import enclose, expectation, natural_unit, rescaled, slope_at_infinity
+from .signs import sign_map
+from .values import CertificateError, Property, UndecidedError, Value
+
+_RELATIVE = arb(2) ** -60
+_FARTHEST = 9
+_BY_SIZE = cmp_to_key(lambda a, b: compare(exact(a), exact(b)))
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of h/2 from 0 to infinity: its values where it may turn, between which it is monotone.
+
+    Attributes:
+        formula: The function.
+        values: Limit at 0, values at turning points and on both sides of joints, limit at infinity.
+    """
+
+    formula: Formula
+    values: tuple[Number, ...]
+
+    def changes(self, level: Number) -> list[int]:
+        """Give the signs of h/2 - level in order, zeros and repetitions left out.
+
+        Raises: UndecidedError: a value cannot be told from the level.
+        """
+        signs: list[int] = []
+        for value in self.values:
+            sign = compare(value, level)
+            if sign == 0 and (value.exact is None or level.exact is None):
+                raise UndecidedError("a turning value of h/2 cannot be told from the level")
+            if sign and (not signs or signs[-1] != sign):
+                signs.append(sign)
+        return signs
+
+    def __str__(self) -> str:
+        """Write the limits and turning values."""
+        first, *turning, last = (value.to_value() for value in self.values)
+        through = f" through {', '.join(map(str, turning))}" if turning else ""
+        return f"h/2 runs from {first} at 0{through} to {last} at infinity"
+
+
+def ratio_course(formula: Formula) -> Course:
+    """Find the turning points of h.
+
+    Raises: UndecidedError: the sign of h' was not proved.
+    """
+    fences = sorted({abs(joint) for joint in formula.joints if joint != 0}, key=_BY_SIZE)
+    near, far = _ratio_limits(formula)
+    values = [near]
+    for low, high in pairwise([sp.Integer(0), *fences, sp.oo]):
+        right, left = _branch(formula, low, high), _branch(formula, -high, -low).subs(X, -X)
+        halved = (right**2 + left**2) / (2 * X**2)
+        inner = [at(halved, zero) for zero in _turning_points(right, left, low, high)]
+        values += [at(halved, exact(low))] if low != 0 else []
+        values += inner
+        values += [at(halved, exact(high))] if high != sp.oo else []
+    return Course(formula, (*values, far))
+
+
+def _turning_points(right: Expr, left: Expr, low: Expr, high: Expr) -> tuple[Number, ...]:
+    halves: set[int] = set()
+    for f in (right, left):
+        halves |= set(sign_map(f * (X * sp.diff(f, X) - f), low, high).signs)
+    if halves <= {0, 1} or halves <= {0, -1}:
+        return ()
+    if identical(right - left, X):
+        # f(x) - f(-x) = x turns the slope of h into (2f - x)(x f' - f) / x^3, up to a factor 2.
+        return sign_map((2 * right - X) * (X * sp.diff(right, X) - right), low, high).zeros
+    slope = X * (right * sp.diff(right, X) + left * sp.diff(left, X)) - right**2 - left**2
+    return sign_map(slope, low, high).zeros
+
+
+def _branch(formula: Formula, low: Expr, high: Expr) -> Expr:
+    for piece in formula.pieces:
+        if compare(exact(piece.low), exact(low)) <= 0 <= compare(exact(piece.high), exact(high)):
+            return piece.expression
+    raise AssertionError("the fences hold every joint")
+
+
+def _ratio_limits(formula: Formula) -> tuple[Number, Number]:
+    """Give the limits of V(q)/q at q -> 0 and q -> inf."""
+    middle = [p for p in formula.split(sp.Integer(0)) if p.low == 0 or p.high == 0]
+    ends = [p.end(0, right=p.high == 0) for p in middle]
+    slopes = [p.end(1, right=p.high == 0) for p in middle]
+    near = sp.oo if not all(equal(end, sp.S.Zero) for end in ends) else tidy(sum(s**2 for s in slopes) / 2)
+    ends = (formula.pieces[0].expression.subs(X, -X), formula.pieces[-1].expression)
+    far = [slope_at_infinity(expression) for expression in ends]
+    return exact(near), exact(tidy(sum(s**2 for s in far) / 2) if all(s.is_finite for s in far) else sp.oo)
+
+
+def fixed_points(course: Course, unit: Expr = sp.S.One) -> tuple[Value, tuple[Value, ...]]:
+    """Give the number of fixed points above 0 for weight variance 1, with the fixed point and the slope there.
+
+    Args:
+        unit: The u of the scaled function g(t) = f(u t) / u of this course; its fixed point times u^2 is that of f.
+    Raises: UndecidedError: more than one change of sign, or a fixed point that was not enclosed.
+    """
+    changes = course.changes(exact(1))
+    if not changes:
+        return Value("statement", note="every q"), ()
+    if len(changes) == 1:
+        return Value("exact", "0", "0", "0", 0.0, str(course)), ()
+    if len(changes) > 2:
+        raise UndecidedError(f"h/2 - 1 changes sign {len(changes) - 1} times: {course}")
+    point = _solve(course.formula, rises=changes[-1] > 0)
+    f = squares(course.formula, 0)
+    fourth, second = enclose(course.formula, times_square(f), 4, point), enclose(course.formula, f, 2, point)
+    slope = Number(None, (fourth / point - second) / (2 * point))
+    where = Number(None, point).times(unit**2).to_value(f"slope of the map there {slope.to_value()}")
+    return Value("exact", "1", "1", "1", 1.0, str(course)), (where,)
+
+
+def uniqueness(course: Course, level: Number) -> tuple[Value, tuple[Value, ...]]:
+    """Say whether V(q)/q takes the level, which it takes somewhere, at one q only.
+
+    Raises: UndecidedError: h/2 - level changes sign more than once.
+    """
+    changes = course.changes(level)
+    if not changes:
+        return Value("statement", note="every q is a fixed point: V(q)/q is constant"), ()
+    if len(changes) > 2:
+        raise UndecidedError(f"h/2 - V(q)/q changes sign {len(changes) - 1} times: {course}")
+    words = "repelling: V(q)/q rises there" if changes[-1] > 0 else "its slope is below 1: V(q)/q falls there"
+    return Value("statement", note=f"the only fixed point above 0, and {words}"), ()
+
+
+def squares(formula: Formula, order: int) -> list[Expr]:
+    """Give f^(order)^2 on each piece."""
+    found = [divided(piece.derivative(order)) ** 2 for piece in formula.pieces]
+    return [sp.expand(e) if e.is_polynomial(X) else e for e in found]
+
+
+def times_square(parts: list[Expr]) -> list[Expr]:
+    """Give x^2 times each expression."""
+    return [sp.expand(X**2 * e) if e.is_polynomial(X) else X**2 * e for e in parts]
+
+
+def _solve(formula: Formula, *, rises: bool) -> arb:
+    """Enclose the q with V(q) = q, which exists and is the only one.
+
+    Regula falsi on log(V(q)/q) over log q, which is close to a line, finds it; proved signs on both sides enclose it.
+    """
+    f = squares(formula, 0)
+
+    def excess(logarithm: arb) -> arb:
+        q = logarithm.exp()
+        return (enclose(formula, f, 2, q) / q).log()
+
+    low, high = _bracket(excess, -1, rises=rises), _bracket(excess, 1, rises=rises)
+    at_low, at_high = excess(low).mid(), excess(high).mid()
+    middle = low
+    for _ in range(80):
+        middle = ((low * at_high - high * at_low) / (at_high - at_low)).mid()
+        value = excess(middle).mid()
+        if abs(value) < _RELATIVE / 64:
+            break
+        if (value > 0) == (at_high > 0):
+            high, at_high, at_low = middle, value, at_low / 2
+        else:
+            low, at_low, at_high = middle, value, at_high / 2
+    left, right = middle - _RELATIVE, middle + _RELATIVE
+    if {sign_of(excess(left)), sign_of(excess(right))} != {-1, 1}:
+        raise UndecidedError("the fixed point was not bracketed")
+    return left.union(right).exp()
+
+
+def _bracket(excess: Callable[[arb], arb], direction: int, *, rises: bool) -> arb:
+    wanted = direction if rises else -direction
+    for steps in (*range(8), *(2**k for k in range(3, _FARTHEST))):
+        if sign_of(excess(arb(direction * steps))) == wanted:
+            return arb(direction * steps)
+    raise UndecidedError(f"no fixed point was found between exp(-2^{_FARTHEST - 1}) and exp(2^{_FARTHEST - 1})")
+
 
 _METHOD = "FLINT integration with error bounds, tails bounded by the Lipschitz constant"
 _CLOSED = "closed form of the truncated normal moments"
