@@ -296,7 +296,7 @@ class Certify:
             return
         console = _console(sys.stdout)
         for certificate in certify_all(CertifyRequest(self.names, self.out, self.variance)):
-            from .analysis.printing import print_certificate
+            from .analysis.values import print_certificate
 
             print_certificate(certificate, console)
         print(f"Certificates: {self.out}")

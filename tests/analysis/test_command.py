@@ -9,12 +9,12 @@ import pytest
 from gem_activations import cli
 from gem_activations.analysis import Certificate, command, pages
 from gem_activations.analysis.command import CertifyRequest, certify_all, expand, file_stem
-from gem_activations.analysis.drawing import draw
-from gem_activations.analysis.files import write_atomically
+from gem_activations.analysis.pages import draw
 from gem_activations.analysis.source import read
-from gem_activations.analysis.tables import to_markdown
+from gem_activations.analysis.values import to_markdown
 from gem_activations.catalog import ENTRIES, parse
 from gem_activations.errors import ActivationNameError, SpecError, StoreError
+from gem_activations.files import write_atomically
 
 PROPERTIES = Path(__file__).parents[2] / "docs" / "properties"
 NAMES = [str(parse(name)) for name in [*ENTRIES, *command.EXTRA_MEMBERS]]

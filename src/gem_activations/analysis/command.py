@@ -43,7 +43,7 @@ def certify_all(request: CertifyRequest) -> "Iterator[Certificate]":
         python-flint is not installed; StoreError: the folder cannot be written.
     """
     names = expand(request.names)
-    variance = _variance(request.variance)
+    variance = _read_variance(request.variance)
     alone = len(names) == 1
     for certificate in [_certify(names[0], variance)] if alone else _in_parallel(names, variance):
         if request.out is not None:
@@ -91,7 +91,7 @@ def _in_parallel(names: list[str], variance: str) -> "Iterator[Certificate]":
         yield from pool.map(_certify, names, [variance] * len(names))
 
 
-def _variance(text: str) -> str:
+def _read_variance(text: str) -> str:
     try:
         _, arguments = parse_call(f"normal(variance={text})")
     except ActivationNameError:
@@ -102,8 +102,8 @@ def _variance(text: str) -> str:
 
 
 def _write(certificate: "Certificate", folder: Path) -> None:
-    from .files import write_atomically
-    from .tables import to_markdown
+    from ..files import write_atomically
+    from .values import to_markdown
 
     stem = file_stem(certificate.name)
     try:

@@ -229,12 +229,6 @@ def _factor_sign(factor: Factor, start: int, depth: int) -> int:
     return _from_derivative(factor.expression, start, depth)
 
 
-def _limit(expression: Expr) -> Expr:
-    from .limits import limit  # It rests on this module in turn.
-
-    return limit(expression, sp.oo)
-
-
 def _conjugate_sign(parts: tuple[Expr, Expr, Expr], start: int, depth: int) -> int:
     plain, root, norm = (tail_sign(part, start, depth) for part in parts)
     if plain * root >= 0:
@@ -254,7 +248,7 @@ def _from_derivative(expression: Expr, start: int, depth: int) -> int:
     if depth >= _DEPTH:
         raise UndecidedError(f"the sign of {_brief(expression)} beyond {start} is not settled by {depth} derivatives")
     slope = tail_sign(sp.diff(expression, X), start, depth + 1)
-    end = _limit(expression)
+    end = limit(expression, sp.oo)
     here = sign_of(tape(expression)(arb(start)))
     there = constant_sign(end) if end.is_finite else (1 if end == sp.oo else -1)
     if there == 0:
@@ -317,7 +311,7 @@ def _to_zero(rate: Expr) -> bool:
     if not rate.has(X):
         return constant_sign(rate) < 0
     try:
-        end = _limit(sp.expand(rate))
+        end = limit(sp.expand(rate), sp.oo)
     except UndecidedError:
         return False
     return end == -sp.oo or (end.is_finite and constant_sign(end) < 0)
@@ -334,7 +328,7 @@ def _near_one(factor: Factor, start: int) -> tuple[Expr, dict[sp.Symbol, Expr], 
     constants = {symbol: constant_ball(value) for symbol, value in factor.tower if not value.has(X)}
     for symbol, function in list(functions.items()):
         exponent = function.args[0]
-        if not exponent.has(sp.exp) or _limit(exponent) != 0:
+        if not exponent.has(sp.exp) or limit(exponent, sp.oo) != 0:
             continue
         power = _as_power(exponent, dict(factor.tower), functions)
         if tail_sign(sp.diff(exponent, X), start) * tail_sign(exponent, start) >= 0:

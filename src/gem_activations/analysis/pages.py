@@ -1,4 +1,6 @@
-"""The pages of docs/properties: one for each activation of the catalog, with a plot, and one that compares them all.
+"""Pictures of f, f' and f'': small SVG files, the same bytes from the same certificate and Matplotlib.
+
+The pages of docs/properties: one for each activation of the catalog, with a plot, and one that compares them all.
 
     python -m gem_activations.analysis.pages docs/properties            write them
     python -m gem_activations.analysis.pages docs/properties --check    fail where they are stale
@@ -8,14 +10,82 @@ byte by byte, since other releases of Matplotlib may round otherwise; the page a
 was drawn.
 """
 
+import hashlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flint import arb
+
+from ..files import write_atomically
+from .balls import tape
 from .command import CertifyRequest, certify_all, file_stem
-from .files import write_atomically
-from .tables import comparison_table, to_markdown
-from .values import Certificate
+from .formulas import Formula, Piece
+from .source import read
+from .values import Certificate, comparison_table, to_markdown
+
+VERSION = 1  # Raise it where `draw` changes.
+_POINTS = 240
+_COLOUR, _ZERO, _JOINT = "#1f5fa8", "#999999", "#c2571a"
+_TITLES = ("f", "f'", "f''")
+
+
+def draw(formula: Formula, path: Path) -> None:
+    """Draw the function and its first two derivatives on the range where it bends, joints dotted.
+
+    Raises: OSError: the file cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    low, high = span(formula)
+    with mpl.rc_context({"svg.hashsalt": "gem-activations", "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(7.2, 2.3), layout="constrained")
+        axes = figure.subplots(1, 3)
+        for order, (axis, title) in enumerate(zip(axes, _TITLES, strict=True)):
+            axis.axhline(0, color=_ZERO, linewidth=0.5)
+            for joint in formula.joints:
+                axis.axvline(float(joint), color=_JOINT, linewidth=0.6, linestyle=":")
+            for piece in formula.pieces:
+                axis.plot(*_curve(piece, order, low, high), color=_COLOUR, linewidth=1.3)
+            axis.set_xlim(low, high)
+            axis.set_title(title)
+            axis.spines[["top", "right"]].set_visible(False)
+        text = io.BytesIO()
+        metadata = {"Date": None, "Creator": None, "Description": signature(formula)}
+        FigureCanvasSVG(figure).print_svg(text, metadata=metadata)
+    write_atomically(path, text.getvalue())
+
+
+def signature(formula: Formula) -> str:
+    """Give the digest of what a drawing is made from: the pieces, the range of x and the version of the drawing."""
+    pieces = [(str(piece.low), str(piece.high), str(piece.expression)) for piece in formula.pieces]
+    return hashlib.sha256(repr((VERSION, _POINTS, pieces, span(formula))).encode()).hexdigest()[:24]
+
+
+def span(formula: Formula) -> tuple[float, float]:
+    """Give the range of x to draw: around the transition for a member of the family, else around the joints."""
+    if formula.family is not None:
+        n, eps, _ = formula.family
+        reach = 4 * float(eps) ** (1 / (2 * n))
+        return -reach, reach
+    reach = max([4.0, *(1.5 * abs(float(joint)) for joint in formula.joints)])
+    return -reach, reach
+
+
+def _curve(piece: Piece, order: int, low: float, high: float) -> tuple[list[float], list[float]]:
+    start = max(low, float(piece.low)) if piece.low.is_finite else low
+    end = min(high, float(piece.high)) if piece.high.is_finite else high
+    code = tape(piece.derivative(order))
+    points = max(2, round(_POINTS * (end - start) / (high - low)))
+    if piece.derivative(order + 2) == 0:
+        points = 2  # A straight line.
+    nudge = (end - start) * 1e-9
+    xs = [start + nudge + (end - start - 2 * nudge) * k / (points - 1) for k in range(points)]
+    return xs, [float(code(arb(x)).mid()) for x in xs]
+
 
 INDEX = "README.md"
 _DRAWN = "<!-- drawing: "
@@ -53,9 +123,6 @@ def texts(certificates: Sequence[Certificate]) -> dict[str, str]:
 def _page(certificate: Certificate, stem: str) -> str:
     heading, _, rest = to_markdown(certificate).partition("\n")
     plot = f"![f, f' and f'' of {certificate.title}]({stem}.svg)"
-    from .drawing import signature
-    from .source import read
-
     footer = (
         f"{_DRAWN}{signature(read(certificate.name))} -->\n"
         f'[All activations]({INDEX}). Made by `make properties`; `gem-act certify "{certificate.name}"` prints it.\n'
@@ -81,9 +148,6 @@ def _holds(path: Path, text: str) -> bool:
 
 def write(folder: Path, certificates: Sequence[Certificate]) -> None:
     """Write all pages and plots. Raises: OSError: a file cannot be written."""
-    from .drawing import draw
-    from .source import read
-
     for name, text in texts(certificates).items():
         write_atomically(folder / name, text.encode())
     for certificate in certificates:

@@ -11,7 +11,7 @@ import sympy as sp
 
 from .balls import Expr, X
 from .exact import compare, constant_sign, equal, exact, identical, tidy
-from .formulas import Formula, Piece
+from .formulas import Formula, Piece, member
 from .gaussian import offset_at_infinity, slope_at_infinity
 from .limits import limit
 from .signs import PoleError, extremum_row, infimum, sign_map, supremum, supremum_of_magnitude
@@ -116,8 +116,6 @@ def family_jump(n: int) -> Expr:
 
     Raises: CertificateError: the proof fails.
     """
-    from .formulas import member
-
     right = one_sided(member(n, _EPS, _LEAK), sp.Integer(0))
     left = one_sided(_LEAK * X, sp.Integer(0))
     for order, before, after in zip(range(2 * n + 2), left, right, strict=False):

@@ -2,11 +2,16 @@
 
 Every number is a pair of decimal strings that were rounded outwards from a ball of 256-bit arithmetic; the exact
 expression stands beside them where there is one. Nothing here imports SymPy or FLINT.
+
+Certificates as Markdown: one table for each group of properties, and one table that compares activations.
+
+Certificates on a terminal: one table for each group.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import GemError
 
@@ -144,3 +149,109 @@ class Certificate:
 def _row(data: dict[str, Any]) -> Property:
     where = tuple(Value(**point) for point in data.pop("where"))
     return Property(value=Value(**data.pop("value")), where=where, **data)
+
+
+COMPARED = {
+    "order": "C^k, k =",
+    "dead_regions": "dead regions",
+    "monotonicity": "monotone",
+    "infimum": "inf f",
+    "lipschitz": "sup abs f'",
+    "slope_infimum": "inf f'",
+    "gradient_lipschitz": "sup abs f''",
+    "distance_sup": "sup distance to ReLU",
+    "distance_l2": "L^2 distance to ReLU",
+    "gain": "gain",
+    "chi": "chi",
+    "map_slope": "variance-map slope",
+    "cost_value": "operations for f",
+}
+
+
+def to_markdown(certificate: Certificate, *, level: int = 1) -> str:
+    """Write a certificate as Markdown: the definition, then a table for each group.
+
+    Args:
+        level: Level of the page's heading.
+    """
+    mark = "#" * level
+    parts = [f"{mark} {certificate.title}: `{certificate.name}`", "", f"f(x) = `{certificate.formula}`"]
+    if certificate.reading:
+        parts += ["", certificate.reading]
+    for group, title in GROUPS.items():
+        rows = [row for row in certificate.properties if row.group == group]
+        if rows:
+            parts += ["", f"{mark}# {title}", "", "| property | value | where | proved by |", "|---|---|---|---|"]
+            parts += [_line(row) for row in rows]
+    return "\n".join(parts) + "\n"
+
+
+def _line(row: Property) -> str:
+    where = "; ".join(map(str, row.where))
+    return f"| {_cell(row.title)} | {_cell(str(row.value))} | {_cell(where)} | {_cell(row.method)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+def comparison_table(certificates: Sequence[Certificate], links: dict[str, str]) -> str:
+    """Give one row for each activation: the properties of `COMPARED`, numbers to six digits.
+
+    Args:
+        links: Name of an activation -> address of its page.
+    """
+    lines = ["| activation | " + " | ".join(COMPARED.values()) + " |", "|---" * (len(COMPARED) + 1) + "|"]
+    for certificate in certificates:
+        cells = [_short(certificate, key) for key in COMPARED]
+        lines.append(f"| [{certificate.title} `{certificate.name}`]({links[certificate.name]}) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _short(certificate: Certificate, key: str) -> str:
+    try:
+        row = certificate[key]
+    except CertificateError:
+        return "open"
+    if key == "dead_regions":
+        return ", ".join(region.note.split(", a half")[0].split(", measure")[0] for region in row.where) or "none"
+    return _cell(_brief(row.value))
+
+
+def _brief(value: Value) -> str:
+    if value.kind == "open":
+        return "open"
+    if value.low:
+        return value.low if value.approx is None else f"{value.approx:.6g}"
+    if value.kind == "infinite":
+        return value.exact.replace("oo", "inf")
+    if value.kind == "absent":
+        return "inf" if value.note.startswith("infinite") else "none"
+    return value.note.partition(":")[0]
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_certificate(certificate: Certificate, console: "Console") -> None:
+    """Print the definition and every row, with the places and the method of each."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    console.print(f"[bold]{escape(certificate.title)}[/bold]  {escape(certificate.name)}", highlight=False)
+    console.print(f"f(x) = {certificate.formula}", markup=False, highlight=False)
+    if certificate.reading:
+        console.print(certificate.reading, markup=False, highlight=False)
+    for group, title in GROUPS.items():
+        rows = [row for row in certificate.properties if row.group == group]
+        if not rows:
+            continue
+        table = Table(
+            "property", "value", "where", "proved by", title=title, title_justify="left", box=None, pad_edge=False
+        )
+        for row in rows:
+            table.add_row(*map(escape, (row.title, str(row.value), "; ".join(map(str, row.where)), row.method)))
+        console.print()
+        console.print(table)
+    console.print()
