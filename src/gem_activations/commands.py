@@ -278,26 +278,27 @@ class Certify:
     """
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="A [B ...]")]
-    """Activations, such as gelu "egem(eps=1/10000)", or all."""
+    """Activations, such as gelu "egem(eps=1/10000)", expressions in x, such as "x*tanh(x)", or all."""
     out: Path = Path("certificates")
-    """Folder for NAME.json and NAME.md."""
+    """Folder for NAME.json and NAME.md. An earlier certificate of the same question is replaced, no other file."""
     variance: str = "1"
     """Variance of the normal input of the signal-propagation rows, an exact number such as 1/4."""
+    budget: float = 60
+    """Seconds for each certificate; a row that is not proved by then is open, and says so."""
     json: Annotated[bool, FlagCreatePairsOff] = False
     """Print the certificates as JSON."""
 
     def run(self) -> None:
         """Prove, print and write."""
-        from .analysis.command import CertifyRequest, certify_all
+        from .analysis import certify_all
+        from .analysis.values import print_certificate
 
+        proved = certify_all(self.names, self.out, self.variance, self.budget)
         if self.json:
-            proved = certify_all(CertifyRequest(self.names, self.out, self.variance))
             _print_json([json.loads(certificate.to_json()) for certificate in proved])
             return
         console = _console(sys.stdout)
-        for certificate in certify_all(CertifyRequest(self.names, self.out, self.variance)):
-            from .analysis.values import print_certificate
-
+        for certificate in proved:
             print_certificate(certificate, console)
         print(f"Certificates: {self.out}")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gem_activations import cli
-from gem_activations.analysis import Certificate, command, pages
-from gem_activations.analysis.command import CertifyRequest, certify_all, expand, file_stem
+from gem_activations.analysis import Certificate, certify_all, pages
+from gem_activations.analysis.certification import EXTRA_MEMBERS, expand, file_stem
 from gem_activations.analysis.pages import draw
 from gem_activations.analysis.source import read
 from gem_activations.analysis.values import to_markdown
@@ -17,7 +17,7 @@ from gem_activations.errors import ActivationNameError, SpecError, StoreError
 from gem_activations.files import write_atomically
 
 PROPERTIES = Path(__file__).parents[2] / "docs" / "properties"
-NAMES = [str(parse(name)) for name in [*ENTRIES, *command.EXTRA_MEMBERS]]
+NAMES = [str(parse(name)) for name in [*ENTRIES, *EXTRA_MEMBERS]]
 
 
 def test_certify_prints_and_writes(tmp_path, capsys):
@@ -47,21 +47,38 @@ def test_bad_input_is_one_line_and_status_2(words, tmp_path, capsys):
 
 def test_a_bad_name_among_good_ones_stops_before_any_work(tmp_path):
     with pytest.raises(ActivationNameError):
-        list(certify_all(CertifyRequest(("relu", "nope"), tmp_path)))
+        list(certify_all(("relu", "nope"), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="--out"):
-        list(certify_all(CertifyRequest(("relu",), tmp_path / "file")))
+        list(certify_all(("relu",), tmp_path / "file"))
 
 
 def test_variance_is_exact():
-    (found,) = certify_all(CertifyRequest(("relu",), None, "1/3"))
+    (found,) = certify_all(("relu",), None, "1/3")
     assert found["second_moment"].value.exact == "1/6"
     with pytest.raises(SpecError, match="above 0"):
-        list(certify_all(CertifyRequest(("relu",), None, "0.0")))
+        list(certify_all(("relu",), None, "0.0"))
+
+
+def test_each_question_has_a_file_of_its_own_and_no_other_file_is_overwritten(tmp_path):
+    for names, variance in ((("relu",), "1"), (("relu",), "1/4"), (("relu", "leaky_relu(negative_slope=0.2)"), "1")):
+        list(certify_all(names, tmp_path, variance))
+    list(certify_all(("max(x, 0)/2",), tmp_path))
+    names = {path.name for path in tmp_path.glob("*.json")}
+    assert {"relu.json", "relu-variance-1-4.json", "leaky-relu-negative-slope-0.2.json"} < names
+    assert len(names) == 4
+    found = Certificate.from_json((tmp_path / "relu-variance-1-4.json").read_text())
+    assert found.variance == "1/4"
+    assert set(found.tools) == {"gem-activations", "sympy", "python-flint"}
+    (tmp_path / "gelu.json").write_text("notes")
+    (tmp_path / "gelu.md").write_text("notes")
+    with pytest.raises(StoreError, match="choose another --out"):
+        list(certify_all(("relu", "gelu"), tmp_path))
+    assert (tmp_path / "gelu.json").read_text() == (tmp_path / "gelu.md").read_text() == "notes"
 
 
 def test_names_are_expanded_once():
@@ -71,22 +88,21 @@ def test_names_are_expanded_once():
     assert len({file_stem(name) for name in NAMES}) == len(NAMES)
 
 
-@pytest.mark.parametrize("use", ["import certify", "import command\n    list(command.certify_all(REQUEST))"])
-def test_a_missing_library_is_named(use):
+@pytest.mark.parametrize("name", ["certify", "certify_all", "Certificate"])
+def test_a_missing_library_is_named_by_what_needs_it(name):
     code = (
         "import sys; sys.modules['flint'] = None\n"
-        "from gem_activations.analysis.command import CertifyRequest\n"
         "from gem_activations.errors import MissingDependencyError\n"
-        "REQUEST = CertifyRequest(('relu',))\n"
-        f"try:\n    from gem_activations.analysis {use}\n"
+        f"try:\n    from gem_activations.analysis import {name}\n"
         "except MissingDependencyError as error:\n    print(error)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "flint is not installed; run: pip install 'gem-activations[certify]'" in said
+    needed = "flint is not installed; run: pip install 'gem-activations[certify]'" in said
+    assert needed == name.startswith("certify")
 
 
 def test_help_imports_no_algebra():
-    code = "import sys, gem_activations.commands, gem_activations.analysis.command; print(*sys.modules)"
+    code = "import sys, gem_activations.commands, gem_activations.analysis; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"sympy", "flint", "mpmath", "matplotlib"} & set(modules)
 
@@ -142,13 +158,3 @@ def test_markdown_tables_have_four_cells(certificate):
     for name in ("gem", "gelu", "hardshrink"):
         lines = [line for line in to_markdown(certificate(name)).splitlines() if line.startswith("|")]
         assert {line.replace("\\|", "").count("|") for line in lines} == {5}
-
-
-def test_the_public_name_is_the_function_after_a_command_ran():
-    script = (
-        "from gem_activations.analysis.command import CertifyRequest, certify_all\n"
-        "assert len(list(certify_all(CertifyRequest(('relu',))))) == 1\n"
-        "from gem_activations.analysis import certify\n"
-        "assert certify('relu')['lipschitz'].value.exact == '1'\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)

@@ -8,6 +8,8 @@ import sympy as sp
 
 from gem_activations import GemError, GemSpec
 from gem_activations.analysis import Certificate, CertificateError, certify, pages
+from gem_activations.analysis.balls import X
+from gem_activations.analysis.expressions import parse_expression
 from gem_activations.analysis.relu import distance
 from gem_activations.analysis.source import read
 from gem_activations.errors import ActivationNameError, SpecError
@@ -140,3 +142,71 @@ def test_a_plot_of_another_formula_is_stale(tmp_path):
     assert pages.stale(tmp_path, pages.texts(found)) == []
     (tmp_path / "relu.svg").write_bytes((tmp_path / "hardtanh.svg").read_bytes())
     assert pages.stale(tmp_path, pages.texts(found)) == ["relu.svg"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        sp.exp(-(x**2)) - sp.exp(-sp.Rational(10001, 10000) * x**2),
+        (1 + x) / (1 + sp.Abs(1 + x - x**3)),
+    ],
+)
+def test_a_hard_function_is_left_open_within_its_budget(target):
+    try:
+        found = certify(target, budget=2)
+    except CertificateError as error:
+        assert "2 s" in str(error) or "cannot" in str(error)  # noqa: PT017
+        return
+    assert all(row.value.note.startswith("not closed") for row in found.properties if row.value.kind == "open")
+
+
+@pytest.mark.parametrize("budget", [0, -1, float("inf"), float("nan")])
+def test_budgets_out_of_range(budget):
+    with pytest.raises(CertificateError, match="seconds"):
+        certify("relu", budget=budget)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["leaky_relu", "prelu", "rrelu", "selu", sp.Piecewise((x, x < 1), (2 * x - 1, True))],
+)
+def test_a_jump_of_the_gradient_between_live_pieces_leaves_no_bound_of_its_change(target):
+    found = certify(target)
+    for key in ("gradient_sensitivity", "gradient_conditioning"):
+        assert found[key].value.kind == "infinite"
+        assert "f' jumps" in found[key].value.note
+    assert certify("gem")["gradient_conditioning"].value.exact == "2/3"
+    assert certify("relu")["gradient_sensitivity"].value.exact == "0"  # Of one live piece.
+
+
+def test_softshrink_is_invertible_on_one_closed_and_one_open_half_line():
+    note = certify("softshrink")["invertible"].value.note
+    assert note.startswith("only where f' is not 0: on (-oo, -1/2] and (1/2, oo);")
+
+
+def test_text_in_the_grammar_has_the_certificate_of_its_expression():
+    ours, known = certify("x*exp(-x^2)"), certify(x * sp.exp(-(x**2)))
+    assert [row.value for row in ours.properties] == [row.value for row in known.properties]
+    assert parse_expression("1.5*max(x, 0)**2 - 2e-3") == sp.Rational(3, 2) * sp.Max(X, 0) ** 2 - sp.Rational(1, 500)
+    assert parse_expression("-x^2") == -(X**2)
+    assert parse_expression("2^-x^2") == 2 ** (-(X**2))
+    assert certify("piecewise((x, x < 1), (2*x - 1, true))")["order"].value.exact == "0"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("__import__('os').system('x')", "cannot be read"), ("x.__class__", "cannot be read"),
+        ("lambda x: x", "cannot be read"),
+        ("x + y", "unknown name 'y'"), ("open(x)", "unknown name 'open'"), ("[x for x in x]", "cannot be read"),
+        ("x*(", "lacks"), ("(x", "lacks"), ("x x", "goes on"), ("2x", "goes on"), ("x/0", "divides by 0"),
+        ("9^9^9^9*x", "power"), ("((9^99)^99)^99*x", "power"), ("1e999*x", "digits"), ("x" + "+x" * 600, "characters"),
+        ("(" * 60 + "x" + ")" * 60, "nested"), ("max(x)", "argument"),
+        ("sqrt(-1)*x", "not a real"), ("log(0)*x", "real"),
+        ("0*x", "free symbol"), ("piecewise((x, x))", "comparison"),
+        ("tan(x)", "unknown name"), ("log(x)", "not real|singul"),
+    ],
+)  # fmt: skip
+def test_bad_text_is_refused_with_its_reason(text, reason):
+    with pytest.raises(CertificateError, match=reason):
+        certify(text)

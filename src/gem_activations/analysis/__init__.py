@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from .certification import certify
+    from .certification import certify, certify_all
     from .values import Certificate, CertificateError, Property, Value
 
-__all__ = ["Certificate", "CertificateError", "Property", "Value", "certify"]
+__all__ = ["Certificate", "CertificateError", "Property", "Value", "certify", "certify_all"]
 
-_HOMES = {"certify": ".certification"} | dict.fromkeys(
+_HOMES = dict.fromkeys(["certify", "certify_all"], ".certification") | dict.fromkeys(
     ["Certificate", "CertificateError", "Property", "Value"], ".values"
 )
 

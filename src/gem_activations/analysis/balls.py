@@ -1,14 +1,8 @@
-"""The variable of every formula, and the name that annotations use for SymPy expressions.
+"""From SymPy expressions to FLINT balls: rigorous values, derivatives, integrals and decimal enclosures.
 
-SymPy's inline annotations give `Basic` for most results that are `Expr`, so a checker would reject correct code; `Expr`
-is therefore `Any` to it.
-
-From SymPy expressions to FLINT balls: rigorous values, derivatives and decimal enclosures.
-
-A `Tape` is an expression in `X` as straight-line code. It runs on real balls, on complex balls (for integration) and
-on power series of real balls (for derivatives of any order at once); every result encloses the true value.
-
-Rigorous integrals of analytic functions over a bounded interval.
+A `Tape` is an expression in `X`, the variable of every formula, as straight-line code. It runs on real balls, on
+complex balls (for integration) and on power series of real balls (for derivatives of any order at once); every result
+encloses the true value.
 """
 
 import heapq
@@ -29,12 +23,12 @@ X = sp.Symbol("x", real=True)
 
 
 def arguments(node: Expr) -> tuple[Expr, ...]:
-    """Give the arguments of a SymPy node."""
+    """Return the arguments of a SymPy node."""
     return node.args
 
 
 def to_fraction(number: Expr) -> Fraction:
-    """Give a SymPy rational as a fraction."""
+    """Return a SymPy rational as a fraction."""
     return Fraction(int(number.p), int(number.q))
 
 
@@ -74,18 +68,18 @@ class Tape:
         self._result = self._place(expression)
 
     def __call__(self, x: Any, analytic: bool = False) -> Any:
-        """Give the value at a ball; `analytic` asks complex roots and logarithms to refuse their branch cuts."""
+        """Return the value at a ball; `analytic` asks complex roots and logarithms to refuse their branch cuts."""
         values = [x]
         for operation, argument in self._code:
             values.append(argument if operation is None else operation(values, argument, analytic))
         return values[self._result]
 
     def jet(self, x: arb, order: int) -> list[arb]:
-        """Give balls around f, f', ..., f^(order), each valid for every point of the ball x."""
+        """Return balls around f, f', ..., f^(order), each valid for every point of the ball x."""
         return [c * factorial(k) for k, c in enumerate(self._coefficients(x, order))]
 
     def taylor(self, box: arb, order: int = 0) -> tuple[arb, arb]:
-        """Give balls around f^(order) and f^(order+1) on a box, from the Taylor polynomial at its middle.
+        """Return balls around f^(order) and f^(order+1) on a box, from the Taylor polynomial at its middle.
 
         The remainder is the next Taylor coefficient over the whole box, so that the excess width falls with a high
         power of the width of the box.
@@ -168,7 +162,7 @@ def _power(values: list[Any], argument: tuple[int, Fraction], analytic: bool) ->
 
 
 def whole_power(base: Any, power: int) -> Any:
-    """Give base^power, power >= 0, by repeated squaring; FLINT's own power goes through a logarithm at times."""
+    """Return base^power, power >= 0, by repeated squaring; FLINT's own power goes through a logarithm at times."""
     result = None
     while power:
         if power % 2:
@@ -243,19 +237,19 @@ def tape(expression: Expr) -> Tape:
 
 
 def sign_of(ball: arb) -> int | None:
-    """Give -1, 0 or 1 where the ball proves it, else None."""
+    """Return -1, 0 or 1 where the ball proves it, else None."""
     if not ball.is_finite():
         return None
     return 1 if ball > 0 else -1 if ball < 0 else 0 if ball.is_zero() else None
 
 
 def hull(left: arb, right: arb) -> arb:
-    """Give the smallest ball that holds both balls."""
+    """Return the smallest ball that holds both balls."""
     return left.union(right)
 
 
 def decimals(ball: arb) -> tuple[str, str]:
-    """Give two decimal strings around a finite ball, rounded outwards at about 20 significant digits."""
+    """Return two decimal strings around a finite ball, rounded outwards at about 20 significant digits."""
     middle, radius, exponent = (int(part) for part in ball.mid_rad_10exp(DIGITS))
     excess = max(len(str(max(abs(middle), radius))) - DIGITS, 0)
     scale = 10**excess

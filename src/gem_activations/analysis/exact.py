@@ -1,27 +1,23 @@
-"""Short spellings of exact constants, and the limits within which SymPy is asked for them.
+"""Exact algebra: short spellings and signs of constants, numbers with their balls, factors of expressions.
 
-A spelling never carries a proof: every number keeps its ball, and a spelling is taken only where its ball agrees. SymPy
-may work for hours on a constant such as exp(-10^60) or 10^12 log(2), so those are left as they are.
-
-Signs of exact constants: by a ball where it excludes zero, else by exact algebra.
-
-Real numbers of a proof: an exact expression where there is one, and always a ball around it.
-
-Expressions as polynomials in a tower of generators: x, exponentials over x, roots, and constants.
-
-The sign of a derivative is then the sign of its polynomial factors, which exact algebra can often settle alone:
-a factor in x has exact roots, and so has a factor in one exponential.
+A spelling never carries a proof: every number keeps its ball, and a spelling is taken only if its ball agrees. SymPy
+may work for hours on a constant such as exp(-10^60) or 10^12 log(2), so those are left as they are. The sign of an
+expression is that of its factors over a tower of generators (x, exponentials over x, roots, constants), which exact
+algebra can often settle alone: a factor in x has exact roots, and so has a factor in one exponential.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import sympy as sp
 from flint import arb
+from sympy.polys.rings import PolyRing
 
 from .balls import Expr, X, arguments, constant_ball, decimals, sign_of, tape, to_fraction
+from .proofs import rests_on
 from .values import CertificateError, UndecidedError, Value
 
 _LARGEST_BY_LOG = 10**4
@@ -106,7 +102,7 @@ def simplest(expression: Expr) -> Expr:
 
 
 def constant_sign(expression: Expr) -> int:
-    """Give the sign of a real constant, proving zero by exact algebra where the ball cannot exclude it.
+    """Return the sign of a real constant, proving zero by exact algebra where the ball cannot exclude it.
 
     Raises: CertificateError: neither decides, or the constant is not real.
     """
@@ -115,6 +111,7 @@ def constant_sign(expression: Expr) -> int:
         return sign
     simple = simplest(expression)
     if simple.is_zero:
+        rests_on("algebra", claim=f"{expression} = 0", by="SymPy's simplify")
         return 0
     sign = sign_of(constant_ball(simple))
     if sign is None:
@@ -139,17 +136,17 @@ class Number:
         return self.exact not in (sp.oo, -sp.oo)
 
     def __neg__(self) -> "Number":
-        """Give the number with its sign changed."""
+        """Return the number with its sign changed."""
         return Number(None if self.exact is None else -self.exact, -self.ball)
 
     def times(self, factor: Expr) -> "Number":
-        """Give the number times an exact constant other than 0."""
+        """Return the number times an exact constant other than 0."""
         if self.exact is not None:
             return exact(tidy(self.exact * factor))
         return Number(None, self.ball * constant_ball(factor))
 
     def magnitude(self) -> "Number":
-        """Give the absolute value."""
+        """Return the absolute value."""
         if not self.finite:
             return exact(sp.oo)
         if self.exact is not None:
@@ -179,13 +176,13 @@ class Number:
 
 
 def exact(expression: Expr | int) -> Number:
-    """Give the number of an exact expression."""
+    """Return the number of an exact expression."""
     expression = sp.sympify(expression)
     return Number(expression, constant_ball(expression))
 
 
 def compare(left: Number, right: Number) -> int:
-    """Give the sign of left - right; 0 also where two balls of 256-bit arithmetic cannot be told apart."""
+    """Return the sign of left - right; 0 also where two balls of 256-bit arithmetic cannot be told apart."""
     if not (left.finite and right.finite):
         a, b = (0 if n.finite else 1 if n.exact == sp.oo else -1 for n in (left, right))
         return (a > b) - (a < b)
@@ -219,7 +216,7 @@ def same(left: Number, right: Number) -> bool:
 
 
 def greatest(numbers: Iterable[Number]) -> Number:
-    """Give the greatest number: exact where that is proved, a ball around those that cannot be told apart else."""
+    """Return the greatest number: exact where that is proved, a ball around those that cannot be told apart else."""
     found = list(numbers)
     best = found[0]
     for number in found[1:]:
@@ -239,7 +236,7 @@ def at(expression: Expr, point: Number) -> Number:
     return Number(None, value)
 
 
-MOST_OPERATIONS = 800
+MOST_OPERATIONS = 6_000
 _HIGH_DEGREE, _LONGEST_NUMBER = 32, 10**100
 _MOST_GENERATORS, _MOST_TERMS = 7, 40
 _LARGEST_RATIO = 64  # exp(10^12 x) beside exp(x) stays a generator of its own, not the power 10^12 of the other.
@@ -324,18 +321,40 @@ class _Lifter:
 
     def reduce(self, lifted: Expr) -> Expr:
         """Use s^2 = p for every square root s of a polynomial p in x."""
-        for function, symbol in self.symbols.items():
+        for function, symbol in list(self.symbols.items()):
             if isinstance(function, sp.Pow) and function.exp == sp.Rational(1, 2) and function.base.is_polynomial(X):
-                lifted = sp.rem(lifted, symbol**2 - function.base, symbol)
+                lifted = sp.rem(lifted, symbol**2 - self.lift(function.base), symbol)
         return lifted
 
 
 @lru_cache(maxsize=512)
 def factorise(expression: Expr) -> Product:
-    """Write an expression as a product of irreducible polynomials over its tower of generators.
+    """Write an expression as a product of polynomials over its tower of generators, irreducible ones but for long ones.
 
-    Raises: UndecidedError: it is too large to be factored in reasonable time.
+    Raises: UndecidedError: it is too large for that.
     """
+    parts, lifter = _parts(expression)
+    tower = tuple((symbol, function) for function, symbol in lifter.symbols.items())
+    back = dict(tower)
+    scale, powers = sp.Integer(1), Counter[Expr]()
+    for part, times in parts:
+        constant, pairs = factor_powers(part)
+        scale *= constant**times
+        for lifted, multiplicity in pairs:
+            powers[lifted] += multiplicity * times
+    factors = []
+    for lifted, multiplicity in powers.items():
+        function = lifted.xreplace(back)
+        if not function.has(X):
+            scale *= function**multiplicity
+        elif multiplicity:
+            factors.append(Factor(lifted, function, multiplicity, tower))
+    sign = constant_sign(scale)
+    return Product(scale, sign, tuple(factors) if sign else ())
+
+
+def _parts(expression: Expr) -> tuple[list[tuple[Expr, int]], _Lifter]:
+    """Write an expression as a product of powers of polynomials over its tower of generators."""
     if sp.count_ops(expression) > MOST_OPERATIONS:
         raise UndecidedError(f"an expression with more than {MOST_OPERATIONS} operations was not factored")
     lifter = _Lifter()
@@ -344,35 +363,52 @@ def factorise(expression: Expr) -> Product:
         raise UndecidedError(f"an expression in more than {_MOST_GENERATORS} functions and constants was not factored")
     if len(lifted.free_symbols) > 1 and any(max(abs(r.p), r.q) > _LONGEST_NUMBER for r in lifted.atoms(sp.Rational)):
         raise UndecidedError("an expression in several functions, with a number beyond 10^100, was not factored")
-    numerator, denominator = (lifter.reduce(part) for part in sp.fraction(sp.cancel(sp.together(lifted))))
-    tower = tuple((symbol, function) for function, symbol in lifter.symbols.items())
-    back = dict(tower)
-    scale, factors = sp.Integer(1), []
-    for part, direction in ((numerator, 1), (denominator, -1)):
-        constant, pairs = factor_powers(part)
-        scale *= constant**direction
-        for lifted_factor, multiplicity in pairs:
-            function = lifted_factor.xreplace(back)
-            if function.has(X):
-                factors.append(Factor(lifted_factor, function, direction * multiplicity, tower))
-            else:
-                scale *= function ** (direction * multiplicity)
-    sign = constant_sign(scale)
-    return Product(scale, sign, tuple(factors) if sign else ())
+    parts: list[tuple[Expr, int]] = []
+    for node in sp.Mul.make_args(lifted):
+        base, power = node.args if isinstance(node, sp.Pow) and node.exp.is_Integer else (node, 1)
+        top, bottom = sp.fraction(sp.cancel(sp.together(base))) if not base.is_polynomial() else (base, sp.Integer(1))
+        parts += [(lifter.reduce(top), int(power)), (lifter.reduce(bottom), -int(power))]
+    return [(part, power) for part, power in parts if part != 1], lifter
+
+
+def derivative_of_product(expression: Expr) -> Expr:
+    """Differentiate an expression as a product of powers of polynomials over its tower, which keeps the result short.
+
+    From (p^a q^b ...)' = p^(a-1) q^(b-1) ... (a p' q ... + b p q' ... + ...); an expression whose generators have no
+    polynomials for derivatives is differentiated as it stands.
+    """
+    parts, lifter = _parts(expression)
+    functions = [(function, symbol) for function, symbol in lifter.symbols.items() if function.has(X)]
+    slopes = {symbol: lifter.lift(sp.expand(sp.diff(function, X))) for function, symbol in functions}
+    symbols = [X, *lifter.symbols.values()]
+    if not all(slope.is_polynomial(*symbols) for slope in slopes.values()):
+        return sp.diff(expression, X)
+    ring = PolyRing(symbols, sp.QQ)
+    generators = dict(zip(symbols, ring.gens, strict=True))
+    polynomials = [ring.from_expr(part) for part, _ in parts]
+    rates = [(generators[X], ring.one), *((generators[s], ring.from_expr(slope)) for s, slope in slopes.items())]
+    total = ring.zero
+    for index, (_, power) in enumerate(parts):
+        term = sum((polynomials[index].diff(symbol) * rate for symbol, rate in rates), ring.zero) * power
+        for other, polynomial in enumerate(polynomials):
+            term = term * polynomial if other != index else term
+        total += term
+    product = sp.Mul(total.as_expr(), *(part ** (power - 1) for part, power in parts))
+    return product.xreplace({symbol: function for function, symbol in lifter.symbols.items()})
 
 
 def factor_powers(polynomial: Expr, *generators: Expr) -> tuple[Expr, list[tuple[Expr, int]]]:
-    """Give (constant, [(factor, multiplicity)]); x^m P(x^g) of a high degree is factored as a polynomial in x^g.
+    """Return (constant, [(factor, multiplicity)]); x^m P(x^g) of a high degree is factored as a polynomial in x^g.
 
-    Of such a polynomial a factor may still be reducible, but has no double zero.
+    Of such a polynomial a factor may still be reducible, but has no double zero. A long polynomial in three symbols or
+    more is left whole, since its factors would take too long to find.
 
     Args:
         generators: The variables of the polynomial; none stands for all its symbols and irrational constants.
-    Raises: UndecidedError: a polynomial in three symbols or more is too long to be factored in reasonable time.
     """
     symbols = polynomial.free_symbols
     if len(symbols) > 2 and len(sp.Poly(polynomial, *symbols).terms()) > _MOST_TERMS:
-        raise UndecidedError(f"a polynomial in {len(symbols)} symbols with more than {_MOST_TERMS} terms")
+        return sp.Integer(1), [(polynomial, 1)]
     powers = [power for (power,) in sp.Poly(polynomial, X).monoms()] if polynomial.has(X) else [0]
     least = min(powers)
     step = math.gcd(*(power - least for power in powers))
@@ -384,7 +420,7 @@ def factor_powers(polynomial: Expr, *generators: Expr) -> tuple[Expr, list[tuple
 
 
 def without_root(factor: Factor) -> tuple[Expr, Expr, Expr] | None:
-    """Give (A, B s, A^2 - B^2 s^2) for a factor A + B s with s a square root and A, B free of it; None otherwise.
+    """Return (A, B s, A^2 - B^2 s^2) for a factor A + B s with s a square root and A, B free of it; None otherwise.
 
     A zero of A + B s is a zero of the third, which holds no root.
     """
@@ -408,4 +444,7 @@ def identical(left: Expr, right: Expr) -> bool:
     difference = constant_ball((left - right).subs(X, probe))
     if difference.is_finite() and not difference.contains(0):
         return False
-    return factorise(left - right).sign == 0 or simplest(left - right) == 0
+    if factorise(left - right).sign and simplest(left - right) != 0:
+        return False
+    rests_on("algebra", claim=f"{left} = {right}", by="SymPy's factor_list or simplify")
+    return True

@@ -1,29 +1,26 @@
-"""An activation as exact analytic pieces on the real line, and what differentiation does to them.
+"""An activation as exact analytic pieces; the symbolic form of every activation of the catalog; its arithmetic cost.
 
-The symbolic form of every activation of the catalog, exact in its parameters.
+The tests hold each form against the catalog's float64 reference, so that the two cannot drift apart.
 
-The tests hold each against the catalog's float64 reference, so that the two cannot drift apart.
-
-Arithmetic cost, counted by walking the straight-line code of value and gradient.
-
-Scheme: common subexpressions are computed once; a whole power is taken by repeated squaring; a constant expression
-is free, and dividing by it is a multiplication; a change of sign is part of an addition. The costliest piece counts,
-and one comparison for each joint. Where a member has its own scheme it is first proved equal to the pieces.
+Cost: common subexpressions are computed once; a whole power is taken by repeated squaring; a constant expression is
+free, and dividing by it is a multiplication; a change of sign is part of an addition. The costliest piece counts, and
+one comparison for each joint. A scheme of a member's own is first proved equal to the pieces.
 """
 
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import sympy as sp
 
 from ..catalog import Activation
 from .balls import Expr, X, to_fraction
-from .exact import constant_sign, enormous, equal, tidy
+from .exact import constant_sign, derivative_of_product, enormous, equal, tidy
 from .limits import limit
+from .proofs import Proved, attempt
 from .values import CertificateError, Property, Value
 
 
@@ -36,11 +33,11 @@ class Piece:
     expression: Expr
 
     def derivative(self, order: int) -> Expr:
-        """Give the expression of the order-th derivative."""
+        """Return the expression of the order-th derivative."""
         return _derivative(self.expression, order)
 
     def end(self, order: int, right: bool) -> Expr:
-        """Give the one-sided limit of the order-th derivative at an end of the interval, exact or +-oo."""
+        """Return the one-sided limit of the order-th derivative at an end of the interval, exact or +-oo."""
         point = self.high if right else self.low
         expression = self.derivative(order)
         if not point.is_finite:
@@ -86,12 +83,12 @@ class Formula:
         return all(equal(left, value) and equal(right, value) for (left, right), value in sides)
 
     def sides(self, order: int) -> list[tuple[Expr, Expr]]:
-        """Give the limits of the order-th derivative from the left and from the right of each joint."""
+        """Return the limits of the order-th derivative from the left and from the right of each joint."""
         pairs = zip(self.pieces, self.pieces[1:], strict=False)
         return [(left.end(order, right=True), right.end(order, right=False)) for left, right in pairs]
 
     def at(self, point: Expr) -> Expr:
-        """Give the exact value f(point)."""
+        """Return the exact value f(point)."""
         for joint, value in zip(self.joints, self.at_joints, strict=True):
             if point == joint:
                 return value
@@ -99,7 +96,7 @@ class Formula:
         return tidy(piece.expression.subs(X, point))
 
     def split(self, *points: Expr) -> tuple[Piece, ...]:
-        """Give the pieces cut further at the given points."""
+        """Return the pieces cut further at the given points."""
         pieces: list[Piece] = []
         for piece in self.pieces:
             cuts = [p for p in points if _strictly(piece.low, p) and _strictly(p, piece.high)]
@@ -126,11 +123,14 @@ def _strictly(low: Expr, high: Expr) -> bool:
 
 @lru_cache(maxsize=1024)
 def _derivative(expression: Expr, order: int) -> Expr:
-    return expression if order == 0 else sp.diff(_derivative(expression, order - 1), X)
+    if order == 0:
+        return expression
+    below = _derivative(expression, order - 1)
+    return derivative_of_product(below) if order > 2 else sp.diff(below, X)
 
 
 def line(*parts: Expr) -> tuple[Piece, ...]:
-    """Give pieces from expression, joint, expression, joint, ..., expression."""
+    """Return pieces from expression, joint, expression, joint, ..., expression."""
     fences = [-sp.oo, *(sp.sympify(p) for p in parts[1::2]), sp.oo]
     return tuple(
         Piece(low, high, sp.sympify(expression))
@@ -146,7 +146,7 @@ _READING = "The definition is this project's reading of the paper: eps is added 
 
 
 def formula(activation: Activation) -> Formula:
-    """Give the pieces of an activation of the catalog.
+    """Return the pieces of an activation of the catalog.
 
     Raises: CertificateError: the catalog names it, but its symbolic form is not written here.
     Example:
@@ -165,7 +165,7 @@ def formula(activation: Activation) -> Formula:
 
 
 def member(n: int, eps: Expr, leak: Expr) -> Expr:
-    """Give x (leak + (1 - leak) x^(2n) / (x^(2n) + eps)), the positive branch of a member, as one fraction."""
+    """Return x (leak + (1 - leak) x^(2n) / (x^(2n) + eps)), the positive branch of a member, as one fraction."""
     return X * (X ** (2 * n) + leak * eps) / (X ** (2 * n) + eps)
 
 
@@ -309,23 +309,23 @@ def cost(formula: Formula) -> list[Property]:
     """Count the rows of group "cost"."""
     if formula.scheme is not None:
         _prove(formula.scheme, formula.pieces[-1])
-        value, gradient = _of_scheme(formula.scheme)
+    rows = (("cost_value", "Value", 0), ("cost_gradient", "Gradient, beyond the value's steps", 1))
+    return [attempt("cost", key, title, partial(_counted, formula, part)) for key, title, part in rows]
+
+
+def _counted(formula: Formula, part: int) -> Proved:
+    if formula.scheme is not None:
+        steps = [step for _, step in formula.scheme.steps]
+        counted = _count([*steps, formula.scheme.value]), _count([formula.scheme.gradient])
         method = f"walk of a stated scheme ({formula.scheme.remark}), proved equal to the formula"
     else:
-        value, gradient = max((_of_piece(piece) for piece in formula.pieces), key=lambda pair: _weight(*pair))
+        counted = max((_of_piece(piece) for piece in formula.pieces), key=lambda pair: _weight(*pair))
         method = "walk of the formula after common-subexpression elimination, costliest piece"
-    comparisons = len(formula.joints)
-    return [
-        _row("cost_value", "Value", value, comparisons, method),
-        _row("cost_gradient", "Gradient, beyond the value's steps", gradient, 0, method),
-    ]
-
-
-def _row(key: str, title: str, counted: Counter[str], comparisons: int, method: str) -> Property:
-    parts = [f"{counted[kind]} {kind if counted[kind] != 1 else kind[:-1]}" for kind in _KINDS if counted[kind]]
-    if comparisons:
-        parts.append(f"{comparisons} comparison{'s' if comparisons > 1 else ''}")
-    return Property("cost", key, title, Value("statement", note=", ".join(parts) or "nothing"), (), method)
+    kinds = [(kind, counted[part][kind]) for kind in _KINDS]
+    if part == 0:
+        kinds.append(("comparisons", len(formula.joints)))
+    words = [f"{number} {kind if number != 1 else kind[:-1]}" for kind, number in kinds if number]
+    return Proved(Value("statement", note=", ".join(words) or "nothing"), (), method)
 
 
 def _weight(value: Counter[str], gradient: Counter[str]) -> int:
@@ -340,11 +340,6 @@ def _prove(scheme: Scheme, piece: Piece) -> None:
     for ours, theirs in ((value, piece.expression), (gradient, piece.derivative(1))):
         if sp.simplify((ours - theirs).rewrite([sp.tanh], sp.exp)) != 0:
             raise CertificateError(f"the evaluation scheme {ours} is not {theirs}")
-
-
-def _of_scheme(scheme: Scheme) -> tuple[Counter[str], Counter[str]]:
-    steps = [step for _, step in scheme.steps]
-    return _count([*steps, scheme.value]), _count([scheme.gradient])
 
 
 def _of_piece(piece: Piece) -> tuple[Counter[str], Counter[str]]:

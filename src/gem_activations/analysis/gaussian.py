@@ -1,19 +1,14 @@
-"""Straight lines that a function approaches, with a proved bound on the distance from them; and the unit of x.
-
-On [T, inf) the difference D of f from its asymptote falls in magnitude where D and D' have opposite signs there, which
-`tails` proves; so |D| is at most |D(T)|. For an input of large variance this settles all but a neighbourhood of 0.
-
-Expectations of a function of a normal variable, each a ball that holds the true value.
+"""Expectations under a normal law, each a ball that holds the true value, and the asymptotes that they use.
 
 Polynomial pieces have closed forms in erf and exp. On the others the integrand is analytic, and FLINT integrates it
 with error bounds (`acb.integral`); what lies beyond `REACH` standard deviations is bounded by |f(x)| <= A + L |x|.
-Where f comes within 2^-180 of a line before that, the line takes its place there, with a bound on the error.
+If f comes within 2^-180 of a line before that, the line takes its place there: on [T, inf) the difference D from the
+line falls in magnitude if D and D' have opposite signs there, so that |D| is at most |D(T)|.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import sympy as sp
 from flint import acb, arb
@@ -22,6 +17,7 @@ from .balls import Expr, X, constant_ball, integral, tape
 from .exact import Number, enormous, exact, tidy
 from .formulas import Formula, Piece
 from .limits import limit, tail_sign
+from .proofs import remembered
 from .signs import supremum_of_magnitude
 from .values import UndecidedError
 
@@ -41,19 +37,19 @@ class Line:
 
 
 def slope_at_infinity(expression: Expr) -> Expr:
-    """Give the limit of f(x) / x at infinity. Raises: UndecidedError: as `limit`."""
+    """Return the limit of f(x) / x at infinity. Raises: UndecidedError: as `limit`."""
     return limit(sp.cancel(expression / X) if expression.is_rational_function(X) else expression / X, sp.oo)
 
 
 def offset_at_infinity(expression: Expr, slope: Expr) -> Expr:
-    """Give the limit of f(x) - slope x at infinity. Raises: UndecidedError: as `limit`."""
+    """Return the limit of f(x) - slope x at infinity. Raises: UndecidedError: as `limit`."""
     rest = expression - slope * X
     return limit(sp.cancel(rest) if expression.is_rational_function(X) else rest, sp.oo)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def line_beyond(expression: Expr, order: int) -> Line | None:
-    """Give the asymptote of f (order 0) or f' (order 1) at infinity, where f is within 2^-180 of it soon.
+    """Return the asymptote of f (order 0) or f' (order 1) at infinity, where f is within 2^-180 of it soon.
 
     None where f has no asymptote, comes near it slowly, or the proof is not closed.
     """
@@ -85,7 +81,7 @@ def _falls(rest: Expr, start: int) -> bool:
 
 
 def natural_unit(formula: Formula) -> Expr:
-    """Give the power of 2 nearest the width on which f bends; 1 where that is within 2^-4 and 2^4, or unknown.
+    """Return the power of 2 nearest the width on which f bends; 1 where that is within 2^-4 and 2^4, or unknown.
 
     A guess that chooses a scale for the proofs; no proof rests on it.
     """
@@ -102,7 +98,7 @@ def natural_unit(formula: Formula) -> Expr:
 
 
 def _widths(expression: Expr) -> list[arb]:
-    """Give logarithms of the lengths 1/|c| of functions of c x, and sqrt(b/a) of roots of a x^2 + b."""
+    """Return logarithms of the lengths 1/|c| of functions of c x, and sqrt(b/a) of roots of a x^2 + b."""
     found = []
     for node in expression.atoms(sp.Function):
         slope = sp.diff(node.args[0], X)
@@ -117,7 +113,7 @@ def _widths(expression: Expr) -> list[arb]:
 
 
 def rescaled(formula: Formula, unit: Expr) -> Formula:
-    """Give g(t) = f(unit t) / unit, whose derivative is f' at unit t; titles and claims of the family are dropped."""
+    """Return g(t) = f(unit t) / unit, whose derivative is f' at unit t; titles and claims of the family are dropped."""
     if unit == 1:
         return formula
     pieces = tuple(
@@ -132,7 +128,7 @@ def _shorter(expression: Expr) -> Expr:
 
 
 def exponent_of(unit: Expr) -> int:
-    """Give k of a unit 2^k."""
+    """Return k of a unit 2^k."""
     return int(math.log2(unit.p)) if unit.q == 1 else -int(math.log2(unit.q))
 
 
@@ -156,7 +152,7 @@ def expectation(formula: Formula, integrands: Sequence[Expr], growth: int, varia
 
 
 def enclose(formula: Formula, integrands: Sequence[Expr], growth: int, variance: arb) -> arb:
-    """Give the expectation for a variance that is itself a ball; see `expectation`."""
+    """Return the expectation for a variance that is itself a ball; see `expectation`."""
     total, deviation = arb(0), variance.sqrt()
     for piece, integrand in zip(formula.pieces, integrands, strict=True):
         if integrand.is_polynomial(X):
@@ -175,7 +171,7 @@ def enclose(formula: Formula, integrands: Sequence[Expr], growth: int, variance:
 
 
 def _line(piece: Piece, growth: int, *, right: bool, deviation: arb) -> Line | None:
-    """Give the asymptote at an infinite end of the piece, where it is reached before the cut at `REACH` deviations."""
+    """Return the asymptote at an infinite end of the piece if it is reached before the cut at `REACH` deviations."""
     end, other = (piece.high, -piece.low) if right else (-piece.low, piece.high)
     if end != sp.oo:
         return None
@@ -218,7 +214,7 @@ def _density(z: Expr) -> Expr:
 
 
 def _moment(power: int, low: Expr, high: Expr) -> Expr:
-    """Give the integral of z^power phi(z) from low to high."""
+    """Return the integral of z^power phi(z) from low to high."""
     if power == 0:
         upper, lower = (_distribution(end) for end in (high, low))
         return upper - lower

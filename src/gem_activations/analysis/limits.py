@@ -1,23 +1,20 @@
-"""Limits at a finite point, and of algebraic functions at infinity, by power series with exact coefficients.
+"""Signs on half-lines and exact limits, by rules that are proved; what they do not settle is refused.
 
-For top/bottom with both analytic at the point, the first derivatives that do not vanish give the limit exactly. An
-algebraic function of x is such a quotient in s with x = s^-L, at s = 0+.
+A newcomer needs one idea: dominance. For a polynomial in x and exponentials over x, one monomial m0 is the largest at
+infinity. The ratio m_i / m0 of every other one is positive, and it falls from `start` on if its logarithmic derivative
+is negative there, which is a statement of the same kind about something simpler. So from `start` on the other monomials
+together are at most their value at `start`, and if that is below the coefficient of m0, the sign of the whole is the
+sign of that coefficient: a half-line is settled by finitely many balls. For example exp(x) - 1000 x is positive from 16
+on: x exp(-x) falls beyond 1, and 1000 * 16 exp(-16) is below 1. A function with erf, log or roots is settled from its
+derivative: f is monotone between f(start) and its limit.
 
-Signs on a half-line [start, inf), proved by dominance.
+A limit at infinity comes from the dominant monomial of every factor, sums of limits that are not of opposite
+infinities, L'Hopital's rule, and for an algebraic function from its power series in 1/x. If those fail at first, log(A)
+is written as G + log(A exp(-G)), exp(G) the dominant monomial of A, and erf(g) as 1 - erfc(g) or erfc(-g) - 1, so that
+equal terms cancel. At a finite point top/bottom has the quotient of the first derivatives that do not vanish for its
+limit.
 
-For a polynomial in x and exponentials over x, one monomial m0 dominates at infinity. Every other monomial's ratio
-r_i = m_i / m0 is positive, and decreasing from `start` on where its logarithmic derivative is negative there, a
-statement of the same kind one level lower in the tower. So |sum of the others| / m0 is at most its value at `start`,
-and if that is below |c0|, the sign of c0 is the sign of the whole on the half-line. A function with erf, log or roots
-is settled from its derivative: with the sign of f' and the limit L of f known, f is monotone between f(start) and L.
-The limits come from `limits`, which rests on this module in turn: each step asks for something simpler, or gives up.
-
-Exact limits, by rules that are proved; a limit that they do not settle is refused, never taken from elsewhere.
-
-At a finite point: leading terms of power series (`points`). At infinity: the dominant monomial of every factor
-(`tails`), sums of limits that are not of opposite infinities, L'Hopital's rule, and the power series in 1/x of an
-algebraic function. Where those fail at first, log(A) is written as G + log(A exp(-G)), exp(G) the dominant monomial of
-A, and erf(g) as 1 - erfc(g) or erfc(-g) - 1, so that equal terms cancel.
+Signs ask for limits and limits for signs: each step asks for something simpler, or gives up.
 """
 
 import math
@@ -27,18 +24,21 @@ from functools import lru_cache
 
 import sympy as sp
 from flint import arb
+from sympy.polys.rings import PolyRing
 
 from .balls import FUNCTIONS, Expr, X, arguments, constant_ball, hull, sign_of, tape, to_fraction, whole_power
-from .exact import MOST_OPERATIONS, Factor, constant_sign, factorise, simplest, tidy, without_root
+from .exact import Factor, constant_sign, factorise, simplest, tidy, without_root
+from .proofs import remembered, rests_on
 from .values import CertificateError, UndecidedError
 
 _HIGHEST_ORDER = 16
 _MOST_OPERATIONS = 2_000
+_MOST_TO_DIFFERENTIATE = 800
 
 
 @lru_cache(maxsize=1024)
 def limit_at(expression: Expr, point: Expr, *, from_right: bool) -> Expr:
-    """Give the exact one-sided limit at a finite point, +-oo included.
+    """Return the exact one-sided limit at a finite point, +-oo included.
 
     Raises: UndecidedError: the expression is no quotient of functions that are analytic at the point.
     """
@@ -75,7 +75,7 @@ def analytic_at(expression: Expr, point: Expr) -> bool:
 
 
 def _leading(expression: Expr, point: Expr) -> tuple[int, Expr] | None:
-    """Give (m, c) with the expression = c h^m + O(h^(m+1)) at point + h; None for the zero function."""
+    """Return (m, c) with the expression = c h^m + O(h^(m+1)) at point + h; None for the zero function."""
     if expression.is_polynomial(X):
         powers = sp.Poly(expression.subs(X, X + point) if point != 0 else expression, X).terms()
         for (power,), coefficient in reversed(powers):
@@ -96,7 +96,7 @@ def _leading(expression: Expr, point: Expr) -> tuple[int, Expr] | None:
 
 
 def algebraic_limit(expression: Expr) -> Expr | None:
-    """Give the limit at infinity of an algebraic function of x; None where the expression is none, or is not real.
+    """Return the limit at infinity of an algebraic function of x; None where the expression is none, or is not real.
 
     Raises: UndecidedError: the function is flat to a high order at infinity.
     Example:
@@ -114,7 +114,7 @@ def algebraic_limit(expression: Expr) -> Expr | None:
 
 @lru_cache(maxsize=1024)
 def algebraic_lead(expression: Expr) -> tuple[Expr, Expr] | None:
-    """Give (c, k) with the expression = x^k (c + o(1)) at infinity, c other than 0; (0, 0) for the zero function.
+    """Return (c, k) with the expression = x^k (c + o(1)) at infinity, c other than 0; (0, 0) for the zero function.
 
     None where the expression is no algebraic function of x, or is not real.
     Raises: UndecidedError: the function is flat to a high order at infinity.
@@ -179,7 +179,7 @@ _TERMS = 4
 
 
 def find_tail(expression: Expr, first: int = 2) -> tuple[int, int]:
-    """Give (start, sign) with the sign constant on [start, inf); 0 only for the zero function.
+    """Return (start, sign) with the sign constant on [start, inf); 0 only for the zero function.
 
     Raises: UndecidedError: no start up to 2^60 could be proved.
     """
@@ -192,9 +192,9 @@ def find_tail(expression: Expr, first: int = 2) -> tuple[int, int]:
     raise UndecidedError(f"the sign of {expression} near infinity could not be proved")
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def tail_sign(expression: Expr, start: int, depth: int = 0) -> int:
-    """Give the sign that the expression keeps on [start, inf), start >= 1.
+    """Return the sign that the expression keeps on [start, inf), start >= 1.
 
     Raises: UndecidedError: not proved from this start.
     """
@@ -209,7 +209,8 @@ def tail_sign(expression: Expr, start: int, depth: int = 0) -> int:
         if all(isinstance(f, (sp.exp, sp.Pow)) for factor in product.factors for f in factor.generators.values()):
             raise
         # A factor of a sum over a common denominator may be harder than the sum itself.
-        return _from_derivative(expression, start, depth)
+        sign = _from_derivative(expression, start, depth)
+    rests_on("tail", of=str(expression), start=start, sign=sign)
     return sign
 
 
@@ -222,7 +223,7 @@ def _factor_sign(factor: Factor, start: int, depth: int) -> int:
     if factor.lifted.is_Symbol and factor.lifted != X and factor.lifted.is_positive:
         return 1
     if is_elementary(factor):
-        return lead(factor, start, depth).sign
+        return dominant_term(factor, start, depth).sign
     conjugate = without_root(factor)
     if conjugate is not None:
         return _conjugate_sign(conjugate, start, depth)
@@ -243,8 +244,8 @@ def _brief(expression: Expr) -> str:
 
 
 def _from_derivative(expression: Expr, start: int, depth: int) -> int:
-    if sp.count_ops(expression) > MOST_OPERATIONS:
-        raise UndecidedError(f"an expression with more than {MOST_OPERATIONS} operations was not differentiated")
+    if sp.count_ops(expression) > _MOST_TO_DIFFERENTIATE:
+        raise UndecidedError(f"an expression with more than {_MOST_TO_DIFFERENTIATE} operations was not differentiated")
     if depth >= _DEPTH:
         raise UndecidedError(f"the sign of {_brief(expression)} beyond {start} is not settled by {depth} derivatives")
     slope = tail_sign(sp.diff(expression, X), start, depth + 1)
@@ -260,7 +261,7 @@ def _from_derivative(expression: Expr, start: int, depth: int) -> int:
 
 
 @dataclass(frozen=True)
-class Lead:
+class DominantTerm:
     """The dominant monomial x^power exp(exponent) of a factor on a half-line, times its coefficient.
 
     Attributes:
@@ -275,15 +276,20 @@ class Lead:
     exponent: Expr
 
 
-def lead(factor: Factor, start: int, depth: int) -> Lead:
+def dominant_term(factor: Factor, start: int, depth: int) -> DominantTerm:
     """Find the dominant monomial of a factor in x and exponentials, and prove that it dominates on [start, inf).
 
     Proved: the ratio of every other monomial to it falls there, and their sum at `start` is below its coefficient. All
     monomials are above 0, since x >= start >= 1.
     Raises: UndecidedError: not proved from this start.
     """
-    lifted, functions, constants = _near_one(factor, start)
-    terms = sp.Poly(lifted, X, *functions).terms()
+    functions, terms, remainders = _terms(factor)
+    constants = {symbol: constant_ball(value) for symbol, value in factor.tower if not value.has(X)}
+    for remainder, function in remainders:
+        exponent = function.args[0]
+        if tail_sign(sp.diff(exponent, X), start) * tail_sign(exponent, start) >= 0:
+            raise UndecidedError(f"{exponent} does not shrink beyond {start}")
+        constants[remainder] = hull(arb(1), tape(function)(arb(start)))
     sizes = [_enclose(c, constants) for _, c in terms]
     values = [arb(start), *(tape(function)(arb(start)) for function in functions.values())]
     first = max(range(len(terms)), key=lambda k: _far(functions, terms[k][0], start))
@@ -303,7 +309,7 @@ def lead(factor: Factor, start: int, depth: int) -> Lead:
     exact = sp.sympify(coefficient).xreplace(dict(factor.tower))
     exponent = sum((b * f.args[0] for b, f in zip(powers[1:], functions.values(), strict=True)), sp.Integer(0))
     known = vanishing and not exact.free_symbols
-    return Lead(sign, exact if known else None, sp.Integer(powers[0]), exponent)
+    return DominantTerm(sign, exact if known else None, sp.Integer(powers[0]), exponent)
 
 
 def _to_zero(rate: Expr) -> bool:
@@ -322,23 +328,30 @@ def _rate(functions: dict[sp.Symbol, Expr], powers: Sequence[int]) -> Expr:
     return sp.sympify(powers[0] + X * sum(slopes))
 
 
-def _near_one(factor: Factor, start: int) -> tuple[Expr, dict[sp.Symbol, Expr], dict[sp.Symbol, arb]]:
-    """Expand every exp(h) with h = c exp(g) -> 0 as its series to h^3 plus h^4 / 4! times [1, exp(h(start))]."""
-    lifted, functions = factor.lifted, factor.generators
-    constants = {symbol: constant_ball(value) for symbol, value in factor.tower if not value.has(X)}
+_Terms = tuple[dict[sp.Symbol, Expr], list[tuple[tuple[int, ...], Expr]], list[tuple[sp.Symbol, Expr]]]
+
+
+@remembered
+def _terms(factor: Factor) -> _Terms:
+    """Return the functions of a factor, its monomials in x and them with their coefficients, and remainders of series.
+
+    Every exp(h) with h = c exp(g) -> 0 is written as its series to h^3 plus h^4 / 4! times a remainder, which lies
+    between 1 and exp(h) if h shrinks.
+    """
+    lifted, functions, remainders = factor.lifted, factor.generators, []
     for symbol, function in list(functions.items()):
         exponent = function.args[0]
         if not exponent.has(sp.exp) or limit(exponent, sp.oo) != 0:
             continue
         power = _as_power(exponent, dict(factor.tower), functions)
-        if tail_sign(sp.diff(exponent, X), start) * tail_sign(exponent, start) >= 0:
-            raise UndecidedError(f"{exponent} does not shrink beyond {start}")
         remainder = sp.Dummy(positive=True)
-        constants[remainder] = hull(arb(1), tape(function)(arb(start)))
+        remainders.append((remainder, function))
         series = sum((power**j / sp.factorial(j) for j in range(_TERMS)), sp.Integer(0))
+        series += remainder * power**_TERMS / sp.factorial(_TERMS)
         del functions[symbol]
-        lifted = sp.expand(lifted.subs(symbol, series + remainder * power**_TERMS / sp.factorial(_TERMS)))
-    return lifted, functions, constants
+        ring = PolyRing(sorted(lifted.free_symbols | series.free_symbols, key=str), sp.QQ)
+        lifted = ring.from_expr(lifted).compose(ring(symbol), ring.from_expr(series)).as_expr()
+    return functions, sp.Poly(lifted, X, *functions).terms(), remainders
 
 
 def _as_power(exponent: Expr, tower: dict[sp.Symbol, Expr], functions: dict[sp.Symbol, Expr]) -> Expr:
@@ -391,9 +404,9 @@ _FUNCTIONS = (sp.erf, sp.erfc, sp.log)
 _Monomial = tuple[Expr, Expr, Expr]  # (c, k, g) for c x^k exp(g).
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def limit(expression: Expr, point: Expr, side: str = "+") -> Expr:
-    """Give the exact limit, +-oo included.
+    """Return the exact limit, +-oo included.
 
     Args:
         point: A number (approached from `side`), oo or -oo.
@@ -405,18 +418,22 @@ def limit(expression: Expr, point: Expr, side: str = "+") -> Expr:
     if point == -sp.oo:
         return limit(expression.subs(X, -X), sp.oo)
     if point != sp.oo:
-        return limit_at(expression, point, from_right=side == "+")
+        value = limit_at(expression, point, from_right=side == "+")
+        rests_on("limit", of=str(expression), at=f"{point}{side}", value=str(value), by="power series")
+        return value
     for spelling in (expression, _separated(expression)):
         value = _direct(spelling, _MOST_RULES)
         if value is None:
             value = algebraic_limit(spelling)
         if value is not None:
-            return simplest(value) if value.has(sp.Add) else value
+            value = simplest(value) if value.has(sp.Add) else value
+            rests_on("limit", of=str(expression), at="oo", value=str(value), by="dominant terms")
+            return value
     raise UndecidedError(f"the limit of {expression} at {point} was not proved")
 
 
 def _direct(expression: Expr, rules: int) -> Expr | None:
-    """Give the limit at infinity by at most so many nested rules; None where they do not settle it."""
+    """Return the limit at infinity by at most so many nested rules; None where they do not settle it."""
     if not expression.has(X):
         return _settled(expression)
     if rules == 0:
@@ -448,7 +465,7 @@ def _direct(expression: Expr, rules: int) -> Expr | None:
 
 
 def _settled(value: Expr) -> Expr | None:
-    """Give a constant, as 0 where it is 0 in another spelling; None where its sign is not decided."""
+    """Return a constant, as 0 where it is 0 in another spelling; None where its sign is not decided."""
     if value.is_Rational or not value.is_finite:
         return value
     try:
@@ -478,7 +495,7 @@ def _of_sum(expression: Expr, rules: int) -> Expr | None:
 
 
 def _all(expressions: Sequence[Expr], rules: int) -> list[Expr] | None:
-    """Give the limits of all expressions; None where one is not settled."""
+    """Return the limits of all expressions; None where one is not settled."""
     known: list[Expr] = []
     for expression in expressions:
         value = _direct(expression, rules - 1)
@@ -489,7 +506,7 @@ def _all(expressions: Sequence[Expr], rules: int) -> list[Expr] | None:
 
 
 def _of_difference(terms: tuple[Expr, ...], limits: list[Expr], rules: int) -> Expr | None:
-    """Give the limit of a sum with terms to oo and to -oo, from the ratios of all terms to one that is infinite."""
+    """Return the limit of a sum with terms to oo and to -oo, from the ratios of all terms to one that is infinite."""
     for term, end in zip(terms, limits, strict=True):
         if end in (sp.oo, -sp.oo):
             ratios = _all([other / term for other in terms], rules)
@@ -500,7 +517,7 @@ def _of_difference(terms: tuple[Expr, ...], limits: list[Expr], rules: int) -> E
 
 
 def _leading_limit(scale: Expr, leads: dict[Factor, _Monomial]) -> Expr | None:
-    """Give the limit at infinity of a product from the dominant monomial of every factor."""
+    """Return the limit at infinity of a product from the dominant monomial of every factor."""
     size: Expr = scale
     power, exponent = sp.Integer(0), sp.Integer(0)
     try:
@@ -523,7 +540,7 @@ def _leading_limit(scale: Expr, leads: dict[Factor, _Monomial]) -> Expr | None:
 
 
 def _finite_limit(expression: Expr) -> Expr | None:
-    """Give the limit at infinity where it is finite and proved, else None."""
+    """Return the limit at infinity where it is finite and proved, else None."""
     if not expression.has(X):
         return expression
     try:
@@ -534,14 +551,14 @@ def _finite_limit(expression: Expr) -> Expr | None:
 
 
 def _lead(factor: Factor) -> _Monomial | None:
-    """Give (c, k, g) with the factor = x^k exp(g) (c + o(1)), c other than 0; None where that is not proved."""
+    """Return (c, k, g) with the factor = x^k exp(g) (c + o(1)), c other than 0; None where that is not proved."""
     try:
         if is_algebraic(factor):
             found = algebraic_lead(factor.expression)
             return None if found is None or found[0] == 0 else (*found, sp.Integer(0))
         if not is_elementary(factor):
             return None
-        dominant = lead(factor, find_tail(factor.expression)[0], 0)
+        dominant = dominant_term(factor, find_tail(factor.expression)[0], 0)
     except UndecidedError:
         return None
     return None if dominant.coefficient is None else (dominant.coefficient, dominant.power, dominant.exponent)
@@ -573,7 +590,7 @@ def _dominant_exponent(expression: Expr) -> Expr | None:
     if not all(is_elementary(factor) for factor in product.factors):
         return None
     try:
-        found = [(lead(f, find_tail(f.expression)[0], 0), f.multiplicity) for f in product.factors]
+        found = [(dominant_term(f, find_tail(f.expression)[0], 0), f.multiplicity) for f in product.factors]
     except UndecidedError:
         return None
     exponent = sp.expand(sum((one.exponent * times for one, times in found), sp.Integer(0)))

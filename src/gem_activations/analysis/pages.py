@@ -20,7 +20,7 @@ from flint import arb
 
 from ..files import write_atomically
 from .balls import tape
-from .command import CertifyRequest, certify_all, file_stem
+from .certification import certify_all, file_stem
 from .formulas import Formula, Piece
 from .source import read
 from .values import Certificate, comparison_table, to_markdown
@@ -60,13 +60,13 @@ def draw(formula: Formula, path: Path) -> None:
 
 
 def signature(formula: Formula) -> str:
-    """Give the digest of what a drawing is made from: the pieces, the range of x and the version of the drawing."""
+    """Return the digest of what a drawing is made from: the pieces, the range of x and the version of the drawing."""
     pieces = [(str(piece.low), str(piece.high), str(piece.expression)) for piece in formula.pieces]
     return hashlib.sha256(repr((VERSION, _POINTS, pieces, span(formula))).encode()).hexdigest()[:24]
 
 
 def span(formula: Formula) -> tuple[float, float]:
-    """Give the range of x to draw: around the transition for a member of the family, else around the joints."""
+    """Return the range of x to draw: around the transition for a member of the family, else around the joints."""
     if formula.family is not None:
         n, eps, _ = formula.family
         reach = 4 * float(eps) ** (1 / (2 * n))
@@ -113,7 +113,7 @@ f" are those of the stated scheme; each page has those of the gradient too.
 
 
 def texts(certificates: Sequence[Certificate]) -> dict[str, str]:
-    """Give file name -> text of every page."""
+    """Return file name -> text of every page."""
     stems = {c.name: file_stem(c.name) for c in certificates}
     pages = {f"{stems[c.name]}.md": _page(c, stems[c.name]) for c in certificates}
     links = {name: f"{stem}.md" for name, stem in stems.items()}
@@ -131,7 +131,7 @@ def _page(certificate: Certificate, stem: str) -> str:
 
 
 def stale(folder: Path, pages: dict[str, str]) -> list[str]:
-    """Give the names of the files in the folder that are missing, differ, or belong to no activation."""
+    """Return the names of the files in the folder that are missing, differ, or belong to no activation."""
     found = [name for name, text in pages.items() if not _holds(folder / name, text)]
     plots = [name.replace(".md", ".svg") for name in pages if name != INDEX]
     for name in plots:
@@ -160,7 +160,7 @@ def main(words: Sequence[str]) -> int:
     if len(folders) != 1:
         print("usage: python -m gem_activations.analysis.pages FOLDER [--check]", file=sys.stderr)
         return 2
-    folder, certificates = Path(folders[0]), list(certify_all(CertifyRequest(("all",))))
+    folder, certificates = Path(folders[0]), list(certify_all(("all",), budget=600))
     if "--check" not in words:
         write(folder, certificates)
         return 0

@@ -1,17 +1,17 @@
-"""The variance map q -> s V(q), V(q) = E f(x)^2 for x ~ N(0, q), of a wide layer whose weights have variance s.
+"""Signal propagation: moments of f and f' under N(0, q), gain, chi, and the variance map.
+
+The map is q -> s V(q), V(q) = E f(x)^2 for x ~ N(0, q), of a wide layer whose weights have variance s.
 
 With h(x) = (f(x)^2 + f(-x)^2) / x^2, V(q)/q is half the mean of h(sqrt(q) |z|) under the law with density
 2 z^2 phi(z) on z > 0. In x the kernel is x^2 q^(-3/2) exp(-x^2 / (2q)), which is strictly totally positive, so it
 diminishes variation (S. Karlin, Total Positivity, 1968): V(q)/q - c has no more zeros on (0, inf) than h/2 - c has
-changes of sign, and where it has as many, their signs come in the same order. The changes of sign of h/2 - c are read
+changes of sign, and if it has as many, their signs come in the same order. The changes of sign of h/2 - c are read
 off the values of h/2 at 0, at its turning points, on both sides of joints, and at infinity.
-
-Signal propagation: moments of f and f' under N(0, q), gain, chi, and the rows of the variance map.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, cmp_to_key
+from functools import cached_property, cmp_to_key, partial
 from itertools import pairwise
 
 import sympy as sp
@@ -21,8 +21,9 @@ from .balls import Expr, X, sign_of
 from .exact import Number, at, compare, divided, equal, exact, identical, tidy
 from .formulas import Formula
 from .gaussian import enclose, expectation, natural_unit, rescaled, slope_at_infinity
+from .proofs import Proved, attempt, remembered
 from .signs import sign_map
-from .values import CertificateError, Property, UndecidedError, Value
+from .values import Property, UndecidedError, Value
 
 _RELATIVE = arb(2) ** -60
 _FARTHEST = 9
@@ -42,7 +43,7 @@ class Course:
     values: tuple[Number, ...]
 
     def changes(self, level: Number) -> list[int]:
-        """Give the signs of h/2 - level in order, zeros and repetitions left out.
+        """Return the signs of h/2 - level in order, zeros and repetitions left out.
 
         Raises: UndecidedError: a value cannot be told from the level.
         """
@@ -62,6 +63,7 @@ class Course:
         return f"h/2 runs from {first} at 0{through} to {last} at infinity"
 
 
+@remembered
 def ratio_course(formula: Formula) -> Course:
     """Find the turning points of h.
 
@@ -101,7 +103,7 @@ def _branch(formula: Formula, low: Expr, high: Expr) -> Expr:
 
 
 def _ratio_limits(formula: Formula) -> tuple[Number, Number]:
-    """Give the limits of V(q)/q at q -> 0 and q -> inf."""
+    """Return the limits of V(q)/q at q -> 0 and q -> inf."""
     middle = [p for p in formula.split(sp.Integer(0)) if p.low == 0 or p.high == 0]
     ends = [p.end(0, right=p.high == 0) for p in middle]
     slopes = [p.end(1, right=p.high == 0) for p in middle]
@@ -112,7 +114,7 @@ def _ratio_limits(formula: Formula) -> tuple[Number, Number]:
 
 
 def fixed_points(course: Course, unit: Expr = sp.S.One) -> tuple[Value, tuple[Value, ...]]:
-    """Give the number of fixed points above 0 for weight variance 1, with the fixed point and the slope there.
+    """Return the number of fixed points above 0 for weight variance 1, with the fixed point and the slope there.
 
     Args:
         unit: The u of the scaled function g(t) = f(u t) / u of this course; its fixed point times u^2 is that of f.
@@ -148,13 +150,13 @@ def uniqueness(course: Course, level: Number) -> tuple[Value, tuple[Value, ...]]
 
 
 def squares(formula: Formula, order: int) -> list[Expr]:
-    """Give f^(order)^2 on each piece."""
+    """Return f^(order)^2 on each piece."""
     found = [divided(piece.derivative(order)) ** 2 for piece in formula.pieces]
     return [sp.expand(e) if e.is_polynomial(X) else e for e in found]
 
 
 def times_square(parts: list[Expr]) -> list[Expr]:
-    """Give x^2 times each expression."""
+    """Return x^2 times each expression."""
     return [sp.expand(X**2 * e) if e.is_polynomial(X) else X**2 * e for e in parts]
 
 
@@ -270,18 +272,18 @@ def propagation(formula: Formula, variance: Expr = sp.S.One) -> list[Property]:
         ("chi", f"chi, q E f'^2 / E f^2 {law}", lambda: _chi(found)),
         ("map_slope", at_one, lambda: _slope(found)),
     ]
-    return [*(_row(formula, *row) for row in rows), *_map_rows(found, variance)]
+    moments = [
+        attempt("propagation", key, title, partial(_moment_row, formula, key, find)) for key, title, find in rows
+    ]
+    return [*moments, *_map_rows(found, variance)]
 
 
-def _row(formula: Formula, key: str, title: str, find: Callable[[], Number]) -> Property:
-    try:
-        number = find()
-        value = number.to_value()
-    except CertificateError as error:
-        return Property("propagation", key, title, Value("open", note=f"not closed: {error}"))
+def _moment_row(formula: Formula, key: str, find: Callable[[], Number]) -> Proved:
+    number = find()
+    method = _METHOD if number.exact is None else _CLOSED
     if key == "mean" and number.exact == 0 and is_odd(formula):
-        return Property("propagation", key, title, value, (), "f is odd")
-    return Property("propagation", key, title, value, (), _METHOD if number.exact is None else _CLOSED)
+        method = "f is odd"
+    return Proved(number.to_value(), (), method)
 
 
 def _gain(found: Moments) -> Number:
@@ -310,19 +312,12 @@ def _map_rows(found: Moments, variance: Expr) -> list[Property]:
             return exact(tidy(found.second.exact / variance))
         return Number(None, found.second.ball / exact(variance).ball)
 
-    rows = (
-        (
-            "fixed_points",
-            "Fixed points above 0 of the variance map q -> E f(x)^2, x ~ N(0, q)",
-            lambda course: fixed_points(course, found.unit),
-        ),
-        ("uniqueness", f"Uniqueness of q = {variance} under the gain", lambda course: uniqueness(course, level())),
-    )
-    made = []
-    for key, title, prove in rows:
-        try:
-            value, where = prove(ratio_course(found.scaled))
-        except CertificateError as error:
-            value, where = Value("open", note=f"not closed: {error}"), ()
-        made.append(Property("propagation", key, title, value, where, "course of V(q)/q, variation diminishing"))
-    return made
+    def prove(settle: Callable[[Course], tuple[Value, tuple[Value, ...]]]) -> Proved:
+        return Proved(*settle(ratio_course(found.scaled)), "course of V(q)/q, variation diminishing")
+
+    fixed = "Fixed points above 0 of the variance map q -> E f(x)^2, x ~ N(0, q)"
+    unique = f"Uniqueness of q = {variance} under the gain"
+    return [
+        attempt("propagation", "fixed_points", fixed, lambda: prove(lambda course: fixed_points(course, found.unit))),
+        attempt("propagation", "uniqueness", unique, lambda: prove(lambda course: uniqueness(course, level()))),
+    ]

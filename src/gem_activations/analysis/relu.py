@@ -1,15 +1,15 @@
-"""The gate f(x) / x: whether it is the cumulative distribution function (CDF) of a law, and of which.
+"""How a function compares with ReLU: its gate f(x) / x as a distribution function, and its L^p distance.
 
-The L^1, L^2 and L^infinity distance to ReLU; for the family the closed form for every p, and its inverse in eps.
-
-Elsewhere the difference D = f - ReLU is integrated piece by piece with error bounds. On a half-line D decays like a
-power of x, and then x = 1/t makes the integrand analytic on a bounded interval; or |D(x)| <= |D(T)| exp(-r (x - T))
-for x >= T, which holds where D' + r D and D have opposite signs on [T, inf), a sign that `tails` proves.
+For the family the distance is closed for every p. Elsewhere the difference D = f - ReLU is integrated piece by piece
+with error bounds. On a half-line D decays like a power of x, and then x = 1/t makes the integrand analytic on a bounded
+interval; or |D(x)| <= |D(T)| exp(-r (x - T)) for x >= T, if D' + r D and D have opposite signs on [T, inf), which
+`limits.tail_sign` proves.
 """
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import sympy as sp
 from flint import arb
@@ -20,8 +20,9 @@ from .exact import LONGEST_EXACT, Number, constant_sign, equal, exact, factorise
 from .formulas import Formula, Piece
 from .gaussian import natural_unit, rescaled
 from .limits import limit, tail_sign
-from .signs import extremum_row, sign_map, supremum_of_magnitude
-from .values import CertificateError, Property, UndecidedError, Value
+from .proofs import Proved, attempt
+from .signs import as_proved, sign_map, supremum_of_magnitude
+from .values import Property, UndecidedError, Value
 
 _POSITIVE = sp.Symbol("x", positive=True)
 _EPS = sp.Symbol("eps", positive=True)
@@ -29,49 +30,51 @@ _EPS = sp.Symbol("eps", positive=True)
 
 def gate(formula: Formula) -> list[Property]:
     """Prove the rows of group "gate"."""
-    if not formula.continuous or not equal(formula.at(sp.Integer(0)), sp.S.Zero):
-        why = (
-            f"f(0) = {formula.at(sp.Integer(0))}, so f(x) / x has a pole at 0"
-            if formula.continuous
-            else "f is not continuous"
-        )
-        return [_gate_row("gate_cdf", "The gate f(x)/x is a CDF", Value("absent", note=why), "value at 0")]
-    pieces = _gate_pieces(formula)
-    left, right = _limits(formula)
+    title, cdf = "The gate f(x)/x is a CDF", "gate_cdf"
+    no_gate = attempt("gate", cdf, title, lambda: _require_gate(formula))
+    if no_gate.value.note:
+        return [no_gate]
+    pieces = [_over_x(piece) for piece in formula.split(sp.Integer(0))]
+    limits = partial(limit, pieces[0].expression, -sp.oo), partial(limit, pieces[-1].expression, sp.oo)
     rows = [
-        _gate_row("gate_left", "Limit of the gate at -inf", Value("statement", note=str(left)), "exact limit"),
-        _gate_row("gate_right", "Limit of the gate at +inf", Value("statement", note=str(right)), "exact limit"),
-    ]
-    fault = _fault(pieces, left, right)
-    floor = formula.family[2] if formula.family else sp.Integer(0)
-    if fault and floor:
-        lifted = [Piece(p.low, p.high, sp.cancel((p.expression - floor) / (1 - floor))) for p in pieces]
-        rows.append(
-            _gate_row(
-                "gate_cdf", "The gate f(x)/x is a CDF", Value("statement", note=f"no: {fault}"), "signs and limits"
-            )
+        attempt(
+            "gate",
+            f"gate_{key}",
+            f"Limit of the gate at {end}",
+            lambda find=find: Proved(Value("statement", note=str(find())), (), "exact limit"),
         )
-        rows.append(_gate_row("gate_law", "(gate - leak) / (1 - leak)", _law(formula, lifted), "symbolic identity"))
-        return rows
-    verdict = f"no: {fault}" if fault else "yes: rises from 0 to 1"
-    rows.append(_gate_row("gate_cdf", "The gate f(x)/x is a CDF", Value("statement", note=verdict), "signs and limits"))
-    if not fault:
-        rows.append(_gate_row("gate_law", "Law of the gate", _law(formula, pieces), "symbolic identity"))
+        for key, end, find in (("left", "-inf", limits[0]), ("right", "+inf", limits[1]))
+    ]
+
+    def verdict() -> Proved:
+        fault = _fault(pieces, limits[0](), limits[1]())
+        note = f"no: {fault}" if fault else "yes: rises from 0 to 1"
+        return Proved(Value("statement", note=note), (), "signs and limits")
+
+    rows.append(attempt("gate", cdf, title, verdict))
+    floor = formula.family[2] if formula.family else sp.Integer(0)
+    law = "Law of the gate"
+    if floor:
+        law = "(gate - leak) / (1 - leak)"
+        pieces = [Piece(p.low, p.high, sp.cancel((p.expression - floor) / (1 - floor))) for p in pieces]
+    if floor or rows[-1].value.note.startswith("yes"):
+        rows.append(attempt("gate", "gate_law", law, lambda: _law(formula, pieces)))
     return rows
 
 
-def _gate_row(key: str, title: str, value: Value, method: str) -> Property:
-    return Property("gate", key, title, value, (), method)
+def _require_gate(formula: Formula) -> Proved:
+    """Say why f / x is not a gate; an empty statement if it may be one."""
+    kind, note = "absent", ""
+    if not formula.continuous:
+        note = "f is not continuous"
+    elif not equal(formula.at(sp.Integer(0)), sp.S.Zero):
+        note = f"f(0) = {formula.at(sp.Integer(0))}, so f(x) / x has a pole at 0"
+    return Proved(Value(kind, note=note), (), "value at 0")
 
 
-def _gate_pieces(formula: Formula) -> list[Piece]:
-    return [Piece(p.low, p.high, sp.cancel(p.expression / X) if p.expression.is_polynomial(X) else p.expression / X)
-            for p in formula.split(sp.Integer(0))]  # fmt: skip
-
-
-def _limits(formula: Formula) -> tuple[Expr, Expr]:
-    ends = ((formula.pieces[0].expression, -sp.oo), (formula.pieces[-1].expression, sp.oo))
-    return tuple(limit(sp.cancel(e / X) if e.is_rational_function(X) else e / X, end) for e, end in ends)  # pyright: ignore[reportReturnType]
+def _over_x(piece: Piece) -> Piece:
+    rational = piece.expression.is_rational_function(X)
+    return replace(piece, expression=sp.cancel(piece.expression / X) if rational else piece.expression / X)
 
 
 def _fault(pieces: list[Piece], left: Expr, right: Expr) -> str:
@@ -90,16 +93,16 @@ def _fault(pieces: list[Piece], left: Expr, right: Expr) -> str:
     return ""
 
 
-def _law(formula: Formula, pieces: list[Piece]) -> Value:
+def _law(formula: Formula, pieces: list[Piece]) -> Proved:
     for name, candidate in _candidates(formula):
         branches = [_difference(piece, candidate) for piece in pieces]
         if any(_differs(sample) for _, sample in branches):
             continue
         if all(_is_zero(difference) for difference, _ in branches):
-            return Value("statement", note=name)
-        return Value("open", note=f"not closed: {name} was neither proved nor refuted at one point of each branch")
+            return Proved(Value("statement", note=name), (), "symbolic identity")
+        raise UndecidedError(f"{name} was neither proved nor refuted at one point of each branch")
     tried = "standard normal, standard logistic, standard Gumbel, uniform between two joints, point mass at 0"
-    return Value("statement", note=f"none of: {tried}")
+    return Proved(Value("statement", note=f"none of: {tried}"), (), "symbolic identity")
 
 
 def _candidates(formula: Formula) -> Iterator[tuple[str, Expr]]:
@@ -126,7 +129,7 @@ def _log_logistic(n: int, eps: Expr) -> Expr:
 
 
 def _difference(piece: Piece, law: Expr) -> tuple[Expr, Expr]:
-    """Give gate - law on the piece, in a positive symbol where the piece is a half-line from 0, and a point to try."""
+    """Return gate - law on the piece, in a positive symbol if the piece is a half-line from 0, and a point to try."""
     inner = sp.Dummy(positive=True)
     if piece.low == 0 and piece.high == sp.oo:
         point, sample, here = inner, sp.Integer(1), sp.Integer(1)
@@ -177,17 +180,18 @@ class _Diverges(Exception):  # noqa: N818
 
 def distance(formula: Formula) -> list[Property]:
     """Prove the rows of group "distance"."""
-    pieces = difference(formula)
     title = "L^infinity distance to ReLU, sup |f - ReLU|"
-    rows = [extremum_row("distance", "distance_sup", title, lambda: supremum_of_magnitude(pieces, 0))]
-    rows += [_norm(formula, pieces, p) for p in (1, 2)]
+    rows = [
+        attempt("distance", "distance_sup", title, lambda: as_proved(supremum_of_magnitude(difference(formula), 0))),
+        *(attempt("distance", f"distance_l{p}", f"L^{p} distance to ReLU", partial(_norm, formula, p)) for p in (1, 2)),
+    ]
     if formula.family is not None and formula.family[2] == 0:
         rows += _family(formula.family[0])
     return rows
 
 
 def difference(formula: Formula) -> tuple[Piece, ...]:
-    """Give f - ReLU as pieces, cut at 0."""
+    """Return f - ReLU as pieces, cut at 0."""
     return tuple(
         Piece(p.low, p.high, sp.cancel(p.expression - X) if p.expression.is_rational_function(X) else p.expression - X)
         if p.low.is_finite and constant_sign(p.low) >= 0
@@ -196,28 +200,20 @@ def difference(formula: Formula) -> tuple[Piece, ...]:
     )
 
 
-def _row(key: str, title: str, value: Value, method: str) -> Property:
-    return Property("distance", key, title, value, (), method)
-
-
-def _norm(formula: Formula, pieces: tuple[Piece, ...], p: int) -> Property:
-    key, title = f"distance_l{p}", f"L^{p} distance to ReLU"
+def _norm(formula: Formula, p: int) -> Proved:
     try:
         if formula.family is not None:
-            return _row(
-                key, title, _closed_norm(formula.family, p).to_value(), "closed form, x = a (F / (1 - F))^(1/(2n))"
-            )
+            closed = _closed_norm(formula.family, p).to_value()
+            return Proved(closed, (), "closed form, x = a (F / (1 - F))^(1/(2n))")
         # With x = u t and f(x) = u g(t) the integral is u^(p+1) times that of g.
         unit = natural_unit(formula)
-        found, method = _power_integral(pieces if unit == 1 else difference(rescaled(formula, unit)), p)
+        found, method = _power_integral(difference(rescaled(formula, unit)), p)
         total = found if unit == 1 else found.times(unit ** (p + 1))
         if total.exact is not None:
-            return _row(key, title, exact(tidy(total.exact ** sp.Rational(1, p))).to_value(), method)
-        return _row(key, title, Number(None, total.ball if p == 1 else total.ball.sqrt()).to_value(), method)
+            return Proved(exact(tidy(total.exact ** sp.Rational(1, p))).to_value(), (), method)
+        return Proved(Number(None, total.ball if p == 1 else total.ball.sqrt()).to_value(), (), method)
     except _Diverges as error:
-        return _row(key, title, Value("infinite", "oo", note=error.reason), "order of decay at infinity")
-    except CertificateError as error:
-        return _row(key, title, Value("open", note=f"not closed: {error}"), "")
+        return Proved(Value("infinite", "oo", note=error.reason), (), "order of decay at infinity")
 
 
 def _closed_norm(family: tuple[int, sp.Rational, sp.Rational], p: int) -> Number:
@@ -232,7 +228,7 @@ def _closed_norm(family: tuple[int, sp.Rational, sp.Rational], p: int) -> Number
 
 
 def unit_integral(n: int, p: int) -> Expr:
-    """Give the integral of |f - ReLU|^p for eps = 1: B((p+1)/(2n), p - (p+1)/(2n)) / (2n)."""
+    """Return the integral of |f - ReLU|^p for eps = 1: B((p+1)/(2n), p - (p+1)/(2n)) / (2n)."""
     first = sp.Rational(p + 1, 2 * n)
     return sp.gammasimp(sp.gamma(first) * sp.gamma(p - first) / (2 * n * sp.gamma(p)))
 
@@ -252,13 +248,16 @@ def _family(n: int) -> list[Property]:
     )
     method = "substitution x = a (F / (1 - F))^(1/(2n)) in x (1 - F), a Beta integral; sup from f' exactly"
     return [
-        _row("distance_all_p", "L^p distance to ReLU for every p", Value("statement", note=closed), method),
-        _row("eps_for_distance", "eps that gives a wanted distance", Value("statement", note=wanted), method),
+        Property("distance", key, title, Value("statement", note=note), (), method)
+        for key, title, note in (
+            ("distance_all_p", "L^p distance to ReLU for every p", closed),
+            ("eps_for_distance", "eps that gives a wanted distance", wanted),
+        )
     ]
 
 
 def _power_integral(pieces: tuple[Piece, ...], p: int) -> tuple[Number, str]:
-    """Give the integral of |D|^p over the line.
+    """Return the integral of |D|^p over the line.
 
     Raises: _Diverges: with the reason; UndecidedError: no bound was proved.
     """
@@ -303,7 +302,7 @@ def _require_decay(far: Expr, p: int, sign: str) -> None:
 
 
 def _order(far: Expr) -> int | None:
-    """Give the least k where x^k D does not tend to 0 at infinity; None where D falls faster than x^-4."""
+    """Return the least k where x^k D does not tend to 0 at infinity; None where D falls faster than x^-4."""
     for k in range(1, 5):
         if limit(far * X**k, sp.oo) != 0:
             return k
@@ -314,7 +313,7 @@ _Part = tuple[Expr, Number, Number]
 
 
 def _one_sign(piece: Piece) -> list[_Part]:
-    """Give (D, low, high) between the zeros of D; none for D = 0."""
+    """Return (D, low, high) between the zeros of D; none for D = 0."""
     if piece.expression == 0:
         return []
     zeros = sign_map(piece.expression, piece.low, piece.high).zeros

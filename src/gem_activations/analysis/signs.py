@@ -2,26 +2,24 @@
 
 Every irreducible factor is settled by the strongest method that applies: exact roots of a polynomial in x or in one
 exponential; for a + b sqrt(p), exact roots of the conjugate product; else branch and bound with balls, where a box is
-dropped when the enclosure excludes zero and kept as one root when the derivative's enclosure excludes zero and the
-ends have opposite signs. Half-lines are closed by dominance (`tails`). A zero that is known exactly, of any order m,
-is fenced off by an interval on which the m-th derivative has no zero.
-
-Suprema and infima of piecewise analytic functions over the real line, with the points that give them.
+dropped if the enclosure excludes zero and kept as one root if the derivative's enclosure excludes zero and the
+ends have opposite signs. Half-lines are closed by dominance (`limits`). A zero that is known exactly, of any order m,
+is fenced off by an interval on which the m-th derivative has no zero. Suprema and infima of piecewise functions follow
+from the signs of the derivative.
 """
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cmp_to_key, lru_cache
+from functools import cmp_to_key
 from typing import Any, cast
 
 import flint
 import sympy as sp
 from flint import arb
 
-from .balls import Expr, Tape, X, constant_ball, sign_of, tape
+from .balls import Expr, Tape, X, constant_ball, decimals, sign_of, tape
 from .exact import (
     Factor,
     Number,
@@ -38,7 +36,8 @@ from .exact import (
 )
 from .formulas import Piece
 from .limits import find_tail
-from .values import CertificateError, Property, UndecidedError, Value
+from .proofs import Proved, remembered, rests_on
+from .values import CertificateError, UndecidedError, Value
 
 MOST_BOXES = 8_000
 MOST_HALVINGS = 2_000
@@ -59,7 +58,7 @@ class SignMap:
     method: str
 
 
-@lru_cache(maxsize=2048)
+@remembered
 def sign_map(expression: Expr, low: Expr, high: Expr) -> SignMap:
     """Find all zeros and signs on the open interval (low, high), ends exact, +-oo allowed.
 
@@ -79,7 +78,10 @@ def sign_map(expression: Expr, low: Expr, high: Expr) -> SignMap:
         zeros += found
     ordered = _distinct(zeros)
     signs = tuple(_sign_at(product.sign, product.factors, point) for point in _between(ordered, low, high))
-    return SignMap(ordered, signs, "; ".join(sorted(methods - {""})) or "exact algebra")
+    method = "; ".join(sorted(methods - {""})) or "exact algebra"
+    boxes = tuple((*decimals(zero.ball), "" if zero.exact is None else str(zero.exact)) for zero in ordered)
+    rests_on("signs", of=str(expression), low=str(low), high=str(high), zeros=boxes, signs=signs, by=method)
+    return SignMap(ordered, signs, method)
 
 
 def _distinct(zeros: list[Number]) -> tuple[Number, ...]:
@@ -145,13 +147,21 @@ def _exact_zeros(factor: Factor) -> list[Number] | None:
         return None
     rate = sp.cancel(function.args[0] / X)
     zeros = None if rate.has(X) else _exact_zeros_of(factor.lifted.xreplace({symbol: X}), factor)
-    if zeros is None or any(zero.exact is None for zero in zeros):
+    if zeros is None:
         return None
-    return [exact(tidy(sp.log(zero.exact) / rate)) for zero in zeros if constant_sign(zero.exact) > 0]
+    found = []
+    for zero in zeros:
+        if zero.exact is not None and constant_sign(zero.exact) > 0:
+            found.append(exact(tidy(sp.log(zero.exact) / rate)))
+        elif zero.exact is None and sign_of(zero.ball) != -1:
+            if not sign_of(zero.ball):
+                raise UndecidedError(f"the sign of a root near {zero.ball.str(6)} is not decided")
+            found.append(Number(None, zero.ball.log() / constant_ball(rate)))
+    return found
 
 
 def _exact_zeros_of(expression: Expr, factor: Factor | None = None) -> list[Number] | None:
-    """Give the real zeros of a polynomial in X, None where its coefficients are too deep for exact roots."""
+    """Return the real zeros of a polynomial in X, None where its coefficients are too deep for exact roots."""
     if factor is not None:
         expression = expression.xreplace({s: v for s, v in factor.tower if not v.has(X)})
     if not expression.is_polynomial(X):
@@ -204,7 +214,7 @@ def _real_powers(value: Expr, step: int) -> list[Number]:
 
 
 def _powers_of_ball(value: Number, step: int) -> list[Number]:
-    """Give the real x with x^step = t for the one t, not 0, that the ball encloses."""
+    """Return the real x with x^step = t for the one t, not 0, that the ball encloses."""
     sign = sign_of(value.ball)
     if step == 1:
         return [value]
@@ -281,7 +291,7 @@ def _tail_start(expression: Expr, low: Expr) -> sp.Integer:
 
 
 def _fence(expression: Expr, point: Expr, width: arb) -> arb | None:
-    """Give a radius within which an exact zero at the point is the only one; None where the point is no zero."""
+    """Return a radius within which an exact zero at the point is the only one; None where the point is no zero."""
     order, derivative = 0, expression
     while constant_sign(derivative.subs(X, point)) == 0:
         order, derivative = order + 1, sp.diff(derivative, X)
@@ -346,17 +356,13 @@ class Extremum:
     method: str
 
 
-def extremum_row(group: str, key: str, title: str, find: Callable[[], Extremum]) -> Property:
-    """Give the row of an extremum with the points where it is taken; of kind "open" where the proof is not closed."""
-    try:
-        found = find()
-    except UndecidedError as error:
-        return Property(group, key, title, Value("open", note=f"not closed: {error}"))
+def as_proved(found: Extremum, note: str = "") -> Proved:
+    """Write an extremum for its row, with the points where it is taken."""
     where = tuple(
         Value("statement", note=how) if how.startswith("throughout") else point.to_value(how)
         for point, how in zip(found.points, found.attained, strict=True)
     )
-    return Property(group, key, title, found.value.to_value(), where, found.method)
+    return Proved(found.value.to_value(note), where, found.method)
 
 
 @dataclass(frozen=True)
@@ -368,7 +374,7 @@ class _Candidate:
 
 
 def supremum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
-    """Give sup f^(order) over the line, one-sided limits at joints included.
+    """Return sup f^(order) over the line, one-sided limits at joints included.
 
     Raises: UndecidedError: a proof could not be closed. PoleError: a pole inside a piece.
     """
@@ -379,7 +385,7 @@ def supremum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
 
 
 def infimum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
-    """Give inf f^(order) over the line; see `supremum`."""
+    """Return inf f^(order) over the line; see `supremum`."""
     found, methods = _candidates(pieces, order)
     best = -greatest(-candidate.value for candidate in found)
     _require_possible(best, sp.oo)
@@ -387,7 +393,7 @@ def infimum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
 
 
 def supremum_of_magnitude(pieces: tuple[Piece, ...], order: int) -> Extremum:
-    """Give sup |f^(order)| over the line; see `supremum`."""
+    """Return sup |f^(order)| over the line; see `supremum`."""
     found, methods = _candidates(pieces, order)
     sizes = [_Candidate(c.value.magnitude(), c.point, c.how, c.until) for c in found]
     return _collect(greatest(c.value for c in sizes), sizes, methods)

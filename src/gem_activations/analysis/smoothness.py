@@ -1,23 +1,24 @@
-"""The differentiability class of a function from its exact one-sided derivatives at the joints of its pieces.
-
-Boundedness and smoothness constants: suprema and infima of f, f' and f'', limits and asymptotes.
-"""
+"""Differentiability, boundedness and smoothness constants: one-sided derivatives, suprema of |f^(k)|, asymptotes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cmp_to_key
+from functools import cmp_to_key, partial
 
 import sympy as sp
 
 from .balls import Expr, X
 from .exact import compare, constant_sign, equal, exact, identical, tidy
-from .formulas import Formula, Piece, member
+from .formulas import Formula, Piece, line, member
 from .gaussian import offset_at_infinity, slope_at_infinity
 from .limits import limit
-from .signs import PoleError, extremum_row, infimum, sign_map, supremum, supremum_of_magnitude
+from .proofs import Proved, attempt, remembered, within_share
+from .signs import PoleError, as_proved, infimum, sign_map, supremum, supremum_of_magnitude
 from .values import CertificateError, Property, UndecidedError, Value
 
 MOST_ORDERS = 140
+_HIGHEST_DERIVATIVE, _SMOOTH_DERIVATIVES = 17, 6  # Of the family, up to n = 8; of analytic functions.
+_ANALYTIC = "infinity: f is C^infinity, analytic on the line"
+_AT_JOINTS = "exact one-sided derivatives at every joint"
 _N, _EPS, _LEAK = 8, sp.Symbol("eps", positive=True), sp.Symbol("leak", nonnegative=True)
 
 
@@ -32,7 +33,7 @@ class Break:
 
 
 def one_sided(expression: Expr, point: Expr) -> Iterator[Expr]:
-    """Give f, f', f'', ... at a point where the expression is analytic, exactly; symbols in it stay symbols.
+    """Return f, f', f'', ... at a point where the expression is analytic, exactly; symbols in it stay symbols.
 
     A rational function is expanded by dividing power series, anything else by repeated differentiation.
     Example:
@@ -60,8 +61,9 @@ def _series(top: sp.Poly, bottom: sp.Poly) -> Iterator[Expr]:
         yield sp.factor(coefficients[k] * sp.factorial(k))
 
 
+@remembered
 def breaks(formula: Formula) -> list[Break | None]:
-    """Give the first break at each joint; None where two pieces continue each other analytically.
+    """Return the first break at each joint; None where two pieces continue each other analytically.
 
     Raises: UndecidedError: more than 140 derivatives agree.
     """
@@ -112,7 +114,7 @@ def require_analytic(piece: Piece) -> None:
 
 
 def family_jump(n: int) -> Expr:
-    """Give the jump of the (2n+1)-th derivative at 0 for symbolic eps and leak, after proving all lower ones equal.
+    """Return the jump of the (2n+1)-th derivative at 0 for symbolic eps and leak, after proving all lower ones equal.
 
     Raises: CertificateError: the proof fails.
     """
@@ -129,78 +131,72 @@ def family_jump(n: int) -> Expr:
 
 def smoothness(formula: Formula) -> list[Property]:
     """Prove the rows of group "class"."""
+    rows = [
+        attempt("class", "order", "Largest k with f in C^k", lambda: _order(formula)),
+        attempt("class", "branches", "Each branch", lambda: _branches(formula)),
+    ]
+    if rows[0].value.note != _ANALYTIC:
+        order = int(rows[0].value.exact or -1)
+        title = f"Largest jump of the derivative of order {order + 1}" if order >= 0 else "Largest jump of f"
+        rows.append(attempt("class", "jump", title, lambda: _jump(formula)))
+    if formula.family is not None and rows[0].value.note != _ANALYTIC:
+        n = formula.family[0]
+        rows.append(attempt("class", "family_theorem", "Class of the family", lambda: _theorem(n)))
+    return rows
+
+
+def _order(formula: Formula) -> Proved:
+    found = [b.order for b in breaks(formula) if b is not None]
+    if not found:
+        return Proved(Value("statement", note=_ANALYTIC), (), "one analytic piece")
+    if min(found) == 0:
+        return Proved(Value("absent", note="f is not continuous"), (), _AT_JOINTS)
+    return Proved(exact(min(found) - 1).to_value(), (), _AT_JOINTS)
+
+
+def _branches(formula: Formula) -> Proved:
     for piece in formula.pieces:
         require_analytic(piece)
+    note = f"{len(formula.pieces)} piece(s), each C^infinity (analytic) up to and including its ends"
+    method = "no denominator, root or logarithm vanishes on a closed piece"
+    return Proved(Value("statement", note=note), (), method)
+
+
+def _jump(formula: Formula) -> Proved:
     found = [b for b in breaks(formula) if b is not None]
-    method = "exact one-sided derivatives at every joint"
-    if not found:
-        whole = Value("statement", note="infinity: f is C^infinity, analytic on the line")
-        return [
-            Property("class", "order", "Largest k with f in C^k", whole, (), "one analytic piece"),
-            _branches(formula),
-        ]
-    order = min(b.order for b in found) - 1
-    rows = [Property("class", "order", "Largest k with f in C^k", _order(order), (), method), _branches(formula)]
-    first = [b for b in found if b.order == order + 1]
+    first = [b for b in found if b.order == min(other.order for other in found)]
     where = tuple(
         exact(b.joint).to_value(f"from {b.left} to {b.right}, a jump of {tidy(b.right - b.left)}") for b in first
     )
     largest = max((exact(tidy(sp.Abs(b.right - b.left))) for b in first), key=cmp_to_key(compare))
-    title = f"Largest jump of the derivative of order {order + 1}" if order >= 0 else "Largest jump of f"
-    rows.append(Property("class", "jump", title, largest.to_value(), where, method))
-    if formula.family is not None:
-        rows.append(_theorem(formula.family[0]))
-    return rows
+    return Proved(largest.to_value(), where, _AT_JOINTS)
 
 
-def _order(order: int) -> Value:
-    if order < 0:
-        return Value("absent", note="f is not continuous")
-    return exact(sp.Integer(order)).to_value()
-
-
-def _branches(formula: Formula) -> Property:
-    note = f"{len(formula.pieces)} piece(s), each C^infinity (analytic) up to and including its ends"
-    method = "no denominator, root or logarithm vanishes on a closed piece"
-    return Property("class", "branches", "Each branch", Value("statement", note=note), (), method)
-
-
-def _theorem(n: int) -> Property:
+def _theorem(n: int) -> Proved:
     orders = sorted({*range(1, _N + 1), n} if n <= 2 * _N else set(range(1, _N + 1)))
     claim = all(sp.simplify(family_jump(m) - (1 - _LEAK) * sp.factorial(2 * m + 1) / _EPS) == 0 for m in orders)
     if not claim:
         raise CertificateError("the jump at 0 is not (1 - leak) (2n+1)! / eps")
-    text = ", ".join(map(str, orders))
     note = (
         "for every eps > 0 and leak: f is exactly C^(2n), and the derivative of order 2n+1 jumps at 0 by "
-        f"(1 - leak) (2n+1)! / eps (n = {text})"
+        f"(1 - leak) (2n+1)! / eps (n = {', '.join(map(str, orders))})"
     )
-    method = "power series of f at 0+ with symbolic eps and leak"
-    return Property("class", "family_theorem", "Class of the family", Value("statement", note=note), (), method)
+    return Proved(Value("statement", note=note), (), "power series of f at 0+ with symbolic eps and leak")
 
 
 def boundedness(formula: Formula) -> list[Property]:
     """Prove the rows of group "bounds"."""
     rows = [
-        extremum_row("bounds", "infimum", "inf f", lambda: infimum(formula.pieces)),
-        extremum_row("bounds", "supremum", "sup f", lambda: supremum(formula.pieces)),
+        attempt("bounds", "infimum", "inf f", lambda: as_proved(infimum(formula.pieces))),
+        attempt("bounds", "supremum", "sup f", lambda: as_proved(supremum(formula.pieces))),
     ]
     for key, end, piece in (("left", -sp.oo, formula.pieces[0]), ("right", sp.oo, formula.pieces[-1])):
-        value = limit(piece.expression, end)
-        sign = "-" if end == -sp.oo else "+"
-        rows.append(
-            Property("bounds", f"limit_{key}", f"lim f at {sign}inf", exact(value).to_value(), (), "exact limit")
-        )
-        rows.append(
-            Property(
-                "bounds",
-                f"asymptote_{key}",
-                f"Asymptote at {sign}inf",
-                _asymptote(piece.expression, end),
-                (),
-                "exact limit",
-            )
-        )
+        for row, title, prove in (
+            ("limit", "lim f at", lambda f, end: exact(limit(f, end)).to_value()),
+            ("asymptote", "Asymptote at", _asymptote),
+        ):
+            find = partial(lambda prove, f, end: Proved(prove(f, end), (), "exact limit"), prove, piece.expression, end)
+            rows.append(attempt("bounds", f"{row}_{key}", f"{title} {'-' if end < 0 else '+'}inf", find))
     return rows
 
 
@@ -217,35 +213,46 @@ def _asymptote(expression: Expr, end: Expr) -> Value:
 
 
 def smoothness_constants(formula: Formula) -> list[Property]:
-    """Prove the rows of group "smoothness": Lipschitz constants of f and f', infimum of f'."""
-    return [_lipschitz(formula), _slope(formula), _gradient_lipschitz(formula)]
+    """Prove the rows of group "smoothness": inf f', and sup |f^(k)| as long as f^(k-1) is continuous."""
+    lipschitz = _magnitude(formula, 1, "lipschitz", "Lipschitz constant, sup |f'|")
+    note = "where f' exists; f jumps elsewhere" if lipschitz.value.kind == "absent" else ""
+    rows = [
+        lipschitz,
+        attempt("smoothness", "slope_infimum", "inf f'", lambda: as_proved(infimum(formula.pieces, 1), note)),
+        _magnitude(formula, 2, "gradient_lipschitz", "Lipschitz constant of the gradient, sup |f''|"),
+    ]
+    if formula.family is not None:
+        last = min(2 * formula.family[0] + 1, _HIGHEST_DERIVATIVE)
+    else:
+        try:
+            last = min(
+                [_SMOOTH_DERIVATIVES, *within_share(lambda: [b.order for b in breaks(formula) if b is not None])]
+            )
+        except CertificateError:
+            last = 2  # The row on the class says why.
+    for k in range(3, last + 1):
+        rows.append(_magnitude(formula, k, f"derivative_{k}", f"sup |f^({k})|, derivative of order {k}"))
+    return rows
 
 
-def _lipschitz(formula: Formula) -> Property:
-    title = "Lipschitz constant, sup |f'|"
-    if not formula.continuous:
-        return _absent("lipschitz", title, _jumps(formula, 0, "f"))
-    return extremum_row("smoothness", "lipschitz", title, lambda: supremum_of_magnitude(formula.pieces, 1))
+def _magnitude(formula: Formula, k: int, key: str, title: str) -> Property:
+    """Return the row of sup |f^(k)|; the family's of a high order is a^(1-k) (1 - leak) times that of GEM."""
 
+    def prove() -> Proved:
+        jumps = [str(b.joint) for b in breaks(formula) if b is not None and b.order < k]
+        if jumps:
+            what = "f" if k == 1 else "f'"
+            note = f"infinite: {what} jumps at x = {', '.join(jumps)}"
+            return Proved(Value("absent", note=note), (), "exact one-sided derivatives")
+        if k <= 2 or formula.family is None:
+            return as_proved(supremum_of_magnitude(formula.pieces, k))
+        n, eps, leak = formula.family
+        found, width = (
+            supremum_of_magnitude(line(0, 0, member(n, sp.S.One, sp.S.Zero)), k),
+            eps ** sp.Rational(1, 2 * n),
+        )
+        points = tuple(point if point.exact == 0 else point.times(width) for point in found.points)
+        value = found.value.times((1 - leak) * width ** (1 - k))
+        return as_proved(replace(found, value=value, points=points), f"(1 - leak) a^{1 - k} times that of GEM")
 
-def _slope(formula: Formula) -> Property:
-    row = extremum_row("smoothness", "slope_infimum", "inf f'", lambda: infimum(formula.pieces, 1))
-    if formula.continuous:
-        return row
-    return replace(row, value=replace(row.value, note="where f' exists; f jumps elsewhere"))
-
-
-def _gradient_lipschitz(formula: Formula) -> Property:
-    title = "Lipschitz constant of the gradient, sup |f''|"
-    if any(b is not None and b.order <= 1 for b in breaks(formula)):
-        return _absent("gradient_lipschitz", title, _jumps(formula, 1, "f'"))
-    return extremum_row("smoothness", "gradient_lipschitz", title, lambda: supremum_of_magnitude(formula.pieces, 2))
-
-
-def _jumps(formula: Formula, order: int, what: str) -> str:
-    joints = [str(b.joint) for b in breaks(formula) if b is not None and b.order <= order]
-    return f"infinite: {what} jumps at x = {', '.join(joints)}"
-
-
-def _absent(key: str, title: str, reason: str) -> Property:
-    return Property("smoothness", key, title, Value("absent", note=reason), (), "exact one-sided derivatives")
+    return attempt("smoothness", key, title, prove)

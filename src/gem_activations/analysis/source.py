@@ -1,6 +1,7 @@
 """What a user may ask a certificate of: a catalog string, a spec, or a SymPy expression in one real variable."""
 
 import itertools
+import re
 from dataclasses import replace
 from functools import cmp_to_key
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import sympy as sp
 
 from ..catalog import Activation, parse
+from ..errors import ActivationNameError
 from ..spec import GemSpec
 from .balls import FUNCTIONS, Expr, X, arguments
 from .exact import compare, constant_sign, equal, exact, factorise, tidy
+from .expressions import parse_expression
 from .formulas import Formula, Piece, formula
 from .smoothness import require_analytic
 from .values import CertificateError
@@ -35,15 +38,29 @@ def read(target: Target) -> Formula:
     if isinstance(target, GemSpec):
         target = str(target)
     if isinstance(target, str):
-        target = parse(target)
+        target = parse_target(target)
     found = formula(target) if isinstance(target, Activation) else _from_expression(target)
     for piece in found.pieces:
         require_analytic(piece)
     return replace(found, pieces=tuple(_constant_or_same(piece) for piece in found.pieces))
 
 
+def parse_target(text: str) -> Activation | Expr:
+    """Return the activation that a string of the catalog names, else the expression in x that it writes.
+
+    Raises: ActivationNameError, SpecError: as `catalog.parse`, for a text without x. CertificateError: as
+        `parse_expression`.
+    """
+    try:
+        return parse(text)
+    except ActivationNameError:
+        if not re.search(r"(?<![A-Za-z_])x(?![A-Za-z_])", text):
+            raise
+    return parse_expression(text)
+
+
 def _constant_or_same(piece: Piece) -> Piece:
-    """Give the piece with its expression as a constant where it is one in another spelling."""
+    """Return the piece with its expression as a constant where it is one in another spelling."""
     if not piece.expression.has(X) or factorise(piece.derivative(1)).sign:
         return piece
     inside = piece.low + 1 if piece.low.is_finite else piece.high - 1 if piece.high.is_finite else sp.Integer(0)
@@ -123,7 +140,7 @@ def _require_known(expression: sp.Expr) -> None:
 
 
 def _split(expression: sp.Expr) -> tuple[list[Piece], list[Expr]]:
-    """Give the pieces from left to right and f at the joints."""
+    """Return the pieces from left to right and f at the joints."""
     folded = sp.piecewise_fold(expression.rewrite(sp.Piecewise))
     if not isinstance(folded, sp.Piecewise):
         return [Piece(-sp.oo, sp.oo, folded)], []

@@ -1,11 +1,7 @@
-"""What a certificate holds: values with the proof method beside each, as frozen dataclasses and as JSON.
+"""What a certificate holds: values with the proof method beside each; as frozen dataclasses, as JSON and as tables.
 
 Every number is a pair of decimal strings that were rounded outwards from a ball of 256-bit arithmetic; the exact
-expression stands beside them where there is one. Nothing here imports SymPy or FLINT.
-
-Certificates as Markdown: one table for each group of properties, and one table that compares activations.
-
-Certificates on a terminal: one table for each group.
+expression stands beside them if there is one. Nothing here imports SymPy or FLINT.
 """
 
 import json
@@ -15,7 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import GemError
 
-SCHEMA = "gem-activations certificate 1"
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA = "gem-activations certificate 2"
 Kind = Literal["exact", "enclosure", "infinite", "absent", "statement", "open"]
 GROUPS = {
     "class": "Differentiability",
@@ -76,6 +75,14 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Fact:
+    """One fact that a row rests on: its kind, and (name, value) pairs that docs/properties/schema.md lists for it."""
+
+    kind: str
+    details: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class Property:
     """One row of a certificate: a value, the points where it is taken, and the method that proves it.
 
@@ -86,6 +93,7 @@ class Property:
         value: The value.
         where: Points of the real line that belong to the value, in rising order; empty where there are none.
         method: How the value was proved.
+        rests_on: The facts that the proof used, for a checker that does not trust this package.
     """
 
     group: str
@@ -94,6 +102,7 @@ class Property:
     value: Value
     where: tuple[Value, ...] = ()
     method: str = ""
+    rests_on: tuple[Fact, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -105,10 +114,12 @@ class Certificate:
         title: Name as the literature writes it.
         formula: The pieces in ASCII, which the proofs start from.
         reading: Remarks on the definition that was certified ("" where there is nothing to remark).
+        variance: Variance of the normal input of the rows on signal propagation, an exact number.
+        tools: Name of each tool that made the proofs -> its version.
         properties: The rows, in the order of `GROUPS`.
     Example:
         >>> row = Property("class", "order", "Largest k with f in C^k", Value("exact", "2", "2", "2", 2.0))
-        >>> str(Certificate("gem", "GEM", "x^3/(x^2+1)", "", (row,))["order"].value)
+        >>> str(Certificate("gem", "GEM", "x^3/(x^2+1)", "", "1", {}, (row,))["order"].value)
         '2'
     """
 
@@ -116,10 +127,12 @@ class Certificate:
     title: str
     formula: str
     reading: str
+    variance: str
+    tools: dict[str, str]
     properties: tuple[Property, ...] = field(repr=False)
 
     def __getitem__(self, key: str) -> Property:
-        """Give the row called `key`. Raises: CertificateError: no such row."""
+        """Return the row called `key`. Raises: CertificateError: no such row."""
         for row in self.properties:
             if row.key == key:
                 return row
@@ -127,8 +140,11 @@ class Certificate:
         raise CertificateError(f"the certificate of {self.name} has no row {key!r}; it has {keys}")
 
     def to_json(self) -> str:
-        """Write the certificate as JSON text; equal certificates give equal text."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False) + "\n"
+        """Write the certificate as JSON text, as docs/properties/schema.md says; equal certificates give equal text."""
+        data = asdict(self)
+        for row in data["properties"]:
+            row["rests_on"] = [{"kind": fact["kind"], **dict(fact["details"])} for fact in row["rests_on"]]
+        return json.dumps({"schema": SCHEMA, **data}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Certificate":
@@ -140,15 +156,18 @@ class Certificate:
             data: dict[str, Any] = json.loads(text)
             if data.pop("schema") != SCHEMA:
                 raise CertificateError(f"the file is not a {SCHEMA!r}; write it again with `gem-act certify`")
-            rows = tuple(_row(row) for row in data.pop("properties"))
-            return cls(properties=rows, **data)
+            rows = []
+            for row in data.pop("properties"):
+                where = tuple(Value(**point) for point in row.pop("where"))
+                facts = tuple(Fact(fact.pop("kind"), _frozen(list(fact.items()))) for fact in row.pop("rests_on"))
+                rows.append(Property(value=Value(**row.pop("value")), where=where, rests_on=facts, **row))
+            return cls(properties=tuple(rows), **data)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise CertificateError(f"the file is not a certificate ({error}); write it again") from None
 
 
-def _row(data: dict[str, Any]) -> Property:
-    where = tuple(Value(**point) for point in data.pop("where"))
-    return Property(value=Value(**data.pop("value")), where=where, **data)
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 COMPARED = {
@@ -196,7 +215,7 @@ def _cell(text: str) -> str:
 
 
 def comparison_table(certificates: Sequence[Certificate], links: dict[str, str]) -> str:
-    """Give one row for each activation: the properties of `COMPARED`, numbers to six digits.
+    """Return one row for each activation: the properties of `COMPARED`, numbers to six digits.
 
     Args:
         links: Name of an activation -> address of its page.
@@ -228,10 +247,6 @@ def _brief(value: Value) -> str:
     if value.kind == "absent":
         return "inf" if value.note.startswith("infinite") else "none"
     return value.note.partition(":")[0]
-
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def print_certificate(certificate: Certificate, console: "Console") -> None:
