@@ -21,6 +21,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import sympy as sp
 from flint import arb
@@ -351,7 +352,8 @@ def _terms(factor: Factor) -> _Terms:
         del functions[symbol]
         ring = PolyRing(sorted(lifted.free_symbols | series.free_symbols, key=str), sp.QQ)
         lifted = ring.from_expr(lifted).compose(ring(symbol), ring.from_expr(series)).as_expr()
-    return functions, sp.Poly(lifted, X, *functions).terms(), remainders
+    terms: Any = sp.Poly(lifted, X, *functions).terms()
+    return functions, terms, remainders
 
 
 def _as_power(exponent: Expr, tower: dict[sp.Symbol, Expr], functions: dict[sp.Symbol, Expr]) -> Expr:

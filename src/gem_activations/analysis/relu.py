@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import sympy as sp
 from flint import arb
@@ -148,7 +149,8 @@ def _differs(value: Expr) -> bool:
 
 
 def _is_zero(difference: Expr) -> bool:
-    return sp.simplify(sp.powdenest(difference)) == 0 or sp.simplify(difference.rewrite(sp.erf)) == 0
+    powers: Any = sp.powdenest(difference)
+    return sp.simplify(powers) == 0 or sp.simplify(difference.rewrite(sp.erf)) == 0
 
 
 def _middle(piece: Piece) -> Expr:

@@ -137,13 +137,14 @@ def _dead_regions(formula: Formula) -> Proved:
     kinks = {mark.point.exact for mark in found.marks if mark.joint and not mark.vanishes}
     for low, high, sign in found.cells:
         if sign == 0:
-            if low.exact is None or high.exact is None:
+            first, last = low.exact, high.exact
+            if first is None or last is None:
                 raise CertificateError("the end of a dead region has no exact form")
-            left = "(" if low.exact in (-sp.oo, *kinks) else "["
-            right = ")" if high.exact in (sp.oo, *kinks) else "]"
-            bounded = low.finite and high.finite
-            measure = f"measure {tidy(high.exact - low.exact)}" if bounded else "a half-line, measure inf"
-            regions.append(Value("statement", note=f"{left}{low.exact}, {high.exact}{right}, {measure}"))
+            left = "(" if first in (-sp.oo, *kinks) else "["
+            right = ")" if last in (sp.oo, *kinks) else "]"
+            length = tidy(last - first)
+            measure = f"measure {length}" if length.is_finite else "a half-line, measure inf"
+            regions.append(Value("statement", note=f"{left}{first}, {last}{right}, {measure}"))
     proved = _count(regions, found.method)
     return proved if regions else proved._replace(value=replace(proved.value, note="none"))
 

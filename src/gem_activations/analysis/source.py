@@ -35,11 +35,8 @@ def read(target: Target) -> Formula:
         >>> [str(piece.expression) for piece in read(x * sp.Abs(x)).pieces]
         ['-x**2', 'x**2']
     """
-    if isinstance(target, GemSpec):
-        target = str(target)
-    if isinstance(target, str):
-        target = parse_target(target)
-    found = formula(target) if isinstance(target, Activation) else _from_expression(target)
+    named: Any = parse_target(str(target)) if isinstance(target, GemSpec | str) else target
+    found = formula(named) if isinstance(named, Activation) else _from_expression(named)
     for piece in found.pieces:
         require_analytic(piece)
     return replace(found, pieces=tuple(_constant_or_same(piece) for piece in found.pieces))
