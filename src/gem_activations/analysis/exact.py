@@ -276,8 +276,11 @@ class Product:
 class _Lifter:
     """Replaces every exponential, root and irrational constant by a symbol."""
 
-    def __init__(self) -> None:
+    def __init__(self, expression: Expr) -> None:
         self.symbols: dict[Expr, sp.Symbol] = {}
+        exponents = [sp.expand(node.args[0]) for node in expression.atoms(sp.exp) if node.has(X)]
+        # Powers of one exponential need no symbol for each term of its exponent.
+        self.split = not all(sp.cancel(other / exponents[0]).is_Rational for other in exponents[1:])
 
     def lift(self, node: Expr) -> Expr:
         if node == X or node.is_Rational:
@@ -285,7 +288,8 @@ class _Lifter:
         if isinstance(node, (sp.Add, sp.Mul)):
             return node.func(*(self.lift(part) for part in node.args))
         if isinstance(node, sp.exp):
-            return sp.Mul(*(self._exponential(term) for term in sp.Add.make_args(sp.expand(node.args[0]))))
+            exponent = sp.expand(node.args[0])
+            return sp.Mul(*(self._exponential(e) for e in (sp.Add.make_args(exponent) if self.split else [exponent])))
         if isinstance(node, sp.Pow) and node.exp.is_Integer:
             return self.lift(node.base) ** node.exp
         if isinstance(node, sp.Pow) and node.exp.is_Rational:
@@ -357,8 +361,9 @@ def _parts(expression: Expr) -> tuple[list[tuple[Expr, int]], _Lifter]:
     """Write an expression as a product of powers of polynomials over its tower of generators."""
     if sp.count_ops(expression) > MOST_OPERATIONS:
         raise UndecidedError(f"an expression with more than {MOST_OPERATIONS} operations was not factored")
-    lifter = _Lifter()
-    lifted = lifter.whole(lifter.lift(expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)))
+    plain = expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)
+    lifter = _Lifter(plain)
+    lifted = lifter.whole(lifter.lift(plain))
     if len(lifter.symbols) > _MOST_GENERATORS:
         raise UndecidedError(f"an expression in more than {_MOST_GENERATORS} functions and constants was not factored")
     if len(lifted.free_symbols) > 1 and any(max(abs(r.p), r.q) > _LONGEST_NUMBER for r in lifted.atoms(sp.Rational)):

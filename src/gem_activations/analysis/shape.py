@@ -140,9 +140,9 @@ def _dead_regions(formula: Formula) -> Proved:
             first, last = low.exact, high.exact
             if first is None or last is None:
                 raise CertificateError("the end of a dead region has no exact form")
+            length = tidy(last - first)
             left = "(" if first in (-sp.oo, *kinks) else "["
             right = ")" if last in (sp.oo, *kinks) else "]"
-            length = tidy(last - first)
             measure = f"measure {length}" if length.is_finite else "a half-line, measure inf"
             regions.append(Value("statement", note=f"{left}{first}, {last}{right}, {measure}"))
     proved = _count(regions, found.method)
