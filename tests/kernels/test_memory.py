@@ -1,5 +1,6 @@
 """Where an element lies, how many there are, who computes it and over what: none of it may change a bit."""
 
+import ctypes
 import os
 import struct
 import subprocess
@@ -104,7 +105,7 @@ def test_a_bad_call_is_refused_and_writes_nothing(built):
     forward = OPERATIONS["forward"]
     half_wide = GemSpec(9)
     object.__setattr__(half_wide, "handle", SpecHandle.from_buffer_copy(spec_handle(GemSpec(9))))
-    half_wide.handle.wide = 0
+    half_wide.handle.wide, half_wide.handle.address = 0, ctypes.addressof(half_wide.handle)
     for operation, spec, dtype, count in (
         (forward, GemSpec(), 4, 4),
         (forward, GemSpec(), -1, 4),

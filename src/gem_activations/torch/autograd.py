@@ -35,7 +35,7 @@ functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, repo
 _transforms_active: Any = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
 
 
-def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bool, inplace: bool) -> Tensor:
+def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, from_output: bool, inplace: bool) -> Tensor:
     """Return f(x) of an ordinary tensor, or of one that torch.func wraps, computed by `backend` and differentiable.
 
     Args:
@@ -47,13 +47,19 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, *, from_output: bo
     Raises: RuntimeError (PyTorch's own), before x is touched: inplace on a leaf that requires grad, or on a view that
         may not be changed.
     """
-    if inplace and (
-        _has_tangents() or _transforms_active() or (torch.is_grad_enabled() and not _may_be_overwritten(x))
-    ):
+    wrapped = forward_ad._current_level >= 0 or _transforms_active()
+    if not (wrapped or (x.requires_grad and torch.is_grad_enabled())):
+        y = backend.forward(x, spec, inplace)
+        if inplace and not x.is_inference():
+            torch.autograd.graph.increment_version(x)
+        return y
+    if inplace and (wrapped or not _may_be_overwritten(x)):
         # An autograd function is refused only after it has run; copy_ is refused before it writes. And copy_ overwrites
         # tangents that are shared or batched, too.
         return x.copy_(_apply(Activation, x.clone(), Settings(spec, backend, from_output)))
-    return _apply(Activation, x, Settings(spec, backend, from_output, inplace))
+    if wrapped:
+        return _apply(Activation, x, Settings(spec, backend, from_output, inplace))
+    return _apply_activation(x, Settings(spec, backend, from_output, inplace))
 
 
 def apply_gated_eagerly(x: Tensor, gate: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
@@ -192,6 +198,10 @@ class Activation(_Elementwise):
         """Return tangent d1."""
         (kept,) = ctx.saved_tensors
         return _gradient(tangents[0], kept, ctx.settings)
+
+
+_directly: Any = super(Function, Activation)
+_apply_activation = _directly.apply  # As `_apply` calls it, without asking for transforms.
 
 
 def _gradient(grad: Tensor, kept: Tensor, settings: Settings) -> Tensor:

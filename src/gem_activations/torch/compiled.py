@@ -8,10 +8,15 @@ from torch import Tensor
 
 from ..errors import MissingDependencyError
 from ..kernels import cpu
-from ..kernels.cpu import OPERATIONS
+from ..kernels.cpu import OPERATIONS, Operation
 from ..spec import GemSpec
 from .backends import Backend
 
+_FORWARD = OPERATIONS["forward"]
+_BACKWARD, _SECOND, _THIRD = (
+    (OPERATIONS[name], OPERATIONS[f"{name}_from_output"]) for name in ("backward", "second", "third")
+)
+_threads = torch.get_num_threads
 _storage_address: Any = torch._C._data_address  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _CODES = {getattr(torch, name): code for name, code in cpu.DTYPES.items()}
 
@@ -40,13 +45,13 @@ class Cpu:
         if inplace and (x.is_neg() or not (x.is_contiguous() or _is_dense(x))):
             return x.copy_(self.forward(x, spec, False))
         out = x if inplace else torch.empty_like(x)
-        self._run("forward", spec, (out,), (x,))
+        self._run(_FORWARD, spec, (out,), (x,))
         return out
 
     def backward(self, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
         """Return grad * f'(x); see Backend."""
         out = torch.empty_like(kept)
-        self._run("backward_from_output" if from_output else "backward", spec, (out,), (grad, kept))
+        self._run(_BACKWARD[from_output], spec, (out,), (grad, kept))
         return out
 
     def second(
@@ -54,7 +59,7 @@ class Cpu:
     ) -> tuple[Tensor, Tensor]:
         """Return gg d1 and gg grad d2; see Backend."""
         outputs = torch.empty_like(kept), torch.empty_like(kept)
-        self._run("second_from_output" if from_output else "second", spec, outputs, (grad_grad, grad, kept))
+        self._run(_SECOND[from_output], spec, outputs, (grad_grad, grad, kept))
         return outputs
 
     def third(
@@ -62,44 +67,46 @@ class Cpu:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the backward pass of `second`; see Backend."""
         outputs = torch.empty_like(kept), torch.empty_like(kept), torch.empty_like(kept)
-        self._run("third_from_output" if from_output else "third", spec, outputs, (a, b, grad_grad, grad, kept))
+        self._run(_THIRD[from_output], spec, outputs, (a, b, grad_grad, grad, kept))
         return outputs
 
     def inverse(self, y: Tensor, spec: GemSpec) -> Tensor:
         """Return x; see Backend."""
         out = torch.empty_like(y)
-        self._run("inverse", spec, (out,), (y,))
+        self._run(OPERATIONS["inverse"], spec, (out,), (y,))
         return out
 
     def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
         """Return x * f(gate); see Backend."""
         out = torch.empty_like(x)
-        self._run("glu_forward", spec, (out,), (x, gate))
+        self._run(OPERATIONS["glu_forward"], spec, (out,), (x, gate))
         return out
 
     def glu_backward(self, grad: Tensor, x: Tensor, gate: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
         """Return both gradients; see Backend."""
         outputs = torch.empty_like(x), torch.empty_like(x)
-        self._run("glu_backward", spec, outputs, (grad, x, gate))
+        self._run(OPERATIONS["glu_backward"], spec, outputs, (grad, x, gate))
         return outputs
 
-    def _run(self, name: str, spec: GemSpec, outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> None:
+    def _run(
+        self, operation: Operation, spec: GemSpec, outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
+    ) -> None:
         """Call the library. Outputs are laid out alike; an input of another layout is copied."""
         first = outputs[0]
-        strides = first.stride()
-        arranged: list[Tensor] = []
+        contiguous, itemsize = first.is_contiguous(), first.itemsize
+        copies: list[Tensor] = []
         addresses = [output.data_ptr() for output in outputs]
         for tensor in inputs:
             # Unlike data_ptr(), the address of the storage leaves a copy-on-write tensor shared. Of zeros that are not
             # stored it is 0.
             address = _storage_address(tensor)
-            if tensor.stride() != strides or tensor.is_neg() or address == 0:
-                arranged.append(torch.empty_like(first).copy_(tensor))
-                addresses.append(arranged[-1].data_ptr())
+            alike = tensor.is_contiguous() if contiguous else tensor.stride() == first.stride()
+            if address and alike and not tensor.is_neg():
+                addresses.append(address + tensor.storage_offset() * itemsize)
             else:
-                addresses.append(address + tensor.storage_offset() * tensor.itemsize)
-        operation, code = OPERATIONS[name], _CODES[first.dtype]
-        self._library.call(operation, spec, code, first.numel(), torch.get_num_threads(), *addresses)
+                copies.append(torch.empty_like(first).copy_(tensor))
+                addresses.append(copies[-1].data_ptr())
+        self._library.call(operation, spec, _CODES[first.dtype], first.numel(), _threads(), *addresses)
 
 
 class Triton:

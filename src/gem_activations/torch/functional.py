@@ -163,7 +163,7 @@ def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendN
         if not is_traced(x):
             chosen = choose_backend(backend, x)
             from_output = save == "output" or (save == "auto" and (inplace or chosen.output_is_enough(spec, x.dtype)))
-            return apply_eagerly(x, spec, chosen, from_output=from_output, inplace=inplace)
+            return apply_eagerly(x, spec, chosen, from_output, inplace)
     check_tensor(x)
     refuse_forced_kernel(backend)
     if x.is_nested and x.layout is torch.strided:
@@ -171,7 +171,7 @@ def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendN
         y = nested.as_nested_tensor([apply(part, spec, False, save, backend) for part in x.unbind()])
         return x.copy_(y) if inplace else y
     if is_transformed(x):
-        return apply_eagerly(x, spec, choose_backend(backend, x), from_output=False, inplace=inplace)
+        return apply_eagerly(x, spec, choose_backend(backend, x), False, inplace)
     return x.copy_(formula.value(x.clone(), spec)) if inplace else formula.value(x, spec)
 
 

@@ -5,13 +5,14 @@ pointers; the functions below call it with NumPy arrays. No framework is importe
 """
 
 from .arrays import backward, backward_from_output, forward, glu_backward, glu_forward, second
-from .library import DTYPES, OPERATIONS, Library, SpecHandle
+from .library import DTYPES, OPERATIONS, Library, Operation, SpecHandle
 from .loader import Status, load, status
 
 __all__ = [
     "DTYPES",
     "OPERATIONS",
     "Library",
+    "Operation",
     "SpecHandle",
     "Status",
     "backward",

@@ -44,7 +44,9 @@ _PACK = {arrays: struct.Struct(f"@P4q{arrays}P").pack for arrays in (2, 3, 5, 8)
 
 
 class SpecHandle(ctypes.Structure):
-    """A GemSpec as the library reads it (gem_spec of source/gem.h); made by `spec_handle`."""
+    """A GemSpec as the library reads it (gem_spec of source/gem.h), and its address; made by `spec_handle`."""
+
+    address: int
 
     _fields_ = (
         ("n", ctypes.c_int64),
@@ -72,6 +74,7 @@ def spec_handle(spec: GemSpec) -> SpecHandle:
         table = gradient_table(spec.n, spec.leak)
         if table is not None:
             handle.table = ctypes.pointer(table)
+        handle.address = ctypes.addressof(handle)
         object.__setattr__(spec, "handle", handle)
     return handle
 
@@ -118,7 +121,7 @@ class Library:
         """
         # A block of bytes for the whole call: ctypes charges for each argument, and a shared block would need a lock.
         handle = spec.handle or spec_handle(spec)
-        block = _PACK[len(arrays)](ctypes.addressof(handle), operation.code, dtype, count, threads, *arrays)
+        block = _PACK[len(arrays)](handle.address, operation.code, dtype, count, threads, *arrays)
         code = self._run(block)
         if code:
             raise BackendError(f"the C library refused operation {operation.code} with code {code}; report it")
