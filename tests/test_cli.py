@@ -9,6 +9,7 @@ import pytest
 
 from gem_activations import __version__, catalog
 from gem_activations.cli import main
+from gem_activations.lab.recipes.registry import RECIPES
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = ("torch", "sklearn", "scipy", "polars", "matplotlib", "pooch", "jinja2")
@@ -42,6 +43,31 @@ def test_help_names_commands_recipes_and_options(capsys: pytest.CaptureFixture[s
     options = ("activations", "seeds", "epochs", "baseline", "out", "device", "data-dir", "model")
     assert all(f"--{option}" in shown for option in options)
     assert all(recipe in shown for recipe in ("digits", "mnist", "fashion-mnist"))
+
+
+@pytest.mark.parametrize(
+    "words", [["compare"], ["certify"], ["bench"], ["claims"], ["data", "check"], ["tune"]], ids=" ".join
+)
+def test_help_names_no_default_that_is_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    shown = " ".join(re.sub("[│\\s]+", " ", capsys.readouterr().out).split())
+    assert "(default: None)" not in shown
+    assert "(default: )" not in shown
+    assert "(default: False)" not in shown
+
+
+def test_help_has_a_line_for_each_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    assert [name for name in RECIPES if not any(line.startswith(f"- {name}: ") for line in lines)] == []
+
+
+def test_completion_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--tyro-print-completion", "bash"])
+    assert "compare" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--version"], ["compare", "--version"], ["data", "get", "--version"]])

@@ -60,7 +60,7 @@ def test_public_names_exist_and_are_documented(name, monkeypatch, tmp_path):
 def test_modules_are_documented_and_of_a_size_to_read(path):
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), "a module docstring is missing"
-    assert text.count("\n") <= 350
+    assert text.count("\n") <= 500
 
 
 def test_every_error_of_the_project_is_of_one_family():

@@ -156,9 +156,9 @@ class Merge:
 class DataGet:
     """Download data sets from where they are published, and check them."""
 
-    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME [NAME ...]")]
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME [NAME ...]", help_behavior_hint="")]
     """Of mnist, fashion-mnist, cifar10, cifar100, stl10, tinyshakespeare, wikitext-2."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, arg(help_behavior_hint="")] = None
     """Data folder; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given."""
 
     def run(self) -> None:
@@ -176,9 +176,9 @@ class DataGet:
 class DataCheck:
     """Say of each file of the data sets whether it is there and as published; exit status 2 where one is not."""
 
-    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]")] = ()
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]", help_behavior_hint="")] = ()
     """Data sets; every one of which a file is there where not given."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, arg(help_behavior_hint="")] = None
     """Data folder; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given."""
 
     def run(self) -> None:
@@ -277,7 +277,7 @@ class Certify:
     Each number is exact or an interval that is proved to hold it, with the method beside it.
     """
 
-    names: Annotated[Positional[tuple[str, ...]], arg(metavar="A [B ...]")]
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="A [B ...]", help_behavior_hint="")]
     """Activations, such as gelu "egem(eps=1/10000)", expressions in x, such as "x*tanh(x)", or all."""
     out: Path = Path("certificates")
     """Folder for NAME.json and NAME.md. An earlier certificate of the same question is replaced, no other file."""
@@ -402,7 +402,7 @@ def run_command(words: list[str]) -> int:
         hint = f"did you mean {' or '.join(near)}?" if near else f"the commands are {', '.join(commands)}"
         raise SettingError(f"no command is called {quote(words[0])}; {hint}")
     description = "Smooth activation functions made of rational arithmetic, and a lab that compares them."
-    named = tuple(Annotated[kind, subcommand(name)] for name, kind in commands.items())
+    named = tuple(Annotated[_without_absent_defaults(kind), subcommand(name)] for name, kind in commands.items())
     union: Any = typing.Union[named]  # noqa: UP007 -- a union of annotated types is tyro's way to name subcommands
     command: Any = tyro.cli(
         union,
@@ -411,7 +411,20 @@ def run_command(words: list[str]) -> int:
         args=words,
         config=(DisallowNone, OmitArgPrefixes),
     )
-    return command.run() or 0
+    kind = commands[words[0]]
+    return kind(**{each.name: getattr(command, each.name) for each in fields(kind)}).run() or 0
+
+
+def _without_absent_defaults(kind: Any) -> type:
+    """Return a command whose help is silent on defaults of None, () and False: the words beside them say what holds."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    silent: list[Any] = []
+    for each in fields(kind):
+        if each.default is None or each.default is False or each.default == ():
+            default = dataclasses.field(default=each.default, kw_only=each.kw_only)
+            silent.append((each.name, Annotated[hints[each.name], arg(help_behavior_hint="")], default))
+    namespace = {"__doc__": kind.__doc__}
+    return dataclasses.make_dataclass(kind.__name__, silent, bases=(kind,), namespace=namespace, frozen=True)
 
 
 def _report(folder: Path, as_json: bool = False) -> int:

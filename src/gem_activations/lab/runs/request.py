@@ -13,14 +13,15 @@ from ..recipes.studies import STUDIES
 
 
 def _list(makers: dict[str, Any]) -> str:
-    return " ".join(f"{name}: {(maker.__doc__ or '').strip()}" for name, maker in makers.items())
+    """Return a list for the help, whose lines tyro leaves apart because they do not begin with a letter."""
+    return "".join(f"\n- {name}: {(maker.__doc__ or '').strip()}" for name, maker in makers.items())
 
 
 _RECIPES = (
     f"What is trained on what: one of these recipes, or a training function of your own as mine.py:train or "
-    f"package.module:train (--help after it shows its options). {_list(RECIPES)}"
+    f"package.module:train (--help after it shows its options).{_list(RECIPES)}"
 )
-_STUDIES = f"Activations and baseline of a study. {_list(STUDIES)}"
+_STUDIES = f"Activations and baseline of a study.{_list(STUDIES)}"
 _ACTIVATIONS = (
     'Activations to compare: names of the catalog such as gelu gem "egem(eps=1e-4)"; with a training function of your '
     "own also mine.py:Snake, torch.nn.CELU or snake=mine.py:Snake"
