@@ -21,6 +21,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
     *sorted((ROOT / "docs" / "frameworks").glob("*.md")),
+    *sorted((ROOT / "docs" / "examples").glob("*.md")),
 ]
 
 # Commands that take minutes or data that is not here: their words are checked, they are not run.
@@ -53,7 +54,8 @@ def workplace(tmp_path_factory):
     """A folder like the checkout: the commands of a page run there one after the other."""
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "docs").mkdir()
-    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+    for name in ("benchmarks", "examples"):
+        (folder / name).symlink_to(ROOT / name)
     return folder
 
 

@@ -206,3 +206,14 @@ def test_the_probability_of_being_better_has_an_interval_that_covers():
         _, low, high = probability_better(0.6 + noise.standard_normal(8), noise.standard_normal(8))
         inside += low <= truth <= high
     assert inside >= stats.binom.ppf(1e-3, 400, 0.93)
+
+
+def test_wide_rows_do_not_hide_each_other_from_the_check_of_spreads():
+    """Two wide rows once kept a third in the common spread, and narrow arms far apart were called not decided."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(0.0, np.array([0.01, 0.01, 0.01, 0.2, 0.6, 0.6])[:, None], (6, 10))
+    table[1] += 0.08
+    found = compare_rows(table)
+    assert found.pooled.tolist() == [True, True, False, False, False]
+    assert found.shown[0]
+    assert not found.shown[1]

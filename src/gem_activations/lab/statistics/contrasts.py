@@ -110,30 +110,27 @@ def pooled_variance(table: Array) -> tuple[Array, NDArray[np.int_], Flags]:
     Returns: The variance, shape (...), NaN without degrees of freedom; these; the rows that stand out, (..., rows).
     """
     there = ~np.isnan(table)
-    rows, seeds = table.shape[-2:]
     filled = np.where(there, table, 0.0)
-    left = _residuals(filled, there)
-    counts = there.sum(-1)
-    row_square = (left**2).sum(-1) * rows / max(rows - 1, 1)
-    total = (left**2).sum((-2, -1))
-    freedom = np.maximum(there.sum((-2, -1)) - (counts > 0).sum(-1) - (there.any(-2)).sum(-1) + 1, 0)
-    row_freedom = np.maximum(counts - 1, 0)
-    rest = freedom[..., None] - row_freedom
-    known = (row_freedom > 0) & (rest > 0)
-    others = np.maximum(total[..., None] - row_square, 0.0) / np.where(known, rest, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = row_square / np.where(known, row_freedom, 1) / others
-    p_value = np.where(known, special.fdtrc(np.where(known, row_freedom, 1), np.where(known, rest, 1), ratio), 1.0)
-    p_value = np.where(np.isnan(p_value), 1.0, p_value)
-    apart = p_value < SPREAD_LEVEL
-    leaves = p_value < POOL_LEVEL
-    if seeds >= POOL_SEEDS and leaves.any():
-        kept = there & ~leaves[..., None]
-        fewer = kept.sum((-2, -1)) - kept.any(-1).sum(-1) - kept.any(-2).sum(-1) + 1
-        usable = leaves.any(-1) & (fewer > 0)
-        total = np.where(usable, (_residuals(np.where(kept, filled, 0.0), kept) ** 2).sum((-2, -1)), total)
-        freedom = np.where(usable, fewer, freedom)
-    return np.where(freedom > 0, total / np.maximum(freedom, 1), np.nan), freedom, apart
+    kept, apart = there, np.zeros(there.shape[:-1], bool)
+    while True:  # The widest rows hide the next ones: those that leave are gone before the rest is looked at again.
+        square = (_residuals(np.where(kept, filled, 0.0), kept) ** 2).sum(-1)
+        rows, counts = kept.any(-1).sum(-1), kept.sum(-1)
+        freedom = np.maximum(counts.sum(-1) - rows - kept.any(-2).sum(-1) + 1, 0)
+        total = square.sum(-1)
+        row_square = square * (rows / np.maximum(rows - 1, 1))[..., None]
+        row_freedom = np.maximum(counts - 1, 0)
+        rest = freedom[..., None] - row_freedom
+        known = (row_freedom > 0) & (rest > 0)
+        others = np.maximum(total[..., None] - row_square, 0.0) / np.where(known, rest, 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = row_square / np.where(known, row_freedom, 1) / others
+        p_value = np.where(known, special.fdtrc(np.where(known, row_freedom, 1), np.where(known, rest, 1), ratio), 1.0)
+        p_value = np.where(np.isnan(p_value), 1.0, p_value)
+        apart = apart | (p_value < SPREAD_LEVEL)
+        leaves = (p_value < POOL_LEVEL) & kept.any(-1)
+        if there.shape[-1] < POOL_SEEDS or not leaves.any():
+            return np.where(freedom > 0, total / np.maximum(freedom, 1), np.nan), freedom, apart
+        kept = kept & ~leaves[..., None]
 
 
 def _residuals(filled: Array, there: Flags) -> Array:

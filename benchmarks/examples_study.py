@@ -1,0 +1,237 @@
+"""Tune every arm of an example alike, then run fresh seeds on other tasks, and say what they show.
+
+    OMP_NUM_THREADS=1 python benchmarks/examples_study.py run --workers 13 --seconds 1010
+    python benchmarks/examples_study.py judge
+
+`run` writes benchmarks/results/examples/{tune,chosen,test}.csv. Each family of activations gets the same number of
+settings (rate, and its own parameter if it has one) on the tasks for tuning, one seed each; the setting with the least
+mean logarithm of the error goes into the test: ten fresh seeds on tasks that tuning has not seen. `judge` compares the
+logarithms of the errors with the baseline's by the lab's own procedure and prints the tables of docs/examples.
+"""
+
+import argparse
+import csv
+import importlib.util
+import json
+import math
+import multiprocessing
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "examples"
+Setting = tuple[str, float]
+
+
+def with_scale(family: str, n: int, scale: float) -> str:
+    """Return the activation with a transition of width `scale`."""
+    return f"{family}(n={n}, eps={scale ** (2 * n):.6g}{', leak=0.01' if family == 'segem' else ''})"
+
+
+def settings(plain: list[str], rates: list[float], families: dict[str, list[str]], few: list[float]) -> dict[str, Any]:
+    """Return family -> settings to try: one activation at many rates, or several activations at few."""
+    single = {name: [(name, rate) for rate in rates] for name in plain}
+    return {
+        **single,
+        **{family: [(name, rate) for name in names for rate in few] for family, names in families.items()},
+    }
+
+
+FIELD = settings(
+    ["relu", "silu", "gelu", "gem", "gem(n=2)"],
+    [3e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2],
+    {
+        "softplus": [f"softplus(beta={beta})" for beta in (30, 100, 300, 1000)],
+        "egem n=1": [with_scale("egem", 1, scale) for scale in (0.003, 0.01, 0.03, 0.1)],
+        "egem n=2": [with_scale("egem", 2, scale) for scale in (0.01, 0.03, 0.1, 0.3)],
+        "segem n=2": [with_scale("segem", 2, scale) for scale in (0.01, 0.03, 0.1, 0.3)],
+    },
+    [1e-3, 3e-3],
+)
+FIELD["siren"] = [(name, rate) for name in ("Sine10", "Sine") for rate in (3e-4, 1e-3, 3e-3, 1e-2)]
+PHYSICS = settings(
+    ["relu", "gelu", "silu", "tanh", "mish", "gem", "gem(n=2)"],
+    [5e-4, 1e-3, 2e-3, 5e-3],
+    {
+        "softplus": ["softplus", "softplus(beta=10)"],
+        "egem n=1": ["egem(eps=1e-4)", "egem(eps=1e-2)"],
+        "egem n=2": [with_scale("egem", 2, 0.3), with_scale("egem", 2, 0.5)],
+        "segem n=2": [with_scale("segem", 2, 0.5), with_scale("segem", 2, 1.0)],
+    },
+    [1e-3, 3e-3],
+)
+# Settings, metric, baseline, tasks for tuning, tasks of the test.
+STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]], list[dict[str, Any]]]] = {
+    "sdf": (
+        FIELD,
+        "distance_error",
+        "softplus",
+        [{"shape": "circles"}, {"shape": "rectangle"}],
+        [{"shape": "star"}, {"shape": "gear"}, {"shape": "torus"}],
+    ),
+    "pinn": (
+        PHYSICS,
+        "relative_error",
+        "tanh",
+        [{"problem": "poisson"}, {"problem": "layer"}],
+        [{"problem": "helmholtz"}],
+    ),
+    "forces": (PHYSICS, "force_error", "silu", [{"scored": 20000}], [{}]),
+}
+TUNING_SEED, SEEDS = 100, 10
+
+
+def run_one(job: tuple[str, str, str, float, dict[str, Any], int, float]) -> dict[str, Any] | None:
+    """Return the row of one run, None if the time is up."""
+    study, family, name, rate, task, seed, end = job
+    if time.time() > end:
+        return None
+    import torch
+
+    from gem_activations.torch import make_activation
+
+    torch.set_num_threads(1)
+    spec = importlib.util.spec_from_file_location(study, ROOT / "examples" / f"{study}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    factory = getattr(example, name, None) or (lambda: make_activation(name))
+    row = {
+        "study": study,
+        "task": json.dumps(task),
+        "arm": family,
+        "activation": name,
+        "learning_rate": rate,
+        "seed": seed,
+    }
+    begun = time.perf_counter()
+    try:
+        figures = example.train(SimpleNamespace(activation=factory, seed=seed), learning_rate=rate, **task)
+    except ArithmeticError as error:
+        figures = {"loss": math.nan, "reason": str(error)}
+    finite = all(math.isfinite(value) for value in figures.values() if isinstance(value, float))
+    kept = {key: value for key, value in figures.items() if not isinstance(value, float) or math.isfinite(value)}
+    return {
+        **row,
+        "status": "finished" if finite else "failed",
+        "seconds": round(time.perf_counter() - begun, 2),
+        **kept,
+    }
+
+
+def run(workers: int, seconds: float) -> None:
+    """Tune, choose, test; write the rows."""
+    end = time.time() + seconds
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        jobs = [
+            (study, family, name, rate, task, TUNING_SEED, end)
+            for study, (families, _, _, tasks, _) in STUDIES.items()
+            for family, tried in families.items()
+            for name, rate in tried
+            for task in tasks
+        ]
+        tuned = [row for row in pool.imap_unordered(run_one, jobs, chunksize=1) if row]
+        write("tune", tuned)
+        chosen = choose(tuned)
+        write("chosen", chosen)
+        jobs = [
+            (row["study"], row["arm"], row["activation"], row["learning_rate"], task, seed, end)
+            for seed in range(SEEDS)
+            for row in chosen
+            for task in STUDIES[row["study"]][4]
+        ]
+        write("test", [row for row in pool.imap_unordered(run_one, jobs, chunksize=1) if row])
+
+
+def choose(tuned: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the best setting of each family: the least mean logarithm of the error over all tasks for tuning."""
+    rows = []
+    for study, (families, metric, _, tasks, _) in STUDIES.items():
+        for family, tried in families.items():
+            scores = []
+            for name, rate in tried:
+                same = [
+                    row
+                    for row in tuned
+                    if (row["study"], row["activation"], row["learning_rate"]) == (study, name, rate)
+                ]
+                errors = [float(row[metric]) for row in same if row["arm"] == family and row["status"] == "finished"]
+                mean = sum(map(math.log, errors)) / len(tasks) if len(errors) == len(tasks) else math.inf
+                scores.append((mean, name, rate))
+            mean, name, rate = min(scores)
+            rows.append({"study": study, "arm": family, "activation": name, "learning_rate": rate, "log_error": mean})
+    return rows
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write a table; it appears whole or not at all."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    rows = sorted(rows, key=lambda row: [str(row.get(key)) for key in ("study", "task", "arm", "activation", "seed")])
+    partial = RESULTS / f"{name}.part"
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(RESULTS / f"{name}.csv")
+
+
+def judge() -> Iterator[str]:
+    """Yield the lines of a table for each task: median error, ratio to the baseline with its interval, verdict."""
+    from gem_activations.lab.statistics.verdicts import ORDER
+    from gem_activations.lab.statistics.verdicts import judge as judge_rows
+
+    with (RESULTS / "test.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for study, (families, metric, baseline, _, tasks) in STUDIES.items():
+        for task in map(json.dumps, tasks):
+            chosen = [row for row in rows if (row["study"], row["task"]) == (study, task)]
+            arms = [baseline, *(family for family in families if family != baseline)]
+            errors = np.array([[_error(chosen, arm, seed, metric) for seed in range(SEEDS)] for arm in arms])
+            failed = np.isnan(errors)
+            found = judge_rows(-np.log(errors), failed)
+            yield f"\n{study} {task}\n\n| activation | rate | median | times {baseline} | verdict | seconds |"
+            yield "|---|---|---|---|---|---|"
+            for place in np.argsort(np.nanmedian(errors, 1)):
+                same = [row for row in chosen if row["arm"] == arms[place]]
+                seconds = np.median([float(row["seconds"]) for row in same])
+                ratio = np.exp(np.nanmean(np.log(errors[place]) - np.log(errors[0])))
+                verdict = "baseline" if place == 0 else ORDER[found.code[place - 1]]
+                median = np.nanmedian(errors[place])
+                cells = [
+                    f"`{same[0]['activation']}`",
+                    same[0]["learning_rate"],
+                    f"{median:.4f}",
+                    f"{ratio:.2f}",
+                    verdict,
+                ]
+                yield "| " + " | ".join([*cells, f"{seconds:.1f}"]) + " |"
+
+
+def _error(rows: list[dict[str, str]], arm: str, seed: int, metric: str) -> float:
+    (row,) = [row for row in rows if (row["arm"], int(row["seed"])) == (arm, seed)]
+    return float(row[metric]) if row["status"] == "finished" else math.nan
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", choices=["run", "judge"])
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--seconds", type=float, default=1e9, help="no further run is begun after this time")
+    arguments = parser.parse_args()
+    if arguments.work == "run":
+        run(arguments.workers, arguments.seconds)
+    print("\n".join(judge()))
+
+
+if __name__ == "__main__":
+    main()

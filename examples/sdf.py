@@ -1,0 +1,159 @@
+"""A signed distance field from points: which activation for a network that is differentiated twice?
+
+    gem-act compare examples/sdf.py:train --activations relu "softplus(beta=100)" "egem(n=2, eps=8.1e-7)" \
+      --metric distance_error --better lower --seeds 10 --out runs/sdf
+
+A network f is to give the distance to a curve or a surface, negative inside, and sees points of it and their normals.
+As in IGR (Gropp et al. 2020, arXiv:2002.10099) the loss asks for f = 0 on the points, for a gradient equal to the
+normal there, and for a gradient of length 1 everywhere (Eikonal), so that training differentiates f twice. ReLU can do
+that, but its second derivative is 0. The shapes have exact distances, which serve the scoring alone. One run takes
+some 20 seconds on a core.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from gem_activations.lab import Run
+
+Shape = tuple[Callable[[Tensor], Tensor], Callable[[int], tuple[Tensor, Tensor]]]
+"""The exact signed distance at points (N, d), and a sampler of points on the surface and their outward normals."""
+
+
+class Sine(nn.Module):
+    """SIREN's sin(omega x), with first weights of its own (Sitzmann et al. 2020, arXiv:2006.09661)."""
+
+    omega = 30.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.omega * x)
+
+
+class Sine10(Sine):
+    """SIREN at a third of the usual frequency."""
+
+    omega = 10.0
+
+
+def make_field(activation: Callable[[], nn.Module], dimensions: int, width: int) -> nn.Sequential:
+    """Return four hidden layers that begin as the distance to a sphere (arXiv:1911.10414), or by SIREN's rule."""
+    sizes = [dimensions, width, width, width, width, 1]
+    layers: list[nn.Module] = []
+    for number, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+        linear, act = nn.Linear(fan_in, fan_out), activation()
+        if isinstance(act, Sine):
+            bound = 1 / fan_in if number == 0 else math.sqrt(6 / fan_in) / act.omega
+            nn.init.uniform_(linear.weight, -bound, bound)
+        elif fan_out > 1:
+            nn.init.normal_(linear.weight, 0.0, math.sqrt(2 / fan_out))
+            nn.init.zeros_(linear.bias)
+        else:
+            nn.init.normal_(linear.weight, math.sqrt(math.pi / fan_in), 1e-4)
+            nn.init.constant_(linear.bias, -0.5)
+        layers += [linear, act]
+    return nn.Sequential(*layers[:-1])
+
+
+def polygon(corners: list[tuple[float, float]]) -> Shape:
+    """Return a closed polygon whose corners go round counterclockwise."""
+    begin = torch.tensor(corners)
+    step = begin.roll(-1, 0) - begin
+    normal = normalize(torch.stack([step[:, 1], -step[:, 0]], 1))
+
+    def distance(x: Tensor) -> Tensor:
+        offset = x[:, None] - begin
+        along = ((offset * step).sum(-1) / (step * step).sum(-1)).clamp(0, 1)
+        nearest = (offset - along[..., None] * step).norm(dim=-1).amin(1)
+        crosses = (offset[..., 1] < 0) != (offset[..., 1] < step[:, 1])
+        right = offset[..., 0] < offset[..., 1] * step[:, 0] / step[:, 1].where(step[:, 1] != 0, 1.0)
+        return torch.where((crosses & right).sum(1) % 2 == 1, -nearest, nearest)
+
+    def sample(count: int) -> tuple[Tensor, Tensor]:
+        edge = torch.multinomial(step.norm(dim=1), count, replacement=True)
+        return begin[edge] + torch.rand(count, 1) * step[edge], normal[edge]
+
+    return distance, sample
+
+
+def star(points: int, inner: float, outer: float) -> Shape:
+    """Return a star with so many points."""
+    turns = [math.pi * k / points + 0.3 for k in range(2 * points)]
+    return polygon([(r * math.cos(t), r * math.sin(t)) for t, r in zip(turns, [outer, inner] * points, strict=True)])
+
+
+def circles() -> Shape:
+    """Return two circles that do not touch."""
+    centres, radii = torch.tensor([[-0.4, -0.1], [0.45, 0.2]]), torch.tensor([0.4, 0.25])
+
+    def sample(count: int) -> tuple[Tensor, Tensor]:
+        which, turn = torch.multinomial(radii, count, replacement=True), 2 * math.pi * torch.rand(count)
+        normal = torch.stack([turn.cos(), turn.sin()], 1)
+        return centres[which] + radii[which, None] * normal, normal
+
+    return lambda x: ((x[:, None] - centres).norm(dim=-1) - radii).amin(1), sample
+
+
+def sphere_and_torus() -> Shape:
+    """Return a sphere above a torus, in three dimensions."""
+    centre, radius, ring, tube, low = torch.tensor([0.0, 0.0, 0.55]), 0.3, 0.6, 0.18, -0.3
+
+    def distance(x: Tensor) -> Tensor:
+        across = torch.stack([x[:, :2].norm(dim=-1) - ring, x[:, 2] - low], 1)
+        return torch.minimum((x - centre).norm(dim=-1) - radius, across.norm(dim=-1) - tube)
+
+    def sample(count: int) -> tuple[Tensor, Tensor]:
+        ball = normalize(torch.randn(count // 4, 3))
+        around, across = 2 * math.pi * torch.rand(2, count - count // 4)
+        normal = torch.stack([across.cos() * around.cos(), across.cos() * around.sin(), across.sin()], 1)
+        middle = torch.stack([ring * around.cos(), ring * around.sin(), torch.full_like(around, low)], 1)
+        return torch.cat([ball * radius + centre, middle + tube * normal]), torch.cat([ball, normal])
+
+    return distance, sample
+
+
+SHAPES = {
+    "circles": circles,
+    "rectangle": lambda: polygon([(-0.66, -0.2), (0.38, -0.62), (0.66, 0.2), (-0.38, 0.62)]),
+    "star": lambda: star(5, 0.35, 0.8),
+    "gear": lambda: star(9, 0.5, 0.75),
+    "torus": sphere_and_torus,
+}
+
+
+def train(
+    run: Run, shape: str = "circles", steps: int = 600, width: int = 128, learning_rate: float = 3e-3
+) -> dict[str, float]:
+    """Learn one field; return its errors: of the distance everywhere, and of place and normal on the surface."""
+    torch.set_flush_denormal(True)  # Softplus with a large beta makes some, and they slow a processor down.
+    distance, sample = SHAPES[shape]()
+    points, normals = sample(4096)
+    model = make_field(run.activation, points.shape[1], width)
+    optimizer = torch.optim.Adam(model.parameters(), learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(points), (512,))
+        x = torch.cat([points[chosen], torch.rand(512, points.shape[1]) * 2 - 1]).requires_grad_()
+        value = model(x).squeeze(1)
+        (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        off_surface, off_normal = value[:512].abs().mean(), (slope[:512] - normals[chosen]).norm(dim=1).mean()
+        loss = off_surface + 0.1 * off_normal + 0.1 * (slope.norm(dim=1) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    anywhere = torch.rand(20_000, points.shape[1], generator=torch.Generator().manual_seed(1)) * 2 - 1
+    on, normal = sample(4096)
+    value = model(on.requires_grad_()).squeeze(1)
+    (slope,) = torch.autograd.grad(value.sum(), on)
+    cosine = (normalize(slope) * normal).sum(1).clamp(-1, 1)
+    with torch.no_grad():
+        return {
+            "distance_error": float((model(anywhere).squeeze(1) - distance(anywhere)).abs().mean()),
+            "surface_error": float((value.abs() / slope.norm(dim=1).clamp(min=1e-6)).mean()),
+            "normal_error_degrees": float(cosine.arccos().rad2deg().mean()),
+            "loss": float(loss),
+        }
