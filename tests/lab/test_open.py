@@ -464,6 +464,20 @@ def test_file_that_is_missing_or_broken_is_one_line(capsys: Any) -> None:
     assert not Path("out").exists()
 
 
+def test_recipes_take_own_activations(mine: Path, capsys: Any) -> None:
+    words = ["compare", "digits", "--scale", "smoke", "--epochs", "1", "--seeds", "1", "--out", "out"]
+    assert main([*words, "--activations", "gelu", f"{mine}:Snake", "torch.nn.CELU"]) == 0
+    comparison = load_comparison(Path("out"))
+    assert [(run.activation, run.status) for run in comparison.results] == [
+        (arm, "finished") for arm in ("gelu", "Snake", "CELU")
+    ]
+    parameters = {run.activation: run.figures["parameters"] for run in comparison.results}
+    assert parameters["Snake"] == parameters["gelu"] + 2, "one learnt scalar in each of two places"
+    capsys.readouterr()
+    assert main([*words[:-1], "gain", "--initialisation", "gain", "--activations", "relu", f"{mine}:Snake"]) == 2
+    assert "--initialisation gain needs activations of the catalog" in capsys.readouterr().err
+
+
 # Two machines
 
 

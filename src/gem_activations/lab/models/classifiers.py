@@ -14,22 +14,24 @@ from .vit import VisionTransformer
 Model = Mlp | Cnn | ResNetPlan | PreActPlan | VitPlan
 
 
-def build_model(model: Model, activation: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+def as_factory(activation: str | Factory) -> Factory:
+    """Return what makes a module of an activation, which is a string of the catalog or such a factory itself."""
+    return (lambda: make_activation(activation)) if isinstance(activation, str) else activation
+
+
+def build_model(model: Model, activation: str | Factory, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
     """Build a classifier whose initial weights depend on the seed alone, not on the activation.
 
     Args:
         model: The model of a recipe.
-        activation: String of the catalog; one fresh module for each place.
+        activation: String of the catalog, or a factory; one fresh module for each place.
         shape: (channels, height, width) of one image.
         classes: Number of classes.
         seed: Seed of the initial weights. The global random state is left as it was.
     Raises: ValueError: a residual network's depth is not 6m + 2.
     Returns: Maps (N, *shape) float32 to logits (N, classes). An activation's own parameters (PReLU) come on top.
     """
-
-    def factory() -> nn.Module:
-        return make_activation(activation)
-
+    factory = as_factory(activation)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(model, Mlp | Cnn):

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ...extras import framework
-from ...torch import make_activation
 from ..recipes.language import BertPlan, Gpt2Plan
+from .classifiers import as_factory
+from .resnet import Factory
 
 _FIRST = "gelu"  # What the models are built with before its modules are replaced: it draws no random number.
 
@@ -17,13 +18,13 @@ class CausalModel(nn.Module):
 
     Args:
         plan: Its sizes.
-        activation: String of the catalog; one fresh module in each block.
+        activation: String of the catalog, or a factory; one fresh module in each block.
     Raises: MissingDependencyError: transformers is not installed.
     """
 
-    def __init__(self, plan: Gpt2Plan, activation: str) -> None:
+    def __init__(self, plan: Gpt2Plan, activation: str | Factory) -> None:
         super().__init__()
-        library = import_transformers()
+        library, make = import_transformers(), as_factory(activation)
         config = library.GPT2Config(
             vocab_size=plan.vocabulary,
             n_positions=plan.context,
@@ -41,7 +42,7 @@ class CausalModel(nn.Module):
         )
         self.model = library.GPT2LMHeadModel(config)
         for block in self.model.transformer.h:
-            block.mlp.act = make_activation(activation)
+            block.mlp.act = make()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Give the logits of the next tokens."""
@@ -55,13 +56,13 @@ class MaskedModel(nn.Module):
 
     Args:
         plan: Its sizes.
-        activation: String of the catalog; one fresh module in each block, and one in the head.
+        activation: String of the catalog, or a factory; one fresh module in each block, and one in the head.
     Raises: MissingDependencyError: transformers is not installed.
     """
 
-    def __init__(self, plan: BertPlan, activation: str) -> None:
+    def __init__(self, plan: BertPlan, activation: str | Factory) -> None:
         super().__init__()
-        library = import_transformers()
+        library, make = import_transformers(), as_factory(activation)
         config = library.BertConfig(
             vocab_size=plan.vocabulary,
             hidden_size=plan.width,
@@ -77,8 +78,8 @@ class MaskedModel(nn.Module):
         self.context = plan.context
         self.model = library.BertForMaskedLM(config)
         for layer in self.model.bert.encoder.layer:
-            layer.intermediate.intermediate_act_fn = make_activation(activation)
-        self.model.cls.predictions.transform.transform_act_fn = make_activation(activation)
+            layer.intermediate.intermediate_act_fn = make()
+        self.model.cls.predictions.transform.transform_act_fn = make()
 
     def forward(self, packed: Tensor) -> Tensor:
         """Map (N, context + k) int64, a window of tokens and then k places in it, to logits (N, k, vocabulary)."""
@@ -88,7 +89,7 @@ class MaskedModel(nn.Module):
         return self.model.cls(chosen)
 
 
-def build_language_model(plan: Gpt2Plan | BertPlan, activation: str, seed: int) -> nn.Module:
+def build_language_model(plan: Gpt2Plan | BertPlan, activation: str | Factory, seed: int) -> nn.Module:
     """Build a model whose initial weights depend on the seed alone, not on the activation.
 
     They are drawn as transformers draws them: normal with deviation 0.02, GPT-2's residual projections with

@@ -88,14 +88,18 @@ class Experiment:
         return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
 
-def of_recipe(recipe: Recipe, data_dir: Path | None, seeds: tuple[int, ...]) -> Experiment:
-    """Return the experiment of a recipe with all of the user's choices in it."""
+def of_recipe(
+    recipe: Recipe, data_dir: Path | None, seeds: tuple[int, ...], arms: Mapping[str, Factory] | None = None
+) -> Experiment:
+    """Return the experiment of a recipe with all of the user's choices in it; its arms may be the user's own."""
+    arms = arms or make_arms(recipe.activations)
+    own = {name: factory for name, factory in arms.items() if not _is_known(factory)}
 
     def load(device: torch.device) -> Loaded:
         task = load_task(recipe, data_dir).to(device)
 
         def trainer(run: Run, group: Group) -> Trainer:
-            return Trainer(recipe, run.name, run.seed, task, group)
+            return Trainer(recipe, run.name, run.seed, task, group, own.get(run.name))
 
         return Loaded(
             lambda run, group: trainer(run, group).train(run),
@@ -106,12 +110,12 @@ def of_recipe(recipe: Recipe, data_dir: Path | None, seeds: tuple[int, ...]) -> 
     return Experiment(
         name=recipe.name,
         settings=to_plain(recipe.pipeline()),
-        arms={name: partial(make_activation, name) for name in recipe.activations},
+        arms=arms,
         baseline=recipe.baseline,
         seeds=seeds,
         threads=recipe.threads,
         deterministic=True,
-        versions=_versions(),
+        versions={**_versions(), **_hash_files(*own.values())},
         load=load,
         headline=partial(_say_recipe, recipe.metric),
     )
@@ -139,9 +143,7 @@ def of_function(request: FunctionRequest) -> Experiment:
     baseline = baseline if baseline in arms else str(_parse_known(baseline))
     if baseline not in arms:
         raise SettingError(f"--baseline {baseline} is not among the activations; add it to --activations")
-    sources = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in _source_files(train, arms)}
-    if not sources:
-        sources = {"source": _hash_source(train)}
+    sources = _hash_files(train, *arms.values()) or {"source": _hash_source(train)}
     settings = {
         "name": _name(train),
         "title": _name(train),
@@ -161,7 +163,7 @@ def of_function(request: FunctionRequest) -> Experiment:
         seeds=tuple(range(request.seed_start, request.seed_start + (request.seeds or DEFAULT_SEEDS))),
         threads=None,
         deterministic=False,
-        versions={**_versions(), **dict(sorted(sources.items()))},
+        versions={**_versions(), **sources},
         load=lambda _device: Loaded(checked, None, {}),
         headline=partial(_say_own, request.metric, request.unit),
     )
@@ -235,7 +237,7 @@ def make_arms(choices: Sequence[Choice] | Mapping[str, Choice]) -> dict[str, Fac
     for given, choice in named:
         name, factory = _make_arm(choice, given)
         if name in arms:
-            if given is None and isinstance(factory, partial) and factory.func is make_activation:
+            if given is None and _is_known(factory):
                 continue
             raise SettingError(f"two activations are called {name}; name one of them, as in other={name}")
         arms[name] = factory
@@ -263,6 +265,11 @@ def _make_arm(choice: Choice, given: str | None) -> tuple[str, Factory]:
         )
     factory = _check_factory(choice, repr(choice))
     return _check_name(given) if given else _own_name(factory), factory
+
+
+def _is_known(factory: Factory) -> bool:
+    """Tell whether a factory makes an activation of the catalog."""
+    return isinstance(factory, partial) and factory.func is make_activation
 
 
 def _parse_known(text: str) -> catalog.Activation:
@@ -352,19 +359,17 @@ def _versions() -> dict[str, str]:
     return {"torch": str(torch.__version__), "gem-activations": __version__}
 
 
-def _source_files(train: Any, arms: Mapping[str, Factory]) -> set[Path]:
-    """Return the files of the function and of the user's own activations, but for those of installed packages."""
+def _hash_files(*parts: Any) -> dict[str, str]:
+    """Return name -> SHA-256 of the files of the user's own functions and classes, not of installed packages."""
     files: set[Path] = set()
-    for part in (train, *arms.values()):
-        if isinstance(part, partial):
-            continue
+    for part in parts:
         try:
             path = Path(inspect.getfile(inspect.unwrap(part)))
-        except (TypeError, OSError):  # Of C, or typed at a prompt.
+        except (TypeError, OSError):  # Of C, a partial, or typed at a prompt.
             continue
         if path.is_file() and "site-packages" not in path.parts:
             files.add(path)
-    return files
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
 
 
 def _hash_source(train: Any) -> str:

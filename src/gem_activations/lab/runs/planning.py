@@ -18,7 +18,7 @@ from ..store.comparison import read_plan, read_result, write_plan
 from ..store.rates import flatten, read_rates
 from ..store.records import FINISHED, Plan
 from ..training.run import MOST_EPOCHS
-from .experiment import Experiment, of_function, of_recipe
+from .experiment import Experiment, make_arms, of_function, of_recipe
 from .request import Execution, FunctionRequest, Request
 from .tracking import check_trackers
 
@@ -45,7 +45,10 @@ def resolve(request: Execution) -> Experiment:
     if request.data_dir is not None and not request.data_dir.exists():
         raise SettingError(f"--data-dir {request.data_dir}: there is no such folder; make it, or name another")
     seeds = tuple(range(request.seed_start, request.seed_start + recipe.seeds))
-    return of_recipe(recipe, request.data_dir, seeds)
+    arms = make_arms(request.activations or recipe.activations)
+    if recipe.initialisation == "gain" and any(name.partition("(")[0] not in catalog.ENTRIES for name in arms):
+        raise SettingError("--initialisation gain needs activations of the catalog, whose gain is known; leave it out")
+    return of_recipe(recipe, request.data_dir, seeds, arms)
 
 
 def resolve_recipe(request: Request) -> Recipe:
@@ -64,8 +67,10 @@ def resolve_recipe(request: Request) -> Recipe:
     given = recipe.activations if request.activations is None else request.activations
     if not given:
         raise SettingError("--activations: give at least one activation")
-    activations = tuple(dict.fromkeys(str(catalog.parse(str(text))) for text in given))
-    baseline = str(catalog.parse(request.baseline or recipe.baseline))
+    arms = make_arms(given)
+    activations = tuple(arms)
+    baseline = request.baseline or recipe.baseline
+    baseline = baseline if baseline in arms else str(catalog.parse(baseline))
     if baseline not in activations:
         if request.baseline is not None:
             raise SettingError(f"--baseline {baseline} is not among the activations; add it to --activations")

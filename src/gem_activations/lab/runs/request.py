@@ -23,8 +23,8 @@ _RECIPES = (
 )
 _STUDIES = f"Activations and baseline of a study.{_list(STUDIES)}"
 _ACTIVATIONS = (
-    'Activations to compare: names of the catalog such as gelu gem "egem(eps=1e-4)"; with a training function of your '
-    "own also mine.py:Snake, torch.nn.CELU or snake=mine.py:Snake"
+    'Activations to compare: names of the catalog such as gelu gem "egem(eps=1e-4)", or your own as mine.py:Snake, '
+    "torch.nn.CELU or snake=mine.py:Snake"
 )
 
 Choice = str | Callable[..., Any]

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...torch import make_activation
 from ...torch.monitor.dead import is_dead, read_activation
+from ..models.classifiers import as_factory
+from ..models.resnet import Factory
 from ..recipes.pipeline import Training
 from ..store.records import Depth
 from .step import autocast, cross_entropy
@@ -40,19 +41,19 @@ class Profile(NamedTuple):
         return sum(share * self.units[name] for name, share in self.dead.items()) / count if count else None
 
 
-def profile(model: nn.Module, activation: str, batch: Batch, training: Training) -> Profile:
+def profile(model: nn.Module, activation: str | Factory, batch: Batch, training: Training) -> Profile:
     """Profile a model in training mode and precision; model and random states are left as they were.
 
     Args:
         model: A model whose activations are modules of the kind that `make_activation(activation)` gives.
-        activation: String of the catalog.
+        activation: String of the catalog, or what made the modules.
         batch: At most its first 64 examples are used. It must be one that fits into memory in training.
         training: Names the precision.
     """
     batch = Batch(batch.inputs[:_KEPT], batch.targets[:_KEPT])
     device = batch.inputs.device
     twin = copy.deepcopy(model).train()  # Its BatchNorm statistics and gradients are thrown away.
-    kind = type(make_activation(activation))
+    kind = type(as_factory(activation)())
     inputs: dict[str, Tensor] = {}
     order: list[str] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -11,6 +11,7 @@ from ..data.image_sets import load_dataset
 from ..data.splits import Dataset
 from ..models.classifiers import build_model
 from ..models.initialisation import scale_to_gain
+from ..models.resnet import Factory
 from ..recipes.pipeline import Recipe
 from .tasks import Batch, SplitName
 
@@ -44,11 +45,12 @@ class ImageTask:
         """Give the task of one seed: with the seed's fold where the data set has folds."""
         return ImageTask(self.recipe, self.dataset.fold(seed))
 
-    def make_model(self, activation: str, seed: int) -> nn.Module:
+    def make_model(self, activation: str | Factory, seed: int) -> nn.Module:
         """Build the recipe's model on the device, with its initialisation."""
         shape, classes = self.dataset.shape, self.dataset.classes
         model = build_model(self.recipe.model, activation, shape, classes, seed).to(self.device)
         if self.recipe.initialisation == "gain":
+            assert isinstance(activation, str)  # Others have been refused.
             scale_to_gain(model, activation, torch.zeros(1, *shape, device=self.device))
         return model
 

@@ -17,6 +17,7 @@ from ..data.tokenizer import Ids
 from ..data.tokens import Tokens, load_tokens
 from ..models.initialisation import scale_to_gain
 from ..models.language import build_language_model, import_transformers
+from ..models.resnet import Factory
 from ..recipes.language import BertPlan, Gpt2Plan
 from ..recipes.pipeline import Recipe
 from .tasks import Batch, SplitName
@@ -140,10 +141,11 @@ class TextTask:
         """Give the task itself."""
         return self
 
-    def make_model(self, activation: str, seed: int) -> nn.Module:
+    def make_model(self, activation: str | Factory, seed: int) -> nn.Module:
         """Build the recipe's model on the device, with its initialisation."""
         model = build_language_model(self.recipe.model, activation, seed).to(self.device)
         if self.recipe.initialisation == "gain":
+            assert isinstance(activation, str)  # Others have been refused.
             scale_to_gain(model, activation, self.evaluation["validation"].inputs[:1])
         return model
 

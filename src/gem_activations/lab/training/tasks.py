@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from ..models.resnet import Factory
 from ..recipes.pipeline import Recipe
 
 IGNORED = -100
@@ -64,11 +65,11 @@ class Task(Protocol):
         """Give the task of one seed: itself, or one with that seed's own training set (a predefined fold)."""
         ...
 
-    def make_model(self, activation: str, seed: int) -> nn.Module:
+    def make_model(self, activation: str | Factory, seed: int) -> nn.Module:
         """Build the model on the task's device.
 
         Args:
-            activation: String of the catalog.
+            activation: String of the catalog, or what makes a module.
             seed: Seed of the initial weights. They depend on it alone and not on the activation; an activation's own
                 parameters come on top. The global random state is left as it was (`torch.random.fork_rng`).
         Returns: Maps `Batch.inputs` to logits with the classes in the last dimension.

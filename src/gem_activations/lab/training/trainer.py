@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.classifiers import count_parameters
+from ..models.resnet import Factory
 from ..recipes.pipeline import Recipe
 from ..store.comparison import DEPTH, write_json
 from .diagnostics import describe_depth, profile
@@ -65,6 +66,7 @@ class Trainer:
         seed: Seed of the run.
         task: What is trained, on the device of the run.
         group: The processes that train this run together; all of them construct it and call `train` or `advance`.
+        make: Makes a module of the activation, if it is none of the catalog.
     """
 
     def __init__(
@@ -74,21 +76,22 @@ class Trainer:
         seed: int,
         task: Task,
         group: Group | None = None,
+        make: Factory | None = None,
     ) -> None:
         recipe = recipe.for_arm(activation)
         self.recipe, self.activation, self.seed, self.task = recipe, activation, seed, task.replicate(seed)
-        self.group = group or SingleProcess()
+        self.group, self.own = group or SingleProcess(), make or activation
         self.device, self.examples = self.task.device, self.task.sizes["train"]
         self.metrics: list[EpochMetrics] = []
         self.best: dict[str, Tensor] = {}
         reset_peak(self.device)
         self.peak = 0
-        self.model = self.make_model(activation)
+        self.model = self.make_model(self.own)
         self.rates = learning_rates(recipe.training, recipe.training.total_steps(self.examples))
         self.stepper = Stepper(self.model, self.task, recipe.training, torch.Generator(self.device), self.group)
         torch.manual_seed(derive_seed(seed, NOISE))
 
-    def make_model(self, activation: str) -> nn.Module:
+    def make_model(self, activation: str | Factory) -> nn.Module:
         """Build the model with the initial weights of this run's seed and any activation."""
         model = self.task.make_model(activation, derive_seed(self.seed, WEIGHTS))
         if self.recipe.training.channels_last:
@@ -239,9 +242,7 @@ class Trainer:
         training = self.recipe.training
         indices = epoch_order(self.seed, 0, self.examples)[: self._most_at_once()].to(self.device)
         batch = self.task.train_batch(indices, noise)
-        start, end = (
-            profile(model, self.activation, batch, training) for model in (self.make_model(self.activation), self.model)
-        )
+        start, end = (profile(model, self.own, batch, training) for model in (self.make_model(self.own), self.model))
         write_json(run.folder / DEPTH, describe_depth(start, end))
         return end.dead_share
 
@@ -259,7 +260,7 @@ class Trainer:
         order = epoch_order(self.seed, 0, self.examples).to(self.device)
         batches = order.split(training.batch_size)
 
-        def stepper(activation: str) -> Callable[[int], None]:
+        def stepper(activation: str | Factory) -> Callable[[int], None]:
             noise = torch.Generator(self.device).manual_seed(0)
             model = self.make_model(activation)
             timed = Stepper(model, self.task, training, noise, SingleProcess())
@@ -270,4 +271,4 @@ class Trainer:
             return step
 
         fewest = 3 if self.recipe.scale == "smoke" else 15  # A smoke run has fewer steps than a good measurement.
-        return measure_step_ratio(stepper(self.activation), stepper("relu"), self.device, fewest)
+        return measure_step_ratio(stepper(self.own), stepper("relu"), self.device, fewest)
