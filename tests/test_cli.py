@@ -219,3 +219,16 @@ def test_compare_prints_and_writes_the_report_and_report_makes_it_again(
     assert capsys.readouterr().out == shown.out
     assert main(words) == 0
     assert "4 of 4 runs ended before" in capsys.readouterr().err
+
+
+def test_check_scale_shows_and_sets_the_scale_in_the_model_of_a_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-scale", "digits", "--factor", "0.05", "--out", str(tmp_path / "scales.svg")]) == 0
+    shown = capsys.readouterr().out
+    assert "warning: " in shown
+    assert (tmp_path / "scales.svg").stat().st_size > 1000
+    assert main(["check-scale", "digits", "--activation", "egem(n=2)", "--calibrate", "0.1"]) == 0
+    assert "scale a =" not in capsys.readouterr().out
+    assert main(["check-scale", "digits", "--activation", "relu"]) == 2
+    assert "expected a member of the family" in capsys.readouterr().err

@@ -365,6 +365,40 @@ class Monitor:
 
 
 @dataclass(frozen=True)
+class CheckScale:
+    """Compare the scale of an activation with its pre-activations, in the model of a recipe on its first batch."""
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
+    """Name of a recipe, as for `gem-act compare`."""
+    activation: str = "gem"
+    """A member of the family, such as "egem(n=2, scale=0.1)"."""
+    calibrate: float | None = None
+    """Set each scale to this ratio of the deviation first, and show the scales that this gives."""
+    factor: float = 1.0
+    """Multiply the inputs by this number; for images."""
+    seed: int = 0
+    """Seed of the initial weights."""
+    out: Path | None = None
+    """Picture to write, ending in .png or .svg; none where not given."""
+    data_dir: Path | None = None
+    """Folder with data files."""
+
+    def run(self) -> None:
+        """Measure and print."""
+        from .lab.recipes.registry import make_recipe
+        from .lab.training.scale_check import measure
+
+        spec = catalog.parse(self.activation).spec
+        if spec is None:
+            raise SettingError(f"--activation {self.activation}: expected a member of the family, gem, egem or segem")
+        report = measure(make_recipe(self.recipe), spec, self.seed, self.data_dir, self.factor, self.calibrate)
+        _print_lines(str(report).splitlines(), _console(sys.stdout))
+        if self.out is not None:
+            report.plot(self.out)
+            _print_lines([f"Picture: {self.out}"], _console(sys.stdout))
+
+
+@dataclass(frozen=True)
 class CHeader(HeaderRequest):
     """Write an activation in integers as a C99 header: int8 or int16, no floating point, no heap, no table."""
 
@@ -395,6 +429,7 @@ def run_command(words: list[str]) -> int:
         "bench": Bench,
         "certify": Certify,
         "monitor": Monitor,
+        "check-scale": CheckScale,
         "c": CHeader,
     }
     if words and not words[0].startswith("-") and words[0] not in commands:

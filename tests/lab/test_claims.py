@@ -138,6 +138,7 @@ def test_the_repository_has_one_result_and_says_what_was_not_run(capsys):
     printed = capsys.readouterr().out
     assert "MNIST: E-GEM ties the best baseline; reported: 99.23 %\n    full: not decided (3 seeds of " in printed
     assert printed.count("full: not run") == len(CLAIMS) - 1
+    assert "Read with eps added to x^(2n). If eps is the scale itself" in " ".join(printed.split())
     assert f"{len(CLAIMS)} claims; at full scale: 0 supported, 0 contradicted, 1 not decided, 19 not run." in printed
 
 

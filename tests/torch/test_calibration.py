@@ -244,3 +244,31 @@ def test_a_plot_is_written(tmp_path):
 def test_a_scale_out_of_range_is_refused():
     with pytest.raises(SpecError, match="scale"):
         GEM().set_scale(-1)
+
+
+@pytest.mark.parametrize("factor", [0.05, 1.0, 20.0])
+def test_digits_train_at_every_size_of_the_inputs_once_they_are_calibrated(factor):
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = (torch.from_numpy(part) for part in datasets.load_digits(return_X_y=True))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    x, y = (x[order] / 8 - 1).float() * factor, y[order].long()
+
+    def accuracy(activation, calibrated):
+        torch.manual_seed(1)
+        layers = [nn.Linear(64, 64), make_activation(activation), nn.Linear(64, 64), make_activation(activation)]
+        model = nn.Sequential(*layers, nn.Linear(64, 10))
+        if calibrated:
+            assert not [text for text in calibrate_(model, x[:256], 0.1).warnings if "scale a" in text]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        for _ in range(15):
+            for start in range(0, 1400, 64):
+                optimizer.zero_grad()
+                part = slice(start, min(start + 64, 1400))
+                nn.functional.cross_entropy(model(x[part]), y[part]).backward()
+                optimizer.step()
+        return float((model(x[1400:]).argmax(1) == y[1400:]).double().mean())
+
+    relu, ours = accuracy("relu", False), accuracy("gem(n=2)", True)
+    assert ours > relu - 0.02
+    if factor == 0.05:
+        assert any("calibrate_" in text for text in check_scale(nn.Sequential(nn.Linear(64, 9), GEM()), x).warnings)

@@ -11,8 +11,12 @@ from ...catalog import parse
 from ..recipes.registry import make_recipe
 from ..recipes.studies import STUDIES
 from .evidence import Finding, Status, find_comparisons, judge_all
-from .table import Claim
+from .table import GEM, Claim
 
+_READING = (
+    "Read with eps added to x^(2n). If eps is the scale itself, E-GEM at 1e-4 and 1e-6 is ReLU to rounding and SE-GEM "
+    "is LeakyReLU: the arms relu and leaky_relu stand for them."
+)
 _CONTROLS = (
     "Controls: add `--initialisation gain` to scale weights to each activation's gain; run `gem-act tune` in the place "
     "of `gem-act compare`, then add `--rates FOLDER` to that, to train each at a learning rate of its own."
@@ -29,6 +33,8 @@ def claims_lines(folders: Sequence[Path]) -> Iterator[str]:
     findings = judge_all(find_comparisons(folders))
     for source, of_source in groupby(findings, key=lambda finding: finding.claim.source):
         yield f"Claims of {source}"
+        if source == GEM:
+            yield f"  {_READING}"
         for claim, of_claim in groupby(of_source, key=lambda finding: finding.claim):
             yield f"  {claim.statement}" + (f"; reported: {claim.reported}" if claim.reported else "")
             yield from (f"    {_line(finding)}" for finding in of_claim)
