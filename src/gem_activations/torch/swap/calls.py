@@ -136,32 +136,42 @@ def _is_held(value: Any) -> bool:
     return family_of(value.func if isinstance(value, partial) else value) is not None
 
 
-def _paths(function: types.FunctionType, this: Any, first: str | None) -> tuple[tuple[_Path, bool], ...]:
+class _Source(NamedTuple):
+    """The dotted names that a function uses, each with whether it is called in place; those it calls as statements."""
+
+    paths: list[tuple[_Path, bool]]
+    statements: list[_Path]
+
+
+def _paths(function: types.FunctionType, this: Any, first: str | None) -> list[tuple[_Path, bool]]:
     """Return each dotted name that a function uses, and whether it is called in place; None begins what has no name."""
-    return _paths_in_source(function.__code__) or tuple(_paths_in_code(function.__code__, function, this, first))
+    code = function.__code__
+    return _read_source(code).paths or list(_paths_in_code(code, function, this, first))
 
 
 @lru_cache(maxsize=1024)
-def _paths_in_source(code: types.CodeType) -> tuple[tuple[_Path, bool], ...]:
+def _read_source(code: types.CodeType) -> _Source:
+    source = _Source([], [])
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
     except (OSError, TypeError, SyntaxError):
-        return ()
+        return source
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     in_place = {
-        id(node.func)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        for word in node.keywords
+        id(call.func)
+        for call in calls
+        for word in call.keywords
         if word.arg == "inplace" and isinstance(word.value, ast.Constant) and word.value.value
     }
-    found: list[tuple[_Path, bool]] = []
     for node in ast.walk(tree):
         if isinstance(node, (ast.Name, ast.Attribute)):
             path = _path_of(node)
-            found.append((path, id(node) in in_place or (path[-1] or "").endswith("_")))
+            source.paths.append((path, id(node) in in_place or (path[-1] or "").endswith("_")))
         elif isinstance(node, ast.ImportFrom):
-            found += [((None, alias.name), False) for alias in node.names]
-    return tuple(found)
+            source.paths.extend(((None, alias.name), False) for alias in node.names)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            source.statements.append(_path_of(node.value.func))
+    return source
 
 
 def _path_of(node: ast.expr) -> _Path:
@@ -215,3 +225,25 @@ def _look_up(value: Any, name: str) -> Any:
             if name in held:
                 return held[name]
     return inspect.getattr_static(value, name, _MISSING)
+
+
+def called_for_effect(model: nn.Module) -> set[int]:
+    """Return the ids of the modules of a model that a method calls as a statement, as in `self.act(x)`.
+
+    Such a method counts on the module's overwriting its input.
+
+    Edge cases: Read from the source. If there is none, or a module is reached by an index or in a loop, nothing is
+        found.
+    Example:
+        >>> called_for_effect(nn.Sequential(nn.ReLU(inplace=True)))
+        set()
+    """
+    found: set[int] = set()
+    for module in model.modules():
+        own = (kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch."))
+        functions = [value for kind in own for value in vars(kind).values() if isinstance(value, types.FunctionType)]
+        for function in map(inspect.unwrap, functions):
+            first = function.__code__.co_varnames[:1]
+            paths = (path for path in _read_source(function.__code__).statements if path[:1] == first)
+            found.update(id(_resolve(path, function, module, first[0])[1]) for path in paths)
+    return found & {id(module) for module in model.modules()}

@@ -16,10 +16,9 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 from ...errors import ModelError
 from ...spec import GemSpec
 from ..inventory import describe, is_activation, is_known_class, list_activations, named_activations, own_class
-from .calls import Calls, find_calls, inside
+from .calls import Calls, called_for_effect, find_calls, inside
 from .functions import SERVED, SPELLINGS, class_that_serves, family_of
 from .keys import Replacement, Request, choose, held_functions, nothing_matches
-from .overwriting import called_for_effect
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name)
 _PLAIN = vars(nn.Module()).keys()
@@ -376,16 +375,10 @@ def _successor(model: nn.Module, name: str, replacement: Replacement, overwrites
 
 def _weight_near(model: nn.Module, name: str) -> nn.Parameter | None:
     """Return the first floating parameter of the module called `name`, else of the nearest one around that has one."""
-    parts = name.split(".")
-    for length in range(len(parts), -1, -1):
-        try:
-            around = model.get_submodule(".".join(parts[:length]))
-        except AttributeError:
-            continue
-        for parameter in around.parameters():
-            if parameter.is_floating_point():
-                return parameter
-    return None
+    modules = dict(model.named_modules(remove_duplicate=False))
+    places = [name, *(name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)), ""]
+    around = (parameter for place in places if place in modules for parameter in modules[place].parameters())
+    return next((parameter for parameter in around if parameter.is_floating_point()), None)
 
 
 def _family_of_node(node: fx.Node) -> str | None:
