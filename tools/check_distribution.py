@@ -19,6 +19,7 @@ NEEDED = (
     "tests",
     "docs",
     "benchmarks",
+    "examples",
     "tools",
     "README.md",
     "CONTRIBUTING.md",
