@@ -113,7 +113,7 @@ def test_figures_of_a_comparison_are_those_of_its_result_file(name):
         mean, spread = (f"{scale * float(row[f'test_{metric}_{part}']):.{digits}f}" for part in ("mean", "sd"))
         cells = ["", "", "baseline"]
         if row["difference_mean"]:
-            parts = ("difference_mean", "student_low", "student_high")
+            parts = ("difference_mean", "interval_low", "interval_high")
             mid, low, high = (f"{scale * float(row[part]):+.{digits}f}" for part in parts)
             cells = [mid, f"[{low}, {high}]", row["verdict"]]
         table.append([row["activation"], f"{mean} ± {spread}", *cells])

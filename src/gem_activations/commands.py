@@ -26,6 +26,8 @@ from .lab.runs.request import Execution, FunctionRequest, Request
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .lab.report.document import Report as LabReport
+
 _WIDE = 1000
 RUNS_FAILED = 3
 """Exit status of a comparison that came to its end and in which a run failed."""
@@ -58,6 +60,7 @@ class CompareFunction(FunctionRequest):
 
 
 def _compare(request: Execution) -> int:
+    from .lab.report.document import read_report
     from .lab.runs.distributed import is_rank_zero
     from .lab.runs.engine import run_comparison
     from .lab.runs.progress import show_progress
@@ -71,7 +74,7 @@ def _compare(request: Execution) -> int:
             run_comparison(request, callback)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"run the same command again to go on in {request.folder}") from None
-    return _report(request.folder)
+    return _report(read_report(request.folder))
 
 
 def _function_command(place: str) -> type[CompareFunction]:
@@ -123,16 +126,46 @@ class Tune(Request):
 
 @dataclass(frozen=True)
 class Report:
-    """Make the report of a comparison again from what its folder stores."""
+    """Make the report of a comparison again from what its folder stores, or that of a table of results from elsewhere.
 
-    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
-    """Output folder of a comparison, finished or not."""
+    A table is a CSV or Parquet file with one row a run; an empty metric is a failed run.
+    """
+
+    source: Annotated[Positional[Path], arg(metavar="FOLDER | TABLE")]
+    """Output folder of a comparison, finished or not, or a table."""
+    baseline: str | None = None
+    """Activation that the others are compared with; the comparison's own, or gelu, if not given."""
     json: Annotated[bool, FlagCreatePairsOff] = False
     """Print statistics, sentences and files as JSON."""
+    out: Path | None = None
+    """Folder for the report of a table; TABLE-report if not given."""
+    arm: str = "activation"
+    """Column of a table with what is compared."""
+    seed: str = "seed"
+    """Column of a table with the seed."""
+    metric: str = "accuracy"
+    """Column of a table with the metric."""
+    better: str | None = None
+    """Whether a higher or a lower value of a table's metric is better, if its name does not say so."""
+    margin: float = 0.0
+    """Differences in a table's metric that are too small to matter; 0 for no test of equivalence."""
+    unit: str | None = None
+    """Unit of a table's metric, such as %."""
+    chance: float | None = None
+    """Value of a table's metric by guessing."""
 
     def run(self) -> int:
         """Write and print the report."""
-        return _report(self.folder, self.json)
+        from .lab.report.document import analyse, read_report
+        from .lab.statistics.reading import read_table
+
+        if self.source.is_dir() or not self.source.suffix:
+            return _report(read_report(self.source, self.baseline), self.json)
+        out = self.out or self.source.with_name(f"{self.source.stem}-report")
+        names = ("arm", "seed", "metric", "better", "baseline", "margin", "unit", "chance")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        table = read_table(self.source, out, **given)
+        return _report(analyse(table), self.json)
 
 
 @dataclass(frozen=True)
@@ -462,22 +495,25 @@ def _without_absent_defaults(kind: Any) -> type:
     return dataclasses.make_dataclass(kind.__name__, silent, bases=(kind,), namespace=namespace, frozen=True)
 
 
-def _report(folder: Path, as_json: bool = False) -> int:
-    from .lab.report.document import FILES, make_report
+def _report(report: "LabReport", as_json: bool = False) -> int:
+    """Print a report, then write it: what cannot be written has been shown."""
+    from .lab.report.document import FILES, store_report
     from .lab.statistics.tables import summary_frame, terminal_table
     from .lab.store.records import FINISHED
 
-    report, written = make_report(folder)
     status = RUNS_FAILED if any(run.status != FINISHED for run in report.comparison.results) else 0
+    folder = report.comparison.folder
     if as_json:
-        summary, sentences = summary_frame(report.summary).to_dicts(), report.sentences
+        written = store_report(report)
+        summary, sentences = summary_frame(report.analysis).to_dicts(), report.sentences
         _print_json({"summary": summary, "sentences": sentences, "files": written})
         return status
     console = _console(sys.stdout)
-    console.print(terminal_table(report.summary, report.comparison.seeds))
-    claims = [finding.sentence for finding in report.findings]
-    lines = [*report.sentences, *claims, "", f"Report: {folder / 'report.html'}", f"Written to {folder}:"]
+    console.print(terminal_table(report.analysis))
+    _print_lines([*report.banners, *report.sentences, *(finding.sentence for finding in report.findings)], console)
+    written = store_report(report)
     names = [path.relative_to(folder).as_posix() for path in written]
+    lines = ["", f"Report: {folder / 'report.html'}", f"Written to {folder}:"]
     lines += [f"  {name}: {FILES[name]}" for name in FILES if name in names]
     lines.append(f"  plots/: {sum(name.startswith('plots/') for name in names)} files")
     _print_lines(lines, console)

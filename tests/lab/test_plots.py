@@ -18,14 +18,14 @@ from gem_activations.lab.report.ablation import find_ablations
 from gem_activations.lab.report.drawing import FAMILY, GREY, RIVALS, render, styles
 from gem_activations.lab.report.plots import write_family_picture
 from gem_activations.lab.report.shapes import sample_shape
-from gem_activations.lab.statistics.summary import summarise
+from gem_activations.lab.statistics.reading import analyse_comparison
 from gem_activations.lab.store.records import Depth
 
-EVERY_PLOT = ["accuracy", "differences", "validation-accuracy", "train-loss", "activations"]
+EVERY_PLOT = ["accuracy", "differences", "slopes", "pareto", "validation-accuracy", "train-loss", "activations"]
 
 
 def comparison_figures(comparison):
-    return plots.comparison_figures(comparison, summarise(comparison))
+    return plots.comparison_figures(comparison, analyse_comparison(comparison))
 
 
 def lines_of(axes, color):
@@ -45,9 +45,9 @@ def test_a_finished_comparison_has_every_plot(fabricate):
     ("choices", "expected"),
     [
         ({"arms": {"gelu": 0.9}}, ["accuracy", "validation-accuracy", "train-loss", "activations"]),
-        ({"seeds": 1}, EVERY_PLOT),
+        ({"seeds": 1}, [name for name in EVERY_PLOT if name != "slopes"]),
         ({"arms": {"gelu": 0.9, "gem": 0.9}, "seeds": 1, "missing": [("gelu", 0), ("gem", 0)]}, ["activations"]),
-        ({"arms": {"gelu": 0.9}, "seeds": 1, "failed": [("gelu", 0)]}, EVERY_PLOT[2:]),
+        ({"arms": {"gelu": 0.9}, "seeds": 1, "failed": [("gelu", 0)]}, EVERY_PLOT[4:]),
     ],
 )
 def test_a_plot_without_anything_to_show_is_left_out(fabricate, choices, expected):
@@ -74,16 +74,16 @@ def test_accuracies_are_drawn_in_percent(fabricate):
     assert [label.get_text() for label in axes.get_yticklabels()] == list(comparison.activations)
 
 
-def test_differences_are_drawn_pair_by_pair_with_both_intervals(fabricate):
+def test_differences_are_drawn_pair_by_pair_with_their_interval(fabricate):
     comparison = fabricate(failed=[("gem", 1)], seeds=4)
     color = styles(comparison.activations)["gem"].color
     axes = comparison_figures(comparison)["differences"].axes[0]
     scores = {(run.activation, run.seed): run.figures.get("test_accuracy") for run in comparison.results}
     expected = [100 * (scores["gem", seed] - scores["gelu", seed]) for seed in (0, 2, 3)]
     assert points_of(axes, color, "o") == pytest.approx(expected)
-    difference = next(arm.difference for arm in summarise(comparison).arms if arm.activation == "gem")
+    difference = next(arm.difference for arm in analyse_comparison(comparison).arms if arm.activation == "gem")
     bars = [tuple(line.get_xdata()) for line in lines_of(axes, color) if line.get_marker() == "None"]
-    assert bars == [tuple(100 * end for end in interval) for interval in (difference.student, difference.bootstrap)]
+    assert bars == [tuple(100 * end for end in difference.interval)]
     low, high = axes.get_xlim()
     assert low < bars[0][0] < bars[0][1] < high
 
@@ -91,11 +91,11 @@ def test_differences_are_drawn_pair_by_pair_with_both_intervals(fabricate):
 def test_the_wide_interval_of_two_seeds_does_not_set_the_frame(fabricate):
     comparison = fabricate(seeds=2)
     axes = comparison_figures(comparison)["differences"].axes[0]
-    widest = max(arm.difference.student.high for arm in summarise(comparison).arms if arm.difference)
+    widest = max(arm.difference.interval.high for arm in analyse_comparison(comparison).arms if arm.difference)
     assert axes.get_xlim()[1] < 100 * widest
 
 
-def test_learning_curves_show_mean_range_and_failed_runs(fabricate):
+def test_learning_curves_show_mean_standard_error_and_failed_runs(fabricate):
     comparison = fabricate(failed=[("gem", 1)])
     figure = comparison_figures(comparison)["validation-accuracy"]
     panel = figure.axes[list(comparison.activations).index("gem")]
@@ -104,16 +104,33 @@ def test_learning_curves_show_mean_range_and_failed_runs(fabricate):
     finished = [[epoch["validation_accuracy"] for epoch in comparison.curves["gem", seed]] for seed in (0, 2)]
     assert mean.get_ydata() == pytest.approx(100 * np.mean(finished, axis=0))
     band = panel.collections[0].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == pytest.approx((100 * np.min(finished), 100 * np.max(finished)))
+    means, errors = np.mean(finished, axis=0), np.std(finished, axis=0, ddof=1) / np.sqrt(2)
+    assert (band.min(), band.max()) == pytest.approx((100 * np.min(means - errors), 100 * np.max(means + errors)))
     assert len(failed[0].get_xdata()) == 2
     assert failed[-1].get_marker() == "x"
 
 
-def test_the_family_has_its_own_colours():
-    looks = styles(["relu", "gelu", "gem", "mish", "egem(eps=1e-4)", "segem(eps=1e-4, leak=0.01)"])
-    assert [look.color for look in looks.values()] == [GREY, RIVALS[0], FAMILY[0], RIVALS[1], FAMILY[1], FAMILY[2]]
+def test_an_activation_looks_the_same_in_every_report():
+    names = ["relu", "gelu", "gem", "mish", "egem(eps=1e-4)", "segem(eps=1e-4, leak=0.01)", "Snake", "egem(eps=3)"]
+    looks = styles(names)
+    assert looks == {name: styles([name])[name] for name in reversed(names)}
+    assert looks["relu"].color == GREY
+    assert {looks[name].color in FAMILY for name in ("gem", "egem(eps=1e-4)", "egem(eps=3)")} == {True}
+    assert {looks[name].color in RIVALS for name in ("gelu", "mish", "Snake")} == {True}
+    assert len({looks[name] for name in names[:6]}) == 6
     assert len(set(FAMILY + RIVALS)) == len(FAMILY) + len(RIVALS)
-    assert {look.marker for look in styles(list(ENTRIES)).values()} == {"D", "o", "s"}
+
+
+def test_slopes_and_pareto_show_pairs_and_costs(fabricate):
+    comparison = fabricate(arms={"relu": 0.95, "gelu": 0.96, "gem": 0.97})
+    figures = comparison_figures(comparison)
+    panel = figures["slopes"].axes[1]
+    values = analyse_comparison(comparison).values
+    drawn = [tuple(line.get_ydata()) for line in panel.get_lines()]
+    assert drawn == [pytest.approx((100 * values["gelu"][seed], 100 * values["gem"][seed])) for seed in range(3)]
+    named = {text.get_text() for text in figures["pareto"].axes[0].texts}
+    assert "relu" in named  # The cheapest one.
+    assert "gem" in named  # The most accurate one.
 
 
 def luminance(color):
@@ -211,7 +228,7 @@ def test_the_ablation_shows_means_seeds_and_the_other_arms(fabricate):
     assert "eps-ablation" not in figures
     axes = figures["n-ablation"].axes[0]
     (curve,) = axes.containers
-    arms = {arm.activation: arm for arm in summarise(comparison).arms}
+    arms = {arm.activation: arm for arm in analyse_comparison(comparison).arms}
     assert curve.lines[0].get_xdata() == pytest.approx([1, 2, 3])
     assert curve.lines[0].get_ydata() == pytest.approx([100 * arms[n].mean for n in ("gem", "gem(n=2)", "gem(n=3)")])
     low, high = curve.lines[2][0].get_segments()[0][:, 1]
@@ -243,7 +260,7 @@ def test_a_comparison_by_loss_is_drawn_in_nats(fabricate):
     comparison = fabricate()
     comparison = dataclasses.replace(comparison, recipe={**comparison.recipe, "metric": "loss", "margin": 0.02})
     figures = comparison_figures(comparison)
-    assert list(figures)[:4] == ["loss", "differences", "validation-loss", "train-loss"]
+    assert list(figures)[:6] == ["loss", "differences", "slopes", "pareto", "validation-loss", "train-loss"]
     assert figures["loss"].axes[0].get_xlabel() == "test loss, nats"
     curve = lines_of(figures["validation-loss"].axes[1], styles(comparison.activations)["gelu"].color)[0]
     stored = [epoch["validation_loss"] for epoch in comparison.curves["gelu", 0]]

@@ -1,400 +1,336 @@
+import dataclasses
+import json
 import math
-from functools import cache
-from itertools import product
+import time
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
-from gem_activations.errors import StoreError
-from gem_activations.lab.statistics.inference import (
-    Interval,
-    bootstrap_interval,
-    equivalence_p_value,
-    holm,
-    probability_greater,
+from gem_activations.cli import main
+from gem_activations.errors import DataError, SettingError, StoreError
+from gem_activations.lab.statistics.analysis import (
+    SEEDS_CAP,
+    Run,
+    analyse_runs,
+    detectable,
+    seeds_for,
+    spread_range,
     student_interval,
 )
-from gem_activations.lab.statistics.metrics import ACCURACY, LOSS, PERPLEXITY, Yardstick, yardstick_of
-from gem_activations.lab.statistics.paired import Verdict, compare_arms, compare_paired, corrected
-from gem_activations.lab.statistics.power import (
-    SEEDS_CAP,
-    difference_power,
-    equivalence_power,
-    seeds_for_difference,
-    seeds_for_equivalence,
-)
-from gem_activations.lab.statistics.summary import summarise, values_by_seed
+from gem_activations.lab.statistics.contrasts import dunnett_critical
+from gem_activations.lab.statistics.formatting import analysis_sentences, headline
+from gem_activations.lab.statistics.metrics import ACCURACY, LOSS, PERPLEXITY, Criterion, criterion_of, own_criterion
+from gem_activations.lab.statistics.reading import analyse, analyse_comparison, comparison_runs
+from gem_activations.lab.statistics.sequential import make_schedule, replay
+from gem_activations.lab.statistics.verdicts import Verdict
+from gem_activations.lab.store.records import FAILED, FINISHED
 
-# The calibration is simulated with fixed seeds. A true rate p is found within +-4 sqrt(p (1 - p) / REPLICATES), which
-# is 3.9 points at 5 %: the bounds below are exact binomial ones that a right procedure leaves with probability 1e-3.
-REPLICATES = 500
-FAMILY = 3
-MOST_FALSE_VERDICTS = int(stats.binom.isf(1e-3, REPLICATES, 0.05))
-RESAMPLES = 199
+POINTS = Criterion(ACCURACY, 0.005)
 
 
-def by_seed(values):
-    return dict(enumerate(float(value) for value in values))
+def runs_of(table):
+    """Make runs of rows of values, arm by arm; None is a failed run."""
+    return [
+        Run(arm, seed, FAILED if value is None else FINISHED, value, "diverged" if value is None else "")
+        for arm, values in table.items()
+        for seed, value in enumerate(values)
+    ]
 
 
-@cache
-def null_families(pairs, draw):
-    """Simulate comparisons of three arms with one baseline without any true difference, uncorrected.
-
-    Half of the variance is shared by the runs of a seed. The seeds needed are left out: no verdict depends on them.
-    """
-    noise = np.random.default_rng(20 + pairs)
-    found = []
-    for _ in range(REPLICATES):
-        shared = 0.003 * noise.standard_normal(pairs)
-        baseline, *arms = (
-            by_seed(draw(noise, 0.95 + shared + 0.003 * noise.standard_normal(pairs))) for _ in range(1 + FAMILY)
-        )
-        found.append([compare_paired(arm, baseline, resamples=RESAMPLES) for arm in arms])
-    return found
+def analysed(table, criterion=POINTS, baseline="gelu"):
+    return analyse_runs(runs_of(table), criterion, baseline, list(table))
 
 
-def exact(_, level):
-    return level
+def only(table, criterion=POINTS):
+    ((_, difference),) = analysed(table, criterion).compared
+    return difference
 
 
-def of_360_images(noise, level):
-    """Draw the accuracy on a test set so small that equal differences are common."""
-    return noise.binomial(360, np.clip(level, 0, 1)) / 360
-
-
-def of_a_nearly_solved_set(noise, level):
-    """Draw accuracies that are 1 or one image short of it: most differences are 0 or one image."""
-    return 1 - noise.binomial(1, 0.5, size=level.shape) / 360
-
-
-@pytest.mark.parametrize(
-    ("pairs", "draw"), [(3, exact), (5, exact), (10, exact), (3, of_360_images), (5, of_a_nearly_solved_set)]
-)
-def test_a_difference_is_shown_in_at_most_five_percent_of_null_comparisons_over_all_arms(pairs, draw):
-    families = [corrected(family) for family in null_families(pairs, draw)]
-    assert sum(any(one.shown for one in family) for family in families) <= MOST_FALSE_VERDICTS
-
-
-def test_without_the_correction_more_would_be_shown():
-    wrong = sum(any(one.shown for one in family) for family in null_families(10, exact))
-    assert wrong > MOST_FALSE_VERDICTS
-
-
-@pytest.mark.parametrize("pairs", [3, 5, 10])
-def test_student_interval_covers_the_true_difference(pairs):
-    covered = sum(not family[0].student.excludes_zero() for family in null_families(pairs, exact))
-    low, high = stats.binom.ppf([1e-3, 1 - 1e-3], REPLICATES, 0.95)
-    assert low <= covered <= high
-
-
-@pytest.mark.parametrize(("pairs", "documented"), [(3, 0.72), (5, 0.84), (10, 0.91)])
-def test_bootstrap_interval_covers_as_the_documentation_says(pairs, documented):
-    covered = sum(not family[0].bootstrap.excludes_zero() for family in null_families(pairs, exact))
-    # The documentation rounds to a percent.
-    low, high = stats.binom.ppf([1e-3, 1 - 1e-3], REPLICATES, [documented - 0.005, documented + 0.005])
-    assert low <= covered <= high
-    assert null_families(pairs, exact)[0][0].undercovers is (pairs < 8)
-
-
-@pytest.mark.parametrize("pairs", [3, 10])
-def test_equivalence_is_shown_in_at_most_five_percent_where_the_arm_lies_on_the_margin(pairs):
-    noise = np.random.default_rng(pairs)
-    samples = 0.005 + 0.003 * noise.standard_normal((REPLICATES, pairs))
-    shown = sum(equivalence_p_value(sample, 0.005) <= 0.05 for sample in samples)
-    assert stats.binom.ppf(1e-3, REPLICATES, 0.05) <= shown <= MOST_FALSE_VERDICTS
-
-
-def test_a_large_difference_is_shown():
-    noise = np.random.default_rng(3)
-    found = compare_paired(by_seed(0.97 + 0.001 * noise.random(5)), by_seed(0.95 + 0.001 * noise.random(5)))
-    assert found.verdict is Verdict.BETTER
-    assert found.mean == pytest.approx(0.02, abs=0.001)
-    assert found.method == "BCa"
-
-
-def test_lower_is_better_for_a_loss():
-    arm, baseline = by_seed([3.50, 3.51, 3.515]), by_seed([3.60, 3.605, 3.612])
-    found = compare_paired(arm, baseline, Yardstick(LOSS, 0.01))
-    assert found.mean == pytest.approx(-0.0973, abs=1e-4)
-    assert (found.verdict, found.probability_better) == (Verdict.BETTER, 1.0)
-    assert found.improvement == -found.mean
-    assert compare_paired(baseline, arm, Yardstick(LOSS, 0.01)).verdict is Verdict.WORSE
-
-
-def test_the_tests_are_those_of_scipy():
+def test_one_arm_is_compared_as_by_scipy():
     arm, baseline = [0.96, 0.97, 0.953, 0.961], [0.95, 0.955, 0.951, 0.95]
-    found = compare_paired(by_seed(arm), by_seed(baseline))
-    assert found.p_value == pytest.approx(stats.ttest_rel(arm, baseline).pvalue)
+    found = only({"gelu": baseline, "gem": arm})
+    expected = stats.ttest_rel(arm, baseline)
+    assert found.p_adjusted == pytest.approx(expected.pvalue, rel=1e-3)
+    assert found.interval == pytest.approx(tuple(expected.confidence_interval()), rel=1e-3)
     difference = np.subtract(arm, baseline)
     above = stats.ttest_1samp(difference + 0.005, 0, alternative="greater").pvalue
     below = stats.ttest_1samp(difference - 0.005, 0, alternative="less").pvalue
-    assert found.equivalence_p == pytest.approx(max(above, below))
+    assert found.equivalence_p == pytest.approx(max(above, below), rel=1e-3)
 
 
-def test_equivalence_by_hand():
-    # Mean 0, standard deviation 1, n = 3, margin 2: t = 2 sqrt(3) with two degrees of freedom, whose upper tail is
-    # 1/2 - t / (2 sqrt(2 + t^2)).
-    t = 2 * math.sqrt(3)
-    assert equivalence_p_value([-1.0, 0.0, 1.0], 2.0) == pytest.approx(0.5 - t / (2 * math.sqrt(2 + t * t)))
-    assert equivalence_p_value([0.1, 0.1], 1.0) is None
+def test_the_interval_leaves_zero_out_exactly_if_a_difference_is_shown():
+    noise = np.random.default_rng(0)
+    verdicts = set()
+    for _ in range(60):
+        table = {name: list(noise.standard_normal(4) + shift) for name, shift in (("gelu", 0), ("a", 0), ("b", 3))}
+        for _, found in analysed(table, own_criterion("score", "higher")).compared:
+            outside = not found.interval.low <= 0 <= found.interval.high
+            assert outside == found.mean_shown == (found.p_adjusted <= 0.05)
+            verdicts.add(found.verdict)
+    assert {Verdict.BETTER, Verdict.UNDECIDED} <= verdicts
 
 
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([None, 0.02]) == [None, 0.04]  # An arm without a test is an arm all the same.
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
-def test_holm_lies_between_no_correction_and_bonferroni_and_keeps_the_order(p_values):
-    adjusted = holm(p_values)
-    for p, q in zip(p_values, adjusted, strict=True):
-        assert p <= q <= min(1, len(p_values) * p) + 1e-15
-    order = np.argsort(p_values)
-    assert all(np.diff(np.array(adjusted)[order]) >= 0)
-
-
-def test_arms_are_corrected_for_their_number():
-    baseline = by_seed([0.950, 0.951, 0.952])
-    gain, none = [0.970, 0.977, 0.985], [0.950, 0.952, 0.9515]
-    (alone,) = compare_arms([by_seed(gain)], baseline)
-    among = compare_arms([by_seed(gain), by_seed(none), by_seed(none)], baseline)[0]
-    assert (alone.verdict, among.verdict) == (Verdict.BETTER, Verdict.UNDECIDED)
-    assert among.p_adjusted == pytest.approx(3 * alone.p_adjusted)
-    assert among.seeds_needed > alone.seeds_needed
-    assert among.seeds_to_decide > among.pairs
-
-
-def test_the_seeds_to_decide_are_the_fewer_of_both():
-    # Mean 0.0001, standard deviation 0.001: hard to show as a difference, easy as equivalence within 0.005.
-    (found,) = compare_arms([by_seed([0.9501, 0.9511, 0.9491])], by_seed([0.95] * 3))
-    assert found.verdict is Verdict.EQUIVALENT
-    (found,) = compare_arms([by_seed([0.9501, 0.9511])], by_seed([0.95] * 2), Yardstick(ACCURACY, 0.002))
-    assert found.verdict is Verdict.UNDECIDED
-    assert found.seeds_to_decide == found.seeds_for_equivalence < found.seeds_needed
+def test_lower_is_better_for_a_loss():
+    arm, baseline = [3.50, 3.51, 3.515], [3.60, 3.605, 3.612]
+    found = only({"gelu": baseline, "gem": arm}, Criterion(LOSS, 0.01))
+    assert found.mean == pytest.approx(-0.0973, abs=1e-4)
+    assert (found.verdict, found.probability_better, found.improvement) == (Verdict.BETTER, 1.0, -found.mean)
+    assert found.interval.low < found.mean < found.interval.high < 0
+    assert only({"gelu": arm, "gem": baseline}, Criterion(LOSS, 0.01)).verdict is Verdict.WORSE
 
 
 def test_pairs_are_the_seeds_where_both_finished():
-    found = compare_paired({0: 0.9, 1: 0.8, 3: 0.7}, {1: 0.7, 2: 0.1, 3: 0.5})
+    found = only({"gelu": [0.9, 0.8, None, 0.7], "gem": [None, 0.7, 0.1, 0.5]})
     assert found.pairs == 2
-    assert found.mean == pytest.approx(0.15)
-    assert found.sd == pytest.approx(math.sqrt(0.005))
+    assert found.mean == pytest.approx(-0.15)
+    lonely = only({"gelu": [0.9, None], "gem": [None, 0.5]})
+    assert (lonely.pairs, lonely.mean, lonely.interval, lonely.verdict) == (0, None, None, Verdict.UNDECIDED)
 
 
 def test_one_pair_gives_no_interval_and_shows_nothing():
-    found = compare_paired({0: 0.9}, {0: 0.5})
-    assert found.mean == pytest.approx(0.4)
-    assert (found.sd, found.bootstrap, found.student, found.p_value, found.shown) == (
-        None,
-        None,
-        None,
-        None,
-        False,
-    )
+    found = only({"gelu": [0.5], "gem": [0.9]})
+    assert (found.interval, found.error, found.p_adjusted, found.verdict) == (None, None, None, Verdict.UNDECIDED)
 
 
-def test_no_pair_gives_no_difference():
-    found = compare_paired({0: 0.9}, {1: 0.5})
-    assert (found.pairs, found.mean, found.bootstrap, found.shown) == (0, None, None, False)
-    assert found.probability_better is None  # Runs without a partner say nothing about the arms.
+def test_an_arm_that_fails_is_unstable_and_heads_the_report():
+    table = {"gelu": [0.9 + 0.001 * seed for seed in range(30)], "gem": [0.9] * 5 + [None] * 25}
+    found = analysed(table)
+    assert found.verdicts == {"gem": Verdict.UNSTABLE}
+    assert "Unstable: gem (25 of 30 failed)." in headline(found)
+    lines = analysis_sentences(found)
+    assert "gem, seeds 5, 6, 7, 8, 9, 10, 11, 12, ...: failed, diverged" in lines
+    assert len([line for line in lines if "failed, diverged" in line]) == 1
 
 
-def test_equal_differences_show_nothing_even_where_rounding_makes_them_differ():
-    arm, baseline = {0: 301 / 360, 1: 310 / 360, 2: 355 / 360}, {0: 300 / 360, 1: 309 / 360, 2: 354 / 360}
-    assert len({arm[seed] - baseline[seed] for seed in arm}) > 1  # The case that the test is about.
-    found = compare_paired(arm, baseline)
-    assert found.without_spread
-    assert not found.shown
-    assert found.method == "percentile"
-    assert (found.p_value, found.equivalence_p, found.verdict) == (None, None, Verdict.UNDECIDED)
+def test_an_infrastructure_failure_says_nothing_about_the_arm():
+    runs = runs_of({"gelu": [0.9, 0.91, 0.92], "gem": [0.9, 0.91]})
+    found = analyse_runs([*runs, Run("gem", 2, "infrastructure", None, "disk full")], POINTS, "gelu", ["gelu", "gem"])
+    arm = found.arms[1]
+    assert (arm.failed, arm.infrastructure, arm.planned) == (0, 1, 2)
+    assert any("1 run left out; the same command tries them again" in line for line in found.sentences)
 
 
-def test_bootstrap_alone_does_not_show_a_difference():
-    found = compare_paired(by_seed([0.96, 0.97, 0.953]), by_seed([0.95, 0.95, 0.95]))
-    assert found.bootstrap.excludes_zero()
-    assert not found.student.excludes_zero()
-    assert not found.shown
+def test_the_words_name_what_a_collapsed_arm_does():
+    noise = 0.001 * np.random.default_rng(3).standard_normal((2, 10))
+    table = {"gelu": list(0.9 + noise[0]), "gem": [0.1, 0.1, *(0.92 + noise[1][2:])]}
+    found = analysed(table)
+    assert found.verdicts["gem"] is Verdict.UNDECIDED
+    line = next(line for line in found.sentences if line.startswith("gem: "))
+    assert "usually better (P = 0.80), 2 of 10 runs collapsed, the means do not differ" in line
 
 
-def test_intervals_are_reproducible_and_follow_a_shift():
-    sample = np.array([1.0, 4.0, 2.0, 5.0]) / 64  # Sums of these are exact, so that ties stay ties.
-    first, _ = bootstrap_interval(sample)
-    assert bootstrap_interval(sample)[0] == first
-    shifted, _ = bootstrap_interval(sample + 1)
-    assert shifted == pytest.approx((first.low + 1, first.high + 1))
+def test_runs_at_chance_are_counted():
+    found = analysed({"gelu": [0.9, 0.91], "gem": [0.1, 0.101]}, Criterion(ACCURACY, 0.005, 0.1))
+    assert [arm.at_chance for arm in found.arms] == [0, 2]
+    assert "Runs no better than chance: gem (2 of 2)." in found.sentences
+    assert criterion_of({"data": "cifar100"}).chance == 0.01
+    assert Criterion(LOSS, 0.01, math.log(10)).at_chance(2.31)
+    assert not Criterion(LOSS, 0.01, math.log(10)).at_chance(2.0)
 
 
-def test_bootstrap_falls_back_where_bca_does_not_exist(monkeypatch):
-    real = stats.bootstrap
+def test_the_smallest_difference_is_shown_at_eighty_percent():
+    noise = np.random.default_rng(5)
+    critical, pairs = dunnett_critical(1, 9), 10
+    reach = detectable(critical, 9) / math.sqrt(pairs)
+    drawn = reach + noise.standard_normal((20_000, pairs))
+    power = np.mean(drawn.mean(1) * math.sqrt(pairs) / drawn.std(1, ddof=1) > critical)
+    assert power == pytest.approx(0.8, abs=0.015)
 
-    def without_bca(*args, method, **keywords):
-        result = real(*args, method="percentile", **keywords)
-        if method == "BCa":
-            result.confidence_interval = type(result.confidence_interval)(math.nan, math.nan)
-        return result
 
-    monkeypatch.setattr(stats, "bootstrap", without_bca)
-    interval, method = bootstrap_interval([0.1, 0.2, 0.4])
-    assert method == "percentile"
-    assert interval == pytest.approx((0.1, 0.4))
+@pytest.mark.parametrize(("effect", "pairs"), [(1.0, 10), (0.8, 15), (0.5, 34), (0.2, 199)])
+def test_planned_seeds_agree_with_published_tables(effect, pairs):
+    # Cohen's effect sizes, paired t test, two-sided 5 %, power 80 %; a difference has the variance of two runs.
+    assert seeds_for(effect * math.sqrt(2), 1.0, 1) == pairs
+    assert seeds_for(1e-6, 1.0, 1) == SEEDS_CAP + 1
+
+
+def test_the_range_of_a_spread_covers():
+    noise = np.random.default_rng(6).standard_normal((2000, 9))
+    ranges = [spread_range(sample.std(ddof=1), 8) for sample in noise]
+    assert np.mean([low <= 1 <= high for low, high in ranges]) == pytest.approx(0.8, abs=0.03)
 
 
 def test_student_interval_agrees_with_the_table():
     # The 97.5 % quantile of t with 4 degrees of freedom is 2.776445 in every table.
-    sample = [1.0, 2.0, 3.0, 4.0, 5.0]
     half = 2.776445 * math.sqrt(2.5 / 5)
-    assert student_interval(sample) == pytest.approx((3 - half, 3 + half), rel=1e-6)
+    assert student_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3 - half, 3 + half), rel=1e-6)
     assert student_interval([1.0]) is None
+    assert student_interval([0.1, 0.1]) == (0.1, 0.1)
+
+
+def test_a_schedule_spends_the_level_and_ends_at_the_most():
+    for most in (3, 5, 10, 40, 41):
+        schedule = make_schedule(most)
+        assert schedule.looks[-1] == most
+        assert list(schedule.looks) == sorted(set(schedule.looks))
+        assert sum(schedule.levels) == pytest.approx(0.05)
+
+
+def test_looks_are_replayed_and_arms_leave():
+    noise = np.random.default_rng(8).standard_normal((3, 20))
+    noise[1] += 8
+    table = {"gelu": noise[0], "far": [*noise[1][:3], *[np.nan] * 17], "near": noise[2]}
+    runs = [
+        run for run in runs_of({name: list(map(float, row)) for name, row in table.items()}) if run.value == run.value
+    ]
+    found, looks, still = replay(runs, own_criterion("score", "higher"), "gelu", list(table), make_schedule(20))
+    assert (looks[0].seeds, looks[0].verdicts["far"], still) == (3, Verdict.BETTER, ("near",))
+    assert [look.seeds for look in looks] == list(make_schedule(20).looks)
+    assert set(looks[1].verdicts) == {"near"}
+    assert found.verdicts == {"far": Verdict.BETTER, "near": Verdict.UNDECIDED}
+
+
+def test_false_verdicts_over_all_looks_are_rare():
+    noise, schedule, false = np.random.default_rng(9), make_schedule(20), 0
+    for _ in range(300):
+        table = {name: list(noise.standard_normal(20)) for name in ("gelu", "a", "b")}
+        found, _, _ = replay(runs_of(table), own_criterion("score", "higher"), "gelu", list(table), schedule)
+        false += any(one.shown for _, one in found.compared)
+    assert false <= stats.binom.isf(1e-3, 300, 0.05)
+
+
+ROWS = [
+    {"activation": arm, "seed": seed, "accuracy": 0.9 + shift + 0.001 * (seed * place % 5)}
+    for place, (arm, shift) in enumerate((("relu", 0), ("gelu", 0.0), ("gem", 0.05)), start=2)
+    for seed in range(4)
+]
+
+
+def test_a_table_from_elsewhere_may_come_in_any_form(tmp_path):
+    frame = pl.DataFrame(ROWS)
+    frame.write_csv(tmp_path / "a.csv")
+    frame.write_parquet(tmp_path / "a.parquet")
+    found = [analyse(table) for table in (ROWS, frame, tmp_path / "a.csv", str(tmp_path / "a.parquet"))]
+    assert all(one == found[0] for one in found)
+    assert (found[0].baseline, str(found[0].verdicts["gem"])) == ("gelu", "shown better")
+    assert "gem (+5.03)" in str(found[0])
+    renamed = frame.rename({"activation": "arm", "accuracy": "val/acc"})
+    assert analyse(renamed, arm="arm", metric="val/acc", baseline="relu").verdicts["gem"] is Verdict.BETTER
+
+
+def test_a_table_of_pandas_is_read():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    assert analyse(pandas.DataFrame(ROWS)) == analyse(ROWS)
+
+
+def test_empty_and_infinite_metrics_are_failed_runs(tmp_path):
+    text = "activation,seed,loss\ngelu,0,1.0\ngelu,1,1.1\ngelu,2,1.2\ngem,0,\ngem,1,nan\ngem,2,inf\n"
+    (tmp_path / "a.csv").write_text(text)
+    found = analyse(tmp_path / "a.csv", metric="loss")
+    assert (found.arms[1].failed, found.verdicts["gem"]) == (3, Verdict.UNSTABLE)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "excluded"),
+    ("change", "options", "error", "words"),
     [
-        (-1.0, 1.0, False),
-        (0.0, 1.0, False),
-        (-1.0, 0.0, False),
-        (1e-17, 1.0, False),
-        (0.1, 1.0, True),
-        (-1, -0.1, True),
+        ({}, {"metric": "acc"}, DataError, "no column 'acc'; its columns are activation, seed, accuracy"),
+        ({"seed": 1}, {}, DataError, "two rows of activation relu, seed 1"),
+        ({"accuracy": "high"}, {}, DataError, "'high' in column 'accuracy', row 1; expected a number"),
+        ({"accuracy": 93.1}, {}, SettingError, "93.1, which is no fraction; say unit='%'"),
+        ({"activation": None}, {}, DataError, "nothing in column 'activation', row 1"),
+        ({}, {"baseline": "swish"}, SettingError, "'swish' is not among the arms; they are relu, gelu, gem"),
+        ({}, {"better": "more"}, SettingError, "say better='higher' or 'lower'"),
+        ({}, {"margin": -1.0}, SettingError, "expected a positive number"),
     ],
 )
-def test_an_end_at_zero_does_not_exclude_it(low, high, excluded):
-    assert Interval(low, high).excludes_zero() is excluded
+def test_a_wrong_table_is_one_clear_error(change, options, error, words):
+    rows = [{**ROWS[0], **change}, *ROWS[1:]]
+    with pytest.raises(error, match=words):
+        analyse(rows, **options)
 
 
-@given(
-    st.lists(st.integers(0, 20), min_size=1, max_size=8),
-    st.lists(st.integers(0, 20), min_size=1, max_size=8),
-)
-def test_probability_better_counts_pairs(arm, baseline):
-    counted = [1.0 if x > y else 0.5 if x == y else 0.0 for x, y in product(arm, baseline)]
-    found = probability_greater([x / 20 for x in arm], [y / 20 for y in baseline])
-    assert found == pytest.approx(sum(counted) / len(counted))
+def test_what_is_no_table_is_refused(tmp_path):
+    with pytest.raises(DataError, match="there is no file"):
+        analyse(tmp_path / "no.csv")
+    with pytest.raises(SettingError, match=r"expected a file ending in \.csv or \.parquet"):
+        analyse(tmp_path / "a.xlsx")
+    (tmp_path / "a.parquet").write_bytes(b"no")
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        analyse(tmp_path / "a.parquet")
+    with pytest.raises(SettingError, match="a int is no table"):
+        analyse(3)
+    with pytest.raises(DataError, match="no rows"):
+        analyse(pl.DataFrame({"activation": [], "seed": [], "accuracy": []}))
+    with pytest.raises(SettingError, match="does not say which is better"):
+        analyse(
+            [{"activation": "a", "seed": 0, "speed": 1.0}, {"activation": "b", "seed": 0, "speed": 1.0}], metric="speed"
+        )
+    with pytest.raises(DataError, match="a comparison needs two"):
+        analyse(ROWS[:4])
 
 
-def test_probability_better_needs_runs_of_both():
-    assert probability_greater([], [0.5]) is None
-    assert probability_greater([0.5], []) is None
+def test_many_arms_and_seeds_are_analysed():
+    noise = np.random.default_rng(1)
+    table = {f"arm {number}": list(noise.standard_normal(100)) for number in range(20)}
+    started = time.perf_counter()
+    found = analysed(table, own_criterion("score", "higher"), "arm 0")
+    assert len(found.compared) == 19
+    assert time.perf_counter() - started < 60  # Bounded so that nothing loops; docs/statistics.md has the figure.
 
 
-@pytest.mark.parametrize(("effect", "pairs"), [(1.0, 10), (0.8, 15), (0.5, 34), (0.2, 199)])
-def test_seeds_needed_agrees_with_published_tables(effect, pairs):
-    # Cohen's effect sizes, paired t test, two-sided 5 %, power 80 %.
-    sample = effect + np.array([-1.0, 0.0, 1.0])
-    assert seeds_for_difference(sample) == pairs
-
-
-def test_seeds_needed_is_enough_by_simulation():
-    sample = 0.9 + np.array([-1.0, 0.0, 1.0])
-    needed = seeds_for_difference(sample)
-    noise = np.random.default_rng(5)
-    for pairs, enough in ((needed, True), (needed - 2, False)):
-        drawn = 0.9 + noise.standard_normal((20_000, pairs))
-        power = np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05)
-        assert bool(power >= 0.79) is enough
-
-
-@pytest.mark.parametrize(
-    ("sample", "expected"),
-    [
-        ([0.3], None),
-        ([0.1, 0.1], None),
-        ([-0.1, 0.1], None),
-        ([1e-4 - 1, 1e-4 + 1], SEEDS_CAP + 1),
-        ([1e6, 1e6 + 1], 2),
-    ],
-)
-def test_seeds_needed_at_its_ends(sample, expected):
-    assert seeds_for_difference(sample) == expected
-
-
-def test_summary_counts_failed_and_missing_runs(fabricate):
+def test_analysis_counts_failed_and_missing_runs(fabricate):
     comparison = fabricate(seeds=4, failed=[("gem", 1)], missing=[("gem", 3), ("relu", 3)])
-    arms = {arm.activation: arm for arm in summarise(comparison).arms}
+    arms = {arm.activation: arm for arm in analyse_comparison(comparison).arms}
     assert list(arms) == list(comparison.activations)
     gem = arms["gem"]
-    assert (gem.finished, gem.failed, gem.missing) == (2, 1, 1)
-    assert gem.difference.pairs == 2
-    values = [
-        run.figures.get("test_accuracy")
-        for run in comparison.results
-        if run.activation == "gem" and run.status == "finished"
-    ]
+    assert (gem.finished, gem.failed, gem.missing, gem.difference.pairs) == (2, 1, 1, 2)
+    values = [run.value for run in comparison_runs(comparison, ACCURACY) if run.arm == "gem" and run.value is not None]
     assert gem.mean == pytest.approx(np.mean(values))
     assert gem.sd == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
     assert arms["gelu"].difference is None
-    assert arms["gem"].step_time_ratio == pytest.approx(1.21)  # The median of 1.20, 1.21 and 1.22.
+    assert gem.measures["step_time_ratio"].mean == pytest.approx(1.21)
 
 
-def test_summary_of_an_arm_that_always_fails(fabricate):
-    comparison = fabricate(failed=[("gem", seed) for seed in range(3)])
-    gem = next(arm for arm in summarise(comparison).arms if arm.activation == "gem")
-    assert (gem.finished, gem.failed, gem.mean, gem.sd, gem.interval) == (0, 3, None, None, None)
-    assert (gem.difference.pairs, gem.difference.mean, gem.difference.shown) == (0, None, False)
+def test_another_baseline_can_be_asked_for(fabricate):
+    comparison = fabricate()
+    found = analyse_comparison(comparison, "relu")
+    assert (found.baseline, "gelu" in found.verdicts) == ("relu", True)
+    with pytest.raises(SettingError, match="'swish' is not among"):
+        analyse_comparison(comparison, "swish")
 
 
-def test_summary_where_the_baseline_fails(fabricate):
-    comparison = fabricate(failed=[("gelu", 0), ("gelu", 2)])
-    assert {arm.difference.pairs for arm in summarise(comparison).arms if arm.difference} == {1}
-
-
-def test_difference_power_agrees_with_a_simulation():
-    drawn = 0.6 + np.random.default_rng(11).standard_normal((20_000, 12))
-    power = np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.02)
-    assert difference_power(0.6, 12, 0.02) == pytest.approx(power, abs=0.015)
-
-
-@pytest.mark.parametrize(("effect", "pairs"), [(0.0, 8), (0.5, 12), (0.9, 5)])
-def test_equivalence_power_agrees_with_a_simulation(effect, pairs):
-    drawn = effect + np.random.default_rng(pairs).standard_normal((20_000, pairs))
-    above = stats.ttest_1samp(drawn, -1.2, axis=1, alternative="greater").pvalue
-    below = stats.ttest_1samp(drawn, 1.2, axis=1, alternative="less").pvalue
-    assert equivalence_power(effect, 1.2, pairs, 0.05) == pytest.approx(
-        np.mean(np.maximum(above, below) <= 0.05), abs=0.015
-    )
-
-
-def test_seeds_for_equivalence_are_the_fewest_of_that_power():
-    sample = np.array([-1.0, 0.1, 1.0])
-    needed = seeds_for_equivalence(sample, 0.8)
-    effect, margin = sample.mean() / sample.std(ddof=1), 0.8 / sample.std(ddof=1)
-    assert equivalence_power(effect, margin, needed, 0.05) >= 0.8 > equivalence_power(effect, margin, needed - 1, 0.05)
-    assert seeds_for_equivalence(sample, 0.01) is None  # The observed mean is not within the margin.
-    assert seeds_for_equivalence([0.1, 0.1], 0.8) is None
-    assert seeds_for_equivalence([-1.0, 1.0], 1e-4) == SEEDS_CAP + 1
+def test_a_finished_run_without_a_finite_metric_has_failed(fabricate):
+    comparison = fabricate(arms={"gelu": 0.9, "gem": 0.9})
+    metric = dataclasses.replace(ACCURACY, field="best_epoch", name="nothing")
+    assert all(run.value == 6 for run in comparison_runs(comparison, metric))
 
 
 def test_the_recipe_names_metric_and_margin(fabricate):
-    assert yardstick_of({}) == (ACCURACY, ACCURACY.margin)
-    assert yardstick_of({"metric": "test_perplexity", "direction": "lower", "margin": 1}) == (PERPLEXITY, 1.0)
-    assert yardstick_of({"task": "text"}).metric is LOSS
-    assert yardstick_of({"name": "mnist", "metric": "loss"}) == (
-        LOSS,
-        LOSS.margin,
-    )  # mnist's margin is one of accuracy.
-    assert yardstick_of(fabricate().recipe) == (ACCURACY, 0.005)
+    assert criterion_of({}) == (ACCURACY, ACCURACY.margin, None)
+    assert criterion_of({"metric": "test_perplexity", "direction": "lower", "margin": 1})[:2] == (PERPLEXITY, 1.0)
+    assert criterion_of({"task": "text"}).metric is LOSS
+    # mnist's margin is one of accuracy.
+    assert criterion_of({"name": "mnist", "metric": "loss"})[:2] == (LOSS, LOSS.margin)
+    assert criterion_of(fabricate().recipe) == (ACCURACY, 0.005, 0.1)
 
 
 @pytest.mark.parametrize(
     "recipe", [{"metric": "speed"}, {"metric": "loss", "direction": "higher"}, {"margin": 0}, {"margin": "1"}]
 )
-def test_a_yardstick_that_is_none_is_refused(recipe):
+def test_a_criterion_that_is_none_is_refused(recipe):
     with pytest.raises(StoreError, match="expected"):
-        yardstick_of(recipe)
+        criterion_of(recipe)
 
 
 def test_perplexity_is_the_exponential_of_the_loss(fabricate):
-    comparison = fabricate()
-    values = values_by_seed(comparison, "gelu", PERPLEXITY)
-    assert values == pytest.approx(dict.fromkeys(range(3), math.exp(0.1)))
+    runs = comparison_runs(fabricate(), PERPLEXITY)
+    assert {run.value for run in runs} == {math.exp(0.1)}
 
 
 def test_further_figures_are_those_that_were_recorded(fabricate):
-    gem = next(arm for arm in summarise(fabricate(failed=[("gem", 1)])).arms if arm.activation == "gem")
+    gem = next(arm for arm in analyse_comparison(fabricate(failed=[("gem", 1)])).arms if arm.activation == "gem")
     assert gem.measures["loss"] == (pytest.approx(0.1), 0.0, 2)
     assert not {"accuracy", "perplexity", "brier", "dead_share"} & gem.measures.keys()
+
+
+def test_a_table_has_a_report_of_its_own(tmp_path, capsys):
+    rows = [*ROWS, {"activation": "gem", "seed": 4, "accuracy": None}]
+    pl.DataFrame(rows).write_csv(tmp_path / "mine.csv")
+    assert main(["report", str(tmp_path / "mine.csv"), "--baseline", "relu", "--json"]) == 3  # A run has failed.
+    found = {row["activation"]: row for row in json.loads(capsys.readouterr().out)["summary"]}
+    assert (found["gem"]["verdict"], found["gem"]["failed"]) == ("shown better", 1)
+    assert "accuracy, from" in (tmp_path / "mine-report/report.html").read_text()
+    assert main(["report", str(tmp_path / "mine.csv"), "--metric", "f1"]) == 2
+    assert "no column 'f1'; its columns are activation, seed, accuracy" in capsys.readouterr().err

@@ -15,8 +15,8 @@ from .runs.engine import run_comparison
 from .runs.experiment import make_arms
 from .runs.progress import show_progress
 from .runs.request import Choice, FunctionRequest
-from .statistics.paired import Verdict
 from .statistics.tables import results_frame
+from .statistics.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def compare(
     report, _ = make_report(request.folder)
     return ComparisonResult(
         folder=request.folder,
-        verdicts={arm.activation: difference.verdict for arm, difference in report.summary.compared},
+        verdicts=report.analysis.verdicts,
         table=results_frame(report.comparison),
         report_path=request.folder / "report.html",
         report=report,

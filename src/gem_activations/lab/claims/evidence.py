@@ -1,8 +1,8 @@
 """What results say of the papers' claims: supported, contradicted, not decided, or not run.
 
-A verdict on a claim stands on paired t tests of its arms, corrected by Holm for their number within the claim, as all
-verdicts of the lab. Results at another scale or setting than the paper's can speak of the direction only; results of
-`--scale smoke` say nothing.
+A verdict on a claim stands on the tests of all verdicts of the lab, corrected for the pairs of arms within the claim.
+Results at another scale or setting than the paper's can speak of the direction only; results of `--scale smoke` say
+nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,13 @@ from typing import Any
 
 from ...errors import GemError, SettingError, StoreError
 from ..recipes.registry import make_recipe
+from ..statistics.analysis import Difference, Interval, analyse_runs
 from ..statistics.archive import read_comparison
-from ..statistics.inference import Interval
-from ..statistics.metrics import LOSS, PERPLEXITY, Metric, Yardstick, yardstick_of
-from ..statistics.paired import PairedDifference, Verdict, compare_paired, corrected, paired_differences, with_seeds
-from ..statistics.summary import values_by_seed
-from ..statistics.words import amount, interval_text, signed, undecided_text
+from ..statistics.contrasts import ALPHA
+from ..statistics.formatting import amount, interval_text, signed
+from ..statistics.metrics import LOSS, PERPLEXITY, Criterion, Metric, criterion_of
+from ..statistics.reading import comparison_runs
+from ..statistics.verdicts import Verdict
 from ..store.records import Comparison
 from .table import CLAIMS, Ahead, Claim, claims_on
 
@@ -47,7 +48,6 @@ class Finding:
         status: At that setting.
         detail: Why, with the closest part of the claim, in words; empty where nothing was run.
         seeds: Fewest paired seeds of the claim's arms.
-        seeds_needed: Pairs at which every open part would be decided; None where that is unknown, or nothing is open.
         folder: Of the comparison; None where nothing was run.
     """
 
@@ -56,14 +56,13 @@ class Finding:
     status: Status
     detail: str = ""
     seeds: int = 0
-    seeds_needed: int | None = None
     folder: Path | None = None
 
     @property
     def verdict(self) -> str:
         """The status as a table writes it, with the seeds; at another setting than the full one, of the direction."""
         if self.status is Status.UNDECIDED:
-            return undecided_text(self.seeds, self.seeds_needed)
+            return f"{self.status} ({self.seeds} seed{'s' if self.seeds != 1 else ''})"
         if self.status is Status.NOT_RUN or self.setting == "full":
             return str(self.status)
         return f"direction {self.status}"
@@ -80,7 +79,7 @@ class _Part:
     """One part of a claim with its comparisons: leader -> leader minus rival."""
 
     part: Ahead
-    differences: dict[str, PairedDifference]
+    differences: dict[str, Difference]
 
     @property
     def closest(self) -> str:
@@ -88,7 +87,7 @@ class _Part:
         return max(self.differences, key=lambda name: self.differences[name].improvement or 0.0)
 
     @property
-    def best(self) -> PairedDifference:
+    def best(self) -> Difference:
         return self.differences[self.closest]
 
 
@@ -118,8 +117,8 @@ def judge(claim: Claim, comparison: Comparison) -> Finding | None:
     recipe = comparison.recipe
     if recipe.get("name") not in claim.recipes or recipe.get("scale") == "smoke":
         return None
-    yardstick = _yardstick(claim, recipe)
-    parts, absent = _compare_parts(claim, comparison, yardstick)
+    criterion = _criterion(claim, recipe)
+    parts, absent = _compare_parts(claim, comparison, criterion)
     if not parts:
         return None
     setting = setting_of(recipe)
@@ -129,14 +128,12 @@ def judge(claim: Claim, comparison: Comparison) -> Finding | None:
     if absent and status is Status.SUPPORTED:
         status = Status.UNDECIDED
     closest = min(parts, key=lambda one: one.best.improvement or 0.0)
-    open_parts = [one for one in parts if status is Status.UNDECIDED and not _holds(one, claim.kind)]
     return Finding(
         claim=claim,
         setting=setting,
         status=status,
-        detail=_detail(claim, closest, absent, setting, yardstick.metric),
+        detail=_detail(claim, closest, absent, setting, criterion.metric),
         seeds=min(difference.pairs for one in parts for difference in one.differences.values()),
-        seeds_needed=_seeds_needed(open_parts, claim.kind),
         folder=comparison.folder,
     )
 
@@ -188,22 +185,28 @@ def _comparisons_inside(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/comparison.json"))
 
 
-def _compare_parts(claim: Claim, comparison: Comparison, yardstick: Yardstick) -> tuple[list[_Part], list[str]]:
-    """Compare the arms of each part that has runs; give the parts, and the activations of the claim without any."""
-    values = {name: values_by_seed(comparison, name, yardstick.metric) for name in claim.arms}
-    absent = [name for name, found in values.items() if not found]
-    pairs = [
-        (part, leader)
-        for part in claim.parts
-        for leader in part.leaders
-        if values[leader].keys() & values[part.rival].keys()
-    ]
-    tested = corrected([compare_paired(values[leader], values[part.rival], yardstick) for part, leader in pairs])
-    found: dict[Ahead, dict[str, PairedDifference]] = {part: {} for part, _ in pairs}
-    for (part, leader), difference in zip(pairs, tested, strict=True):
-        sample = paired_differences(values[leader], values[part.rival])
-        found[part][leader] = with_seeds(difference, sample, comparisons=len(pairs))
-    return [_Part(part, differences) for part, differences in found.items()], absent
+def _compare_parts(claim: Claim, comparison: Comparison, criterion: Criterion) -> tuple[list[_Part], list[str]]:
+    """Compare the arms of each part that has runs; give the parts, and the activations of the claim without any.
+
+    The leaders of a part are a family beside their rival, at 5 % over the number of rivals. All arms of the claim help
+    to estimate the spread.
+    """
+    runs = [run for run in comparison_runs(comparison, criterion.metric) if run.arm in claim.arms]
+    there = [name for name in claim.arms if any(run.arm == name and run.value is not None for run in runs)]
+    runs = [run for run in runs if run.arm in there]
+    rivals = {part.rival for part in claim.parts}
+    found: list[_Part] = []
+    for part in claim.parts:
+        leaders = [name for name in part.leaders if name in there]
+        if part.rival not in there or not leaders:
+            continue
+        others = [name for name in there if name not in (part.rival, *leaders)]
+        arms = [part.rival, *leaders, *others]
+        analysis = analyse_runs(runs, criterion, part.rival, arms, alpha=ALPHA / len(rivals), family=len(leaders))
+        differences = {arm.activation: one for arm, one in analysis.compared if arm.activation in leaders and one.pairs}
+        if differences:
+            found.append(_Part(part, differences))
+    return found, [name for name in claim.arms if name not in there]
 
 
 def _ahead_status(parts: Sequence[_Part]) -> Status:
@@ -216,7 +219,7 @@ def _refutes_size(part: _Part, claim: Claim) -> bool:
     """Say whether arms that should differ by more than the margin are shown to differ by less."""
     best = part.best
     return (
-        part.part == claim.parts[0] and best.equivalent and not best.shown and (claim.size or 0) > best.yardstick.margin
+        part.part == claim.parts[0] and best.equivalent and not best.shown and (claim.size or 0) > best.criterion.margin
     )
 
 
@@ -235,39 +238,26 @@ def _holds(part: _Part, kind: str) -> bool:
     return any(one.verdict is Verdict.BETTER for one in part.differences.values())
 
 
-def _seeds_needed(parts: Sequence[_Part], kind: str) -> int | None:
-    """Give the most that an open part needs of its quickest leader; None where one of them is unknown."""
-    needed: list[int] = []
-    for part in parts:
-        found = part.differences.values()
-        counts = [one.seeds_for_equivalence if kind == "tie" else one.seeds_needed for one in found]
-        known = [max(count, part.best.pairs + 1) for count in counts if count is not None]
-        if not known:
-            return None
-        needed.append(min(known))
-    return max(needed, default=None)
-
-
 def _detail(claim: Claim, closest: _Part, absent: Sequence[str], setting: str, metric: Metric) -> str:
     """Say how far the leader is ahead of the rival that comes closest, and whether the paper's size is within reach."""
     best = closest.best
     size = f"{signed(best.mean or 0.0, metric)} {metric.difference_unit}".rstrip()
     words = f"{closest.closest} beside {closest.part.rival}: {size}"
-    if best.student is not None and not best.without_spread:
-        words += f" {interval_text(best.student, metric)}"
+    if best.interval is not None and best.error:
+        words += f" {interval_text(best.interval, metric)}"
         if claim.size is not None and setting == "full" and closest.part == claim.parts[0]:
-            inside = "inside" if _reaches(best.student, metric.sign * claim.size) else "outside"
+            inside = "inside" if _reaches(best.interval, metric.sign * claim.size) else "outside"
             words += f"; the paper's {amount(claim.size, metric)} is {inside} the interval"
     if absent:
         words += f"; without {', '.join(absent)}"
     return words
 
 
-def _yardstick(claim: Claim, recipe: dict[str, Any]) -> Yardstick:
+def _criterion(claim: Claim, recipe: dict[str, Any]) -> Criterion:
     """Give metric and margin: perplexities are compared by their logarithm, the loss, in which the sizes are given."""
-    found = yardstick_of(recipe)
+    found = criterion_of(recipe)
     if found.metric is PERPLEXITY:
-        found = Yardstick(LOSS, LOSS.margin)
+        found = Criterion(LOSS, LOSS.margin)
     return found if claim.margin is None else found._replace(margin=claim.margin)
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...grammar import format_call
-from ..statistics.summary import ArmSummary, Summary, values_by_seed
+from ..statistics.analysis import Analysis, Arm
 from ..store.records import Comparison
 from .drawing import GREY, INK, WIDTH, Style, find_known
 
@@ -40,9 +40,9 @@ def find_ablations(activations: Sequence[str], parameter: str) -> dict[str, dict
     return {name: dict(sorted(group.items())) for name, group in groups.items() if len(group) >= FEWEST}
 
 
-def ablation_figures(comparison: Comparison, summary: Summary, looks: dict[str, Style]) -> dict[str, Figure]:
+def ablation_figures(comparison: Comparison, analysis: Analysis, looks: dict[str, Style]) -> dict[str, Figure]:
     """Draw `n-ablation` and `eps-ablation` where the arms are one and have a finished run."""
-    arms = {arm.activation: arm for arm in summary.arms if arm.mean is not None}
+    arms = {arm.activation: arm for arm in analysis.arms if arm.mean is not None}
     figures: dict[str, Figure] = {}
     for parameter in PARAMETERS:
         groups = {
@@ -51,19 +51,18 @@ def ablation_figures(comparison: Comparison, summary: Summary, looks: dict[str, 
         }
         groups = {name: group for name, group in groups.items() if group}
         if groups:
-            figures[f"{parameter}-ablation"] = _figure(comparison, summary, looks, parameter, groups, arms)
+            figures[f"{parameter}-ablation"] = _figure(analysis, looks, parameter, groups, arms)
     return figures
 
 
 def _figure(
-    comparison: Comparison,
-    summary: Summary,
+    analysis: Analysis,
     looks: dict[str, Style],
     parameter: str,
     groups: dict[str, dict[float, str]],
-    arms: dict[str, ArmSummary],
+    arms: dict[str, Arm],
 ) -> Figure:
-    metric = summary.metric
+    metric = analysis.metric
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
     for name, group in groups.items():
@@ -73,10 +72,10 @@ def _figure(
             list(group), means, errors, color=color, marker=marker, markersize=5, capsize=0, linewidth=1.6, label=name
         )
         for value, activation in group.items():
-            seeds = list(values_by_seed(comparison, activation, metric).values())
+            seeds = list(analysis.values[activation].values())
             axes.plot([value] * len(seeds), metric.scale * np.array(seeds), "_", color=color, markersize=9)
     curved = {activation for group in groups.values() for activation in group.values()}
-    references = dict.fromkeys([summary.baseline, *_REFERENCES])
+    references = dict.fromkeys([analysis.baseline, *_REFERENCES])
     _draw_references(axes, [arms[name] for name in references if name in arms and name not in curved], metric.scale)
     if parameter == "eps":
         axes.set_xscale("log")
@@ -88,14 +87,14 @@ def _figure(
     return figure
 
 
-def _means_and_errors(arms: Sequence[ArmSummary], scale: float) -> tuple[list[float], list[float]]:
+def _means_and_errors(arms: Sequence[Arm], scale: float) -> tuple[list[float], list[float]]:
     """Give the shown means, and the half width of Student's interval; 0 where one run gives none."""
     means = [scale * (arm.mean or 0.0) for arm in arms]
     halves = [0.0 if arm.interval is None else scale * (arm.interval.high - arm.interval.low) / 2 for arm in arms]
     return means, halves
 
 
-def _draw_references(axes: Axes, arms: Sequence[ArmSummary], scale: float) -> None:
+def _draw_references(axes: Axes, arms: Sequence[Arm], scale: float) -> None:
     for arm, dash in zip(arms, _DASHES[1:], strict=False):
         color = INK if dash == _DASHES[1] else GREY
         axes.axhline(scale * (arm.mean or 0.0), color=color, linestyle=dash, linewidth=1.2, label=arm.activation)

@@ -1,4 +1,4 @@
-"""Curves over epochs and over depth: a panel for each activation, with the mean and the range of its seeds."""
+"""Curves over epochs and over depth: a panel for each activation, with the mean of its seeds and its standard error."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -21,7 +21,7 @@ _DECADE = 10.0
 
 
 class _Plot(NamedTuple):
-    """What is drawn in the panels: mean and range of the curves of each activation, thin lines beside them.
+    """What is drawn in the panels: mean and standard error of the curves of each activation, thin lines beside them.
 
     Attributes:
         curves: Activation -> curves of its finished runs, in the order of the seeds.
@@ -119,8 +119,9 @@ def _panel_figure(comparison: Comparison, looks: dict[str, Style], plot: _Plot) 
         color, curves = looks[activation].color, _stack(plot.curves(activation))
         if curves.size:
             x = _positions(curves[0])
-            axes.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.3, linewidth=0)
-            axes.plot(x, curves.mean(axis=0), color=color, marker="o", markersize=2.5)
+            middle, error = curves.mean(axis=0), _standard_error(curves)
+            axes.fill_between(x, middle - error, middle + error, color=color, alpha=0.3, linewidth=0)
+            axes.plot(x, middle, color=color, marker="o", markersize=2.5)
         else:
             axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", color=GREY)
         if activation != comparison.baseline and baseline.size:
@@ -141,7 +142,7 @@ def _panel_figure(comparison: Comparison, looks: dict[str, Style], plot: _Plot) 
 
 def _legend(figure: Figure, baseline: str, plot: _Plot) -> None:
     handles = [
-        Line2D([], [], color=GREY, marker="o", markersize=2.5, label="mean; band: lowest to highest seed"),
+        Line2D([], [], color=GREY, marker="o", markersize=2.5, label="mean; band: standard error"),
         Line2D([], [], color=INK, linestyle=":", linewidth=1.2, label=f"mean of {baseline}"),
     ]
     if plot.thin_label:
@@ -177,6 +178,11 @@ def _stack(curves: list[Array]) -> Array:
     """Put curves into one array, (runs, points), up to the point that all of them reached."""
     shortest = min(map(len, curves), default=0)
     return np.array([curve[:shortest] for curve in curves])
+
+
+def _standard_error(curves: Array) -> Array:
+    """Give the standard error of the mean of curves (runs, points); 0 for one run."""
+    return curves.std(axis=0, ddof=1) / np.sqrt(len(curves)) if len(curves) > 1 else np.zeros(curves.shape[1])
 
 
 def _mean(curves: list[Array]) -> list[Array]:

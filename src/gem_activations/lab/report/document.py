@@ -1,40 +1,45 @@
 """The report of a comparison: tables, sentences, plots and one self-contained page, all made from the store alone."""
 
+import base64
+import hashlib
 import io
 import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import polars as pl
 from filelock import FileLock
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from ... import __version__
 from ...errors import StoreError
 from ..claims.evidence import Finding, judge_comparison
+from ..statistics.analysis import Analysis
 from ..statistics.archive import DEPTH, ENVIRONMENT, EPOCHS, RESULTS, read_comparison
-from ..statistics.summary import Summary, summarise
+from ..statistics.formatting import NOTHING, amount, control_sentences, failure_lines, headline, value_text
+from ..statistics.reading import analyse_comparison
 from ..statistics.tables import (
     Column,
     depth_frame,
     epochs_frame,
+    guarded,
     latex_table,
     markdown_table,
+    markdown_text,
     measure_columns,
     result_columns,
     results_frame,
     summary_frame,
 )
-from ..statistics.words import NOTHING, amount, control_sentences, summary_sentences
 from ..store.comparison import write_atomically
 from ..store.rates import FILE as RATES
-from ..store.records import FAILED, Comparison
+from ..store.records import Comparison
 from .drawing import INK, find_known, render
 from .plots import comparison_figures
 
@@ -51,23 +56,54 @@ FILES = {
 }
 """The files of a report beside `plots/`, and what is in them."""
 
+SCRIPT = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0], number = (text) => parseFloat(text.replace("< ", "").replace("\\u2212", "-"));
+  table.querySelectorAll("thead th").forEach((head, column) => {
+    head.tabIndex = 0;
+    head.setAttribute("aria-sort", "none");
+    const sort = () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      table.querySelectorAll("thead th").forEach((other) => other.setAttribute("aria-sort", "none"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const key = (row) => row.cells[column].textContent.trim();
+      [...body.rows].sort((one, other) => {
+        const [a, b] = [number(key(one)), number(key(other))];
+        const order = isNaN(a) || isNaN(b) ? isNaN(a) - isNaN(b) || key(one).localeCompare(key(other)) : a - b;
+        return up ? order : -order;
+      }).forEach((row) => body.append(row));
+    };
+    head.addEventListener("click", sort);
+    head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+  });
+}
+const rows = document.querySelectorAll("tr[data-arm]");
+for (const row of rows) {
+  const same = (other) => other.dataset.arm === row.dataset.arm;
+  const mark = (on) => rows.forEach((other) => other.classList.toggle("same", on && same(other)));
+  row.addEventListener("mouseenter", () => mark(true));
+  row.addEventListener("mouseleave", () => mark(false));
+}
+"""
+"""Sorting by a click on a heading, and the rows of one arm marked in all tables. The page is whole without it."""
+
 _CAPTIONS = {
-    "value": "Each seed, mean, and Student's 95 % t interval of the mean. For a comparison look at the paired "
-    "differences: runs of one seed share initial weights and data order.",
-    "differences": "The metric minus the baseline's of the same seed, with both 95 % intervals of the mean difference, "
-    "before the correction for the number of arms. Grey: the margin of equivalence.",
-    "n-ablation": "The metric against n: mean and Student's 95 % t interval, each seed as a dash. Lines: other arms.",
-    "eps-ablation": "The metric against eps: mean and Student's 95 % t interval, each seed as a dash. Lines: other "
-    "arms.",
-    "validation-accuracy": "Validation accuracy after each epoch: mean and range over the seeds. The frame leaves out "
-    "the lowest values of the first epochs.",
-    "validation-loss": "Validation loss after each epoch: mean and range over the seeds. The frame leaves out the "
-    "highest values of the first epochs.",
-    "train-loss": "Training loss of each epoch: mean and range over the seeds.",
+    "value": "Each seed, the mean, and Student's 95 % interval of the mean of each activation by itself.",
+    "differences": "The metric minus the baseline's of the same seed, with intervals that hold for all arms together. "
+    "Grey: the margin of equivalence.",
+    "slopes": "A line a seed, from the baseline's run to the arm's: what was shared by both runs cancels.",
+    "pareto": "Mean of the metric against its cost. Named and ringed: no other activation is better at no more cost.",
+    "n-ablation": "The metric against n: mean and Student's 95 % interval, each seed as a dash. Lines: other arms.",
+    "eps-ablation": "The metric against eps: mean and Student's 95 % interval, each seed as a dash. Lines: other arms.",
+    "validation-accuracy": "Validation accuracy after each epoch, mean and standard error. The frame leaves out the "
+    "lowest values of the first epochs.",
+    "validation-loss": "Validation loss after each epoch, mean and standard error. The frame leaves out the highest "
+    "values of the first epochs.",
+    "train-loss": "Training loss of each epoch, mean and standard error.",
     "gradient-norm": "Norm of the loss gradient of each layer's weights, counted from the input, with the weights that "
-    "were scored: mean and range over the seeds.",
+    "were scored: mean and standard error.",
     "dead-share": "Share of each activation's units that are dead, counted from the input, with the weights that were "
-    "scored: mean and range over the seeds.",
+    "scored: mean and standard error.",
     "activations": "The activations that were compared, with their derivatives.",
 }
 
@@ -78,41 +114,78 @@ class Report:
 
     Attributes:
         comparison: What the store holds.
-        summary: Its statistics.
+        analysis: Its statistics.
         findings: What it says of the papers' claims.
-        sentences: The headline, then verdicts, limits and controls in words.
+        sentences: The headline, then one line an arm, failed runs, limits and controls.
+        banners: What a reader must know before the figures: smoke runs, arms at chance, mixed environments.
     """
 
     comparison: Comparison
-    summary: Summary
+    analysis: Analysis
     findings: tuple[Finding, ...]
     sentences: tuple[str, ...]
+    banners: tuple[str, ...] = ()
 
 
-def make_report(folder: Path) -> tuple[Report, list[Path]]:
-    """Read a comparison and write its report; processes that do so at the same time take turns.
+def make_report(folder: Path, baseline: str | None = None) -> tuple[Report, list[Path]]:
+    """Read a comparison and write its report; see `read_report` and `store_report`."""
+    report = read_report(folder, baseline)
+    return report, store_report(report)
+
+
+def read_report(folder: Path, baseline: str | None = None) -> Report:
+    """Read a comparison, and compute all that its report says.
 
     Args:
         folder: An output folder of `gem-act compare`, finished or not, or one of kept results without their runs.
-    Returns: What was reported, and the files that were written.
-    Raises: StoreError: the folder holds no comparison, or a trial of a search without test scores, is damaged, or a
-        file cannot be written.
+        baseline: Another baseline than the comparison's own.
+    Raises: StoreError: the folder holds no comparison, or a trial of a search without test scores, or is damaged.
     """
-    found = read_comparison(folder)  # What is no comparison is refused before a lock is left in it.
+    found = read_comparison(folder)
     if found.recipe.get("scored") == "validation":
         raise StoreError(
             f"{folder} is a trial of `gem-act tune` without test scores; its outcome is in {folder.parent / RATES}"
         )
+    return analyse(found, baseline)
+
+
+def store_report(report: Report) -> list[Path]:
+    """Write a report into its folder; processes that do so at the same time take turns.
+
+    Returns: The files that were written.
+    Raises: StoreError, OSError: a file cannot be written.
+    """
+    folder = report.comparison.folder
+    folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".report.lock"):
-        report = analyse(read_comparison(folder))
-        return report, write_report(report)
+        return write_report(report)
 
 
-def analyse(comparison: Comparison) -> Report:
+def analyse(comparison: Comparison, baseline: str | None = None) -> Report:
     """Compute all that a report says of a comparison; it may be unfinished, and have one arm or one seed."""
-    summary = summarise(comparison)
-    sentences = (*summary_sentences(summary), *control_sentences(comparison.recipe))
-    return Report(comparison, summary, tuple(judge_comparison(comparison)), sentences)
+    if baseline is not None:
+        comparison = replace(comparison, baseline=baseline)
+    analysis = analyse_comparison(comparison)
+    sentences = (*analysis.sentences, *control_sentences(comparison.recipe))
+    return Report(comparison, analysis, tuple(judge_comparison(comparison)), sentences, _banners(comparison, analysis))
+
+
+def _banners(comparison: Comparison, analysis: Analysis) -> tuple[str, ...]:
+    banners: list[str] = []
+    if comparison.recipe.get("scale") == "smoke":
+        banners.append("Smoke runs: they show that the code runs, and nothing about the activations.")
+    guessing = [arm.activation for arm in analysis.arms if arm.finished and arm.at_chance == arm.finished]
+    if guessing:
+        banners.append(f"No better than chance in every run: {', '.join(guessing)}.")
+    places = {
+        (str(found.get("device_name")), str((found.get("packages") or {}).get("torch")))
+        for found in comparison.environments.values()
+        if found
+    }
+    if len(places) > 1:
+        named = "; ".join(sorted(f"{device} with torch {version}" for device, version in places))
+        banners.append(f"The runs come from different environments: {named}.")
+    return tuple(banners)
 
 
 def write_report(report: Report) -> list[Path]:
@@ -134,22 +207,22 @@ def write_report(report: Report) -> list[Path]:
 
 def _contents(report: Report) -> Iterator[tuple[str, bytes]]:
     """Make the files of the report one after the other: name in the folder, content."""
-    comparison, summary = report.comparison, report.summary
-    figures = comparison_figures(comparison, summary)
+    comparison, analysis = report.comparison, report.analysis
+    figures = comparison_figures(comparison, analysis)
     for name, figure in figures.items():
         for suffix in ("png", "svg"):
             yield f"plots/{name}.{suffix}", render(figure, suffix)
     results = results_frame(comparison)
     yield RESULTS, _parquet(results)
-    yield "results.csv", results.write_csv().encode()
+    yield "results.csv", guarded(results).write_csv().encode()
     if any(comparison.curves.values()):
         yield EPOCHS, _parquet(epochs_frame(comparison))
     if comparison.depths:
         yield DEPTH, _parquet(depth_frame(comparison))
     if comparison.environment:
         yield ENVIRONMENT, (json.dumps(comparison.environment, indent=2) + "\n").encode()
-    yield "summary.csv", summary_frame(summary).write_csv().encode()
-    yield "summary.tex", latex_table(summary).encode()
+    yield "summary.csv", guarded(summary_frame(analysis)).write_csv().encode()
+    yield "summary.tex", latex_table(analysis).encode()
     yield "report.md", _markdown(report, list(figures)).encode()
     yield "report.html", _page(report, figures).encode()
 
@@ -161,43 +234,49 @@ def _parquet(frame: pl.DataFrame) -> bytes:
 
 
 def _markdown(report: Report, plots: list[str]) -> str:
-    comparison, summary = report.comparison, report.summary
-    columns = measure_columns(summary)
+    comparison, analysis = report.comparison, report.analysis
+    columns = measure_columns(analysis)
     parts = [
-        f"# {_title(comparison)}\n",
-        f"{report.sentences[0]}\n",
-        markdown_table(result_columns(summary), summary.arms),
-        "".join(f"- {sentence.replace('* ', '&ast; ')}\n" for sentence in report.sentences[1:]),
+        f"# {markdown_text(_title(comparison))}\n",
+        *(f"> {markdown_text(banner)}\n" for banner in report.banners),
+        f"{markdown_text(report.sentences[0])}\n",
+        markdown_table(result_columns(analysis), analysis.arms),
+        "".join(f"- {markdown_text(sentence)}\n" for sentence in report.sentences[1:]),
     ]
     if report.findings:
-        parts += ["## The papers' claims\n", "".join(f"- {finding.sentence}\n" for finding in report.findings)]
+        claims = "".join(f"- {markdown_text(finding.sentence)}\n" for finding in report.findings)
+        parts += ["## The papers' claims\n", claims]
     if len(columns) > 1:
-        parts += ["## Also recorded\n", markdown_table(columns, summary.arms)]
-    parts += ["## Plots\n", "".join(f"![{_caption(name, summary)}](plots/{name}.png)\n" for name in plots)]
+        parts += ["## Also recorded\n", markdown_table(columns, analysis.arms)]
+    parts += ["## Plots\n", "".join(f"![{_caption(name, analysis)}](plots/{name}.png)\n" for name in plots)]
     parts += [f"Made again by `{_again(comparison)}`, gem-activations {__version__}.\n"]
     return "\n".join(part for part in parts if part)
 
 
 def _page(report: Report, figures: Mapping[str, Figure]) -> str:
-    comparison, summary = report.comparison, report.summary
+    comparison, analysis = report.comparison, report.analysis
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     command = comparison.environment.get("command", "")
-    columns = measure_columns(summary)
+    columns, failures = measure_columns(analysis), failure_lines(analysis)
     return template.render(
         title=_title(comparison),
         rule=comparison.recipe.get("rule", ""),
         comparison=comparison,
-        summary=summary,
-        margin=amount(summary.yardstick.margin, summary.metric),
-        results=_cells(result_columns(summary), summary),
-        measures=_cells(columns, summary) if len(columns) > 1 else None,
-        sentences=report.sentences,
+        analysis=analysis,
+        banners=report.banners,
+        margin=amount(analysis.criterion.margin, analysis.metric) if analysis.criterion.margin else "",
+        results=_cells(result_columns(analysis), analysis),
+        measures=_cells(columns, analysis) if len(columns) > 1 else None,
+        sentences=[sentence for sentence in report.sentences if sentence not in failures],
+        failures=failures,
         findings=report.findings,
-        failed=[run for run in comparison.results if run.status == FAILED],
-        figures=[(name, _caption(name, summary), _inline(name, figure)) for name, figure in figures.items()],
+        figures=[
+            (name, _caption(name, analysis), _inline(name, figure, _alternative(name, analysis)))
+            for name, figure in figures.items()
+        ],
         entries=[(name, known.entry) for name in comparison.activations if (known := find_known(name))],
         recipe=list(_flatten(comparison.recipe)),
         environment=[item for item in _flatten(comparison.environment) if item[0] != "command"],
@@ -205,17 +284,30 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
         again=_again(comparison),
         files=FILES,
         version=__version__,
+        script=Markup(SCRIPT),
+        script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
     )
 
 
-def _cells(columns: list[Column], summary: Summary) -> tuple[list[str], list[tuple[bool, list[str]]]]:
+def _cells(columns: list[Column], analysis: Analysis) -> tuple[list[str], list[tuple[bool, list[str]]]]:
     """Give headings, and for each arm whether it is the baseline, and its cells."""
-    rows = [(arm.difference is None, [column.cell(arm) for column in columns]) for arm in summary.arms]
+    rows = [(arm.difference is None, [column.cell(arm) for column in columns]) for arm in analysis.arms]
     return [column.heading for column in columns], rows
 
 
-def _caption(name: str, summary: Summary) -> str:
-    return _CAPTIONS.get("value" if name == summary.metric.name else name) or f"{name} of each epoch: mean and range."
+def _caption(name: str, analysis: Analysis) -> str:
+    logged = f"{name.removeprefix('logged-')} of each epoch, mean and standard error."
+    return _CAPTIONS.get("value" if name == analysis.metric.name else name, logged)
+
+
+def _alternative(name: str, analysis: Analysis) -> str:
+    """Say what is to be seen in a figure, for readers who do not see it."""
+    if name == analysis.metric.name:
+        values = "; ".join(f"{arm.activation} {value_text(arm, analysis.metric)}" for arm in analysis.arms)
+        return f"{analysis.metric.heading}, mean, standard deviation and runs: {values}."
+    if name in ("differences", "slopes"):
+        return f"{_caption(name, analysis)} {headline(analysis)}"
+    return _caption(name, analysis)
 
 
 def _title(comparison: Comparison) -> str:
@@ -226,7 +318,7 @@ def _again(comparison: Comparison) -> str:
     return shlex.join(["gem-act", "report", str(comparison.folder)])
 
 
-def _inline(name: str, figure: Figure) -> Markup:
+def _inline(name: str, figure: Figure, alternative: str) -> Markup:
     """Give a figure as SVG to stand in a page: its ink is the page's, its identifiers are its own, it has no size."""
     text = render(figure, "svg", transparent=True).decode()
     text = text[text.index("<svg") :]
@@ -234,7 +326,7 @@ def _inline(name: str, figure: Figure) -> Markup:
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = text.replace(INK, "currentColor")
-    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{name}"', 1))
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(alternative)}"', 1))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

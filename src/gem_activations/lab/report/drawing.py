@@ -6,6 +6,7 @@ apart under the common colour-vision deficiencies. Equal input gives equal bytes
 
 import io
 import math
+import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -21,6 +22,21 @@ INK = "#1f2328"
 GREY = "#7d8590"
 FAMILY = ("#3f9be0", "#17a08a", "#7b83eb", "#46b8d8", "#3f7fbf", "#58b368")
 RIVALS = ("#d9662b", "#c75f9e", "#b58a1b", "#c8453c", "#9a6fb0", "#8c6d52")
+_MEMBERS = ("gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4, leak=0.01)", "gem(n=3)", "egem(eps=10)")
+_COMMON = (
+    "gelu",
+    "silu",
+    "mish",
+    "leaky_relu",
+    "elu",
+    "tanh",
+    "selu",
+    "softplus",
+    "hardswish",
+    "sigmoid",
+    "prelu",
+    "relu6",
+)
 _SHORT_NAME = 16  # Letters that fit over a panel of a third of the width.
 WIDTH = 5.4  # Inches, so that the text keeps its size on a phone; a report shows two beside each other.
 
@@ -71,31 +87,32 @@ def look() -> AbstractContextManager[None]:
 
 
 class Style(NamedTuple):
-    """Colour and marker of an arm, the same in every plot of a comparison."""
+    """Colour and marker of an arm, the same in every plot of every comparison."""
 
     color: str
     marker: str
 
 
 def styles(activations: Sequence[str]) -> dict[str, Style]:
-    """Give each activation its colour and marker: family blue to green, round; rivals warm, square; ReLU grey.
+    """Give each activation its colour and marker, the same in every report: an activation's look depends on its name.
+
+    The family is blue to green and round, its rivals are warm and angular, ReLU is grey.
 
     Example:
         >>> styles(["relu", "gem"])
         {'relu': Style(color='#7d8590', marker='D'), 'gem': Style(color='#3f9be0', marker='o')}
     """
-    looks: dict[str, Style] = {}
-    members = rivals = 0
-    for activation in activations:
-        if activation == "relu":
-            looks[activation] = Style(GREY, "D")
-        elif (known := find_known(activation)) is not None and known.entry.group == "family":
-            looks[activation] = Style(FAMILY[members % len(FAMILY)], "o")
-            members += 1
-        else:
-            looks[activation] = Style(RIVALS[rivals % len(RIVALS)], "s")
-            rivals += 1
-    return looks
+    return {activation: _style(activation) for activation in activations}
+
+
+def _style(activation: str) -> Style:
+    if activation == "relu":
+        return Style(GREY, "D")
+    known = find_known(activation)
+    member = known is not None and known.entry.group == "family"
+    palette, markers, first = (FAMILY, "o8h", _MEMBERS) if member else (RIVALS, "s^vPX<>", _COMMON)
+    number = first.index(activation) if activation in first else len(first) + zlib.crc32(activation.encode())
+    return Style(palette[number % len(palette)], markers[number // len(palette) % len(markers)])
 
 
 def render(figure: Figure, suffix: str, *, transparent: bool = False) -> bytes:

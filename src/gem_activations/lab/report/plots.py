@@ -9,29 +9,43 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...catalog import parse
-from ..statistics.inference import Interval
-from ..statistics.metrics import Metric
-from ..statistics.summary import Summary, values_by_seed
+from ..statistics.analysis import Analysis, Interval
+from ..statistics.metrics import MEASURES, Measure, Metric
 from ..store.comparison import write_atomically
 from ..store.records import Comparison
 from .ablation import ablation_figures
 from .curves import depth_figures, learning_figures
-from .drawing import GREY, INK, RIVALS, Style, find_known, label_columns, look, panel_grid, render, row_figure, styles
+from .drawing import (
+    GREY,
+    INK,
+    RIVALS,
+    WIDTH,
+    Style,
+    find_known,
+    label_columns,
+    look,
+    panel_grid,
+    render,
+    row_figure,
+    styles,
+)
 from .shapes import REACH, Shape, sample_shape
 
+_COSTS = tuple(measure for measure in MEASURES if measure.name in ("step_time_ratio", "peak_memory"))
 
-def comparison_figures(comparison: Comparison, summary: Summary) -> dict[str, Figure]:
+
+def comparison_figures(comparison: Comparison, analysis: Analysis) -> dict[str, Figure]:
     """Draw the plots of a comparison.
 
     Args:
         comparison: What the store holds; it may be unfinished.
-        summary: Its statistics, from `statistics.summarise`.
-    Returns: Figures by file stem: the metric's name, `differences`, `n-ablation` and `eps-ablation` where the arms are
-        one, learning curves, `gradient-norm` and `dead-share` by depth where they were recorded, `activations`. A plot
-        without anything to show is left out.
+        analysis: Its statistics.
+    Returns: Figures by file stem: the metric's name, `differences`, `slopes`, `pareto`, `n-ablation` and `eps-ablation`
+        if the arms are one, learning curves, `gradient-norm` and `dead-share` by depth if they were recorded,
+        `activations`. A plot without anything to show is left out.
     """
     with look():
-        figures = dict(_figures(comparison, summary, styles(comparison.activations)))
+        figures = dict(_figures(comparison, analysis, styles(comparison.activations)))
         for figure in figures.values():
             # Laid out once here, not again for each file it is written to.
             figure.draw_without_rendering()
@@ -39,13 +53,18 @@ def comparison_figures(comparison: Comparison, summary: Summary) -> dict[str, Fi
         return figures
 
 
-def _figures(comparison: Comparison, summary: Summary, looks: dict[str, Style]) -> Iterator[tuple[str, Figure]]:
-    if any(arm.finished for arm in summary.arms):
-        yield summary.metric.name, _value_figure(comparison, summary, looks)
-    if any(difference.pairs for _, difference in summary.compared):
-        yield "differences", _difference_figure(comparison, summary, looks)
-    yield from ablation_figures(comparison, summary, looks).items()
-    yield from learning_figures(comparison, summary.metric, looks).items()
+def _figures(comparison: Comparison, analysis: Analysis, looks: dict[str, Style]) -> Iterator[tuple[str, Figure]]:
+    if any(arm.finished for arm in analysis.arms):
+        yield analysis.metric.name, _value_figure(analysis, looks)
+    if any(difference.pairs for _, difference in analysis.compared):
+        yield "differences", _difference_figure(analysis, looks)
+    if any(difference.pairs > 1 for _, difference in analysis.compared):
+        yield "slopes", _slope_figure(analysis, looks)
+    costs = [cost for cost in _COSTS if sum(cost.name in arm.measures for arm in analysis.arms) > 1]
+    if costs:
+        yield "pareto", _pareto_figure(analysis, costs, looks)
+    yield from ablation_figures(comparison, analysis, looks).items()
+    yield from learning_figures(comparison, analysis.metric, looks).items()
     yield from depth_figures(comparison, looks).items()
     known = [name for name in comparison.activations if find_known(name)]
     if known:
@@ -87,36 +106,88 @@ def _draw_shape(panels: Iterable[Axes], curve: Shape, color: str, dash: str) -> 
     return lines[0]
 
 
-def _value_figure(comparison: Comparison, summary: Summary, looks: dict[str, Style]) -> Figure:
-    metric = summary.metric
-    drawn = [arm for arm in summary.arms if arm.mean is not None]
+def _value_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
+    metric = analysis.metric
+    drawn = [arm for arm in analysis.arms if arm.mean is not None]
     figure, axes = row_figure([arm.activation for arm in drawn])
     for row, arm in enumerate(drawn):
-        values = list(values_by_seed(comparison, arm.activation, metric).values())
-        _draw_row(axes, row, values, metric, looks[arm.activation], [(arm.interval, 1.2)])
-    _legend(figure, "mean of the finished runs", [("95 % Student t interval of the mean", 1.2)])
+        values = list(analysis.values[arm.activation].values())
+        _draw_row(axes, row, values, metric, looks[arm.activation], arm.interval)
+    _legend(figure, "mean of the finished runs", "95 % Student t interval of the mean")
     axes.set_xlabel(metric.heading)
     return figure
 
 
-def _difference_figure(comparison: Comparison, summary: Summary, looks: dict[str, Style]) -> Figure:
-    metric = summary.metric
-    drawn = [(arm, difference) for arm, difference in summary.compared if difference.pairs]
+def _paired(analysis: Analysis, arm: str) -> list[tuple[float, float]]:
+    """Give the values of baseline and arm, seed by seed, over the seeds that both have."""
+    base, values = analysis.values[analysis.baseline], analysis.values[arm]
+    return [(base[seed], values[seed]) for seed in values if seed in base]
+
+
+def _difference_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
+    metric = analysis.metric
+    drawn = [(arm, difference) for arm, difference in analysis.compared if difference.pairs]
     figure, axes = row_figure([arm.activation for arm, _ in drawn])
-    margin = metric.scale * summary.yardstick.margin
-    axes.axvspan(-margin, margin, color=GREY, alpha=0.12, linewidth=0)
-    baseline = values_by_seed(comparison, summary.baseline, metric)
+    margin = metric.scale * analysis.criterion.margin
+    if margin:
+        axes.axvspan(-margin, margin, color=GREY, alpha=0.12, linewidth=0)
     for row, (arm, difference) in enumerate(drawn):
-        values = values_by_seed(comparison, arm.activation, metric)
-        pairs = [values[seed] - baseline[seed] for seed in values if seed in baseline]
-        bars = [(difference.student, 1.2), (difference.bootstrap, 4.0)]
-        _draw_row(axes, row, pairs, metric, looks[arm.activation], bars)
+        pairs = [value - base for base, value in _paired(analysis, arm.activation)]
+        _draw_row(axes, row, pairs, metric, looks[arm.activation], difference.interval)
     axes.axvline(0, color=INK, linewidth=1)
-    _legend(figure, "mean difference", [("95 % bootstrap interval", 4.0), ("95 % Student t interval", 1.2)])
+    _legend(figure, "mean difference", "95 % interval, all arms together")
     unit = "percentage points" if metric.difference_unit == "points" else metric.heading
-    axes.set_xlabel(
-        f"difference to {summary.baseline}, {unit}\n{metric.direction} is better; grey: margin of equivalence"
-    )
+    grey = "; grey: margin of equivalence" if margin else ""
+    axes.set_xlabel(f"difference to {analysis.baseline}, {unit}\n{metric.direction} is better{grey}")
+    return figure
+
+
+def _slope_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
+    """Draw a line a seed from the baseline's value to the arm's, a panel for each arm."""
+    drawn = [arm for arm, difference in analysis.compared if difference.pairs > 1]
+    figure, panels = panel_grid([arm.activation for arm in drawn])
+    scale = analysis.metric.scale
+    for axes, arm in zip(panels, drawn, strict=True):
+        for pair in _paired(analysis, arm.activation):
+            gains = analysis.metric.sign * (pair[1] - pair[0]) >= 0
+            color = looks[arm.activation].color if gains else GREY
+            line = "-" if gains else "--"
+            axes.plot([0, 1], [scale * value for value in pair], line, color=color, marker="o", markersize=3)
+        axes.set_xticks([0, 1], [analysis.baseline, "arm"])
+        axes.set_xlim(-0.2, 1.2)
+        axes.tick_params(labelbottom=True)
+    figure.supylabel(analysis.metric.heading, fontsize=9)
+    handles = [
+        Line2D([], [], color=GREY, linestyle="-", marker="o", markersize=3, label="seed at which the arm is not worse"),
+        Line2D([], [], color=GREY, linestyle="--", marker="o", markersize=3, label="seed at which it is worse"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    return figure
+
+
+def _pareto_figure(analysis: Analysis, costs: Sequence[Measure], looks: dict[str, Style]) -> Figure:
+    """Draw the mean of the metric against what it costs; arms that no other beats in both are ringed."""
+    metric = analysis.metric
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for axes, cost in zip(panels, costs, strict=True):
+        points = {
+            arm.activation: (cost.scale * arm.measures[cost.name].mean, metric.scale * arm.mean)
+            for arm in analysis.arms
+            if arm.mean is not None and cost.name in arm.measures
+        }
+        for name, (x, y) in points.items():
+            best = not any(
+                other_x <= x and metric.sign * (other_y - y) >= 0 and (other_x, other_y) != (x, y)
+                for other_x, other_y in points.values()
+            )
+            edge = INK if best else "none"
+            axes.plot(x, y, looks[name].marker, color=looks[name].color, markersize=7, markeredgecolor=edge)
+            if best:
+                axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        axes.set_xlabel(cost.heading)
+        axes.margins(x=0.2, y=0.12)
+    panels[0].set_ylabel(f"{metric.heading} ({metric.direction} is better)")
     return figure
 
 
@@ -126,15 +197,13 @@ def _draw_row(
     values: Sequence[float],
     metric: Metric,
     look: Style,
-    bars: Sequence[tuple[Interval | None, float]],
+    interval: Interval | None,
 ) -> None:
     points = metric.scale * np.asarray(values)
-    for interval, width in bars:
-        if interval is not None:
-            # Over two seeds Student's interval is 25 standard errors wide: it may leave the frame, not set it.
-            line = Line2D([metric.scale * end for end in interval], [row, row], color=look.color, linewidth=width)
-            line.set(alpha=0.45 if width > 2 else 1, solid_capstyle="butt")
-            axes.add_line(line) if len(points) > 2 else axes.add_artist(line)
+    if interval is not None:
+        # Over two seeds Student's interval is 25 standard errors wide: it may leave the frame, not set it.
+        line = Line2D([metric.scale * end for end in interval], [row, row], color=look.color, linewidth=1.4)
+        axes.add_line(line) if len(points) > 2 else axes.add_artist(line)
     offsets = np.linspace(0.14, 0.26, len(points)) if len(points) > 1 else [0.2]
     axes.plot(
         points, row + np.asarray(offsets), look.marker, color=look.color, markersize=4, alpha=0.8, markeredgewidth=0
@@ -143,11 +212,11 @@ def _draw_row(
     axes.autoscale_view(scaley=False)
 
 
-def _legend(figure: Figure, mean: str, bars: Sequence[tuple[str, float]]) -> None:
+def _legend(figure: Figure, mean: str, interval: str) -> None:
     handles = [
         Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4, label="one seed"),
         Line2D([], [], color=GREY, marker="|", linestyle="", markersize=11, markeredgewidth=2.2, label=mean),
-        *(Line2D([], [], color=GREY, linewidth=width, label=label) for label, width in bars),
+        Line2D([], [], color=GREY, linewidth=1.4, label=interval),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
 

@@ -63,13 +63,16 @@ class Contrasts(NamedTuple):
         return np.abs(self.mean) + self.critical_one_sided * self.error <= margin
 
 
-def compare_rows(values: ArrayLike, *, alpha: float = ALPHA, method: str = "adaptive") -> Contrasts:
+def compare_rows(
+    values: ArrayLike, *, alpha: float = ALPHA, method: str = "adaptive", family: int | None = None
+) -> Contrasts:
     """Compare every row but the first with the first, paired by column, as one family of tests.
 
     Args:
         values: Shape (..., rows, seeds), the baseline in row 0; NaN for a run without a value.
         alpha: Level of the whole family.
         method: "adaptive" as described above; "pooled" or "own" for the one or the other throughout.
+        family: Number of tests that share the level; None for all rows but the first.
     Returns: One contrast a row, without the first.
     Example:
         >>> found = compare_rows([[5.0, 6.0, 7.0], [6.0, 7.0, 8.1], [5.1, 6.0, 6.9]])
@@ -77,7 +80,8 @@ def compare_rows(values: ArrayLike, *, alpha: float = ALPHA, method: str = "adap
         (array([1.03, 0.  ]), array([ True, False]), array([4, 4]))
     """
     table = np.asarray(values, np.float64)
-    rows, there = table.shape[-2], ~np.isnan(table)
+    family = int(family or table.shape[-2] - 1)
+    there = ~np.isnan(table)
     paired = there[..., 1:, :] & there[..., :1, :]
     pairs = paired.sum(-1)
     difference = np.where(paired, table[..., 1:, :] - table[..., :1, :], 0.0)
@@ -93,10 +97,10 @@ def compare_rows(values: ArrayLike, *, alpha: float = ALPHA, method: str = "adap
     elif method == "own":
         use_pool &= False
     error = np.where(use_pool, pooled_error, own_error)
-    few = (rows - 1) * 0.5 ** (pairs - 1) > alpha
+    few = family * 0.5 ** (pairs - 1) > alpha
     error = np.where(error <= RESOLUTION, np.where(few, np.nan, 0.0), error)
     freedom = np.where(use_pool, freedom[..., None], own_freedom)
-    two, one = (_critical(freedom, use_pool, rows - 1, alpha, sides) for sides in (2, 1))
+    two, one = (_critical(freedom, use_pool, family, alpha, sides) for sides in (2, 1))
     return Contrasts(pairs, mean, error, freedom, use_pool, two, one)
 
 

@@ -5,7 +5,7 @@ A recipe names its metric; recipes of older results name none and have the accur
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,14 +60,35 @@ class Metric:
 ACCURACY = Metric("accuracy", "test accuracy", "test_accuracy", "higher", 0.005, 100.0, "%", "points", 2)
 LOSS = Metric("loss", "test loss", "test_loss", "lower", 0.01, 1.0, "nats", "nats", 3)
 PERPLEXITY = Metric("perplexity", "test perplexity", "test_loss", "lower", 0.5, decimals=2, exponential=True)
+_CLASSES = {"digits": 10, "mnist": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100, "stl10": 10}
+_HIGHER = ("acc", "f1", "auc", "bleu", "score", "iou", "recall", "precision", "r2", "psnr")
+_LOWER = ("loss", "perplexity", "ppl", "error", "nll", "mse", "mae", "rmse", "fid", "wer", "brier")
 METRICS = {metric.name: metric for metric in (ACCURACY, LOSS, PERPLEXITY)}
 
 
-class Yardstick(NamedTuple):
-    """The metric of a comparison, and its margin of equivalence in the metric's stored unit."""
+class Criterion(NamedTuple):
+    """What arms are compared by.
+
+    Attributes:
+        metric: The metric.
+        margin: Margin of equivalence in the metric's stored unit; 0 if nothing is to be called equivalent.
+        chance: Value of the metric by guessing, in the stored unit; None if it is not known.
+    """
 
     metric: Metric
     margin: float
+    chance: float | None = None
+
+    def at_chance(self, value: float) -> bool:
+        """Say whether a run is no better than guessing: within a tenth of the level of chance, or worse.
+
+        Example:
+            >>> Criterion(ACCURACY, 0.005, 0.1).at_chance(0.105), Criterion(ACCURACY, 0.005, 0.1).at_chance(0.5)
+            (True, False)
+        """
+        if self.chance is None:
+            return False
+        return self.metric.sign * (value - self.chance) <= 0.1 * abs(self.chance) * (self.metric.sign > 0)
 
 
 class Measure(NamedTuple):
@@ -102,6 +123,7 @@ MEASURES = (
     Measure("brier", "Brier score", "brier"),
     Measure("dead_share", "dead units, %", "dead_share", 100.0, 2),
     Measure("step_seconds", "step, ms", "step_seconds", 1e3, 2),
+    Measure("step_time_ratio", "step time / ReLU", "step_time_ratio", decimals=2),
     Measure("peak_memory", "peak memory, MiB", "peak_memory", 2.0**-20, 0),
 )
 
@@ -112,7 +134,7 @@ def measures_beside(metric: Metric) -> tuple[Measure, ...]:
     return tuple(measure for measure in MEASURES if measure.name not in unwanted)
 
 
-def yardstick_of(recipe: Mapping[str, Any]) -> Yardstick:
+def criterion_of(recipe: Mapping[str, Any], values: Sequence[float] = ()) -> Criterion:
     """Give the metric and the margin that a stored recipe names.
 
     `metric` is a name in `METRICS`, with or without `test_` before it; `margin` is in its stored unit. A recipe that
@@ -121,15 +143,18 @@ def yardstick_of(recipe: Mapping[str, Any]) -> Yardstick:
 
     Args:
         recipe: The recipe as nested plain values.
+        values: What was measured, which sets the decimals of a metric that is not one of the lab's.
     Raises: StoreError: a metric, direction or margin that is none.
     Example:
-        >>> yardstick_of({}).metric.name, yardstick_of({"metric": "loss", "margin": 0.02}).margin
+        >>> criterion_of({}).metric.name, criterion_of({"metric": "loss", "margin": 0.02}).margin
         ('accuracy', 0.02)
-        >>> yardstick_of({"name": "mnist"}).margin, yardstick_of({"name": "of another version"}).margin
+        >>> criterion_of({"name": "mnist"}).margin, criterion_of({"name": "of another version"}).margin
         (0.001, 0.005)
     """
     if recipe.get("task") == "own":
-        return _own_yardstick(recipe)
+        margin = float(recipe.get("margin") or 0.0)
+        named = str(recipe["metric"]), recipe.get("better"), margin, recipe.get("unit") or None
+        return own_criterion(*named, recipe.get("chance"), values)
     usual = ACCURACY if recipe.get("task", "images") == "images" else LOSS
     name = str(recipe.get("metric") or usual.name)
     metric = METRICS.get(name.removeprefix("test_"))
@@ -140,16 +165,51 @@ def yardstick_of(recipe: Mapping[str, Any]) -> Yardstick:
         raise StoreError(f"the recipe calls {direction!r} better for {name}; expected {metric.direction!r}")
     margin = recipe.get("margin")
     if margin is None:
-        return Yardstick(metric, _own_margin(str(recipe.get("name")), metric) or metric.margin)
+        margin = _own_margin(str(recipe.get("name")), metric) or metric.margin
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
         raise StoreError(f"the recipe's margin is {margin!r}; expected a positive number")
-    return Yardstick(metric, float(margin))
+    classes = _CLASSES.get(str(recipe.get("data")))
+    levels = {} if classes is None else {"accuracy": 1 / classes, "loss": math.log(classes)}
+    return Criterion(metric, float(margin), levels.get(metric.name))
 
 
-def _own_yardstick(recipe: Mapping[str, Any]) -> Yardstick:
-    name, unit, margin = recipe["metric"], recipe.get("unit") or "", recipe.get("margin") or 0.0
-    metric = Metric(name, name, name, recipe["better"], margin, unit=unit, difference_unit=unit, decimals=4)
-    return Yardstick(metric, margin)
+def own_criterion(
+    name: str,
+    better: str | None,
+    margin: float = 0.0,
+    unit: str | None = None,
+    chance: float | None = None,
+    values: Sequence[float] = (),
+) -> Criterion:
+    """Make the criterion of a metric that is not one of the lab's, from its name and what a user says of it.
+
+    Args:
+        name: Its name; an accuracy without a unit is a fraction, and is shown in percent.
+        better: "higher" or "lower"; None if the name says so, as loss does.
+        margin, chance: See `Criterion`.
+        unit: Its unit, such as "%".
+        values: What was measured, which sets the decimals.
+    Raises: SettingError: it is not clear which is better, or an accuracy is above 1.
+    Example:
+        >>> own_criterion("validation_loss", None).metric.direction
+        'lower'
+    """
+    low = name.lower()
+    if better is None:
+        better = "higher" if any(word in low for word in _HIGHER) else None
+        better = "lower" if any(word in low for word in _LOWER) else better
+    if better not in ("higher", "lower"):
+        asked = "say better='higher' or 'lower' (--better)"
+        raise SettingError(f"better={better!r}: {asked}" if better else f"{name} does not say which is better: {asked}")
+    if "acc" in low and unit is None:
+        high = max(values, default=0.0)
+        if high > 1:
+            raise SettingError(f"{name} is {high:g}, which is no fraction; say unit='%' (--unit %) if it is percent")
+        return Criterion(Metric(name, name, name, better, margin, 100.0, "%", "points", 2), margin, chance)
+    points = "points" if unit == "%" else unit or ""
+    width = max(values, default=0.0) - min(values, default=0.0)
+    decimals = 4 if width <= 0 else min(max(2 - math.floor(math.log10(width)), 0), 8)
+    return Criterion(Metric(name, name, name, better, margin, 1.0, unit or "", points, decimals), margin, chance)
 
 
 def _own_margin(name: str, metric: Metric) -> float | None:

@@ -13,21 +13,20 @@ from rich.table import Table
 from rich.text import Text
 
 from ..store.records import Comparison
-from .metrics import Measure, measures_beside
-from .summary import ArmSummary, Summary
-from .words import (
+from .analysis import Analysis, Arm
+from .formatting import (
     NOTHING,
     SHORT,
     amount,
+    chance_text,
     difference_text,
-    interval_text,
     measure_text,
     p_text,
-    ratio_text,
-    seeds_text,
     value_text,
     verdict_text,
 )
+from .metrics import Measure, measures_beside
+from .verdicts import Verdict
 
 DEPTH_PARTS = ("gradient", "dead")
 _DEPTH_SCHEMA = {
@@ -46,7 +45,7 @@ class Column(NamedTuple):
     """A column of a table for readers: heading, and the cell of an arm."""
 
     heading: str
-    cell: Callable[[ArmSummary], str]
+    cell: Callable[[Arm], str]
 
 
 def results_frame(comparison: Comparison) -> pl.DataFrame:
@@ -82,69 +81,98 @@ def depth_frame(comparison: Comparison) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_DEPTH_SCHEMA)
 
 
-def summary_frame(summary: Summary) -> pl.DataFrame:
+def summary_frame(analysis: Analysis) -> pl.DataFrame:
     """Give the statistics as a table of one row an activation, in stored units."""
-    return pl.DataFrame([_summary_row(arm, summary) for arm in summary.arms], infer_schema_length=None)
+    return pl.DataFrame([_summary_row(arm, analysis) for arm in analysis.arms], infer_schema_length=None)
 
 
-def recorded(summary: Summary) -> list[Measure]:
+def recorded(analysis: Analysis) -> list[Measure]:
     """List the further figures that at least one arm has, in the order of the report."""
-    beside = measures_beside(summary.metric)
-    return [measure for measure in beside if any(measure.name in arm.measures for arm in summary.arms)]
+    beside = {measure.name: measure for measure in measures_beside(analysis.metric)}
+    names = dict.fromkeys(name for arm in analysis.arms for name in arm.measures)
+    own = [Measure(name, name, name, decimals=4) for name in names if name not in beside]
+    return [*(measure for name, measure in beside.items() if name in names), *own]
 
 
-def result_columns(summary: Summary) -> list[Column]:
-    """Give the columns of the table of results, the activation's name first."""
-    metric, baseline = summary.metric, summary.baseline
+def result_columns(analysis: Analysis) -> list[Column]:
+    """Give the columns of the table of results, the activation's name first; only those that say something."""
+    metric, baseline, arms = analysis.metric, analysis.baseline, analysis.arms
     unit = f", {metric.difference_unit}" if metric.difference_unit else ""
     columns = [
         Column("activation", lambda arm: arm.activation),
         Column(f"{metric.heading}, mean ± sd (n)", lambda arm: value_text(arm, metric)),
         Column(
-            f"minus {baseline}{unit} [95 % bootstrap]",
+            f"minus {baseline}{unit} [95 % interval]",
             lambda arm: "baseline" if arm.difference is None else difference_text(arm.difference),
         ),
-        _compared("[95 % Student t]", lambda one: interval_text(one.student, metric)),
+        Column("verdict", verdict_text),
+        _compared("p", lambda one: p_text(one.p_adjusted)),
         _compared("pairs", lambda one: str(one.pairs)),
-        _compared("p, Holm", lambda one: p_text(one.p_adjusted)),
-        _compared("verdict", verdict_text),
-        _compared("probability better", lambda one: ratio_text(one.probability_better)),
-        _compared("seeds for 80 % power", lambda one: seeds_text(one.seeds_needed)),
-        Column("step time / ReLU", lambda arm: ratio_text(arm.step_time_ratio)),
-        Column("failed", lambda arm: str(arm.failed)),
+        _compared("probability better [95 % interval]", chance_text),
+        _compared(
+            "shown at 80 % power",
+            lambda one: NOTHING if one.smallest_shown is None else amount(one.smallest_shown, metric).partition(" ")[0],
+        ),
     ]
-    if any(arm.missing for arm in summary.arms):
-        columns.append(Column("no result yet", lambda arm: str(arm.missing)))
+    for heading, count in (
+        ("failed", lambda arm: arm.failed),
+        ("collapsed", lambda arm: arm.collapsed),
+        ("at chance", lambda arm: arm.at_chance),
+        ("left out", lambda arm: arm.infrastructure),
+        ("no result yet", lambda arm: arm.missing),
+    ):
+        if heading == "failed" or any(map(count, arms)):
+            columns.append(Column(heading, lambda arm, count=count: str(count(arm))))
     return columns
 
 
-def measure_columns(summary: Summary) -> list[Column]:
-    """Give the columns of the table of further figures; the activation's name alone where nothing was recorded."""
+def measure_columns(analysis: Analysis) -> list[Column]:
+    """Give the columns of the table of further figures; the activation's name alone if nothing was recorded."""
 
     def column(measure: Measure) -> Column:
         return Column(measure.heading, lambda arm: measure_text(arm.measures.get(measure.name), measure))
 
-    return [Column("activation", lambda arm: arm.activation), *map(column, recorded(summary))]
+    return [Column("activation", lambda arm: arm.activation), *map(column, recorded(analysis))]
 
 
-def markdown_table(columns: Sequence[Column], arms: Sequence[ArmSummary]) -> str:
+def markdown_table(columns: Sequence[Column], arms: Sequence[Arm]) -> str:
     """Write a table in Markdown, figures to the right."""
     rows = [
         [column.heading for column in columns],
         ["---", *["---:"] * (len(columns) - 1)],
         *([column.cell(arm) for column in columns] for arm in arms),
     ]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+    return "".join(f"| {' | '.join(map(markdown_text, row))} |\n" for row in rows)
 
 
-def latex_table(summary: Summary) -> str:
+def markdown_text(text: str) -> str:
+    r"""Write plain text for Markdown: nothing in it is a mark, a tag or the end of a cell.
+
+    Example:
+        >>> print(markdown_text("<b>*a*|b_c"))
+        &lt;b>\*a\*\|b\_c
+    """
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text).replace("<", "&lt;")
+
+
+def guarded(frame: pl.DataFrame) -> pl.DataFrame:
+    """Put an apostrophe before texts that a spreadsheet would take for a formula."""
+    texts = [name for name, kind in frame.schema.items() if kind == pl.String]
+    return frame.with_columns(
+        pl.when(pl.col(name).str.contains(r"^[=+\-@\t\r]")).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
+        for name in texts
+    )
+
+
+def latex_table(analysis: Analysis) -> str:
     """Write the results as a LaTeX `tabular` with rules of the package booktabs, to be put in a `table` by its user."""
-    chosen = [column for column in result_columns(summary) if column.heading in _latex_headings(summary)]
-    rows = [[latex_text(column.cell(arm)) for column in chosen] for arm in summary.arms]
+    chosen = result_columns(analysis)[:5]
+    rows = [[latex_text(column.cell(arm)) for column in chosen] for arm in analysis.arms]
     heads = [latex_text(column.heading) for column in chosen]
-    note = f"margin of equivalence {amount(summary.yardstick.margin, summary.metric)}"
+    margin = analysis.criterion.margin
+    note = f"; margin of equivalence {amount(margin, analysis.metric)}" if margin else ""
     lines = [
-        f"% Needs \\usepackage{{booktabs}}. Test: paired t, Holm over {len(summary.compared)} arms; {note}.",
+        f"% Needs \\usepackage{{booktabs}}. p and intervals hold for all {len(analysis.compared)} arms{note}.",
         f"\\begin{{tabular}}{{l{'r' * (len(chosen) - 2)}l}}",
         "\\toprule",
         f"{' & '.join(heads)} \\\\",
@@ -168,60 +196,52 @@ def latex_text(text: str) -> str:
     return re.sub(r"[<>]", r"$\g<0>$", escaped).replace("±", r"$\pm$")
 
 
-def terminal_table(summary: Summary, seeds: int) -> Table:
+def terminal_table(analysis: Analysis) -> Table:
     """Give the table for the terminal: one row an activation, the baseline marked.
 
-    On 80 columns every figure stands whole on one line; long names go on in the next line.
+    On 80 columns every figure stands whole on one line and long names go on in the next; on 60 the interval does too.
     """
-    metric = summary.metric
+    metric = analysis.metric
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=0,  # The box itself leaves one blank between columns.
-        caption=_caption(summary),
+        caption=_caption(analysis),
         caption_justify="left",
     )
     # The other columns at their widest leave 15 of 80 columns: `segem(eps=1e-4,` fits.
     table.add_column("activation", overflow="fold", min_width=15)
-    for heading in (
-        f"{metric.heading}\nmean ± sd (n)",
-        f"minus baseline{', pts' if metric.difference_unit == 'points' else ''}\n[95 % interval]",
-        "ver-\ndict",
-        "step\n/ ReLU",
-        "failed",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for arm in summary.arms:
+    table.add_column(f"{metric.heading}\nmean ± sd (n)", justify="right", no_wrap=True)
+    points = ", pts" if metric.difference_unit == "points" else ""
+    table.add_column(f"minus baseline{points}\n[95 % interval]", justify="right", overflow="fold")
+    table.add_column("ver-\ndict", justify="right", no_wrap=True)
+    table.add_column("failed", justify="right", no_wrap=True)
+    for arm in analysis.arms:
         difference = arm.difference
         cells = (
             arm.activation,
             value_text(arm, metric),
             "baseline" if difference is None else difference_text(difference),
             NOTHING if difference is None else SHORT[difference.verdict],
-            ratio_text(arm.step_time_ratio),
-            f"{arm.failed}/{seeds}" if arm.failed else "0",
+            f"{arm.failed}/{arm.planned}" if arm.failed else "0",
         )
         table.add_row(*map(Text, cells))  # As plain text: rich would take `[no interval]` for markup and drop it.
     return table
 
 
-def _caption(summary: Summary) -> str | None:
-    if not summary.compared:
+def _caption(analysis: Analysis) -> str | None:
+    if not analysis.compared:
         return None
-    few = any(difference.undercovers for _, difference in summary.compared)
-    margin = amount(summary.yardstick.margin, summary.metric)
-    note = f"better, worse: shown; equiv.: within {margin}; open: not decided (Holm over arms)"
-    return f"{note}\n* fewer than 8 seeds: the bootstrap interval covers less than 95 %" if few else note
+    found = {difference.verdict for _, difference in analysis.compared}
+    words = "better, worse: shown, all arms together"
+    if analysis.criterion.margin:
+        words += f"; equiv.: within {amount(analysis.criterion.margin, analysis.metric)}"
+    return f"{words}; open: not decided" if Verdict.UNDECIDED in found else words
 
 
 def _compared(heading: str, cell: Callable[[Any], str]) -> Column:
     """Make a column that the baseline has no figure in."""
     return Column(heading, lambda arm: NOTHING if arm.difference is None else cell(arm.difference))
-
-
-def _latex_headings(summary: Summary) -> list[str]:
-    columns = result_columns(summary)
-    return [*(column.heading for column in columns[:4]), "p, Holm", "verdict"]
 
 
 def _frame(rows: list[dict[str, Any]], first: tuple[str, ...]) -> pl.DataFrame:
@@ -232,38 +252,37 @@ def _frame(rows: list[dict[str, Any]], first: tuple[str, ...]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=None if rows else types, infer_schema_length=None)
 
 
-def _summary_row(arm: ArmSummary, summary: Summary) -> dict[str, Any]:
-    difference, name = arm.difference, summary.metric.name
-    bootstrap = difference.bootstrap if difference else None
-    student = difference.student if difference else None
+def _summary_row(arm: Arm, analysis: Analysis) -> dict[str, Any]:
+    difference, name = arm.difference, analysis.metric.name
+    interval = difference.interval if difference else None
+    chance = difference.probability_interval if difference else None
     row = {
         "activation": arm.activation,
         "finished": arm.finished,
         "failed": arm.failed,
+        "collapsed": arm.collapsed,
+        "at_chance": arm.at_chance,
+        "infrastructure": arm.infrastructure,
         "missing": arm.missing,
         f"test_{name}_mean": arm.mean,
         f"test_{name}_sd": arm.sd,
         "pairs": difference.pairs if difference else None,
         "difference_mean": difference.mean if difference else None,
-        "difference_sd": difference.sd if difference else None,
-        "bootstrap_low": bootstrap.low if bootstrap else None,
-        "bootstrap_high": bootstrap.high if bootstrap else None,
-        "bootstrap_method": difference.method if difference else "",
-        "student_low": student.low if student else None,
-        "student_high": student.high if student else None,
-        "t_test_p": difference.p_value if difference else None,
-        "t_test_p_holm": difference.p_adjusted if difference else None,
-        "margin": summary.yardstick.margin,
-        "tost_p": difference.equivalence_p if difference else None,
-        "tost_p_holm": difference.equivalence_p_adjusted if difference else None,
+        "interval_low": interval.low if interval else None,
+        "interval_high": interval.high if interval else None,
+        "standard_error": difference.error if difference else None,
+        "degrees_of_freedom": difference.freedom if difference else None,
+        "pooled_spread": difference.pooled if difference else None,
+        "p": difference.p_adjusted if difference else None,
+        "margin": analysis.criterion.margin or None,
+        "equivalence_p": difference.equivalence_p if difference else None,
         "verdict": str(difference.verdict) if difference else "",
-        "difference_shown": difference.shown if difference else None,
+        "smallest_shown": difference.smallest_shown if difference else None,
         "probability_better": difference.probability_better if difference else None,
-        "seeds_needed": difference.seeds_needed if difference else None,
-        "seeds_for_equivalence": difference.seeds_for_equivalence if difference else None,
-        "step_time_ratio": arm.step_time_ratio,
+        "probability_low": chance.low if chance else None,
+        "probability_high": chance.high if chance else None,
     }
-    for measure in recorded(summary):
+    for measure in recorded(analysis):
         found = arm.measures.get(measure.name)
         row[f"{measure.name}_mean"] = found.mean if found else None
     return row

@@ -1,0 +1,240 @@
+"""What the statistics say, as text: the cells of the tables and the sentences of the verdicts.
+
+Accuracies are written in percent and their differences in percentage points, losses in nats. The words follow
+`Difference.verdict`: nothing is said to differ, or to be equal, beyond it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .metrics import Measure, Metric
+from .verdicts import Verdict
+
+if TYPE_CHECKING:
+    from .analysis import Analysis, Arm, Difference, Interval, Spread
+
+NOTHING = "-"
+SHORT = {
+    Verdict.BETTER: "better",
+    Verdict.WORSE: "worse",
+    Verdict.EQUIVALENT: "equiv.",
+    Verdict.UNDECIDED: "open",
+    Verdict.UNSTABLE: "fails",
+}
+"""Verdicts as the narrow table of the terminal writes them."""
+_MOST_SEEDS = 8  # Seeds of failed runs are named up to so many.
+
+
+def value_text(arm: "Arm", metric: Metric) -> str:
+    """Write mean, standard deviation and number of the finished runs: `97.22 ± 0.31 (3)`, in the metric's unit."""
+    if arm.mean is None:
+        return NOTHING
+    scale, decimals = metric.scale, metric.decimals
+    deviation = "" if arm.sd is None else f" ± {scale * arm.sd:.{decimals}f}"
+    return f"{scale * arm.mean:.{decimals}f}{deviation} ({arm.finished})"
+
+
+def measure_text(found: "Spread | None", measure: Measure) -> str:
+    """Write mean and standard deviation of a further figure: `1.20 ± 0.10`."""
+    if found is None:
+        return NOTHING
+    scale, decimals = measure.scale, measure.decimals
+    deviation = "" if found.sd is None else f" ± {scale * found.sd:.{decimals}f}"
+    return f"{scale * found.mean:.{decimals}f}{deviation}"
+
+
+def difference_text(difference: "Difference | None") -> str:
+    """Write the mean difference and its interval: `+0.42 [+0.10, +0.71]`."""
+    if difference is None or difference.mean is None:
+        return NOTHING
+    metric = difference.criterion.metric
+    return f"{signed(difference.mean, metric)} {interval_text(difference.interval, metric) or '[no interval]'}"
+
+
+def interval_text(interval: "Interval | None", metric: Metric) -> str:
+    """Write an interval of differences: `[+0.10, +0.71]`; nothing if there is none."""
+    return "" if interval is None else f"[{signed(interval.low, metric)}, {signed(interval.high, metric)}]"
+
+
+def signed(difference: float, metric: Metric) -> str:
+    """Write a difference with its sign in the metric's unit, never rounding one to 0.
+
+    Example:
+        >>> from gem_activations.lab.statistics.metrics import ACCURACY, LOSS
+        >>> signed(0.0042, ACCURACY), signed(-0.00001, ACCURACY), signed(0.0, ACCURACY), signed(-0.0163, LOSS)
+        ('+0.42', '-0.001', '0.00', '-0.016')
+    """
+    value = metric.scale * difference
+    if abs(value) < 1e-9:
+        return f"{0:.{metric.decimals}f}"
+    return f"{value:+.{metric.decimals}f}" if abs(value) >= 0.5 * 10**-metric.decimals else f"{value:+.1g}"
+
+
+def amount(difference: float, metric: Metric) -> str:
+    """Write the size of a difference with its unit: `0.42 points`."""
+    return f"{signed(abs(difference), metric).removeprefix('+')} {metric.difference_unit}".rstrip()
+
+
+def ratio_text(value: float | None) -> str:
+    """Write a probability or a ratio with two decimals."""
+    return NOTHING if value is None else f"{value:.2f}"
+
+
+def chance_text(difference: "Difference") -> str:
+    """Write the probability of being better and its interval: `0.71 [0.45, 0.88]`."""
+    if difference.probability_better is None or difference.probability_interval is None:
+        return NOTHING
+    low, high = difference.probability_interval
+    return f"{difference.probability_better:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def p_text(value: float | None) -> str:
+    """Write a p-value with two significant digits: `0.013`, or `< 0.0001`."""
+    if value is None:
+        return NOTHING
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def verdict_text(arm: "Arm") -> str:
+    """Write the verdict: `shown better`, or `unstable: 25 of 30 failed`."""
+    if arm.difference is None:
+        return NOTHING
+    verdict = arm.difference.verdict
+    return f"{verdict}: {arm.failed} of {arm.planned} failed" if verdict is Verdict.UNSTABLE else str(verdict)
+
+
+def headline(analysis: "Analysis") -> str:
+    """Say in a sentence or two which arms differ from the baseline, are equivalent to it, or fail."""
+    compared, baseline, metric = analysis.compared, analysis.baseline, analysis.metric
+    if not compared:
+        return f"Only {baseline} was trained: there is nothing to compare it with."
+    groups: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
+    for arm, difference in compared:
+        size = f"{arm.failed} of {arm.planned} failed"
+        if difference.verdict is not Verdict.UNSTABLE:
+            size = signed(difference.mean or 0.0, metric)
+        groups[difference.verdict].append(f"{arm.activation} ({size})")
+    unit = f", in {metric.difference_unit} of {metric.title}" if metric.difference_unit else f", in {metric.title}"
+    parts = [
+        f"Shown {word} than {baseline}{unit}: {', '.join(groups[verdict])}."
+        for verdict, word in ((Verdict.BETTER, "better"), (Verdict.WORSE, "worse"))
+        if groups[verdict]
+    ] or [f"No activation is shown to differ from {baseline}."]
+    if groups[Verdict.EQUIVALENT]:
+        names = ", ".join(groups[Verdict.EQUIVALENT])
+        parts.append(f"Equivalent to it within {amount(analysis.criterion.margin, metric)}: {names}.")
+    if groups[Verdict.UNSTABLE]:
+        parts.append(f"Unstable: {', '.join(groups[Verdict.UNSTABLE])}.")
+    if groups[Verdict.UNDECIDED] and len(groups[Verdict.UNDECIDED]) < len(compared):
+        parts.append(f"Not decided: {', '.join(groups[Verdict.UNDECIDED])}.")
+    return " ".join(parts)
+
+
+def analysis_sentences(analysis: "Analysis") -> list[str]:
+    """Say what is shown: the headline, one line an arm, then what limits the whole.
+
+    Returns: Plain text, to be escaped by whoever shows it.
+    """
+    lines = [f"{arm.activation}: {_arm_line(arm, difference)}" for arm, difference in analysis.compared]
+    return [headline(analysis), *lines, *failure_lines(analysis), *_limits(analysis)]
+
+
+def failure_lines(analysis: "Analysis") -> list[str]:
+    """Name the failed runs, grouped by arm and reason, and those without a result."""
+    lines: list[str] = []
+    for arm in analysis.arms:
+        for reason, seeds in analysis.failures.get(arm.activation, {}).items():
+            named = ", ".join(map(str, seeds[:_MOST_SEEDS])) + ", ..." * (len(seeds) > _MOST_SEEDS)
+            lines.append(f"{arm.activation}, seed{'s' if len(seeds) > 1 else ''} {named}: failed, {reason}")
+        if arm.infrastructure:
+            lines.append(f"{arm.activation}: {_runs(arm.infrastructure)} left out; the same command tries them again.")
+        if arm.missing:
+            lines.append(f"{arm.activation}: {_runs(arm.missing)} without a result yet.")
+    return lines
+
+
+def control_sentences(recipe: Mapping[str, Any]) -> list[str]:
+    """Say what a stored recipe gives each activation of its own: initial weights of its gain, a tuned learning rate.
+
+    Example:
+        >>> control_sentences({"initialisation": "model", "rates": {"gelu": 0.01, "gem": 0.005}})
+        ['Learning rates, tuned on the validation split: gelu 0.01, gem 0.005.']
+    """
+    sentences: list[str] = []
+    if recipe.get("initialisation") == "gain":
+        sentences.append("Initial weights that read an activation's output are scaled by its gain over ReLU's.")
+    if recipe.get("rates"):
+        rates = ", ".join(f"{name} {rate:g}" for name, rate in recipe["rates"].items())
+        sentences.append(f"Learning rates, tuned on the validation split: {rates}.")
+    return sentences
+
+
+def _arm_line(arm: "Arm", difference: "Difference") -> str:
+    metric, verdict = difference.criterion.metric, difference.verdict
+    words = verdict_text(arm)
+    if verdict is Verdict.EQUIVALENT:
+        words = f"equivalent within {amount(difference.criterion.margin, metric)}"
+    if difference.mean is None:
+        return f"{words}; no seed has a finished run of both."
+    size = f"{signed(difference.mean, metric)} {metric.difference_unit}".rstrip()
+    interval = interval_text(difference.interval, metric)
+    words += f": {size}{' ' * bool(interval)}{interval} over {_plural(difference.pairs, 'seed')}"
+    if difference.shown and difference.within_margin:
+        words += f", within the margin of {amount(difference.criterion.margin, metric)} all the same"
+    if verdict is Verdict.UNDECIDED:
+        words += _why_undecided(arm, difference)
+    elif arm.collapsed:
+        words += f"; {arm.collapsed} of {arm.planned} runs collapsed"
+    if arm.failed and verdict is not Verdict.UNSTABLE:
+        words += f"; {arm.failed} of {arm.planned} failed"
+    return f"{words}."
+
+
+def _why_undecided(arm: "Arm", difference: "Difference") -> str:
+    chance = difference.probability_better
+    if difference.cautious and chance is not None and difference.mean_shown != difference.ranks_shown:
+        usual = f"usually {'better' if chance > 0.5 else 'worse'} (P = {chance:.2f})" if chance != 0.5 else "no better"
+        fallen = f"{arm.collapsed} of {arm.planned} runs collapsed, " if arm.collapsed else ""
+        return f"; {usual}, {fallen}the {'ranks' if difference.mean_shown else 'means'} do not differ"
+    if difference.pairs == 1:
+        return "; one seed gives no interval"
+    if difference.error is None:
+        return "; equal differences say nothing about their spread"
+    return ""
+
+
+def _limits(analysis: "Analysis") -> list[str]:
+    compared = analysis.compared
+    lines: list[str] = []
+    guessing = [f"{arm.activation} ({arm.at_chance} of {arm.finished})" for arm in analysis.arms if arm.at_chance]
+    if guessing:
+        lines.append(f"Runs no better than chance: {', '.join(guessing)}.")
+    apart = [arm.activation for arm, difference in compared if difference.error is not None and not difference.pooled]
+    if apart and len(compared) > 1:
+        lines.append(f"Spread of its own, and tested with it: {_names(apart, len(compared))}.")
+    reach = {
+        amount(difference.smallest_shown, analysis.metric): arm.activation
+        for arm, difference in compared
+        if difference.smallest_shown is not None and difference.verdict is Verdict.UNDECIDED
+    }
+    if reach:
+        each = [size if len(reach) == 1 else f"{size} ({name})" for size, name in reach.items()]
+        lines.append(f"Smallest difference that these seeds show at 80 % power: {', '.join(each)}.")
+    if len(compared) > 1:
+        lines.append(
+            f"Verdicts and 95 % intervals hold for the {len(compared)} arms together: of comparisons without any "
+            "difference, about 5 % show one."
+        )
+    return lines
+
+
+def _names(names: Sequence[str], of: int) -> str:
+    return "every arm" if len(names) == of else ", ".join(names)
+
+
+def _runs(count: int) -> str:
+    return _plural(count, "run")
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count:,} {word}{'s' if count != 1 else ''}"

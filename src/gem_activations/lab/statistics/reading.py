@@ -1,0 +1,216 @@
+"""From results to an analysis: those of a comparison of the lab, and those of any table with one row a run."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from ...errors import DataError, SettingError
+from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, RunResult
+from .analysis import Analysis, Run, analyse_runs
+from .metrics import Metric, criterion_of, measures_beside, own_criterion
+
+
+def analyse_comparison(comparison: Comparison, baseline: str | None = None) -> Analysis:
+    """Analyse a comparison of the lab, finished or not.
+
+    Args:
+        comparison: What the store holds.
+        baseline: Another baseline than its own.
+    Raises: StoreError: the recipe names a metric or margin that is none; SettingError: no such arm.
+    """
+    baseline = baseline or comparison.baseline
+    if baseline not in comparison.activations:
+        raise SettingError(f"the baseline {baseline!r} is not among {', '.join(comparison.activations)}")
+    name = str(comparison.recipe.get("metric"))
+    values = [value for run in comparison.results if (value := run.figures.get(name)) is not None]
+    criterion = criterion_of(comparison.recipe, values)
+    return analyse_runs(comparison_runs(comparison, criterion.metric), criterion, baseline, comparison.activations)
+
+
+def comparison_runs(comparison: Comparison, metric: Metric) -> list[Run]:
+    """List the runs of a comparison with a metric, planned ones without a result among them."""
+    own = comparison.recipe.get("task") == "own"
+    runs = [Run(arm, seed, "missing", None) for arm, seed in comparison.missing]
+    for result in comparison.results:
+        value = metric.of(result) if result.status == FINISHED else None
+        status, reason = result.status, result.reason
+        if status == FINISHED and value is None:
+            status, reason = FAILED, f"the {metric.title} is not finite"
+        found = {measure.name: measure.of(result) for measure in measures_beside(metric)}
+        if own:
+            found = {name: figure for name, figure in result.figures.items() if name != metric.field}
+        figures = {name: figure for name, figure in found.items() if figure is not None}
+        runs.append(Run(result.activation, result.seed, status, value, reason, figures))
+    return runs
+
+
+def analyse(
+    table: object,
+    *,
+    arm: str = "activation",
+    seed: str = "seed",
+    metric: str = "accuracy",
+    better: Literal["higher", "lower"] | None = None,
+    baseline: str | None = None,
+    margin: float = 0.0,
+    unit: str | None = None,
+    chance: float | None = None,
+    status: str = "status",
+) -> Analysis:
+    """Analyse results that were made elsewhere, with the lab's own statistics.
+
+    Args:
+        table: A CSV or Parquet file, a polars or pandas frame, or a list of dicts: one row a run.
+        arm: Column of what is compared.
+        seed: Column of the seed; runs of one seed are paired.
+        metric: Column of the metric; an empty, NaN or infinite value is a failed run.
+        better: Whether a "higher" or a "lower" value is better; None if the metric's name says so, as loss does.
+        baseline: Arm that the others are compared with; None for gelu, or the first arm if gelu is not among them.
+        margin: Differences below it are too small to matter, in the metric's unit; 0 for no test of equivalence.
+        unit: Unit of the metric, such as "%"; an accuracy without one must be a fraction.
+        chance: Value of the metric by guessing; runs that are no better are counted.
+        status: Column with "finished", "failed" or "infrastructure" (left out), if the table has one.
+    Returns: The analysis: `verdicts`, `arms`, `sentences`.
+    Raises: DataError: a column is missing, the metric holds text, an arm has two rows of one seed, the table is empty
+        or cannot be read; SettingError: an argument is wrong.
+    Example:
+        >>> rows = [{"activation": name, "seed": seed, "loss": loss + 0.002 * (seed * (place + 2) % 5)}
+        ...         for place, (name, loss) in enumerate([("gelu", 1.0), ("relu", 1.1), ("gem", 1.0)])
+        ...         for seed in range(4)]
+        >>> found = analyse(rows, metric="loss", margin=0.02)
+        >>> {name: str(verdict) for name, verdict in found.verdicts.items()}
+        {'relu': 'shown worse', 'gem': 'equivalent within the margin'}
+    """
+    given: dict[str, Any] = {"better": better, "baseline": baseline, "margin": margin, "unit": unit, "chance": chance}
+    return analyse_comparison(read_table(table, Path(), arm=arm, seed=seed, metric=metric, status=status, **given))
+
+
+def read_table(
+    table: object,
+    folder: Path,
+    *,
+    arm: str,
+    seed: str,
+    metric: str,
+    better: str | None,
+    baseline: str | None,
+    margin: float,
+    unit: str | None,
+    chance: float | None,
+    status: str = "status",
+) -> Comparison:
+    """Read a table as a comparison, with everything checked; the arguments are those of `analyse`.
+
+    Args:
+        folder: Where a report of it is to be written.
+    """
+    name, frame = _read(table)
+    absent = [column for column in (arm, seed, metric) if column not in frame.columns]
+    if absent:
+        raise DataError(f"{name} has no column {absent[0]!r}; its columns are {', '.join(frame.columns)}")
+    if frame.is_empty():
+        raise DataError(f"{name} has no rows; expected one row a run")
+    values = _numbers(name, frame[metric])
+    arms, seeds = _labels(name, frame[arm]), _labels(name, frame[seed])
+    numbers = _seed_numbers(seeds)
+    seen: dict[tuple[str, str], int] = {}
+    for line, key in enumerate(zip(arms, seeds, strict=True), start=1):
+        if key in seen:
+            raise DataError(
+                f"{name} has two rows of {arm} {key[0]}, {seed} {key[1]} (rows {seen[key]} and {line}); "
+                "expected one a run"
+            )
+        seen[key] = line
+    states = [str(value) for value in frame[status]] if status in frame.columns else [FINISHED] * len(arms)
+    order = list(dict.fromkeys(arms))
+    first = baseline or ("gelu" if "gelu" in order else order[0])
+    if first not in order:
+        raise SettingError(f"the baseline {first!r} is not among the arms; they are {', '.join(order)}")
+    if len(order) < 2:
+        raise DataError(f"{name} has the one arm {order[0]} in column {arm!r}; a comparison needs two")
+    if not 0 <= margin < math.inf:
+        raise SettingError(f"the margin is {margin}; expected a positive number, or 0 for no test of equivalence")
+    finite = [value for value in values if value is not None]
+    direction = own_criterion(metric, better, margin, unit, chance, finite).metric.direction
+    recipe = {"name": name, "title": f"{metric}, from {name}", "task": "own", "metric": metric, "better": direction}
+    recipe |= {"margin": margin, "unit": unit, "chance": chance}
+    results = [
+        RunResult(one, numbers[key], *_outcome(state, value), figures={metric: value})
+        for one, key, state, value in zip(arms, seeds, states, values, strict=True)
+    ]
+    return Comparison(
+        folder=folder,
+        recipe=recipe,
+        activations=tuple(order),
+        baseline=first,
+        seeds=len(numbers),
+        results=tuple(results),
+        curves={},
+        environment={},
+        missing=(),
+    )
+
+
+def _outcome(state: str, value: float | None) -> tuple[str, str]:
+    if state == INFRASTRUCTURE:
+        return INFRASTRUCTURE, INFRASTRUCTURE
+    if state == FAILED or value is None:
+        return FAILED, "no reason given" if state == FAILED else "no finite value of the metric"
+    return FINISHED, ""
+
+
+def _read(table: object) -> tuple[str, pl.DataFrame]:
+    if isinstance(table, str | os.PathLike):
+        path = Path(table)
+        read = {".csv": lambda: pl.read_csv(path, infer_schema_length=None), ".parquet": lambda: pl.read_parquet(path)}
+        if path.suffix.lower() not in read:
+            raise SettingError(f"{path} is no table: expected a file ending in .csv or .parquet")
+        try:
+            return str(path), read[path.suffix.lower()]()
+        except FileNotFoundError as error:
+            raise DataError(f"there is no file {path}") from error
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())[:200]}") from error
+    if isinstance(table, pl.DataFrame):
+        return "the table", table
+    columns: Any = getattr(table, "columns", None)
+    try:
+        if columns is not None:  # A frame of pandas, or what looks like one.
+            frame: Any = table
+            return "the table", pl.DataFrame({str(column): list(frame[column]) for column in columns}, strict=False)
+        if isinstance(table, Sequence) and all(isinstance(row, Mapping) for row in table):
+            return "the table", pl.DataFrame(list(table), infer_schema_length=None, strict=False)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"the table cannot be read: {error}") from error
+    kind = type(table).__name__
+    raise SettingError(f"a {kind} is no table; give a path, a frame of polars or pandas, or a list of dicts")
+
+
+def _numbers(name: str, column: pl.Series) -> list[float | None]:
+    numbers: list[float | None] = []
+    for line, value in enumerate(column, start=1):
+        try:
+            number = None if value is None or value == "" else float(value)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{name} has {value!r} in column {column.name!r}, row {line}; expected a number") from error
+        numbers.append(number if number is not None and math.isfinite(number) else None)
+    return numbers
+
+
+def _labels(name: str, column: pl.Series) -> list[str]:
+    for line, value in enumerate(column, start=1):
+        if value is None or value == "":
+            raise DataError(f"{name} has nothing in column {column.name!r}, row {line}")
+    return [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in column]
+
+
+def _seed_numbers(seeds: Sequence[str]) -> dict[str, int]:
+    """Number the seeds: by themselves if they are whole numbers, else in the order in which they come."""
+    distinct = list(dict.fromkeys(seeds))
+    if all(seed.lstrip("-").isdigit() for seed in distinct):
+        return {seed: int(seed) for seed in distinct}
+    return {seed: number for number, seed in enumerate(distinct)}

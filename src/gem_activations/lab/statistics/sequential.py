@@ -1,0 +1,96 @@
+"""Looking at results while seeds are still added, without more false verdicts than a single look has.
+
+A schedule names the numbers of seeds at which the results are looked at, and spends the level of 5 % over these looks
+in proportion to the seeds (Lan and DeMets 1983, with the linear spending function). Each look tests the whole family at
+what it adds to the sum. By Boole's inequality the false verdicts of all looks together then stay below 5 %, whatever
+the dependence between looks and whatever the law of the single test. An arm leaves when it is decided; the baseline
+runs on. `benchmarks/simulate_verdicts.py` says how many seeds this saves.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .analysis import Analysis, Run, analyse_runs
+from .contrasts import ALPHA
+from .metrics import Criterion
+from .verdicts import Verdict
+
+_GROWTH = 1.5
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When results are looked at.
+
+    Attributes:
+        looks: Seeds of each arm at each look, ascending.
+        levels: Level of the family at each look; their sum is 5 %.
+    """
+
+    looks: tuple[int, ...]
+    levels: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the results: seeds of each arm, level, and the verdicts of the arms that were open before it."""
+
+    seeds: int
+    level: float
+    verdicts: dict[str, Verdict]
+
+
+def make_schedule(most: int, first: int = 3) -> Schedule:
+    """Make the schedule from the first look to the most seeds, each look with half as many seeds again.
+
+    Example:
+        >>> make_schedule(20).looks
+        (3, 5, 8, 12, 20)
+        >>> round(sum(make_schedule(40).levels), 6)
+        0.05
+    """
+    looks = [min(first, most)]
+    while looks[-1] < most:
+        grown = math.ceil(looks[-1] * _GROWTH)
+        looks.append(most if grown * 1.25 > most else grown)
+    spent = [ALPHA * seeds / most for seeds in looks]
+    return Schedule(tuple(looks), tuple(now - before for now, before in zip(spent, [0.0, *spent], strict=False)))
+
+
+def replay(
+    runs: Sequence[Run], criterion: Criterion, baseline: str, arms: Sequence[str], schedule: Schedule
+) -> tuple[Analysis, tuple[Look, ...], tuple[str, ...]]:
+    """Repeat the looks at stored runs; what was decided stays decided, by the results of that look.
+
+    Args:
+        runs, criterion, baseline, arms: As for `analyse_runs`; the first look takes the lowest seeds, and so on.
+        schedule: When the results are looked at.
+    Returns: The analysis; the looks that have all of their runs; the arms that are open after them.
+    """
+    order = sorted({run.seed for run in runs})
+    still_open = [arm for arm in arms if arm != baseline]
+    decided: dict[str, Analysis] = {}
+    looks: list[Look] = []
+    for count, level in zip(schedule.looks, schedule.levels, strict=True):
+        seeds = set(order[:count])
+        ended = {(run.arm, run.seed) for run in runs if run.seed in seeds and run.status in ("finished", "failed")}
+        wanted = {(arm, seed) for arm in (baseline, *still_open) for seed in seeds}
+        if len(seeds) < count or not wanted <= ended or not still_open:
+            break
+        found = analyse_runs([run for run in runs if run.seed in seeds], criterion, baseline, arms, alpha=level)
+        verdicts = {arm: found.verdicts[arm] for arm in still_open}
+        looks.append(Look(count, level, verdicts))
+        still_open = [arm for arm, verdict in verdicts.items() if verdict is Verdict.UNDECIDED]
+        decided |= {arm: found for arm in verdicts if arm not in still_open}
+    level = schedule.levels[max(len(looks) - 1, 0)]
+    last = analyse_runs(runs, criterion, baseline, arms, alpha=level)
+    shown = [
+        next(one for one in decided[arm.activation].arms if one.activation == arm.activation)
+        if arm.activation in decided
+        else replace(arm, difference=replace(arm.difference, verdict=Verdict.UNDECIDED))
+        if arm.difference is not None
+        else arm
+        for arm in last.arms
+    ]
+    return replace(last, arms=tuple(shown)), tuple(looks), tuple(still_open)
