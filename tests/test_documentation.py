@@ -76,10 +76,11 @@ def test_commands_run_as_written(command, workplace):
     assert done.stdout
 
 
-# PyTorch's exporter uses a class of its own that it has deprecated, and Keras saves by a protocol that NumPy 2 has
-# changed. Every other warning of an example is an error.
+# PyTorch's exporter uses a class of its own that it has deprecated, its forward mode such a function, and Keras saves
+# by a protocol that NumPy 2 has changed. Every other warning of an example is an error.
 FOREIGN = (
     "`isinstance(treespec, LeafSpec)` is deprecated:FutureWarning",
+    "`torch.jit.script` is deprecated:DeprecationWarning",
     "__array__ implementation:DeprecationWarning",
 )
 WARNINGS = ["-W", "error", *(word for warning in FOREIGN for word in ("-W", f"ignore:{warning}"))]

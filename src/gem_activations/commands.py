@@ -346,6 +346,8 @@ class Bench:
 
     short: Annotated[bool, FlagCreatePairsOff] = False
     """Two sizes, one dtype, one block."""
+    second_order: Annotated[bool, FlagCreatePairsOff] = False
+    """Networks that are differentiated twice, beside Softplus, SiLU, tanh and ReLU, and nothing else."""
     log2_sizes: tuple[int, ...] | None = None
     """Numbers of elements, as powers of two."""
     dtypes: tuple[str, ...] | None = None

@@ -2,20 +2,22 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
 from gem_activations import GemError
+from gem_activations.bench import second_order
 from gem_activations.bench.blocks import ARMS, BLOCKS, kept_bytes
 from gem_activations.bench.elementwise import Case, WrongResultError, candidates, cases, measure
 from gem_activations.bench.run import make_plan, run_benchmark
 from gem_activations.bench.timing import time_in_turn
 from gem_activations.lab.models.resnet import ResNet
-from gem_activations.torch import gem
+from gem_activations.torch import EGEM, gem
 
-from ..torch.known_warnings import compiling
+from ..torch.known_warnings import compiling, forward_mode
 
 MIB = 2**20
 
@@ -105,3 +107,47 @@ def test_timing_calls_every_candidate_equally_often():
     timings = time_in_turn({name: lambda _, name=name: count(name) for name in counts}, seconds=0, most_rounds=50)
     assert counts["a"] == counts["b"]
     assert timings["a"].rounds == timings["b"].rounds == 5
+
+
+@forward_mode
+def test_works_of_second_order_give_a_row_for_every_activation(monkeypatch):
+    small = {key: replace(work, layers=2, width=4, points=5) for key, work in second_order.WORKS.items()}
+    monkeypatch.setattr(second_order, "WORKS", small)
+    monkeypatch.setattr(second_order, "PASS_SIZE", 64)
+    rows = list(second_order.measure_second_order(False, 0.001, tuple(small)))
+    works = [key for key, work in small.items() if not work.compiled]
+    assert [(row["work"], row["name"]) for row in rows] == [
+        *((work, name) for work in works for name in second_order.ARMS),
+        ("pass", "copy"),
+        *(("pass", name) for name in second_order.ARMS),
+    ]
+    assert all(row["ratios"][row["name"]] == 1 for row in rows if row["name"] in row["ratios"])
+
+
+@forward_mode
+def test_losses_of_second_order_agree_by_every_route():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), EGEM(eps=0.5), torch.nn.Linear(5, 1)).double()
+    x = torch.rand(4, 3, dtype=torch.float64).requires_grad_()
+    eager = second_order.laplacian_loss(model, x)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        others = [
+            second_order.laplacian_loss_by_hessian(model, x),
+            second_order.laplacian_loss_forward_over_reverse(model, x),
+        ]
+    finally:
+        torch.set_default_dtype(before)
+    for other in others:
+        torch.testing.assert_close(other, eager)
+    torch.testing.assert_close(second_order.eikonal_loss_by_transforms(model, x), second_order.eikonal_loss(model, x))
+
+
+def test_a_wrong_second_derivative_is_not_timed():
+    class Wrong(EGEM):
+        def forward(self, x):
+            return super().forward(x) * 1.001
+
+    with pytest.raises(WrongResultError, match="second derivative"):
+        second_order._check("egem", Wrong())

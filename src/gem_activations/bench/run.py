@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ..lab.store.environment import describe_environment
 from ..spec import GemSpec
 from .blocks import ARMS, BLOCKS, BlockRow, measure_block, row_as_dict
 from .elementwise import DIRECTIONS, DTYPES, LAYOUTS, Case, candidates, cases, measure
+from .second_order import measure_second_order
 from .timing import Timing
 
 MAX_LOG2_SIZE = 30
@@ -35,6 +38,7 @@ class Plan:
         compiled: Time torch.compile's code too.
         blocks: Names of the whole blocks to measure, keys of blocks.BLOCKS.
         seconds: Wanted length of each table.
+        second_order: Measure networks that are differentiated twice, and nothing else.
     """
 
     log2_sizes: tuple[int, ...]
@@ -45,6 +49,7 @@ class Plan:
     compiled: bool
     blocks: tuple[str, ...]
     seconds: float
+    second_order: bool = False
 
 
 SHORT = Plan(
@@ -117,6 +122,12 @@ def run_benchmark(plan: Plan, out: Path | None, console: Console) -> list[dict[s
 
 
 def _measurements(plan: Plan, console: Console) -> Iterator[dict[str, Any]]:
+    if plan.second_order:
+        for _, group in groupby(measure_second_order(plan.compiled, plan.seconds * 4), itemgetter("title")):
+            rows = list(group)
+            console.print(_second_order_table(rows))
+            yield from rows
+        return
     functions = candidates(plan.orders, plan.compiled)
     sizes = [2**power for power in plan.log2_sizes]
     for case in cases(sizes, list(plan.dtypes), list(plan.layouts), list(plan.directions)):
@@ -142,6 +153,14 @@ def _case_table(case: Case, timings: dict[str, Timing]) -> Table:
         spread = f"{timing.low * 1e6:.1f} .. {timing.high * 1e6:.1f}"
         ratios = (f"{timing.median / timings[peer].median:.2f}" for peer in peers)
         table.add_row(name, f"{timing.median * 1e6:.1f}", spread, *ratios)
+    return table
+
+
+def _second_order_table(rows: list[dict[str, Any]]) -> Table:
+    peers = list(rows[0]["ratios"])
+    table = Table("", "median ms", *(f"/ {peer}" for peer in peers), title=rows[0]["title"], title_justify="left")
+    for row in rows:
+        table.add_row(row["name"], f"{row['seconds'] * 1e3:.2f}", *(f"{row['ratios'][peer]:.2f}" for peer in peers))
     return table
 
 

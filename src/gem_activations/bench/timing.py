@@ -27,6 +27,11 @@ class Timing:
 
 
 def time_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int = 200) -> dict[str, Timing]:
+    """Return name to Timing, in seconds for one call, as `sample_in_turn` measures."""
+    return {name: summarize(values) for name, values in sample_in_turn(calls, seconds, most_rounds).items()}
+
+
+def sample_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int = 200) -> dict[str, list[float]]:
     """Time every call once a round, in a new order each round, for about `seconds` in all.
 
     The order is shuffled and the buffers rotate from call to call, so that no call always finds its input in the cache
@@ -36,7 +41,7 @@ def time_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int = 2
         calls: Name to call. A call that is too short to time alone is repeated within a round.
         seconds: Wanted length of the whole measurement; at least 5 rounds are made.
         most_rounds: No more rounds than this.
-    Returns: Name to Timing, in seconds for one call.
+    Returns: Name to the seconds of one call in each round.
     """
     _keep_freed_memory()
     repeats = {name: _repeats(call) for name, call in calls.items()}
@@ -56,7 +61,7 @@ def time_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int = 2
             samples[name].append((time.perf_counter() - begin) / repeats[name])
         if made >= 4 and time.perf_counter() - start > seconds:
             break
-    return {name: _summary(values) for name, values in samples.items()}
+    return samples
 
 
 def _keep_freed_memory() -> None:
@@ -78,6 +83,7 @@ def _repeats(call: Call) -> int:
     return max(1, round(SHORTEST_SAMPLE / max(time.perf_counter() - begin, 1e-9)))
 
 
-def _summary(values: list[float]) -> Timing:
+def summarize(values: list[float]) -> Timing:
+    """Return median and quartiles."""
     low, median, high = statistics.quantiles(values, n=4)
     return Timing(median, low, high, len(values))
