@@ -234,25 +234,25 @@ class GemSpec:
 
     def gate(self, x: ArrayLike) -> Array:
         """Give g(x) = leak + (1 - leak) F(x) in float64; leak at -inf, 1 at +inf, NaN at NaN."""
-        rise, _ = self._rise(_array(x))
-        return self.leak + (1 - self.leak) * rise
+        gate, _ = self._gates(_array(x))
+        return self.leak + (1 - self.leak) * gate
 
     def derivative(self, x: ArrayLike) -> Array:
         """Give f'(x) in float64; leak for x <= 0, 1 at +inf, NaN at NaN."""
-        rise, rest = self._rise(_array(x))
-        return self.leak + (1 - self.leak) * rise * (1 + 2 * self.n * rest)
+        gate, one_minus_gate = self._gates(_array(x))
+        return self.leak + (1 - self.leak) * gate * (1 + 2 * self.n * one_minus_gate)
 
     def second_derivative(self, x: ArrayLike) -> Array:
         """Give f''(x) in float64; 0 for x <= 0 and at +inf, NaN at NaN."""
         x = _array(x)
-        rise, rest = self._rise(x)
+        gate, one_minus_gate = self._gates(x)
         inverse_scale, eps, _ = self.reduction
         positive = np.maximum(x, 0.0)
         with np.errstate(all="ignore"):
             t = np.minimum(positive * inverse_scale, 1.0)
             near = t ** (2 * self.n - 1) / (t ** (2 * self.n) + eps) * inverse_scale
-            rise_over_x = np.where(positive * inverse_scale > 1, rise / positive, near)
-        return (1 - self.leak) * 2 * self.n * rise_over_x * rest * (1 + 2 * self.n - 4 * self.n * rise)
+            gate_over_x = np.where(positive * inverse_scale > 1, gate / positive, near)
+        return (1 - self.leak) * 2 * self.n * gate_over_x * one_minus_gate * (1 + 2 * self.n - 4 * self.n * gate)
 
     def inverse(self, y: ArrayLike) -> Array:
         """Give the x >= 0 with f(x) = y (any x where leak > 0) in float64.
@@ -274,7 +274,7 @@ class GemSpec:
         values = {"n": self.n, "eps": self.eps, "leak": self.leak}
         return format_call(name, {key: values[key] for key in MEMBERS[name] if (key, values[key]) != ("n", 1)})
 
-    def _rise(self, x: Array) -> tuple[Array, Array]:
+    def _gates(self, x: Array) -> tuple[Array, Array]:
         """Give F and 1 - F, each to a few ulp wherever it is a normal number."""
         inverse_scale, eps, _ = self.reduction
         with np.errstate(all="ignore"):

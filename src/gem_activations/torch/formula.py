@@ -23,11 +23,11 @@ def value(x: Tensor, spec: GemSpec) -> Tensor:
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         return exported.value(wide, spec).to(x.dtype)
     power, eps = _gate(wide, spec)
-    rise = power / (power + eps)
+    gate = power / (power + eps)
     if spec.leak:
-        return (wide * (spec.leak + (1 - spec.leak) * rise)).to(x.dtype)
+        return (wide * (spec.leak + (1 - spec.leak) * gate)).to(x.dtype)
     # Without relu, -inf * 0 would be NaN.
-    return (wide.relu() * rise).to(x.dtype)
+    return (wide.relu() * gate).to(x.dtype)
 
 
 def derivative(x: Tensor, spec: GemSpec) -> Tensor:
@@ -59,10 +59,10 @@ def derivatives(x: Tensor, spec: GemSpec, by_output: bool) -> tuple[Tensor, Tens
     even = _power(t, 2 * n - 2) if n > 1 else (x > 0).to(x.dtype)
     odd = _power(t, 2 * n - 1)
     total = odd * t + eps
-    gate, rest = odd * t / total, eps / total
+    gate, one_minus_gate = odd * t / total, eps / total
     curvature = 1 + 2 * n - 4 * n * gate
-    change = (2 * n - 1 - 4 * n * gate) * curvature - 8 * n * n * gate * rest
-    first, common = derivative(x, spec), (1 - spec.leak) * 2 * n * rest
+    change = (2 * n - 1 - 4 * n * gate) * curvature - 8 * n * n * gate * one_minus_gate
+    first, common = derivative(x, spec), (1 - spec.leak) * 2 * n * one_minus_gate
     second = common * (odd / total) * curvature * inverse_scale
     third = common * (even / total) * change * inverse_scale * inverse_scale
     if by_output:

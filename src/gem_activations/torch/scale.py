@@ -58,8 +58,8 @@ def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, chan
         shape[channel_dim] = -1
         scale = scale.reshape(shape)
     power, eps = formula._gate(wide / scale, GemSpec(n))  # pyright: ignore[reportPrivateUsage] -- the one definition
-    rise = power / (power + eps)
-    return (wide * (leak + (1 - leak) * rise) if leak else wide.relu() * rise).to(x.dtype)
+    gate = power / (power + eps)
+    return (wide * (leak + (1 - leak) * gate) if leak else wide.relu() * gate).to(x.dtype)
 
 
 def _scale_derivative(x: Tensor, spec: GemSpec) -> Tensor:
