@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import gem_activations
+from gem_activations import cli
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -114,3 +115,7 @@ def test_kernels_that_are_required_and_cannot_be_built_are_an_error(source):
     done = wheel(source, GEM_ACTIVATIONS_REQUIRE_KERNELS="1")
     assert done.returncode != 0
     assert "/nonexistent/cc" in done.stdout + done.stderr
+
+
+def test_the_extras_that_the_command_line_names_are_there():
+    assert set(cli.EXTRAS.values()) <= EXTRAS.keys()
