@@ -19,6 +19,9 @@ from . import formula
 from .dispatch import BackendName, choose_backend, is_traced, refuse_forced_kernel
 from .functional import check_tensor
 
+_PIECE = 2**15
+_HIGHEST = 8  # The n up to which float32 holds every power.
+
 
 def activate_scaled(
     x: Tensor, log_scale: Tensor, n: int, leak: float = 0.0, *, channel_dim: int = 1, backend: BackendName = "auto"
@@ -62,13 +65,23 @@ def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, chan
     return (wide * (leak + (1 - leak) * gate) if leak else wide.relu() * gate).to(x.dtype)
 
 
-def _scale_derivative(x: Tensor, spec: GemSpec) -> Tensor:
-    """Return f(x) - x f'(x), the derivative by log a, without the cancellation of that difference."""
-    inverse_scale, _, limit = spec.reduction
-    wide = formula.widen(x).clamp(0.0, limit / inverse_scale)
-    power, eps = formula._gate(wide, spec)  # pyright: ignore[reportPrivateUsage]
-    total = power + eps
-    return wide * (power / total) * (eps / total) * (-2 * spec.n * (1 - spec.leak))
+def _scale_gradient(grad: Tensor, x: Tensor, spec: GemSpec) -> Tensor:
+    """Return the sum of grad (f(x) - x f'(x)), the gradient by log a, without the cancellation of that difference.
+
+    In pieces that stay in the cache, and in place: to ask for memory would take longer than to compute.
+    """
+    inverse_scale, eps, limit = spec.reduction
+    wide = torch.promote_types(x.dtype, torch.float32 if spec.n <= _HIGHEST else torch.float64)
+    value, rest = (torch.empty(min(_PIECE, x.numel()), dtype=wide, device=x.device) for _ in range(2))
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    for part, g in zip(x.reshape(-1).split(_PIECE), grad.reshape(-1).split(_PIECE), strict=True):
+        v, r = value[: part.numel()], rest[: part.numel()]
+        v.copy_(part).clamp_(0.0, limit / inverse_scale)
+        torch.mul(v, inverse_scale, out=r).pow_(2).pow_(spec.n).add_(eps).reciprocal_().mul_(eps)  # 1 - F
+        v.mul_(r)
+        v.mul_(r.neg_().add_(1))
+        total += torch.dot(v, g.to(wide))
+    return total * (-2 * spec.n * (1 - spec.leak))
 
 
 class _Scaled(torch.autograd.Function):
@@ -97,7 +110,7 @@ class _Scaled(torch.autograd.Function):
         by_x = backend.backward(grad, x, spec, False) if ctx.needs_input_grad[0] else None
         by_scale = None
         if ctx.needs_input_grad[1]:
-            by_scale = (formula.widen(grad) * _scale_derivative(x, spec)).sum(dtype=torch.float64)
+            by_scale = _scale_gradient(grad, x, spec)
             by_scale = by_scale.to(log_scale.dtype).reshape(log_scale.shape)
         return by_x, by_scale, None, None, None
 
