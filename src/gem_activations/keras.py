@@ -12,6 +12,7 @@ Example:
 """
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ with framework("keras", at_least="3.12", hint=f"install it, or {_CHOICE}"):
 
 __all__ = ["EGEM", "GEM", "SEGEM", "activate", "egem", "gem", "segem"]
 
+_EXACT_ORDERS = 8  # Up to here p is a power of two, and x/p is exact.
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _register = keras.saving.register_keras_serializable(package="gem_activations")
 
@@ -135,24 +137,36 @@ def _no_tensor(x: Any) -> TensorError:
 def _value(x: Any, spec: GemSpec) -> Any:
     """Give f(x) in operations that each backend differentiates, to any order, without NaN at 0 or infinity.
 
-    Beyond the edge, where the gate rounds to 1, f grows as x itself: no gradient meets infinity times 0.
+    With t = x/p and p near the scale, the gate is multiplied through by max(t, 1)^(-2n),
+
+        F = P / (P + e Q),   P = min(t, 1)^(2n),   Q = max(t, 1)^(-2n),   e = (a/p)^(2n),
+
+    so that a converter can make the graph float16: no number but x and t leaves that range.
     """
-    inverse_scale, eps, limit = spec.reduction
-    # In float32 whatever the dtype: a backend may take a Python number for one of float32.
-    edge = float(np.float32(min(limit / inverse_scale, float(np.finfo(np.float32).max))))
+    n, exact = spec.n, spec.n <= _EXACT_ORDERS
+    unit = 1 / spec.reduction.inverse_scale if exact else _to_float16(spec.scale)
+    eps = float(Fraction(spec.eps) / Fraction(unit) ** (2 * n))
     positive: Any = ops.relu(x)
-    within = positive < edge
-    near: Any = ops.where(within, positive, edge)
-    far: Any = ops.where(within, 0.0, positive - edge)
-    power: Any = _power(near * inverse_scale, 2 * spec.n)
-    # The derivative of a quotient squares the denominator, which leaves float32's range for large n. A power of two
-    # takes the denominator to where its square stays, and is exact.
-    shrink = 2.0 ** -(30 + round(math.log2(eps)))
-    rise = power / ((power + eps) * shrink) * shrink
+    t: Any = positive if unit == 1 else positive * (1 / unit) if exact else positive / unit
+    # Beyond, F rounds to 1, and f grows as x itself: no gradient meets infinity times 0.
+    bits = 54 if keras.backend.standardize_dtype(x.dtype) == "float64" else 26
+    limit = (max(eps, 1.0) * 2.0**bits) ** (1 / (2 * n))
+    t = ops.where(t < limit, t, limit)
+    low: Any = ops.where(t < 1.0, t, 1.0)
+    # The divisor is max(t, 1). TensorFlow's reciprocal, which it would take for 1 / max(t, 1), is less exact.
+    ratio: Any = low / (t - low + 1.0)
+    power: Any = _power(ratio, 2 * n) if exact else ops.power(ratio, 2.0 * n)
+    below: Any = ops.where(t < 1.0, power, 1.0)
+    above: Any = ops.where(t < 1.0, 1.0, power) * eps
     if not spec.leak:
-        return near * rise + far
-    gate = spec.leak + (1 - spec.leak) * rise
-    return ops.where(x > 0, near * gate + far, x * spec.leak)
+        return positive * (below / (below + above))
+    return ops.where(x > 0, positive * ((below + above * spec.leak) / (below + above)), x * spec.leak)
+
+
+def _to_float16(value: float) -> float:
+    """Round to the 11 bits of float16, whatever the exponent."""
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(round(mantissa * 2**11), exponent - 11)
 
 
 def _power(t: Any, exponent: int) -> Any:
@@ -174,6 +188,9 @@ class _Member(keras.layers.Layer):
         super().__init__(**kwargs)
         self.spec = spec
         self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:  # noqa: ARG002 -- Keras's signature
+        """Do nothing but say that it is done: there are no weights. A subclass may have some."""
         self.built = True
 
     def call(self, inputs: Any) -> Any:

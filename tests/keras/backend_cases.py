@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import keras.src.testing
 import ml_dtypes
 import numpy as np
 import pytest
@@ -29,7 +30,12 @@ from ..tolerances import (
 from ..ulps import smallest_normal, ulps_apart
 
 # Keras hands the tensors of TensorFlow and PyTorch to NumPy by a protocol that NumPy 2 has changed.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    # Keras's own test of a layer trains models of that layer alone, from a generator.
+    pytest.mark.filterwarnings("ignore:`shuffle=True` was passed, but will be ignored:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The model does not have any trainable weights:UserWarning"),
+]
 
 BACKEND = keras.backend.backend()
 FOLDER = Path(os.environ["GEM_KERAS_FOLDER"])
@@ -274,3 +280,44 @@ def test_the_docstrings():
     failed, attempted = doctest.testmod(front, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert not failed
     assert attempted >= 10
+
+
+class Scaled(GEM):
+    """A user's layer with a weight of its own."""
+
+    def build(self, input_shape: Any) -> None:
+        self.scale = self.add_weight(shape=(input_shape[-1],), initializer="ones")
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        return super().call(inputs) * self.scale
+
+
+def test_a_subclass_with_weights_is_built():
+    layer = Scaled(n=2)
+    assert not layer.built
+    assert layer(keras.ops.ones((2, 3))).shape == (2, 3)
+    assert layer.built
+    assert [tuple(weight.shape) for weight in layer.weights] == [(3,)]
+
+
+CONFIGS = [(GEM, {"n": 2}), (EGEM, {"n": 2, "eps": 0.5}), (SEGEM, {"n": 1, "eps": 0.1, "leak": 0.2})]
+
+
+class TestLayersByKeras(keras.src.testing.TestCase):
+    """Keras's own test of a layer: saving, symbolic calls, dtype policies, masks, training steps."""
+
+    def test_members(self) -> None:
+        for layer, arguments in CONFIGS:
+            self.run_layer_test(
+                layer,
+                init_kwargs=arguments,
+                input_shape=(2, 3, 4),
+                expected_output_shape=(2, 3, 4),
+                expected_num_trainable_weights=0,
+                expected_num_non_trainable_weights=0,
+                expected_num_seed_generators=0,
+                expected_num_losses=0,
+                supports_masking=True,
+                assert_built_after_instantiation=False,
+            )

@@ -1,4 +1,4 @@
-"""`gem-act c`: integer layers as a C header, of one activation, of a JSON file or of a quantised ONNX model."""
+"""`gem-act c`: integer layers as a C header, of one activation or of a JSON file."""
 
 import json
 import re
@@ -24,9 +24,8 @@ class HeaderRequest:
     """What to write. The options of `gem-act c` are these fields."""
 
     source: str
-    """An activation such as "gem(n=2)", with its scales and zero points as options, or a file. JSON: a list of objects
-    with name, activation, in_scale, in_zero, out_scale, out_zero, bits and rounding, the last two if wanted. ONNX: a
-    model with int8 or int16 around its activations."""
+    """An activation such as "gem(n=2)", with its scales and zero points as options; or a JSON file, a list of objects
+    with name, activation, in_scale, in_zero, out_scale, out_zero and, if wanted, bits and rounding."""
     out: Path
     """Header to write, such as layer1.h, which names the layer of a single activation."""
     test: Path | None = None
@@ -42,7 +41,7 @@ class HeaderRequest:
     bits: int | None = None
     """8 or 16; 8 if not given."""
     rounding: Rounding | None = None
-    """Of ties: away (from zero, as in TFLite) or even (as in ONNX); that of the source's runtime if not given."""
+    """Of ties: away (from zero, as in TFLite) or even (as in ONNX); away if not given."""
     method: Method = "q31"
     """q15 has no 64-bit product and is for 8 bits."""
     division: Division = "udiv"
@@ -74,19 +73,16 @@ def write_header(request: HeaderRequest) -> Iterator[str]:
 
 def _settings(request: HeaderRequest) -> dict[str, tuple[GemSpec, Quantization]]:
     given = {name: getattr(request, name) for name in (*_NEEDED, *_OPTIONAL) if getattr(request, name) is not None}
-    suffix = Path(request.source).suffix
-    if suffix not in (".json", ".onnx"):
+    if Path(request.source).suffix != ".json":
         missing = [name for name in _NEEDED if name not in given]
         if missing:
             options = ", ".join("--" + name.replace("_", "-") for name in missing)
-            raise QuantizationError(f"{quote(request.source)} needs {options} as well; or name a .json or .onnx file")
+            raise QuantizationError(f"{quote(request.source)} needs {options} as well; or name a .json file")
         name = re.sub(r"\W", "_", request.out.stem, flags=re.ASCII)
         return {name: (GemSpec.parse(request.source), Quantization(**given))}
     if given:
         option = "--" + next(iter(given)).replace("_", "-")
         raise QuantizationError(f"{option} is for one activation; the layers of {request.source} bring their own")
-    if suffix == ".onnx":
-        raise QuantizationError("not yet")
     return _read_json(Path(request.source))
 
 
