@@ -44,7 +44,7 @@ def test_it_has_every_public_name_of_a_front(reference, module):
 
 
 # To import Keras takes seconds: its names are written here.
-@pytest.mark.parametrize("name", ["gem", "egem", "segem", "activate", "GEM", "EGEM", "SEGEM"])
+@pytest.mark.parametrize("name", ["gem", "egem", "segem", "activate", "int8_form", "GEM", "EGEM", "SEGEM"])
 def test_it_has_every_public_name_of_keras(reference, name):
     assert entry(reference, f"gem_activations.keras.{name}")[1]
 

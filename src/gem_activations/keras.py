@@ -11,7 +11,10 @@ Example:
     [0.1, 0.5, 1.6]
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from fractions import Fraction
 from typing import Any
 
@@ -30,7 +33,9 @@ with framework("keras", at_least="3.12", hint=f"install it, or {_CHOICE}"):
     except ValueError as error:  # A backend that Keras does not know.
         raise BackendError(f"keras cannot be imported ({error}); {_CHOICE}") from error
 
-__all__ = ["EGEM", "GEM", "SEGEM", "activate", "egem", "gem", "segem"]
+__all__ = ["EGEM", "GEM", "SEGEM", "activate", "egem", "gem", "int8_form", "segem"]
+
+_by_lookup: ContextVar[bool] = ContextVar("_by_lookup", default=False)
 
 _EXACT_ORDERS = 8  # Up to here p is a power of two, and x/p is exact.
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -143,6 +148,8 @@ def _value(x: Any, spec: GemSpec) -> Any:
 
     so that a converter can make the graph float16: no number but x and t leaves that range.
     """
+    if _by_lookup.get():
+        return _value_by_lookup(x, spec)
     n, exact = spec.n, spec.n <= _EXACT_ORDERS
     unit = 1 / spec.reduction.inverse_scale if exact else _to_float16(spec.scale)
     eps = float(Fraction(spec.eps) / Fraction(unit) ** (2 * n))
@@ -161,6 +168,45 @@ def _value(x: Any, spec: GemSpec) -> Any:
     if not spec.leak:
         return positive * (below / (below + above))
     return ops.where(x > 0, positive * ((below + above * spec.leak) / (below + above)), x * spec.leak)
+
+
+@contextlib.contextmanager
+def int8_form() -> Iterator[None]:
+    """Within it, graphs are traced in operations that TFLite quantises well: convert to int8 and 16x8 inside.
+
+    TFLite quantises every operation by itself, keeps the scale of a minimum at that of its argument, and has no
+    division in 16 bits. So the powers stay below 1, and reciprocals are made of exponentials and logarithms, which
+    it looks up.
+    Values are off by some ulps more than otherwise. Nothing else changes: the model and its weights are the same.
+
+    Example:
+        >>> with int8_form():
+        ...     y = gem(1.0)
+        >>> round(float(y), 5)
+        0.5
+    """
+    token = _by_lookup.set(True)
+    try:
+        yield
+    finally:
+        _by_lookup.reset(token)
+
+
+def _value_by_lookup(x: Any, spec: GemSpec) -> Any:
+    """Give f(x) with t = x/p, P = min(t, 3/4)^(2n), Q = max(t, 3/4)^(-2n); ReLU6 is a bound with its own scale."""
+    inverse_scale, eps, _ = spec.reduction
+    n, cut = spec.n, 0.75
+    eps *= cut ** (2 * n)
+    positive: Any = ops.relu(x)
+    t: Any = positive if inverse_scale == 1 else positive * inverse_scale
+    low: Any = ops.relu6(t * 8.0) * 0.125
+    power: Any = _power(low, 2 * n)
+    rest: Any = ops.exp(ops.log(t - low + cut) * (-2.0 * n))
+    # Twice the reciprocal: there is no negation in 16 bits either.
+    double: Any = ops.exp(math.log(2.0) - ops.log(power + rest * eps))
+    if not spec.leak:
+        return positive * (power * 0.5 * double)
+    return x * ((power * 0.5 + rest * (0.5 * eps * spec.leak)) * double)
 
 
 def _to_float16(value: float) -> float:

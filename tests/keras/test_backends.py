@@ -28,6 +28,13 @@ def test_backend(backend, folder):
     assert "skipped" not in done.stdout
 
 
+def test_tflite():
+    program = [sys.executable, "-m", "pytest", str(CASES.with_name("tflite_cases.py")), "-p", "no:cacheprovider"]
+    environment = {**os.environ, **QUIET, "KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def say_the_error(prepare="", backend="torch"):
     code = f"""
 import sys
