@@ -164,7 +164,8 @@ def _value(x: Any, spec: GemSpec) -> Any:
     ratio: Any = low / (t - low + 1.0)
     power: Any = _power(ratio, 2 * n) if exact else ops.power(ratio, 2.0 * n)
     below: Any = ops.where(t < 1.0, power, 1.0)
-    above: Any = ops.where(t < 1.0, 1.0, power) * eps
+    above: Any = ops.where(t < 1.0, 1.0, power)
+    above = above * eps
     if not spec.leak:
         return positive * (below / (below + above))
     return ops.where(x > 0, positive * ((below + above * spec.leak) / (below + above)), x * spec.leak)
@@ -199,11 +200,14 @@ def _value_by_lookup(x: Any, spec: GemSpec) -> Any:
     eps *= cut ** (2 * n)
     positive: Any = ops.relu(x)
     t: Any = positive if inverse_scale == 1 else positive * inverse_scale
-    low: Any = ops.relu6(t * 8.0) * 0.125
+    bounded: Any = ops.relu6(t * 8.0)
+    low = bounded * 0.125
     power: Any = _power(low, 2 * n)
-    rest: Any = ops.exp(ops.log(t - low + cut) * (-2.0 * n))
+    logarithm: Any = ops.log(t - low + cut)
+    rest: Any = ops.exp(logarithm * (-2.0 * n))
+    logarithm = ops.log(power + rest * eps)
     # Twice the reciprocal: there is no negation in 16 bits either.
-    double: Any = ops.exp(math.log(2.0) - ops.log(power + rest * eps))
+    double: Any = ops.exp(math.log(2.0) - logarithm)
     if not spec.leak:
         return positive * (power * 0.5 * double)
     return x * ((power * 0.5 + rest * (0.5 * eps * spec.leak)) * double)
