@@ -208,6 +208,34 @@ def test_loop_that_is_left_early_keeps_its_last_epoch(tmp_path: Path) -> None:
     assert [row["loss"] for row in logged(tmp_path, "relu", 0)] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("stop", [-1, 2])
+def test_what_is_logged_before_and_after_the_loop_is_kept_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    def around(run: Run) -> dict[str, float]:
+        model = nn.Linear(1, 1)
+        run.log(before=1)
+        for epoch in run.epochs(3, model=model):
+            if epoch == STOP[1]:
+                raise KeyboardInterrupt
+            run.log(inside=epoch)
+        run.log(after=2)
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(f"{__name__}.STOP", (0, stop))
+    if stop >= 0:
+        with pytest.raises(KeyboardInterrupt):
+            compare(around, activations=["relu"], out=tmp_path, **{**WISH, "seeds": 1})
+        monkeypatch.setattr(f"{__name__}.STOP", (-1, -1))
+    compare(around, activations=["relu"], out=tmp_path, **{**WISH, "seeds": 1})
+    assert logged(tmp_path, "relu", 0) == [
+        {"epoch": 1, "before": 1, "inside": 0},
+        {"epoch": 2, "inside": 1},
+        {"epoch": 3, "inside": 2},
+        {"epoch": 4, "after": 2},
+    ]
+
+
 # Names of activations
 
 

@@ -85,6 +85,7 @@ class Run:
         self._make, self._identity, self._group = make, identity or {}, group or SingleProcess()
         self._on_epoch = on_epoch or (lambda _rows, _epochs: None)
         self._row: EpochRow = {}
+        self._early: EpochRow = {}
         self._looping = self._begun = False
         self._begun_epoch = 0.0
         self._earlier = 0.0  # Seconds of earlier processes that worked on this run.
@@ -133,7 +134,8 @@ class Run:
         self._group.agree(done, "the epochs of the checkpoint")
         self._on_epoch(self.metrics, count)
         for epoch in range(done, count):
-            self._looping, self._row, self._begun_epoch = True, {}, time.perf_counter()
+            self._row = {} if epoch else self._early
+            self._looping, self._begun_epoch = True, time.perf_counter()
             yield epoch
             self._end_epoch()
             if states and self._group.rank == 0:
@@ -144,7 +146,7 @@ class Run:
         """Record figures of the current epoch by name, such as `run.log(train_loss=loss)`.
 
         In a loop over `epochs` they become one line of `metrics.jsonl` when the epoch ends; later values replace
-        earlier ones. Elsewhere each call is a line of its own.
+        earlier ones. What was logged before the loop joins its first epoch. Elsewhere each call is a line of its own.
 
         Args:
             figures: Numbers, or tensors and arrays with one element. One that is not finite is stored as none.
@@ -152,12 +154,17 @@ class Run:
         """
         if "epoch" in figures:
             raise ExperimentError("run.log(epoch=...): the epoch is recorded anyway; give this figure another name")
-        self._row |= {name: finite(to_number(name, value)) for name, value in figures.items()}
-        if not self._looping:
-            if not self.metrics and not self._begun:
+        row: EpochRow = {name: finite(to_number(name, value)) for name, value in figures.items()}
+        if self._looping:
+            self._row |= row
+            return
+        if not self._begun:
+            self._early |= row
+            if (self.folder / CHECKPOINT).exists():
+                return  # A run that goes on: its first epoch has been told before.
+            if not self.metrics:
                 self._restart()
-            self._append({"epoch": len(self.metrics) + 1, **self._row})
-            self._row = {}
+        self._append({"epoch": len(self.metrics) + 1, **row})
 
     def log_predictions(self, predictions: ArrayLike, targets: ArrayLike | None = None) -> None:
         """Store predictions on the test examples, compressed, in `predictions.npz` of the run's folder.
@@ -233,6 +240,7 @@ class Run:
         return found["epochs"]
 
     def _restart(self) -> int:
+        self.metrics = []
         if self._group.rank == 0:
             cut_metrics(self.folder / METRICS, 0)
         return 0
