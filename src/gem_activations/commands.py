@@ -128,11 +128,12 @@ class Tune(Request):
 class Report:
     """Make the report of a comparison again from what its folder stores, or that of a table of results from elsewhere.
 
-    A table is a CSV or Parquet file with one row a run; an empty metric is a failed run.
+    A table is a CSV or Parquet file with one row a run; an empty metric is a failed run. Several folders are ranked
+    over tasks.
     """
 
-    source: Annotated[Positional[Path], arg(metavar="FOLDER | TABLE")]
-    """Output folder of a comparison, finished or not, or a table."""
+    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="FOLDER [FOLDER ...] | TABLE")]
+    """Output folders of comparisons, finished or not, or one table."""
     baseline: str | None = None
     """Activation that the others are compared with; the comparison's own, or gelu, if not given."""
     json: Annotated[bool, FlagCreatePairsOff] = False
@@ -157,15 +158,44 @@ class Report:
     def run(self) -> int:
         """Write and print the report."""
         from .lab.report.document import analyse, read_report
+        from .lab.statistics.across import across_lines
         from .lab.statistics.reading import read_table
 
-        if self.source.is_dir() or not self.source.suffix:
-            return _report(read_report(self.source, self.baseline), self.json)
-        out = self.out or self.source.with_name(f"{self.source.stem}-report")
+        if len(self.sources) > 1:
+            found = {str(folder): read_report(folder, self.baseline).analysis for folder in self.sources}
+            _print_lines(across_lines(found), _console(sys.stdout))
+            return 0
+        (source,) = self.sources or (Path(),)
+        if source.is_dir() or not source.suffix:
+            return _report(read_report(source, self.baseline), self.json)
+        out = self.out or source.with_name(f"{source.stem}-report")
         names = ("arm", "seed", "metric", "better", "baseline", "margin", "unit", "chance")
         given: dict[str, Any] = {name: getattr(self, name) for name in names}
-        table = read_table(self.source, out, **given)
+        table = read_table(source, out, **given)
         return _report(analyse(table), self.json)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say how many seeds show a difference of a size at 80 % power, by the spread of the runs of a comparison."""
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """Output folder of a comparison."""
+    effect: float
+    """True difference to the baseline, in the unit of the report, such as 0.5 points."""
+
+    def run(self) -> None:
+        """Compute and print."""
+        from .lab.report.document import read_report
+        from .lab.statistics.analysis import plan_seeds
+
+        analysis = read_report(self.folder).analysis
+        metric = analysis.metric
+        found, low, high = plan_seeds(analysis, self.effect / metric.scale)
+        unit = metric.difference_unit or metric.title
+        size = f"{self.effect:g} {unit} to {analysis.baseline}, {len(analysis.compared)} arms"
+        allowed = f"{low:,} to {high:,} for the spreads that these runs allow"
+        print(f"{size}: {found:,} seeds at 80 % power ({allowed})")
 
 
 @dataclass(frozen=True)
@@ -456,6 +486,7 @@ def run_command(words: list[str]) -> int:
         "compare": compare,
         "tune": Tune,
         "report": Report,
+        "plan": Plan,
         "merge": Merge,
         "data": Data,
         "claims": Claims,

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,7 @@ from scipy import stats
 
 from gem_activations.cli import main
 from gem_activations.errors import DataError, SettingError, StoreError
+from gem_activations.lab.statistics.across import rank_arms
 from gem_activations.lab.statistics.analysis import (
     SEEDS_CAP,
     Run,
@@ -19,6 +21,7 @@ from gem_activations.lab.statistics.analysis import (
     spread_range,
     student_interval,
 )
+from gem_activations.lab.statistics.archive import read_comparison
 from gem_activations.lab.statistics.contrasts import dunnett_critical
 from gem_activations.lab.statistics.formatting import analysis_sentences, headline
 from gem_activations.lab.statistics.metrics import ACCURACY, LOSS, PERPLEXITY, Criterion, criterion_of, own_criterion
@@ -334,3 +337,29 @@ def test_a_table_has_a_report_of_its_own(tmp_path, capsys):
     assert "accuracy, from" in (tmp_path / "mine-report/report.html").read_text()
     assert main(["report", str(tmp_path / "mine.csv"), "--metric", "f1"]) == 2
     assert "no column 'f1'; its columns are activation, seed, accuracy" in capsys.readouterr().err
+
+
+RESULTS = Path(__file__).parents[2] / "benchmarks/results"
+
+
+def test_seeds_are_planned_from_a_folder(capsys):
+    assert main(["plan", str(RESULTS / "mnist"), "--effect", "0.16"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("0.16 points to gelu, 7 arms: 3 seeds at 80 % power (")
+    assert main(["plan", str(RESULTS / "mnist"), "--effect", "-1"]) == 2
+    assert "expected a positive difference" in capsys.readouterr().err
+
+
+def test_folders_are_ranked_over_tasks(capsys):
+    names = ("mnist", "cifar10-resnet56", "gpt2-124m", "bert-small")
+    analyses = {name: analyse_comparison(read_comparison(RESULTS / name)) for name in names}
+    standings, critical = rank_arms(analyses)
+    assert {one.arm for one in standings} == {"relu", "gelu", "gem"}
+    assert sum(one.mean_rank for one in standings) == pytest.approx(6)
+    # Nemenyi's critical value of three arms is 2.343 in every table.
+    assert critical == pytest.approx(2.343 * math.sqrt(12 / 24), abs=1e-3)
+    assert all(list(one.profile) == sorted(one.profile) for one in standings)
+    assert main(["report", *(str(RESULTS / name) for name in names[1:])]) == 0
+    printed = capsys.readouterr().out
+    assert "Mean ranks over 3 comparisons" in printed
+    assert "bert-small: gem shown worse than gelu" in printed

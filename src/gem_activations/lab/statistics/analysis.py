@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
+from ...errors import SettingError
 from ..store.records import FAILED, INFRASTRUCTURE
 from .contrasts import ALPHA, RESOLUTION, dunnett_critical, dunnett_p, pooled_variance
 from .metrics import Criterion, Metric
@@ -392,6 +393,25 @@ def seeds_for(effect: float, spread_of_run: float, arms: int) -> int:
         reach = detectable(dunnett_critical(arms, freedom), freedom) * spread_of_run * math.sqrt(2 / seeds)
         low, high = (low, seeds) if reach <= effect else (seeds, high)
     return high
+
+
+def plan_seeds(analysis: Analysis, effect: float) -> tuple[int, int, int]:
+    """Compute the seeds at which a difference of a size is shown at 80 % power, by the spread of a comparison.
+
+    Args:
+        analysis: A comparison with at least two arms and two seeds.
+        effect: True difference to the baseline, positive, in the metric's stored unit.
+    Returns: The seeds for the spread that was found, and for the ends of its 80 % interval.
+    Raises: SettingError: the effect is not positive, or the comparison knows no spread.
+    """
+    if not 0 < effect < math.inf:
+        raise SettingError(f"--effect {effect}: expected a positive difference")
+    if not analysis.spread:
+        raise SettingError("the runs have no spread to plan with; a plan needs two arms and two seeds at least")
+    ends = spread_range(analysis.spread, analysis.freedom)
+    spreads = (analysis.spread, ends.low, ends.high)
+    found, low, high = (seeds_for(effect, size, len(analysis.compared)) for size in spreads)
+    return found, low, high
 
 
 def spread_range(spread_of_run: float, freedom: int, level: float = 0.8) -> Interval:
