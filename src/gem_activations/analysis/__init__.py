@@ -16,13 +16,16 @@ from ..errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from .certification import certify, certify_all
+    from .relax import Relaxation, relax
     from .values import Certificate, CertificateError, Property, Value
 
-__all__ = ["Certificate", "CertificateError", "Property", "Value", "certify", "certify_all"]
+__all__ = ["Certificate", "CertificateError", "Property", "Relaxation", "Value", "certify", "certify_all", "relax"]
 
-_HOMES = dict.fromkeys(["certify", "certify_all"], ".certification") | dict.fromkeys(
-    ["Certificate", "CertificateError", "Property", "Value"], ".values"
-)
+_HOMES = {
+    **dict.fromkeys(["certify", "certify_all"], ".certification"),
+    **dict.fromkeys(["Relaxation", "relax"], ".relax"),
+    **dict.fromkeys(["Certificate", "CertificateError", "Property", "Value"], ".values"),
+}
 
 
 def __getattr__(name: str) -> Any:

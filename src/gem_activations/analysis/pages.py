@@ -88,6 +88,7 @@ def _curve(piece: Piece, order: int, low: float, high: float) -> tuple[list[floa
 
 
 INDEX = "README.md"
+WRITTEN = ("schema.md", "verification.md")  # By hand.
 _DRAWN = "<!-- drawing: "
 _INTRODUCTION = """# Proved properties of every activation
 
@@ -138,7 +139,7 @@ def stale(folder: Path, pages: dict[str, str]) -> list[str]:
         digest = pages[name.replace(".svg", ".md")].partition(_DRAWN)[2].partition(" ")[0]
         if not (folder / name).is_file() or digest not in (folder / name).read_text(encoding="utf-8"):
             found.append(name)
-    known = {*pages, *plots}
+    known = {*pages, *plots, *WRITTEN}
     return found + sorted(path.name for path in folder.glob("*.*") if path.name not in known)
 
 
