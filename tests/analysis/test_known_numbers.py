@@ -336,3 +336,24 @@ def test_extreme_parameters_are_closed_and_right(certificate):
     assert steep["lipschitz"].value.exact == "14641/480"
     assert sharp["second_moment"].value.approx == pytest.approx(0.5, rel=1e-12)
     assert sharp["gate_law"].value.note.startswith("none of")
+
+
+@pytest.mark.parametrize("eps", ["1", "1/100", "10", "7/3"])
+def test_the_moments_of_n_1_are_closed_for_any_eps(eps):
+    e = sp.Rational(eps)
+    g0 = sp.sqrt(sp.pi / 2) * sp.exp(e / 2) * sp.erfc(sp.sqrt(e / 2)) / sp.sqrt(e)
+    found = {row.key: row.value for row in propagation(read(f"egem(eps={eps})"))}
+    second = (1 - 2 * e - e**2 / 2 + e**2 * (5 + e) * g0 / 2) / 2
+    for key, known in (("second_moment", second), ("gain", 1 / sp.sqrt(second))):
+        assert mp.mpf(found[key].low) * (1 - mp.mpf(10) ** -18) <= mp.mpf(str(sp.N(known, 40)))
+        assert mp.mpf(str(sp.N(known, 40))) <= mp.mpf(found[key].high) * (1 + mp.mpf(10) ** -18)
+    f, _, *_ = DEFINITIONS["gem"] if eps == "1" else (family(1, Fraction(eps)), [0])
+    assert found_close(found["second_moment"], mp.quad(lambda z: f(z) ** 2 * mp.npdf(z), [0, 0.1, 1, 4, 14]))
+
+
+def test_the_exact_gain_of_gem(certificate):
+    gem = certificate("gem")
+    g0 = sp.sqrt(sp.pi / 2) * sp.exp(sp.Rational(1, 2)) * sp.erfc(1 / sp.sqrt(2))
+    assert sp.simplify(exact(gem["second_moment"]) - (3 * g0 - sp.Rational(3, 2)) / 2) == 0
+    assert sp.simplify(exact(gem["slope_moment"]) - (5 * g0 / 6 - sp.Rational(1, 4))) == 0
+    assert gem["gain"].value.kind == gem["chi"].value.kind == "exact"

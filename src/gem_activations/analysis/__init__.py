@@ -16,13 +16,25 @@ from ..errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from .certification import certify, certify_all
+    from .constants import CONSTANTS
     from .relax import Relaxation, relax
     from .values import Certificate, CertificateError, Property, Value
 
-__all__ = ["Certificate", "CertificateError", "Property", "Relaxation", "Value", "certify", "certify_all", "relax"]
+__all__ = [
+    "CONSTANTS",
+    "Certificate",
+    "CertificateError",
+    "Property",
+    "Relaxation",
+    "Value",
+    "certify",
+    "certify_all",
+    "relax",
+]
 
 _HOMES = {
     **dict.fromkeys(["certify", "certify_all"], ".certification"),
+    "CONSTANTS": ".constants",
     **dict.fromkeys(["Relaxation", "relax"], ".relax"),
     **dict.fromkeys(["Certificate", "CertificateError", "Property", "Value"], ".values"),
 }

@@ -49,7 +49,7 @@ def tidy(expression: Expr) -> Expr:
         return expression
     if enormous(expression):
         return expression
-    if expression.has(sp.erf):
+    if expression.has(sp.erf, sp.erfc):
         found = [expression, sp.expand(expression)]
     else:
         found = [expression]
@@ -119,7 +119,7 @@ def constant_sign(expression: Expr) -> int:
     return sign
 
 
-LONGEST_EXACT = 90
+LONGEST_EXACT = 130
 WIDEST = "1e-12"
 
 

@@ -14,7 +14,7 @@ import sympy as sp
 from flint import acb, arb
 
 from .balls import Expr, X, constant_ball, integral, tape
-from .exact import Number, enormous, exact, tidy
+from .exact import Number, constant_sign, enormous, exact, tidy
 from .formulas import Formula, Piece
 from .limits import limit, tail_sign
 from .proofs import remembered
@@ -143,9 +143,11 @@ def expectation(formula: Formula, integrands: Sequence[Expr], growth: int, varia
         variance: Exact, above 0.
     Raises: UndecidedError: f' has no proved bound, and a piece has no closed form.
     """
-    if all(integrand.is_polynomial(X) for integrand in integrands):
-        parts = (closed_form(piece, h) for piece, h in zip(formula.pieces, integrands, strict=True))
-        closed = sum(parts, sp.Integer(0)).subs(X, sp.sqrt(variance))
+    parts = [_closed(piece, h) for piece, h in zip(formula.pieces, integrands, strict=True)]
+    if None not in parts:
+        closed = sp.Add(*parts).subs(X, sp.sqrt(variance))
+        if closed.has(sp.erfc):
+            return exact(sp.expand(closed))
         if not enormous(closed):
             return exact(tidy(closed))
     return Number(None, enclose(formula, integrands, growth, constant_ball(variance)))
@@ -196,6 +198,42 @@ def _far(line: Line, growth: int, deviation: arb) -> arb:
     }[growth]
     closed = closed_form(Piece(sp.Integer(line.start), sp.oo, straight), sp.expand(polynomial))
     return tape(closed)(deviation) + arb(0, doubt.upper())
+
+
+def _closed(piece: Piece, integrand: Expr) -> Expr | None:
+    """Return `closed_form`, or that of an even rational function with poles at x^2 = -b only; None for any other.
+
+    With b > 0, 1/(x^2 + b) is the integral of exp(-t (x^2 + b)) over t > 0, and E exp(-t x^2) is (1 + 2 t s^2)^(-1/2)
+    for x ~ N(0, s^2), so that E 1/(x^2 + b) = sqrt(pi/(2b)) exp(b/(2 s^2)) erfc(sqrt(b/2)/s) / s. Derivatives in b give
+    the higher powers, and a half-line from 0 has half of it.
+    """
+    if integrand.is_polynomial(X):
+        return closed_form(piece, integrand)
+    ends = (piece.low, piece.high)
+    if ends not in ((-sp.oo, sp.oo), (0, sp.oo), (-sp.oo, 0)) or not integrand.is_rational_function(X):
+        return None
+    square, width = sp.Dummy(positive=True), sp.Dummy(positive=True)
+    quotient = sp.cancel(sp.together(integrand))
+    if sp.cancel(quotient - quotient.subs(X, -X)) != 0:
+        return None
+    share = sp.Integer(1) if ends == (-sp.oo, sp.oo) else sp.Rational(1, 2)
+    total = sp.Integer(0)
+    for term in sp.Add.make_args(sp.apart(sp.cancel(quotient.subs(X, sp.sqrt(square))), square)):
+        top, bottom = sp.fraction(term)
+        if not bottom.has(square):
+            total += closed_form(piece, sp.expand(term.subs(square, X**2)))
+            continue
+        constant, moving = bottom.as_independent(square, as_Add=False)
+        base, power = moving.as_base_exp()
+        line = sp.Poly(base, square)
+        pole = line.nth(0) / line.nth(1) if line.degree() == 1 else sp.Integer(0)
+        if top.has(square) or not (power.is_Integer and constant_sign(pole) > 0):
+            return None
+        scale = top / constant / line.nth(1) ** power
+        mean = sp.sqrt(sp.pi / (2 * width)) * sp.exp(width / (2 * X**2)) * sp.erfc(sp.sqrt(width / 2) / X) / X
+        higher = sp.diff(mean, width, power - 1) * (-1) ** (power - 1) / sp.factorial(power - 1)
+        total += share * scale * higher.subs(width, pole)
+    return total
 
 
 def closed_form(piece: Piece, integrand: Expr) -> Expr:
