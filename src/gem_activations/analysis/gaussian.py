@@ -9,6 +9,7 @@ line falls in magnitude if D and D' have opposite signs there, so that |D| is at
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import sympy as sp
 from flint import acb, arb
@@ -143,7 +144,7 @@ def expectation(formula: Formula, integrands: Sequence[Expr], growth: int, varia
         variance: Exact, above 0.
     Raises: UndecidedError: f' has no proved bound, and a piece has no closed form.
     """
-    parts = [_closed(piece, h) for piece, h in zip(formula.pieces, integrands, strict=True)]
+    parts: list[Any] = [_closed(piece, h) for piece, h in zip(formula.pieces, integrands, strict=True)]
     if None not in parts:
         closed = sp.Add(*parts).subs(X, sp.sqrt(variance))
         if closed.has(sp.erfc):
