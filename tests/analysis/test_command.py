@@ -129,7 +129,13 @@ def test_plots_are_reproducible(tmp_path):
 def test_every_activation_has_a_page_and_a_plot():
     stems = {file_stem(name) for name in NAMES}
     assert {path.stem for path in PROPERTIES.glob("*.svg")} == stems
-    assert {path.stem for path in PROPERTIES.glob("*.md")} == {*stems, "README", "schema", "verification", "wrong-constants"}
+    assert {path.stem for path in PROPERTIES.glob("*.md")} == {
+        *stems,
+        "README",
+        "schema",
+        "verification",
+        "wrong-constants",
+    }
     comparison = (PROPERTIES / "README.md").read_text()
     assert all(f"`{name}`]({file_stem(name)}.md)" in comparison for name in NAMES)
 
