@@ -15,6 +15,9 @@ def test_a_row_stands_on_the_page(row):
     assert row["settings"] >= 200
     if row["method"] == "linear_table":
         assert f"off by {row['error_median']:.0f} LSB at the median, and by up to {row['largest_error']:,}." in page
+        middle = [round(row[f"error_{percent}_percent"]) for percent in (5, 95)]
+        assert f"nine settings in ten lie between {middle[0]} and {middle[1]} LSB" in page
+        assert f"| {row['error_median']:.0f} LSB at the median of the settings above |" in page
         return
     cells = f"int{row['bits']}, {row['method']}, {row['division']} | {row['settings']:,} | {row['exact_settings']:,} | "
     assert cells + f"{row['inexact_inputs']} | {row['largest_error']} LSB |" in page

@@ -1,4 +1,4 @@
-"""`gem-act c`: integer layers as a C header, of one activation or of a JSON file."""
+"""`gem-act c`: integer layers as a C header, of one activation, or of those of a JSON or ONNX file."""
 
 import json
 import re
@@ -13,6 +13,7 @@ from ..grammar import quote
 from ..spec import GemSpec
 from .header import make_header, make_vectors
 from .integer import Division, Method, integer
+from .onnx_file import read_onnx
 from .quantization import Quantization, Rounding
 
 _NEEDED = ("in_scale", "in_zero", "out_scale", "out_zero")
@@ -25,7 +26,8 @@ class HeaderRequest:
 
     source: str
     """An activation such as "gem(n=2)", with its scales and zero points as options; or a JSON file, a list of objects
-    with name, activation, in_scale, in_zero, out_scale, out_zero and, if wanted, bits and rounding."""
+    with name, activation, in_scale, in_zero, out_scale, out_zero and, if wanted, bits and rounding; or a quantised ONNX
+    file, whose members of the family become a layer each."""
     out: Path
     """Header to write, such as layer1.h, which names the layer of a single activation."""
     test: Path | None = None
@@ -73,17 +75,18 @@ def write_header(request: HeaderRequest) -> Iterator[str]:
 
 def _settings(request: HeaderRequest) -> dict[str, tuple[GemSpec, Quantization]]:
     given = {name: getattr(request, name) for name in (*_NEEDED, *_OPTIONAL) if getattr(request, name) is not None}
-    if Path(request.source).suffix != ".json":
+    read = {".json": _read_json, ".onnx": read_onnx}.get(Path(request.source).suffix)
+    if read is None:
         missing = [name for name in _NEEDED if name not in given]
         if missing:
             options = ", ".join("--" + name.replace("_", "-") for name in missing)
-            raise QuantizationError(f"{quote(request.source)} needs {options} as well; or name a .json file")
+            raise QuantizationError(f"{quote(request.source)} needs {options} as well; or name a .json or .onnx file")
         name = re.sub(r"\W", "_", request.out.stem, flags=re.ASCII)
         return {name: (GemSpec.parse(request.source), Quantization(**given))}
     if given:
         option = "--" + next(iter(given)).replace("_", "-")
         raise QuantizationError(f"{option} is for one activation; the layers of {request.source} bring their own")
-    return _read_json(Path(request.source))
+    return read(Path(request.source))
 
 
 def _read_json(path: Path) -> dict[str, tuple[GemSpec, Quantization]]:
