@@ -9,28 +9,20 @@ import difflib
 import json
 import sys
 import typing
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, Suppress, arg, subcommand
 
 from . import catalog
+from .bench.command import BenchRequest
+from .console import make_console, print_json, print_lines, print_report
 from .edge.command import HeaderRequest, write_header
 from .errors import SettingError
 from .grammar import format_call, quote
 from .lab.runs.request import Execution, FunctionRequest, Request
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from .lab.report.document import Report as LabReport
-
-_WIDE = 1000
-RUNS_FAILED = 3
-"""Exit status of a comparison that came to its end and in which a run failed."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +62,11 @@ def _compare(request: Execution) -> int:
         if not is_rank_zero():
             run_comparison(request, Silent())
             return 0
-        with show_progress(_console(sys.stderr)) as callback:
+        with show_progress(make_console(sys.stderr)) as callback:
             run_comparison(request, callback)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"run the same command again to go on in {request.folder}") from None
-    return _report(read_report(request.folder))
+    return print_report(read_report(request.folder))
 
 
 def _function_command(place: str) -> type[CompareFunction]:
@@ -116,12 +108,12 @@ class Tune(Request):
 
         folder = tuning_folder(self)
         try:
-            with show_progress(_console(sys.stderr)) as callback:
+            with show_progress(make_console(sys.stderr)) as callback:
                 tuning = tune(self, self.trials, self.factor, callback)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"run the same command again to go on in {folder}") from None
         hint = f"Take them with `gem-act compare {self.recipe} --rates {folder}` and the same options."
-        _print_lines([*tuning_lines(tuning), hint], _console(sys.stdout))
+        print_lines([*tuning_lines(tuning), hint], make_console(sys.stdout))
 
 
 @dataclass(frozen=True)
@@ -163,16 +155,16 @@ class Report:
 
         if len(self.sources) > 1:
             found = {str(folder): read_report(folder, self.baseline).analysis for folder in self.sources}
-            _print_lines(across_lines(found), _console(sys.stdout))
+            print_lines(across_lines(found), make_console(sys.stdout))
             return 0
         (source,) = self.sources or (Path(),)
         if source.is_dir() or not source.suffix:
-            return _report(read_report(source, self.baseline), self.json)
+            return print_report(read_report(source, self.baseline), self.json)
         out = self.out or source.with_name(f"{source.stem}-report")
         names = ("arm", "seed", "metric", "better", "baseline", "margin", "unit", "chance")
         given: dict[str, Any] = {name: getattr(self, name) for name in names}
         table = read_table(source, out, **given)
-        return _report(analyse(table), self.json)
+        return print_report(analyse(table), self.json)
 
 
 @dataclass(frozen=True)
@@ -229,7 +221,7 @@ class DataGet:
         from .lab.data.command import get_all
 
         try:
-            for folder in get_all(self.names, self.data_dir, _console(sys.stderr)):
+            for folder in get_all(self.names, self.data_dir, make_console(sys.stderr)):
                 print(folder)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("run the same command again to go on") from None
@@ -248,7 +240,7 @@ class DataCheck:
         """Check and print."""
         from .lab.data.command import check_all
 
-        check_all(self.names, self.data_dir, _console(sys.stdout))
+        check_all(self.names, self.data_dir, make_console(sys.stdout))
 
 
 @dataclass(frozen=True)
@@ -279,9 +271,9 @@ class Claims:
         from .lab.claims.command import claims_lines, claims_rows
 
         if self.json:
-            _print_json(claims_rows(self.folders))
+            print_json(claims_rows(self.folders))
             return
-        _print_lines(claims_lines(self.folders), _console(sys.stdout))
+        print_lines(claims_lines(self.folders), make_console(sys.stdout))
 
 
 @dataclass(frozen=True)
@@ -304,12 +296,12 @@ class List:
             for entry in catalog.ENTRIES.values()
         ]
         if self.json:
-            _print_json(rows)
+            print_json(rows)
             return
         from rich.markup import escape
         from rich.table import Table
 
-        console = _console(sys.stdout)
+        console = make_console(sys.stdout)
         # A terminal has room for what one types and what it means; the rest is in --json, and in a pipe.
         shown = ("name", "formula") if console.is_terminal else tuple(rows[0])
         table = Table(*shown, box=None, pad_edge=False)
@@ -358,46 +350,21 @@ class Certify:
 
         proved = certify_all(self.names, self.out, self.variance, self.budget)
         if self.json:
-            _print_json([json.loads(certificate.to_json()) for certificate in proved])
+            print_json([json.loads(certificate.to_json()) for certificate in proved])
             return
-        console = _console(sys.stdout)
+        console = make_console(sys.stdout)
         for certificate in proved:
             print_certificate(certificate, console)
         print(f"Certificates: {self.out}")
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(BenchRequest):
     """Time activations beside their rivals in one process on the same data, and measure the memory of whole blocks.
 
     Every GEM row is checked against the oracle first; a wrong one is not timed. Without options the full table is made,
     which takes about an hour on two cores; --short takes about two minutes.
     """
-
-    short: Annotated[bool, FlagCreatePairsOff] = False
-    """Two sizes, one dtype, one block."""
-    second_order: Annotated[bool, FlagCreatePairsOff] = False
-    """Networks that are differentiated twice, beside Softplus, SiLU, tanh and ReLU, and nothing else."""
-    log2_sizes: tuple[int, ...] | None = None
-    """Numbers of elements, as powers of two."""
-    dtypes: tuple[str, ...] | None = None
-    """Of float32, bfloat16, float16, float64."""
-    layouts: tuple[str, ...] | None = None
-    """Of contiguous, channels_last."""
-    directions: tuple[str, ...] | None = None
-    """Of forward, backward, both."""
-    orders: tuple[int, ...] | None = None
-    """The n of GEM."""
-    blocks: tuple[str, ...] | None = None
-    """Of feed-forward, gpt2-block, resnet56, or none."""
-    compiled: bool | None = None
-    """Time torch.compile's code too; needs a C++ compiler."""
-    seconds: float | None = None
-    """Wanted length of the timing of each table."""
-    out: Path | None = None
-    """File for the rows, one JSON object a line."""
-    json: Annotated[bool, FlagCreatePairsOff] = False
-    """Print the rows as JSON, and the tables to stderr."""
 
     def run(self) -> None:
         """Measure and print."""
@@ -406,9 +373,9 @@ class Bench:
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         out, short, as_json = chosen.pop("out"), chosen.pop("short"), chosen.pop("json")
         plan = make_plan(short, {name: value for name, value in chosen.items() if value is not None})
-        rows = run_benchmark(plan, out, _console(sys.stderr if as_json else sys.stdout))
+        rows = run_benchmark(plan, out, make_console(sys.stderr if as_json else sys.stdout))
         if as_json:
-            _print_json(rows)
+            print_json(rows)
 
 
 @dataclass(frozen=True)
@@ -424,9 +391,9 @@ class Monitor:
         """Print the last window, and draw all of them."""
         from .lab.report.monitoring import show_recording
 
-        console = _console(sys.stdout)
+        console = make_console(sys.stdout)
         for part in show_recording(self.file, self.out):
-            _print_lines([part], console) if isinstance(part, str) else console.print(part)
+            print_lines([part], console) if isinstance(part, str) else console.print(part)
 
 
 @dataclass(frozen=True)
@@ -457,10 +424,10 @@ class CheckScale:
         if spec is None:
             raise SettingError(f"--activation {self.activation}: expected a member of the family, gem, egem or segem")
         report = measure(make_recipe(self.recipe), spec, self.seed, self.data_dir, self.factor, self.calibrate)
-        _print_lines(str(report).splitlines(), _console(sys.stdout))
+        print_lines(str(report).splitlines(), make_console(sys.stdout))
         if self.out is not None:
             report.plot(self.out)
-            _print_lines([f"Picture: {self.out}"], _console(sys.stdout))
+            print_lines([f"Picture: {self.out}"], make_console(sys.stdout))
 
 
 @dataclass(frozen=True)
@@ -471,7 +438,7 @@ class CHeader(HeaderRequest):
 
     def run(self) -> None:
         """Make the layers, print how exact they are, and write."""
-        _print_lines(write_header(self), _console(sys.stdout))
+        print_lines(write_header(self), make_console(sys.stdout))
 
 
 def run_command(words: list[str]) -> int:
@@ -526,44 +493,3 @@ def _without_absent_defaults(kind: Any) -> type:
             silent.append((each.name, Annotated[hints[each.name], arg(help_behavior_hint="")], default))
     namespace = {"__doc__": kind.__doc__}
     return dataclasses.make_dataclass(kind.__name__, silent, bases=(kind,), namespace=namespace, frozen=True)
-
-
-def _report(report: "LabReport", as_json: bool = False) -> int:
-    """Print a report, then write it: what cannot be written has been shown."""
-    from .lab.report.document import FILES, store_report
-    from .lab.statistics.tables import summary_frame, terminal_table
-    from .lab.store.records import FINISHED
-
-    status = RUNS_FAILED if any(run.status != FINISHED for run in report.comparison.results) else 0
-    folder = report.comparison.folder
-    if as_json:
-        written = store_report(report)
-        summary, sentences = summary_frame(report.analysis).to_dicts(), report.sentences
-        _print_json({"summary": summary, "sentences": sentences, "files": written})
-        return status
-    console = _console(sys.stdout)
-    console.print(terminal_table(report.analysis))
-    _print_lines([*report.banners, *report.sentences, *(finding.sentence for finding in report.findings)], console)
-    written = store_report(report)
-    names = [path.relative_to(folder).as_posix() for path in written]
-    lines = ["", f"Report: {folder / 'report.html'}", f"Written to {folder}:"]
-    lines += [f"  {name}: {FILES[name]}" for name in FILES if name in names]
-    lines.append(f"  plots/: {sum(name.startswith('plots/') for name in names)} files")
-    _print_lines(lines, console)
-    return status
-
-
-def _print_lines(lines: Iterable[str], console: "Console") -> None:
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
-
-
-def _print_json(document: object) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=1, default=str))
-
-
-def _console(stream: TextIO) -> "Console":
-    """Give a console of the terminal's width; a pipe or file gets lines as long as they need to be."""
-    from rich.console import Console
-
-    return Console(file=stream, width=None if stream.isatty() else _WIDE)

@@ -56,7 +56,6 @@ def claims_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
             "status": str(finding.status),
             "detail": finding.detail,
             "seeds": finding.seeds,
-            "seeds_needed": finding.seeds_needed,
             "folder": finding.folder,
         }
         for finding in judge_all(find_comparisons(folders))
