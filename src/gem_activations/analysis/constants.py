@@ -4,8 +4,10 @@
 constants is first asked for.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 
 from ..catalog import ENTRIES, parse
 from .certification import EXTRA_MEMBERS, certify
-from .values import CertificateError, Value
+from .values import Certificate, CertificateError, Value
 
 # Constant -> (row of the certificate, -1 for an infimum, 1 for a supremum, 0 for a number between two bounds).
 ROWS = {
@@ -66,7 +68,7 @@ class Constants:
 
 
 @cache
-def certificate(name: str) -> Any:
+def certificate(name: str) -> Certificate:
     """Return the certificate that the constants of a name come from."""
     return certify(name)
 
@@ -102,3 +104,44 @@ class _Table(Mapping[str, Constants]):
 
 
 CONSTANTS = _Table()
+
+
+def constants_csv(certificates: Sequence[Certificate]) -> str:
+    """Return the constants of activations as CSV: exact expression, enclosure, and numbers rounded outward."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "constant", "exact", "low", "high", "float64", "float32", "where", "note"])
+    for found in certificates:
+        for row, (key, side) in ROWS.items():
+            value = found[key].value
+            rounded = ["", ""]
+            if value.kind != "open":
+                pairs = [[repr(outward(value, d, dtype)) for d in (-1, 1)] for dtype in (np.float64, np.float32)]
+                rounded = [" ".join(pair) if side == 0 else pair[side > 0] for pair in pairs]
+            where = "; ".join(point.exact or point.low for point in found[key].where)
+            writer.writerow([found.name, row, value.exact, value.low, value.high, *rounded, where, value.note])
+        points = found["inflection_points"]
+        where = "; ".join(point.exact or point.low for point in points.where)
+        writer.writerow([found.name, "inflections", points.value.exact, "", "", "", "", where, points.value.note])
+    return text.getvalue()
+
+
+def constants_markdown(certificates: Sequence[Certificate]) -> str:
+    """Return the constants of activations as a Markdown page, to ten digits and exact if there is an expression."""
+    lines = [
+        "# Constants of every activation",
+        "",
+        "sup |f'|, inf f', inf f, sup |f''|, and E f, E f^2, gain and chi for a standard normal input. In Python",
+        '`gem_activations.analysis.CONSTANTS["gelu"].lipschitz_float32` is the float32 next above the truth; an infimum is',
+        "rounded down, and the others are pairs of bounds. [As CSV](constants.csv), with enclosures and places.",
+        "",
+        "| activation | " + " | ".join(name.replace("_", " ") for name in ROWS) + " |",
+        "|---" * (len(ROWS) + 1) + "|",
+    ]
+    for found in certificates:
+        cells = [
+            str(replace(found[key].value, note="")) or found[key].value.note.partition(":")[0]
+            for key, _ in ROWS.values()
+        ]
+        lines.append(f"| `{found.name}` | " + " | ".join(cell.replace("*", "\\*") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ was drawn.
 """
 
 import hashlib
+import html
 import io
 import sys
 from collections.abc import Sequence
@@ -21,9 +22,10 @@ from flint import arb
 from ..files import write_atomically
 from .balls import tape
 from .certification import certify_all, file_stem
+from .constants import constants_csv, constants_markdown
 from .formulas import Formula, Piece
 from .source import read
-from .values import Certificate, comparison_table, to_markdown
+from .values import COMPARED, Certificate, brief_cell, comparison_table, to_markdown
 
 VERSION = 1  # Raise it where `draw` changes.
 _POINTS = 240
@@ -105,6 +107,11 @@ differentiates, factors and simplifies, and those results are taken from it; a s
 its ball agrees. FLINT's balls carry every inequality. A sample is never evidence here; the tests use dense samples at
 50 digits to attack the certificates.
 
+[The constants](constants.md) are also there [as CSV](constants.csv), rounded outward to float64 and float32; some that
+[are stated wrongly elsewhere](wrong-constants.md); [the table below with columns that sort](comparison.html); [bounds on
+intervals for verification](verification.md); [the schema of the JSON files](schema.md). For a function a f(x/a) the
+suprema of f^(k) are those of f times a^(1-k).
+
 "oo" is infinity; "C^k" is the differentiability class; "dead regions" are intervals with f' = 0. "gain" and "chi" are
 for a standard normal input, as in [the mathematics](../mathematics.md); "variance-map slope" is the slope of q -> E f^2
 at q = 1 when weights are scaled by the gain. RReLU is in evaluation form, PReLU at its initial slope. "operations for
@@ -113,12 +120,42 @@ f" are those of the stated scheme; each page has those of the gradient too.
 """
 
 
+_SORTABLE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Activations compared</title>
+<style>body{font:14px sans-serif}td,th{padding:.2em .6em;text-align:left}th{cursor:pointer;background:#eee}</style>
+<p>Click a heading to sort by it, again to turn the order.</p>
+<table><thead><tr>HEADS</tr></thead><tbody>
+ROWS
+</tbody></table>
+<script>
+const body = document.querySelector("tbody");
+const key = text => { const n = parseFloat(text.replace("inf", "Infinity")); return isNaN(n) ? text : n; };
+document.querySelectorAll("th").forEach((head, column) => {
+  let turn = 1;
+  head.onclick = () => {
+    const rows = [...body.rows].map(row => [key(row.cells[column].textContent), row]);
+    rows.sort(([a], [b]) => turn * (typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1));
+    rows.forEach(([, row]) => body.append(row));
+    turn = -turn;
+  };
+});
+</script>
+</html>
+"""
+
+
 def texts(certificates: Sequence[Certificate]) -> dict[str, str]:
     """Return file name -> text of every page."""
     stems = {c.name: file_stem(c.name) for c in certificates}
     pages = {f"{stems[c.name]}.md": _page(c, stems[c.name]) for c in certificates}
     links = {name: f"{stem}.md" for name, stem in stems.items()}
-    return {INDEX: _INTRODUCTION + comparison_table(certificates, links)} | pages
+    index = _INTRODUCTION + comparison_table(certificates, links)
+    return {
+        INDEX: index,
+        "constants.md": constants_markdown(certificates),
+        "constants.csv": constants_csv(certificates),
+        "comparison.html": sortable_page(certificates, links),
+    } | pages
 
 
 def _page(certificate: Certificate, stem: str) -> str:
@@ -131,10 +168,21 @@ def _page(certificate: Certificate, stem: str) -> str:
     return f"{heading}\n\n{plot}\n{rest}\n{footer}"
 
 
+def sortable_page(certificates: Sequence[Certificate], links: dict[str, str]) -> str:
+    """Return the comparison as an HTML page of its own, sorted by the column whose heading is clicked."""
+    heads = "".join(f"<th>{html.escape(title)}</th>" for title in ("activation", *COMPARED.values()))
+    rows = []
+    for certificate in certificates:
+        name = f'<a href="{links[certificate.name]}">{html.escape(certificate.name)}</a>'
+        cells = [name, *(html.escape(brief_cell(certificate, key)) for key in COMPARED)]
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return _SORTABLE.replace("HEADS", heads).replace("ROWS", "\n".join(rows))
+
+
 def stale(folder: Path, pages: dict[str, str]) -> list[str]:
     """Return the names of the files in the folder that are missing, differ, or belong to no activation."""
     found = [name for name, text in pages.items() if not _holds(folder / name, text)]
-    plots = [name.replace(".md", ".svg") for name in pages if name != INDEX]
+    plots = [name.replace(".md", ".svg") for name, text in pages.items() if _DRAWN in text]
     for name in plots:
         digest = pages[name.replace(".svg", ".md")].partition(_DRAWN)[2].partition(" ")[0]
         if not (folder / name).is_file() or digest not in (folder / name).read_text(encoding="utf-8"):

@@ -222,19 +222,20 @@ def comparison_table(certificates: Sequence[Certificate], links: dict[str, str])
     """
     lines = ["| activation | " + " | ".join(COMPARED.values()) + " |", "|---" * (len(COMPARED) + 1) + "|"]
     for certificate in certificates:
-        cells = [_short(certificate, key) for key in COMPARED]
+        cells = [_cell(brief_cell(certificate, key)) for key in COMPARED]
         lines.append(f"| [{certificate.title} `{certificate.name}`]({links[certificate.name]}) | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _short(certificate: Certificate, key: str) -> str:
+def brief_cell(certificate: Certificate, key: str) -> str:
+    """Return a property for a table of many activations: a number to six digits, a few words, or "open"."""
     try:
         row = certificate[key]
     except CertificateError:
         return "open"
-    if key == "dead_regions":
+    if key == "dead_regions" and row.value.kind != "open":
         return ", ".join(region.note.split(", a half")[0].split(", measure")[0] for region in row.where) or "none"
-    return _cell(_brief(row.value))
+    return _brief(row.value)
 
 
 def _brief(value: Value) -> str:
