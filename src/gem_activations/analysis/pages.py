@@ -108,8 +108,8 @@ its ball agrees. FLINT's balls carry every inequality. A sample is never evidenc
 50 digits to attack the certificates.
 
 [The constants](constants.md) are also there [as CSV](constants.csv), rounded outward to float64 and float32; some that
-[are stated wrongly elsewhere](wrong-constants.md); [the table below with columns that sort](comparison.html); [bounds on
-intervals for verification](verification.md); [the schema of the JSON files](schema.md). For a function a f(x/a) the
+[are stated wrongly elsewhere](wrong-constants.md); [the table below with columns that sort](comparison.html); [bounds
+on intervals for verification](verification.md); [the schema of the JSON files](schema.md). For a function a f(x/a) the
 suprema of f^(k) are those of f times a^(1-k).
 
 "oo" is infinity; "C^k" is the differentiability class; "dead regions" are intervals with f' = 0. "gain" and "chi" are
@@ -134,7 +134,8 @@ document.querySelectorAll("th").forEach((head, column) => {
   let turn = 1;
   head.onclick = () => {
     const rows = [...body.rows].map(row => [key(row.cells[column].textContent), row]);
-    rows.sort(([a], [b]) => turn * (typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1));
+    const order = (a, b) => a < b ? -1 : a > b ? 1 : 0;
+    rows.sort(([a], [b]) => turn * (order(typeof a, typeof b) || order(a, b)));
     rows.forEach(([, row]) => body.append(row));
     turn = -turn;
   };
