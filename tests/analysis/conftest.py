@@ -1,4 +1,4 @@
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import mpmath as mp
 import pytest
@@ -22,5 +22,5 @@ def proved(certificate, key):
 
 @pytest.fixture(scope="session")
 def certificate():
-    """Give the certificate of a catalog string, made once a session."""
-    return lru_cache(maxsize=None)(certify)
+    """Give the certificate of a catalog string, made once a session; what it proves is not to hang on a busy machine."""
+    return lru_cache(maxsize=None)(partial(certify, budget=300))

@@ -210,7 +210,7 @@ def main(words: Sequence[str]) -> int:
     if len(folders) != 1:
         print("usage: python -m gem_activations.analysis.pages FOLDER [--check]", file=sys.stderr)
         return 2
-    folder, certificates = Path(folders[0]), list(certify_all(("all",), budget=120))
+    folder, certificates = Path(folders[0]), list(certify_all(("all",), budget=600))
     if "--check" not in words:
         write(folder, certificates)
         return 0
