@@ -22,5 +22,5 @@ def proved(certificate, key):
 
 @pytest.fixture(scope="session")
 def certificate():
-    """Give the certificate of a catalog string, made once a session; what it proves is not to hang on a busy machine."""
+    """Give the certificate of a catalog string, made once a session, with time enough for a busy machine."""
     return lru_cache(maxsize=None)(partial(certify, budget=300))
