@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure_ceiling(report: measuring.Report) -> float:
-    """Give the bytes per second that a copy within the device's memory reads and writes."""
+    """Return the bytes per second that a copy within the device's memory reads and writes."""
     size = 1 << 30
     pairs = [(torch.randn(size // 4, device="cuda"), torch.empty(size // 4, device="cuda")) for _ in range(2)]
     times = measuring.time_call(lambda number: pairs[number % 2][1].copy_(pairs[number % 2][0]))
@@ -71,13 +71,13 @@ def measure_work(report: measuring.Report, work: str, size: int, dtype: str, cei
 
 
 def make_inputs(size: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Give sets of x, gate and grad to rotate through."""
+    """Return sets of x, gate and grad to rotate through."""
     count = measuring.buffer_count(3 * size * dtype.itemsize)
     return [tuple(torch.randn(size, device="cuda").to(dtype) for _ in range(3)) for _ in range(count)]  # pyright: ignore[reportReturnType]  # three of them
 
 
 def prepare(work: str, name: str, x: Tensor, gate: Tensor, grad: Tensor) -> tuple[Any, ...]:
-    """Give the arguments of a candidate: what its forward pass would have kept."""
+    """Return the arguments of a candidate: what its forward pass would have kept."""
     from gem_activations.kernels import triton as kernels
 
     if work == "forward":
@@ -98,7 +98,7 @@ def prepare(work: str, name: str, x: Tensor, gate: Tensor, grad: Tensor) -> tupl
 
 
 def candidates(work: str) -> Candidates:
-    """Give name to function for one kind of work; GEM by kernel, GEM compiled, and the rivals."""
+    """Return name to function for one kind of work; GEM by kernel, GEM compiled, and the rivals."""
     makers = {
         "forward": _forward,
         "backward": _backward,
@@ -213,7 +213,7 @@ def _spec_of(name: str) -> GemSpec:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
-    """Give the table by work, dtype and name: microseconds, ratio to relu or geglu, share of the copy ceiling."""
+    """Return the table by work, dtype and name: microseconds, ratio to relu or geglu, share of the copy ceiling."""
     speed = {(row["work"], row["dtype"], row["name"], row["size"]): row for row in rows if row["kind"] == "speed"}
     lines = []
     for work, dtype, name in dict.fromkeys(key[:3] for key in speed if key[1] != "float16"):

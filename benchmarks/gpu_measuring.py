@@ -39,7 +39,7 @@ class Report:
             file.write(json.dumps({**self._machine, **row}) + "\n")
 
     def has_time(self) -> bool:
-        """Tell whether the time for another row is left; count it as left out where not."""
+        """Return whether the time for another row is left; count it as left out where not."""
         self.left_out += time.monotonic() >= self._end
         return time.monotonic() < self._end
 
@@ -57,7 +57,7 @@ def require_cuda() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Give what identifies a run: date, GPU, driver, versions and the command."""
+    """Return what identifies a run: date, GPU, driver, versions and the command."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     driver = "unknown"
     with contextlib.suppress(OSError):
@@ -77,13 +77,13 @@ def machine() -> dict[str, Any]:
 
 
 def buffer_count(bytes_each: int) -> int:
-    """Give how many buffers to rotate so that together they hold four times the L2 cache, 2 at least."""
+    """Return how many buffers to rotate so that together they hold four times the L2 cache, 2 at least."""
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     return max(2, min(64, -(-4 * cache // max(bytes_each, 1))))
 
 
 def time_call(call: Call) -> dict[str, float]:
-    """Give the median and the quartiles of the seconds that one call takes on the device."""
+    """Return the median and the quartiles of the seconds that one call takes on the device."""
     for number in range(3):
         call(number)
     # The host runs ahead of the device only where a call takes longer than its launch; small sizes time the launch.
@@ -104,6 +104,6 @@ def _sample(call: Call, first: int, repeats: int) -> float:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Give the lines of a plain table with aligned columns."""
+    """Return the lines of a plain table with aligned columns."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]

@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def measure_step(model: nn.Module, batch: Tensor, compiled: bool) -> dict[str, float]:
-    """Give the seconds of a training step, the bytes its forward pass leaves allocated, and the peak."""
+    """Return the seconds of a training step, the bytes its forward pass leaves allocated, and the peak."""
     half = batch.dtype == torch.long
     optimizer = torch.optim.AdamW(model.parameters(), fused=True) if half else torch.optim.SGD(model.parameters(), 0.01)
     run = torch.compile(model) if compiled else model
@@ -152,7 +152,7 @@ def measure_step(model: nn.Module, batch: Tensor, compiled: bool) -> dict[str, f
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
-    """Give the table: step time, activation memory and peak of every arm, and the ratios to gelu_tanh."""
+    """Return the table: step time, activation memory and peak of every arm, and the ratios to gelu_tanh."""
     steps = [row for row in rows if row["kind"] == "step"]
     base = {row["work"]: row for row in steps if row["name"] == "gelu_tanh"}
     lines = []

@@ -121,7 +121,7 @@ LAWS = {
 
 
 def holm_rejects(p_values):
-    """Give Holm's rejections, shape (..., arms); NaN for a test that does not exist."""
+    """Return Holm's rejections, shape (..., arms); NaN for a test that does not exist."""
     p_values = np.where(np.isnan(p_values), 1.0, p_values)
     order = np.argsort(p_values, -1)
     arms = p_values.shape[-1]
@@ -186,7 +186,7 @@ def lab(values, margin=None):
 
 
 def candidates(values, rng):
-    """Give the rejections of every candidate, of comparisons without a failed run; of others of those that exist."""
+    """Return the rejections of every candidate, of comparisons without a failed run; of others of those that exist."""
     yield "lab", np.isin(lab(values), DIFFER)
     values = values[:RIVALS]
     whole = not np.isnan(values).any()
@@ -203,7 +203,7 @@ def candidates(values, rng):
 
 
 def margin_of(law, seeds):
-    """Give a margin that is wide beside the error: on it, false verdicts of equivalence are most frequent."""
+    """Return a margin that is wide beside the error: on it, false verdicts of equivalence are most frequent."""
     return 0.005 if law.startswith("360") else 6 * np.sqrt(2 / seeds)
 
 
@@ -217,7 +217,7 @@ def on_the_margin(law, rng, shape, rho):
 
 
 def cell(law, seeds, arms, rho, replications):
-    """Give the rows of one cell: name of the procedure, what was counted, its share, comparisons."""
+    """Return the rows of one cell: name of the procedure, what was counted, its share, comparisons."""
     number = (list(LAWS).index(law), seeds, arms, int(2 * rho))
     rng = np.random.default_rng(number)
     shape = (replications, arms + 1, seeds)

@@ -9,7 +9,7 @@ from gem_activations import GemSpec
 
 
 def sweep_float32(spec: GemSpec) -> NDArray[np.float32]:
-    """Give both signs of every exponent of float32, subnormal ones too, and many points around the junction."""
+    """Return both signs of every exponent of float32, subnormal ones too, and many points around the junction."""
     generator = np.random.default_rng(spec.n)
     exponents = np.arange(-149, 128)[:, None]
     spread = np.ldexp(1 + generator.random((exponents.size, 32)), exponents)
@@ -21,11 +21,11 @@ def sweep_float32(spec: GemSpec) -> NDArray[np.float32]:
 
 
 def bit_patterns(dtype: Any) -> NDArray[Any]:
-    """Give every value of a 16-bit dtype, NaN and infinity among them."""
+    """Return every value of a 16-bit dtype, NaN and infinity among them."""
     return np.arange(2**16, dtype=np.uint16).view(np.dtype(dtype))
 
 
 def wide(values: Any) -> NDArray[np.float64]:
-    """Give any framework's array in float64; a signalling NaN of a 16-bit dtype is no error."""
+    """Return any framework's array in float64; a signalling NaN of a 16-bit dtype is no error."""
     with np.errstate(invalid="ignore"):
         return np.asarray(values).astype(np.float64)

@@ -28,7 +28,7 @@ def git(folder, *words):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """Give a small repository with the project's .ci/run in it."""
+    """Return a small repository with the project's .ci/run in it."""
     script = ROOT / ".ci/run"
     if not script.exists() or not shutil.which("git"):
         pytest.skip("needs .ci/run, which only a checkout has, and git")

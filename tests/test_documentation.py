@@ -99,7 +99,7 @@ COMPARISONS = sorted(path.parent.name for path in (ROOT / "benchmarks/results").
 
 
 def summary(name):
-    """Give the metric's name and the rows of a comparison that is kept."""
+    """Return the metric's name and the rows of a comparison that is kept."""
     with (ROOT / f"benchmarks/results/{name}/summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     return next(metric for metric in METRICS if f"test_{metric}_mean" in rows[0]), rows
@@ -162,7 +162,7 @@ def result_rows(name):
 
 
 def table_rows(width):
-    """Give the rows of the README's tables of numbers: a label, then `width` cells that are a number each."""
+    """Return the rows of the README's tables of numbers: a label, then `width` cells that are a number each."""
     pattern = rf"^\| ([^|]+?) ((?:\| \d+\.\d+ ){{{width}}})\|$"
     found = re.findall(pattern, (ROOT / "README.md").read_text(), re.MULTILINE)
     return {label: re.findall(r"[\d.]+", cells) for label, cells in found}

@@ -127,7 +127,7 @@ def test_a_front_whose_framework_is_too_old_does_not_load_it(front):
 
 
 def floor_of(name):
-    """Give the first version that the package's extras ask for, that of its developers aside."""
+    """Return the first version that the package's extras ask for, that of its developers aside."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     lines = [line for extra, lines in extras.items() if extra != "dev" for line in lines]
     (floor,) = {floor for line in lines for floor in re.findall(rf"^{name}>=([\d.]+)$", line)}

@@ -71,7 +71,7 @@ def test_version_changelog_and_citation_agree():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Give a copy of what a wheel is built from."""
+    """Return a copy of what a wheel is built from."""
     pytest.importorskip("build", reason="needs the package build")
     pytest.importorskip("setuptools", minversion="77", reason="the build needs setuptools 77")
     source = tmp_path_factory.mktemp("source")

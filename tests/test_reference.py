@@ -25,7 +25,7 @@ def reference(tmp_path_factory):
 
 
 def entry(reference, name):
-    """Give what stands under a name: its signature, then its text with one space for every run of white space."""
+    """Return what stands under a name: its signature, then its text with one space for every run of white space."""
     (found,) = re.findall(
         rf"^((?:class |exception |property |classmethod )?{re.escape(name)}\b[^\n]*)\n(.*?)(?=\n\S|\Z)",
         reference,

@@ -32,7 +32,7 @@ def rendered_after(script, settings, tmp_path):
 
 
 def numbers(page):
-    """Give the table of the page: x, f, f', f'' in each row."""
+    """Return the table of the page: x, f, f', f'' in each row."""
     exact = [float(value) for value in re.findall(r'<td data-exact="([^"]+)"', page)]
     return np.array(exact).reshape(-1, 4).T
 
@@ -43,7 +43,7 @@ def spec_named(page):
 
 
 def drawn(page, curve="gem"):
-    """Give the heights of a curve in each chart, in the units that the marks of its axis say."""
+    """Return the heights of a curve in each chart, in the units that the marks of its axis say."""
     for chart in re.findall(r"<figure>(.*?)</figure>", page, re.DOTALL):
         marks = re.findall(r'd="M44 ([\d.]+)H350"></path><text[^>]*text-anchor="end">([^<]+)</text>', chart)
         pixels, values = np.array(marks, dtype=float).T

@@ -26,7 +26,7 @@ leaks = st.just(0.0) | st.floats(1e-30, 0.99)
 
 
 def definition(spec):
-    """Give x -> f(x) for x > 0 in mpmath, as the paper writes it."""
+    """Return x -> f(x) for x > 0 in mpmath, as the paper writes it."""
     n, eps, leak = spec.n, mp.mpf(spec.eps), mp.mpf(spec.leak)
     return lambda x: x * (leak + (1 - leak) * x ** (2 * n) / (x ** (2 * n) + eps))
 

@@ -17,14 +17,14 @@ def smallest_normal(dtype: str) -> float:
 
 
 def spacing(value: ArrayLike, dtype: str) -> NDArray[np.float64]:
-    """Give the distance between neighbours of `dtype` at |value|, constant below the smallest normal number."""
+    """Return the distance between neighbours of `dtype` at |value|, constant below the smallest normal number."""
     digits, lowest, highest = FORMATS[dtype]
     _, exponent = np.frexp(np.asarray(value, np.float64))
     return np.ldexp(1.0, np.clip(exponent - 1, lowest, highest - 1) - digits + 1)
 
 
 def ulps_apart(got: ArrayLike, want: ArrayLike, dtype: str, floor: ArrayLike = 0.0) -> NDArray[np.float64]:
-    """Give |got - want| - floor in ulps of `dtype` at want, at least 0; inf where only one is NaN or infinite.
+    """Return |got - want| - floor in ulps of `dtype` at want, at least 0; inf where only one is NaN or infinite.
 
     Args:
         got: Results, exactly representable in float64.

@@ -143,7 +143,7 @@ def same_state(first: Path, second: Path) -> bool:
 
 
 def same(one: object, two: object) -> bool:
-    """Tell whether nested values are the same, tensors bit for bit."""
+    """Return whether nested values are the same, tensors bit for bit."""
     if isinstance(one, torch.Tensor):
         return isinstance(two, torch.Tensor) and one.dtype == two.dtype and torch.equal(one, two)
     if isinstance(one, dict):

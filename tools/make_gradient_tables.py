@@ -97,7 +97,7 @@ def power_law(n: int, u: mpf) -> mpf:
 
 
 def interpolate(function, start: mpf, end: mpf, degree: int) -> list[mpf]:
-    """Give the coefficients, constant first, of the polynomial through `function` at the Chebyshev nodes."""
+    """Return the coefficients, constant first, of the polynomial through `function` at the Chebyshev nodes."""
     nodes = [
         (start + end) / 2 + (end - start) / 2 * mpmath.cospi((k + mpf(1) / 2) / (degree + 1)) for k in range(degree + 1)
     ]
@@ -107,7 +107,7 @@ def interpolate(function, start: mpf, end: mpf, degree: int) -> list[mpf]:
 
 @functools.cache
 def factors(layout: Layout) -> tuple[mpf, mpf]:
-    """Give c, fitted where the power law is used, and d, as the float32 numbers that the header has."""
+    """Return c, fitted where the power law is used, and d, as the float32 numbers that the header has."""
     largest = power_law(layout.n, mpf(2) ** layout.low)
 
     def remainder(value: mpf) -> mpf:
@@ -123,7 +123,7 @@ def rounded(value: mpf) -> mpf:
 
 
 def base(layout: Layout, u: mpf) -> mpf:
-    """Give V with max(1 + c V, d) V = f'."""
+    """Return V with max(1 + c V, d) V = f'."""
     return power_law(layout.n, u) if u < mpf(2) ** layout.low else gradient(layout.n, u) / factors(layout)[1]
 
 
@@ -151,7 +151,7 @@ def in_octave(layout: Layout, function: Function, scale: mpf, z: mpf) -> mpf:
 
 
 def least(layout: Layout) -> int:
-    """Give the smallest u with a normal float32 gradient, as float bits counted from those of 1, rounded up."""
+    """Return the smallest u with a normal float32 gradient, as float bits counted from those of 1, rounded up."""
     u = (mpf(2) ** -126 / layout.period) ** (mpf(layout.period) / (2 * layout.n))
     octave = int(mpmath.floor(mpmath.log(u, 2)))
     return octave * 2**23 + int(mpmath.ceil((u / mpf(2) ** octave - 1) * 2**23)) + 16
@@ -174,7 +174,7 @@ def rows(polynomials: list[list[mpf]], columns: int) -> list[str]:
 
 
 def short_table(layout: Layout) -> list[str]:
-    """Give a table whose layout the compiler knows."""
+    """Return a table whose layout the compiler knows."""
     n, names = layout.n, ("low", "split", "high", "log2_parts", "degree")
     values = {name: getattr(layout, name) for name in names} | {"least": least(layout)}
     return [
@@ -198,7 +198,7 @@ def inverse_table(layout: Layout) -> list[str]:
 
 
 def long_table(layout: Layout) -> list[str]:
-    """Give a table with its layout beside it: gem_table of gem.h."""
+    """Return a table with its layout beside it: gem_table of gem.h."""
     names = ("period", "low", "split", "high", "log2_parts")
     values = {name: getattr(layout, name) for name in names} | {"least": least(layout)}
     return [

@@ -156,7 +156,7 @@ class Activation:
         return closed, opened
 
     def __call__(self, x: Any) -> Array:
-        """Give f(x) in float64."""
+        """Return f(x) in float64."""
         return self.entry.reference(np.asarray(x, np.float64), **self.parameters)
 
     def __str__(self) -> str:

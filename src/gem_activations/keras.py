@@ -140,7 +140,7 @@ def _no_tensor(x: Any) -> TensorError:
 
 
 def _value(x: Any, spec: GemSpec) -> Any:
-    """Give f(x) in operations that each backend differentiates, to any order, without NaN at 0 or infinity.
+    """Return f(x) in operations that each backend differentiates, to any order, without NaN at 0 or infinity.
 
     With t = x/p and p near the scale, the gate is multiplied through by max(t, 1)^(-2n),
 
@@ -194,7 +194,7 @@ def int8_form() -> Iterator[None]:
 
 
 def _value_by_lookup(x: Any, spec: GemSpec) -> Any:
-    """Give f(x) with t = x/p, P = min(t, 3/4)^(2n), Q = max(t, 3/4)^(-2n); ReLU6 is a bound with its own scale."""
+    """Return f(x) with t = x/p, P = min(t, 3/4)^(2n), Q = max(t, 3/4)^(-2n); ReLU6 is a bound with its own scale."""
     inverse_scale, eps, _ = spec.reduction
     n, cut = spec.n, 0.75
     eps *= cut ** (2 * n)
@@ -220,7 +220,7 @@ def _to_float16(value: float) -> float:
 
 
 def _power(t: Any, exponent: int) -> Any:
-    """Give t^exponent by squaring: the backends' own powers are less exact."""
+    """Return t^exponent by squaring: the backends' own powers are less exact."""
     result = None
     while exponent:
         if exponent & 1:
@@ -244,15 +244,15 @@ class _Member(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any) -> Any:
-        """Give f(inputs): same shape and dtype."""
+        """Return f(inputs): same shape and dtype."""
         return activate(inputs, self.spec)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Give the shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def compute_output_spec(self, inputs: Any) -> Any:
-        """Give a symbolic tensor of the shape and dtype of inputs. Raises: TensorError: as `call`."""
+        """Return a symbolic tensor of the shape and dtype of inputs. Raises: TensorError: as `call`."""
         if not hasattr(inputs, "dtype"):
             raise _no_tensor(inputs)
         return keras.KerasTensor(inputs.shape, _dtype(inputs))
@@ -279,7 +279,7 @@ class GEM(_Member):
         super().__init__(GemSpec(n), **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """Give the arguments that make the same layer."""
+        """Return the arguments that make the same layer."""
         return self._config("n")
 
 
@@ -303,7 +303,7 @@ class EGEM(_Member):
         super().__init__(GemSpec.of(n, eps, scale=scale), **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """Give the arguments that make the same layer."""
+        """Return the arguments that make the same layer."""
         return self._config("n", "eps")
 
 
@@ -330,5 +330,5 @@ class SEGEM(_Member):
         super().__init__(GemSpec.of(n, eps, leak, scale), **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """Give the arguments that make the same layer."""
+        """Return the arguments that make the same layer."""
         return self._config("n", "eps", "leak")

@@ -166,7 +166,7 @@ class GemSpec:
 
     @classmethod
     def from_distance(cls, n: int, distance: float, p: float = math.inf) -> Self:
-        """Give the member with leak 0 whose L^p distance to ReLU is `distance`.
+        """Return the member with leak 0 whose L^p distance to ReLU is `distance`.
 
         Raises: SpecError: distance is not a finite number above 0, p < 1, or the distance does not exist.
         Example:
@@ -206,7 +206,7 @@ class GemSpec:
         return float((1 - self.leak) * 2 * self.n / self.scale * np.abs(values).max())
 
     def distance_to_relu(self, p: float = math.inf) -> float:
-        """Give the L^p norm of f - ReLU over the real line.
+        """Return the L^p norm of f - ReLU over the real line.
 
         Args:
             p: p >= 1, or inf for the supremum.
@@ -228,22 +228,22 @@ class GemSpec:
         return type(self), (self.n, self.eps, self.leak)
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Give f(x) in float64, in the shape of x. Raises: SpecError: x is no array of real numbers."""
+        """Return f(x) in float64, in the shape of x. Raises: SpecError: x is no array of real numbers."""
         x = _array(x)
         return self.gate(x) * (x if self.leak else np.maximum(x, 0.0))
 
     def gate(self, x: ArrayLike) -> Array:
-        """Give g(x) = leak + (1 - leak) F(x) in float64; leak at -inf, 1 at +inf, NaN at NaN."""
+        """Return g(x) = leak + (1 - leak) F(x) in float64; leak at -inf, 1 at +inf, NaN at NaN."""
         gate, _ = self._gates(_array(x))
         return self.leak + (1 - self.leak) * gate
 
     def derivative(self, x: ArrayLike) -> Array:
-        """Give f'(x) in float64; leak for x <= 0, 1 at +inf, NaN at NaN."""
+        """Return f'(x) in float64; leak for x <= 0, 1 at +inf, NaN at NaN."""
         gate, one_minus_gate = self._gates(_array(x))
         return self.leak + (1 - self.leak) * gate * (1 + 2 * self.n * one_minus_gate)
 
     def second_derivative(self, x: ArrayLike) -> Array:
-        """Give f''(x) in float64; 0 for x <= 0 and at +inf, NaN at NaN."""
+        """Return f''(x) in float64; 0 for x <= 0 and at +inf, NaN at NaN."""
         x = _array(x)
         gate, one_minus_gate = self._gates(x)
         inverse_scale, eps, _ = self.reduction
@@ -255,7 +255,7 @@ class GemSpec:
         return (1 - self.leak) * 2 * self.n * gate_over_x * one_minus_gate * (1 + 2 * self.n - 4 * self.n * gate)
 
     def inverse(self, y: ArrayLike) -> Array:
-        """Give the x >= 0 with f(x) = y (any x where leak > 0) in float64.
+        """Return the x >= 0 with f(x) = y (any x where leak > 0) in float64.
 
         Edge cases: 0 at 0 and inf at inf; for leak = 0, y < 0 is outside the range of f and gives NaN.
         Example:
@@ -275,7 +275,7 @@ class GemSpec:
         return format_call(name, {key: values[key] for key in MEMBERS[name] if (key, values[key]) != ("n", 1)})
 
     def _gates(self, x: Array) -> tuple[Array, Array]:
-        """Give F and 1 - F, each to a few ulp wherever it is a normal number."""
+        """Return F and 1 - F, each to a few ulp wherever it is a normal number."""
         inverse_scale, eps, _ = self.reduction
         with np.errstate(all="ignore"):
             power = (np.maximum(x, 0.0) * inverse_scale) ** (2 * self.n)
@@ -316,7 +316,7 @@ def _reduce(n: int, eps: float) -> Reduction:
 
 
 def _unit_distance(n: int, p: float) -> float:
-    """Give the L^p distance to ReLU of the member with scale 1 and leak 0."""
+    """Return the L^p distance to ReLU of the member with scale 1 and leak 0."""
     p = _real("p", p, "a number from 1 to inf")
     if not p >= 1:
         raise SpecError(f"p={p}: an L^p norm needs p from 1 to inf")

@@ -12,7 +12,7 @@ mp.mp.dps = 50
 
 
 def proved(certificate, key):
-    """Give the row of a certificate; the test is skipped if the row, or the group that it belongs to, is open."""
+    """Return the row of a certificate; the test is skipped if the row, or the group that it belongs to, is open."""
     rows = {row.key: row for row in certificate.properties}
     if key in rows and rows[key].value.kind != "open":
         return rows[key]
@@ -22,5 +22,5 @@ def proved(certificate, key):
 
 @pytest.fixture(scope="session")
 def certificate():
-    """Give the certificate of a catalog string, made once a session, with time enough for a busy machine."""
+    """Return the certificate of a catalog string, made once a session, with time enough for a busy machine."""
     return lru_cache(maxsize=None)(partial(certify, budget=300))

@@ -16,7 +16,7 @@ SLACK = mp.mpf(10) ** -30  # Of the numerical derivatives at 50 digits, far belo
 
 
 def interval(value):
-    """Give the bounds of a value, infinities included."""
+    """Return the bounds of a value, infinities included."""
     if value.kind == "infinite":
         bound = mp.inf if value.exact == "oo" else -mp.inf
         return bound, bound
@@ -24,7 +24,7 @@ def interval(value):
 
 
 def samples(name, joints):
-    """Give points around every place where the function bends, on both scales, none on a joint."""
+    """Return points around every place where the function bends, on both scales, none on a joint."""
     activation = parse(name)
     scale = activation.spec.scale if activation.spec else 1.0
     spread = np.concatenate([np.linspace(-7, 8, POINTS // 2), np.geomspace(1e-3, 40, POINTS // 4)])
@@ -34,7 +34,7 @@ def samples(name, joints):
 
 
 def derivatives(f, joints, points):
-    """Give [f, f', f''] at the points, by finite differences that do not cross a joint."""
+    """Return [f, f', f''] at the points, by finite differences that do not cross a joint."""
     rows = []
     for x in points:
         gap = min([abs(x - mp.mpf(joint)) for joint in joints] + [mp.mpf(1)])

@@ -13,7 +13,7 @@ from gem_activations.catalog import parse
 
 
 def altered(*parts, like="gem", scheme=None):
-    """Give a formula with other pieces but the same claims: name, family, and scheme unless another is given."""
+    """Return a formula with other pieces but the same claims: name, family, and scheme unless another is given."""
     original = formula(parse(like))
     pieces = line(*parts)
     joints = tuple(piece.end(0, right=True) for piece in pieces[:-1])

@@ -52,7 +52,7 @@ def export(strict=False):
 
 
 def as_exported(model, given):
-    """Give what a copy computes that takes the formula which exporters see for its eager calls."""
+    """Return what a copy computes that takes the formula which exporters see for its eager calls."""
     model = deepcopy(model)
     for module in model.modules():
         if hasattr(module, "backend"):

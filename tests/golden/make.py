@@ -46,7 +46,7 @@ SPECIALS = [0.0, -0.0, math.inf, -math.inf, math.nan]
 
 
 def evaluate(n: int, eps: float, leak: float, x: float) -> tuple[float, float, float]:
-    """Give f, f' and f'' at x, each correctly rounded to float64."""
+    """Return f, f' and f'' at x, each correctly rounded to float64."""
     if math.isnan(x):
         return math.nan, math.nan, math.nan
     if math.isinf(x):
@@ -71,13 +71,13 @@ def nearest(value: Any) -> float:
 
 
 def inputs(n: int, eps: float) -> list[float]:
-    """Give the inputs of one member: specials, extremes, and points around its scale."""
+    """Return the inputs of one member: specials, extremes, and points around its scale."""
     scale = eps ** (1 / (2 * n))
     return SPECIALS + EXTREMES + [-x for x in EXTREMES] + [ratio * scale for ratio in RATIOS]
 
 
 def rows() -> list[list[int | str]]:
-    """Give the whole table, floats in hexadecimal, which JSON keeps exactly."""
+    """Return the whole table, floats in hexadecimal, which JSON keeps exactly."""
     return [
         [n, eps.hex(), leak.hex(), x.hex(), *(value.hex() for value in evaluate(n, eps, leak, x))]
         for n, eps, leak in PARAMETERS

@@ -28,7 +28,7 @@ class Golden:
 
 
 def read() -> list[Golden]:
-    """Give the table, one entry a member."""
+    """Return the table, one entry a member."""
     rows = json.loads(PATH.read_text())["rows"]
     return [_member(key, list(group)) for key, group in groupby(rows, key=lambda row: tuple(row[:3]))]
 

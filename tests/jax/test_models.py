@@ -21,7 +21,7 @@ Y = X @ jnp.array([[0.5], [-1.0], [0.2], [0.0]])
 
 
 def descend(loss, parameters, rate):
-    """Give the loss before and after forty steps of gradient descent."""
+    """Return the loss before and after forty steps of gradient descent."""
 
     @jax.jit
     def step(parameters):

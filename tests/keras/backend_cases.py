@@ -44,7 +44,7 @@ every_spec = pytest.mark.parametrize("spec", SPECS, ids=str)
 
 
 def differentiate(x: Any, spec: GemSpec) -> tuple[Any, Any, Any]:
-    """Give f, f' and f'' by the backend's own reverse mode."""
+    """Return f, f' and f'' by the backend's own reverse mode."""
     if BACKEND == "torch":
         import torch
 
@@ -75,7 +75,7 @@ def differentiate(x: Any, spec: GemSpec) -> tuple[Any, Any, Any]:
 
 
 def numbers(y: Any) -> Any:
-    """Give a tensor of any dtype to NumPy; TensorFlow's bfloat16 does not convert without a warning."""
+    """Return a tensor of any dtype to NumPy; TensorFlow's bfloat16 does not convert without a warning."""
     wider = "float32" if keras.backend.standardize_dtype(y.dtype) == "bfloat16" else y.dtype
     return keras.ops.convert_to_numpy(keras.ops.cast(y, wider))
 

@@ -29,7 +29,7 @@ ACTIVATIONS = {
 
 @cache
 def network(name, trained):
-    """Give a network of three activations, taught for some seconds or not at all."""
+    """Return a network of three activations, taught for some seconds or not at all."""
     keras.utils.set_random_seed(0)
     make, gain = ACTIVATIONS[name]
     start = {"kernel_initializer": keras.initializers.VarianceScaling(gain**2)}
@@ -60,7 +60,7 @@ def convert(model, mode):
 
 @cache
 def error(name, mode, trained):
-    """Give the root mean square error of the outputs, relative to their range."""
+    """Return the root mean square error of the outputs, relative to their range."""
     model, images = network(name, trained), IMAGES[TAUGHT:]
     want = model.predict(images, verbose=0)
     interpreter = tf.lite.Interpreter(model_content=convert(model, mode))

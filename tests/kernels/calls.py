@@ -12,7 +12,7 @@ POISON = 0xA5  # bytes of a guard
 
 
 def encode(values, dtype: str) -> NDArray:
-    """Give values as the library stores them; bfloat16, which NumPy lacks, as the upper half of a float32's bits."""
+    """Return values as the library stores them; bfloat16, which NumPy lacks, as the upper half of a float32's bits."""
     if dtype != "bfloat16":
         return np.asarray(values, np.float64).astype(STORED[dtype])
     return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
@@ -33,7 +33,7 @@ def bits(array: NDArray) -> NDArray:
 
 
 def guarded(count: int, dtype: str, offset: int = 0) -> tuple[NDArray, NDArray]:
-    """Give a block of guards and poison, and its view of `count` elements that starts `offset` elements later."""
+    """Return a block of guards and poison, and its view of `count` elements that starts `offset` elements later."""
     kind = np.dtype(STORED[dtype])
     block = np.full((count + offset + 2 * GUARD) * kind.itemsize, POISON, np.uint8).view(kind)
     inside = block[GUARD + offset : GUARD + offset + count]
@@ -42,7 +42,7 @@ def guarded(count: int, dtype: str, offset: int = 0) -> tuple[NDArray, NDArray]:
 
 
 def place(stored: NDArray, dtype: str, offset: int = 0) -> NDArray:
-    """Give a copy of `stored` that starts `offset` elements after a multiple of its item size."""
+    """Return a copy of `stored` that starts `offset` elements after a multiple of its item size."""
     _, inside = guarded(stored.size, dtype, offset)
     inside[:] = stored
     return inside
@@ -51,7 +51,7 @@ def place(stored: NDArray, dtype: str, offset: int = 0) -> NDArray:
 def run(
     library: Library, operation: str, spec: GemSpec, dtype: str, *inputs: NDArray, threads: int = 1, offset: int = 0
 ):
-    """Give the outputs as a list of stored arrays; guards are checked, inputs are checked to be unchanged."""
+    """Return the outputs as a list of stored arrays; guards are checked, inputs are checked to be unchanged."""
     inputs = tuple(map(np.ascontiguousarray, inputs))
     count = inputs[0].size
     before = [bits(array).copy() for array in inputs]

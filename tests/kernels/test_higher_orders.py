@@ -16,7 +16,7 @@ every_order = pytest.mark.parametrize("n", [*range(1, 9), 20, 64])
 
 
 def outputs(spec: GemSpec) -> np.ndarray:
-    """Give float32 outputs over all sizes at which f' is a normal number, dense around the junction."""
+    """Return float32 outputs over all sizes at which f' is a normal number, dense around the junction."""
     x = spec.scale * np.concatenate([np.geomspace(1e-3, 1e3, 6000) ** (1 / spec.n), np.geomspace(1e-9, 1e9, 2000)])
     y = spec(x).astype(np.float32)
     y = y[np.isfinite(y) & (y > smallest_normal("float32"))]
@@ -24,7 +24,7 @@ def outputs(spec: GemSpec) -> np.ndarray:
 
 
 def apart(got: np.ndarray, want: np.ndarray, sup: float) -> float:
-    """Give the largest error of a second derivative: relative, or relative to sup |f''| where that is less."""
+    """Return the largest error of a second derivative: relative, or relative to sup |f''| where that is less."""
     error = np.abs(got - want)
     return np.minimum(error / np.maximum(np.abs(want), 1e-300), error / sup).max()
 

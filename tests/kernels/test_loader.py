@@ -22,7 +22,7 @@ RUN = "int gem_run(const void *call) { return 0; }\n"
 
 @pytest.fixture
 def copied(built, tmp_path) -> Path:
-    """Give a copy of the library and its checksum."""
+    """Return a copy of the library and its checksum."""
     path = tmp_path / "gem_kernels.so"
     shutil.copy(built.path, path)
     shutil.copy(built.path.with_name(built.path.name + ".sha256"), tmp_path)
@@ -30,7 +30,7 @@ def copied(built, tmp_path) -> Path:
 
 
 def reason(path: Path) -> str:
-    """Give why a fresh process refuses the library, so that a crash is seen as such."""
+    """Return why a fresh process refuses the library, so that a crash is seen as such."""
     script = (
         "import sys, pathlib\n"
         "from gem_activations.errors import BackendError\n"
@@ -54,7 +54,7 @@ def test_missing(tmp_path):
 
 
 def status(path: Path) -> cpu.Status:
-    """Give the status in a fresh process: a library that was loaded once is not loaded from another path."""
+    """Return the status in a fresh process: a library that was loaded once is not loaded from another path."""
     script = (
         "import sys, pathlib\n"
         "from gem_activations.kernels.cpu import loader\n"

@@ -26,7 +26,7 @@ every_operation = pytest.mark.parametrize("operation", OPERATIONS)
 
 
 def inputs(operation: str, dtype: str, count: int) -> list[np.ndarray]:
-    """Give numbers of both signs over a few decades, with NaN, infinities and zeros among them."""
+    """Return numbers of both signs over a few decades, with NaN, infinities and zeros among them."""
     generator = np.random.default_rng(count)
     arrays = []
     for _ in range(OPERATIONS[operation].inputs):

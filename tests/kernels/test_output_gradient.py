@@ -21,7 +21,7 @@ every_order = pytest.mark.parametrize("n", [*range(1, 9), 20, 64])
 
 @lru_cache
 def outputs_and_slopes(spec: GemSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Give float32 outputs over all positive exponents, dense around the junction, and the exact gradients there."""
+    """Return float32 outputs over all positive exponents, dense around the junction, and the exact gradients there."""
     generator = np.random.default_rng(spec.n)
     exponents = np.arange(-149, 128)[:, None]
     spread = np.ldexp(np.hstack([1 + generator.random((exponents.size, 4)), [[1.0, 2 - 2.0**-23]] * 277]), exponents)

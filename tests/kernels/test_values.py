@@ -27,7 +27,7 @@ every_order = pytest.mark.parametrize("n", ORDERS)
 
 
 def sweep(spec: GemSpec) -> np.ndarray:
-    """Give float32 inputs of both signs: every exponent, both ends of each, and many points around the junction."""
+    """Return float32 inputs of both signs: every exponent, both ends of each, and many points around the junction."""
     generator = np.random.default_rng(spec.n)
     exponents = np.arange(-149, 128)[:, None]
     spread = np.ldexp(np.hstack([1 + generator.random((exponents.size, 6)), [[1.0, 2 - 2.0**-23]] * 277]), exponents)
@@ -41,7 +41,7 @@ def specs(n: int) -> list[GemSpec]:
 
 
 def bend_condition(spec: GemSpec, x: np.ndarray) -> np.ndarray:
-    """Give the factor by which f'' amplifies a rounding of F, near the zero of 1 + 2n - 4n F."""
+    """Return the factor by which f'' amplifies a rounding of F, near the zero of 1 + 2n - 4n F."""
     rise = (spec.gate(x) - spec.leak) / (1 - spec.leak)
     return (1 + 2 * spec.n + 4 * spec.n * rise) / np.abs(1 + 2 * spec.n - 4 * spec.n * rise)
 
@@ -97,7 +97,7 @@ def test_every_half_pattern(library, spec, dtype):
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Give values beyond the largest number of the dtype as infinite, as rounding does."""
+    """Return values beyond the largest number of the dtype as infinite, as rounding does."""
     largest = {"float16": 65520.0, "bfloat16": (2 - 2.0**-8) * 2.0**127}[dtype]
     return np.where(np.abs(values) >= largest, np.copysign(np.inf, values), values)
 

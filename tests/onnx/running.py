@@ -8,19 +8,19 @@ import torch
 
 
 def export(model: torch.nn.Module, *inputs: torch.Tensor, dynamic: Any = None, **options: Any) -> onnx.ModelProto:
-    """Give the ONNX model of a PyTorch model in evaluation mode, with no setting that the activation would need."""
+    """Return the ONNX model of a PyTorch model in evaluation mode, with no setting that the activation would need."""
     program = torch.onnx.export(model.eval(), inputs, dynamo=True, verbose=False, dynamic_shapes=dynamic, **options)
     assert program is not None
     return program.model_proto
 
 
 def start(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Give a session with the settings that ONNX Runtime has by itself, on the CPU."""
+    """Return a session with the settings that ONNX Runtime has by itself, on the CPU."""
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def run(session: onnxruntime.InferenceSession, *inputs: torch.Tensor) -> list[Any]:
-    """Give the outputs as NumPy arrays."""
+    """Return the outputs as NumPy arrays."""
     names = [each.name for each in session.get_inputs()]
     return session.run(None, {name: each.numpy() for name, each in zip(names, inputs, strict=True)})
 

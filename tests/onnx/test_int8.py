@@ -40,7 +40,7 @@ class Batches(CalibrationDataReader):
 
 
 def quantise(model, batches, folder):
-    """Give the session of the int8 model, and how many weights of it are int8."""
+    """Return the session of the int8 model, and how many weights of it are int8."""
     onnx.save(model, folder / "float.onnx")
     reader = Batches(model.graph.input[0].name, batches)
     quantize_static(folder / "float.onnx", folder / "int8.onnx", reader, op_types_to_quantize=WHAT)
@@ -54,7 +54,7 @@ def outputs(session, x):
 
 
 def relative_error(got, want):
-    """Give the root mean square of the difference in units of the spread of what is right."""
+    """Return the root mean square of the difference in units of the spread of what is right."""
     return float(np.sqrt(np.mean((got - want) ** 2)) / want.std())
 
 
@@ -68,7 +68,7 @@ def pieces(generator, count, first, last):
 
 
 def language_model(activation):
-    """Give a GPT-2 of two layers that has read Python for a few seconds."""
+    """Return a GPT-2 of two layers that has read Python for a few seconds."""
     register()
     torch.manual_seed(0)
     sizes = {"vocab_size": 128, "n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 4}
@@ -88,7 +88,7 @@ def language_model(activation):
 
 
 def language_model_in_int8(activation, folder):
-    """Give the relative error of the logits and the change of the loss on text not taught."""
+    """Return the relative error of the logits and the change of the loss on text not taught."""
     model = language_model(activation)
     generator = torch.Generator().manual_seed(2)
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
@@ -127,7 +127,7 @@ def digits():
 
 
 def image_model_in_int8(activation, digits, folder):
-    """Give the relative error of the logits and the accuracies on held-out digits, in float32 and int8."""
+    """Return the relative error of the logits and the accuracies on held-out digits, in float32 and int8."""
     torch.manual_seed(0)
     images, labels = digits
     convolutions = [nn.Conv2d(1, 12, 3, padding=1), make_activation(activation), nn.MaxPool2d(2)]

@@ -75,12 +75,12 @@ def run_member(number, x):
 
 
 def written(spec, x):
-    """Give what PyTorch computes by the formula that exporters see."""
+    """Return what PyTorch computes by the formula that exporters see."""
     return exported.value(x if x.dtype == torch.float64 else x.float(), spec).to(x.dtype).numpy()
 
 
 def extremes(scale, dtype):
-    """Give NaN, infinities, zeros, the ends of the dtype and the junction, with both signs."""
+    """Return NaN, infinities, zeros, the ends of the dtype and the junction, with both signs."""
     ends = torch.finfo(dtype)
     tiny = ends.smallest_normal * ends.eps
     near = [scale, scale * (1 - ends.eps), scale * (1 + ends.eps), 1.0]
@@ -89,7 +89,7 @@ def extremes(scale, dtype):
 
 
 def in_rows(x):
-    """Give x with two dimensions, neither of which is the one exported."""
+    """Return x with two dimensions, neither of which is the one exported."""
     x = torch.cat([x, torch.zeros(-len(x) % 7, dtype=x.dtype)])
     return x.reshape(-1, 7)
 

@@ -46,14 +46,14 @@ class Route:
         return self.name
 
     def value_and_gradient(self, x: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
-        """Give f(x) and f'(x) through one forward and one backward pass."""
+        """Return f(x) and f'(x) through one forward and one backward pass."""
         x = x.detach().clone().requires_grad_()
         y = self(x, spec)
         (gradient,) = torch.autograd.grad(y, x, torch.ones_like(y))
         return y.detach(), gradient
 
     def gradient_ulps(self, n: int, dtype: str) -> float:
-        """Give the bound of the gradient's error beside `gradient_floor`."""
+        """Return the bound of the gradient's error beside `gradient_floor`."""
         if dtype in ("float16", "bfloat16"):
             return half_gradient_from_output_ulps(n) if self.keeps_output else HALF_ULPS
         if self.tabulated and dtype == "float32":
@@ -61,7 +61,7 @@ class Route:
         return gradient_from_output_ulps(n) if self.keeps_output and dtype == "float64" else gradient_ulps(n)
 
     def gradient_floor(self, spec: GemSpec, dtype: str) -> float:
-        """Give the absolute error that a gradient may have besides: see `GRADIENT_FLOOR`.
+        """Return the absolute error that a gradient may have besides: see `GRADIENT_FLOOR`.
 
         From the output it is the slope where the output turns subnormal: below, the output has too few bits left.
         """

@@ -32,7 +32,7 @@ every_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], i
 
 
 def sweep_float32(spec: GemSpec) -> torch.Tensor:
-    """Give both signs of every exponent of float32, subnormal ones too, and many points around the junction."""
+    """Return both signs of every exponent of float32, subnormal ones too, and many points around the junction."""
     generator = np.random.default_rng(spec.n)
     exponents = np.arange(-149, 128)[:, None]
     spread = np.ldexp(1 + generator.random((exponents.size, 32)), exponents)

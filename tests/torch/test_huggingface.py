@@ -48,7 +48,7 @@ def llama(**options):
 
 
 def run(model):
-    """Give the first output of a model in evaluation."""
+    """Return the first output of a model in evaluation."""
     torch.manual_seed(0)
     given = torch.randn(2, 3, 8, 8) if model.config.model_type == "vit" else torch.randint(11, (2, 5))
     with torch.no_grad():

@@ -21,7 +21,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "properties"
 
 
 def proved_gains():
-    """Give (activation, lowest gain, highest gain) of each committed certificate, None if its row is open."""
+    """Return (activation, lowest gain, highest gain) of each committed certificate, None if its row is open."""
     for page in sorted(PAGES.glob("*.md")):
         text = page.read_text()
         name = re.search(r"^# .*: `(.*)`", text)

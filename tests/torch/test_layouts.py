@@ -12,7 +12,7 @@ SPEC = GemSpec(2, 1e-4, 0.01)
 
 
 def with_gaps(*shape: int) -> torch.Tensor:
-    """Give random values inside a storage whose other places are NaN."""
+    """Return random values inside a storage whose other places are NaN."""
     wide = torch.full([*shape[:-1], 2 * shape[-1] + 1], torch.nan)
     view = wide[..., 1::2]
     return view.copy_(torch.randn(shape))
@@ -180,5 +180,5 @@ def test_an_input_is_not_changed():
 
 
 def _dense(x: torch.Tensor) -> bool:
-    """Tell whether every place of the storage span belongs to one element: then strides can be rebuilt as they are."""
+    """Return whether every place of the storage span belongs to one element, so that strides can be rebuilt."""
     return torch.empty_like(x).stride() == x.stride()

@@ -37,7 +37,7 @@ MODELS = {"cnn": (cnn, [("1", "0", "2"), ("7", "6", "8")]), "mlp": (mlp, [("2", 
 
 
 def plant(model, places, bias):
-    """Give units a bias that puts them to sleep, and cut others off from what comes behind them."""
+    """Return units a bias that puts them to sleep, and cut others off from what comes behind them."""
     for _, before, behind in places:
         with torch.no_grad():
             model.get_submodule(before).bias.fill_(1.0)[list(ASLEEP)] = bias

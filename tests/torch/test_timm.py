@@ -22,7 +22,7 @@ MODELS = Path(__file__).with_name("timm_models.py")
 
 
 def timm_folder():
-    """Give timm's folder: of the installed package, or in the folder that GEM_ACTIVATIONS_TIMM names."""
+    """Return timm's folder: of the installed package, or in the folder that GEM_ACTIVATIONS_TIMM names."""
     named = os.environ.get("GEM_ACTIVATIONS_TIMM")
     if named and Path(named, "timm").is_dir():
         return Path(named, "timm")

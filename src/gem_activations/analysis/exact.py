@@ -94,7 +94,7 @@ def divided(expression: Expr) -> Expr:
 
 @lru_cache(maxsize=4096)
 def simplest(expression: Expr) -> Expr:
-    """Give SymPy's simplification, or the expression itself where that may take very long, or a ball refutes it."""
+    """Return SymPy's simplification, or the expression itself where that may take very long, or a ball refutes it."""
     if enormous(expression):
         return expression
     simple = sp.simplify(expression)

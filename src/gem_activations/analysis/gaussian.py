@@ -137,7 +137,7 @@ REACH = 18
 
 
 def expectation(formula: Formula, integrands: Sequence[Expr], growth: int, variance: Expr) -> Number:
-    """Give E h(x) for x ~ N(0, variance), h given by one expression in x on each piece of the formula.
+    """Return E h(x) for x ~ N(0, variance), h given by one expression in x on each piece of the formula.
 
     Args:
         growth: 0, 1 or 2 where h is f'^2, f or f^2; 4 where it is x^2 f^2. It chooses the bound of the tails.

@@ -136,7 +136,7 @@ def fixed_points(course: Course, unit: Expr = sp.S.One) -> tuple[Value, tuple[Va
 
 
 def uniqueness(course: Course, level: Number) -> tuple[Value, tuple[Value, ...]]:
-    """Say whether V(q)/q takes the level, which it takes somewhere, at one q only.
+    """Return whether V(q)/q takes the level, which it takes somewhere, at one q only.
 
     Raises: UndecidedError: h/2 - level changes sign more than once.
     """

@@ -99,7 +99,7 @@ def measure_block(name: str, arms: list[str], seconds: float) -> list[BlockRow]:
 
 
 def kept_bytes(model: nn.Module, x: Tensor) -> int:
-    """Give the bytes of the distinct storages that the graph of model(x) keeps, its parameters and buffers aside."""
+    """Return the bytes of the distinct storages that the graph of model(x) keeps, its parameters and buffers aside."""
     owned = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     kept: dict[int, int] = {}
 
@@ -130,7 +130,7 @@ def _step(model: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def _peak_in_child(name: str, arm: str) -> int | None:
-    """Give the peak growth of resident memory over one step, in a process of its own; None where not measurable."""
+    """Return the peak growth of resident memory over one step, in a process of its own; None where not measurable."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     # Freed blocks must go back to the system at once, or the peak of the warm-up would hide the one of the step.
@@ -160,7 +160,7 @@ def _status(field: str) -> int:
 
 
 def row_as_dict(row: BlockRow) -> dict[str, Any]:
-    """Give the row as a flat record for a JSON line."""
+    """Return the row as a flat record for a JSON line."""
     record = asdict(row)
     timing = record.pop("timing")
     return {**record, **{f"seconds_{key}" if key != "rounds" else key: value for key, value in timing.items()}}

@@ -42,7 +42,7 @@ class WrongResultError(GemError):
 
 
 def candidates(orders: tuple[int, ...], compiled: bool) -> dict[str, Function]:
-    """Give the functions to time: rivals, then GEM of every order by each way of computing it."""
+    """Return the functions to time: rivals, then GEM of every order by each way of computing it."""
     functions: dict[str, Function] = {
         "relu": functional.relu,
         "gelu": functional.gelu,
@@ -66,7 +66,7 @@ def candidates(orders: tuple[int, ...], compiled: bool) -> dict[str, Function]:
 
 
 def cases(sizes: list[int], dtypes: list[str], layouts: list[str], directions: list[str]) -> Iterator[Case]:
-    """Give every combination; channels_last only where the size fills whole images."""
+    """Return every combination; channels_last only where the size fills whole images."""
     for size in sizes:
         for dtype in dtypes:
             for layout in layouts:

@@ -75,7 +75,7 @@ FULL = Plan(
 
 
 def make_plan(short: bool, changes: Mapping[str, Any]) -> Plan:
-    """Give the short or the full plan with some fields replaced.
+    """Return the short or the full plan with some fields replaced.
 
     Raises: SettingError: a dtype, layout, direction, block, size, order or time that there is not.
     """

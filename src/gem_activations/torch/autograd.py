@@ -68,7 +68,7 @@ def apply_gated_eagerly(x: Tensor, gate: Tensor, spec: GemSpec, backend: Backend
 
 
 def _may_be_overwritten(x: Tensor) -> bool:
-    """Tell whether autograd surely lets x be changed in place: no leaf, no view of one, no view that it protects."""
+    """Return whether autograd surely lets x be changed in place: no leaf, no view of one, no view that it protects."""
     if not x._is_view():
         return not (x.is_leaf and x.requires_grad)
     base: Any = x._base
@@ -385,5 +385,5 @@ class GatedUnit(_Elementwise):
 
 
 def _has_tangents() -> bool:
-    """Tell whether tensors can carry tangents now, for forward-mode differentiation."""
+    """Return whether tensors can carry tangents now, for forward-mode differentiation."""
     return forward_ad._current_level >= 0

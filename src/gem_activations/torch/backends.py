@@ -13,15 +13,15 @@ class Backend(Protocol):
     """What computes values and gradients on ordinary tensors (not traced, not wrapped), outside autograd."""
 
     def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
-        """Tell whether the gradient from the output takes at most 1.2 times as long as the one from the input."""
+        """Return whether the gradient from the output takes at most 1.2 times as long as the one from the input."""
         ...
 
     def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
-        """Give f(x) in the dtype and memory format of x; x itself, overwritten, where `inplace`."""
+        """Return f(x) in the dtype and memory format of x; x itself, overwritten, where `inplace`."""
         ...
 
     def backward(self, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
-        """Give grad * f'(x), where `kept` is x, or f(x) if `from_output`; all of one dtype and shape."""
+        """Return grad * f'(x), where `kept` is x, or f(x) if `from_output`; all of one dtype and shape."""
         ...
 
     def second(
@@ -44,11 +44,11 @@ class Backend(Protocol):
         ...
 
     def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
-        """Give x * f(gate) in the memory format of x."""
+        """Return x * f(gate) in the memory format of x."""
         ...
 
     def glu_backward(self, grad: Tensor, x: Tensor, gate: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
-        """Give grad * f(gate) and grad * x * f'(gate)."""
+        """Return grad * f(gate) and grad * x * f'(gate)."""
         ...
 
 
@@ -60,12 +60,12 @@ class Plain:
         return False
 
     def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
-        """Give f(x); see Backend."""
+        """Return f(x); see Backend."""
         y = formula.value(x, spec)
         return x.copy_(y) if inplace else y
 
     def backward(self, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
-        """Give grad * f'(x); see Backend."""
+        """Return grad * f'(x); see Backend."""
         x = formula.inverse(kept, spec) if from_output else formula.widen(kept)
         return (grad * formula.derivative(x, spec)).to(grad.dtype)
 
@@ -95,11 +95,11 @@ class Plain:
         return formula.derivatives(x, spec, from_output)
 
     def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
-        """Give x * f(gate); see Backend."""
+        """Return x * f(gate); see Backend."""
         return (formula.widen(x) * formula.value(formula.widen(gate), spec)).to(x.dtype)
 
     def glu_backward(self, grad: Tensor, x: Tensor, gate: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
-        """Give both gradients; see Backend."""
+        """Return both gradients; see Backend."""
         wide = formula.widen(gate)
         grad_x = grad * formula.value(wide, spec)
         grad_gate = formula.widen(grad) * x * formula.derivative(wide, spec)

@@ -102,7 +102,7 @@ class ScaleReport:
         return tuple(found)
 
     def undo(self) -> None:
-        """Give every module the scale that it had before the calibration."""
+        """Return every module the scale that it had before the calibration."""
         for module, state in self._before:
             module.restore_scale(state)
 

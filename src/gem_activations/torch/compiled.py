@@ -33,7 +33,7 @@ class Cpu:
         self._has_table_lookup = library.isa == "avx512"
 
     def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
-        """Tell where it is, as measured (benchmarks/results/cpu_save.jsonl): see Backend.
+        """Return whether it is, as measured (benchmarks/results/cpu_save.jsonl): see Backend.
 
         These are the cases that read a table held in registers, and wait for the memory rather than for the
         arithmetic; half precision is half the memory.
@@ -122,21 +122,24 @@ class Triton:
         self.glu_backward = kernels.glu_backward
         self.reason_not_served = kernels.reason_not_served
 
-    def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:  # noqa: ARG002 -- Backend's signature
-        """Tell that it is not known to be: no GPU has measured its speed here, though it needs less memory."""
-        return False
+    def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
+        """Return whether it is, as measured on an H100 (benchmarks/results/gpu_kernels.jsonl): see Backend.
+
+        In float32 both wait for the memory; in bfloat16 more steps of the inverse than n = 1 takes are seen.
+        """
+        return spec.leak == 0 and (spec.n <= 4 if dtype == torch.float32 else dtype == torch.bfloat16 and spec.n == 1)
 
 
 @cache
 def load_cpu() -> Backend | None:
-    """Give the C library's backend, or None where the library cannot be used."""
+    """Return the C library's backend, or None where the library cannot be used."""
     library = cpu.load()
     return None if library is None else Cpu(library)
 
 
 @cache
 def load_triton() -> tuple[Triton | None, str]:
-    """Give the Triton backend, or None and the reason."""
+    """Return the Triton backend, or None and the reason."""
     try:
         from ..kernels import triton
     except MissingDependencyError as error:
@@ -145,5 +148,5 @@ def load_triton() -> tuple[Triton | None, str]:
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Tell whether the elements of x fill their memory in some order, each once."""
+    """Return whether the elements of x fill their memory in some order, each once."""
     return x.stride() == torch.empty_like(x, device="meta").stride()

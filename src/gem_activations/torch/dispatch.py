@@ -18,7 +18,7 @@ _told: set[str] = set()
 
 
 def choose_backend(name: BackendName, x: Tensor) -> Backend:
-    """Give the backend for an ordinary tensor x: the kernels of its device, else the plain formula.
+    """Return the backend for an ordinary tensor x: the kernels of its device, else the plain formula.
 
     Raises: BackendError: a backend forced by name that cannot serve x.
     """
@@ -62,7 +62,7 @@ def backend_info() -> dict[str, str]:
 
 
 def _kernels(x: Tensor) -> tuple[Backend | None, str]:
-    """Give the kernels for the device of x, or None and the reason; no reason for a device that has none."""
+    """Return the kernels for the device of x, or None and the reason; no reason for a device that has none."""
     if x.is_cpu:
         kernels = load_cpu()
         return kernels, "" if kernels else cpu.status().reason
@@ -87,7 +87,7 @@ def refuse_forced_kernel(name: BackendName) -> None:
 
 
 def is_traced(x: Tensor) -> bool:
-    """Tell whether x is no ordinary tensor with data of its own, or whether what is done with it is being recorded.
+    """Return whether x is no ordinary tensor with data of its own, or whether what is done with it is being recorded.
 
     A tensor without storage is sparse, or the batch that vmap makes of the gradients of a backward pass.
     """
@@ -104,7 +104,7 @@ def is_traced(x: Tensor) -> bool:
 
 
 def is_transformed(x: Tensor) -> bool:
-    """Tell whether torch.func's transforms, and nothing else, stand between x and an ordinary tensor."""
+    """Return whether torch.func's transforms, and nothing else, stand between x and an ordinary tensor."""
     if torch.compiler.is_compiling() or not _transforms_active() or _dispatch_modes() > 0:
         return False
     if any(layer.key() == _functorch.TransformType.Functionalize for layer in _functorch.get_interpreter_stack()):

@@ -25,7 +25,7 @@ _EXACT_ORDERS = 8  # Up to here p is a power of two and x/p exact; e lies within
 
 
 def value(wide: Tensor, spec: GemSpec) -> Tensor:
-    """Give f(x) for x of float32 or float64; any shape, same dtype."""
+    """Return f(x) for x of float32 or float64; any shape, same dtype."""
     unit, eps = coordinates(spec)
     rise = wide.relu()
     t = rise if unit == 1 else rise * (1 / unit) if spec.n <= _EXACT_ORDERS else rise / unit
@@ -49,7 +49,7 @@ def coordinates(spec: GemSpec) -> tuple[float, float]:
 
 
 def _power(t: Tensor, n: int) -> Tensor:
-    """Give t^(2n) in squares and cubes, which runtimes have code for; by their own power where n is large."""
+    """Return t^(2n) in squares and cubes, which runtimes have code for; by their own power where n is large."""
     if n > _EXACT_ORDERS:
         return t.pow(2 * n)
     while n % 3 == 0:

@@ -18,7 +18,7 @@ _SMALL_EPS = 2.0**-8
 
 
 def value(x: Tensor, spec: GemSpec) -> Tensor:
-    """Give f(x) = x (leak + (1 - leak) F(x)); any shape, same dtype. Exporters see it in the form of `exported`."""
+    """Return f(x) = x (leak + (1 - leak) F(x)); any shape, same dtype. Exporters see it in the form of `exported`."""
     wide = widen(x)
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         return exported.value(wide, spec).to(x.dtype)
@@ -31,7 +31,7 @@ def value(x: Tensor, spec: GemSpec) -> Tensor:
 
 
 def derivative(x: Tensor, spec: GemSpec) -> Tensor:
-    """Give f'(x) = leak + (1 - leak) F (1 + 2n (1 - F)); any shape, same dtype."""
+    """Return f'(x) = leak + (1 - leak) F (1 + 2n (1 - F)); any shape, same dtype."""
     power, eps = _gate(widen(x), spec)
     total = power + eps
     slope = power / total * (1 + 2 * spec.n * (eps / total))
@@ -79,7 +79,7 @@ def reciprocal(x: Tensor) -> Tensor:
 
 
 def inverse(y: Tensor, spec: GemSpec) -> Tensor:
-    """Give, in float64 and without gradient, the x with f(x) = y; 0 for y <= 0 where leak is 0.
+    """Return, in float64 and without gradient, the x with f(x) = y; 0 for y <= 0 where leak is 0.
 
     Newton's method on log f over log x, kept inside a bracket; f is strictly increasing for x > 0, so that the root
     is one. Source of the bracket: f(x) <= x, and f(x) >= (1 - leak) x - a where a is the scale. Where leak > 0, the
@@ -114,12 +114,12 @@ def inverse(y: Tensor, spec: GemSpec) -> Tensor:
 
 
 def widen(x: Tensor) -> Tensor:
-    """Give x in the dtype that the formula computes in: float64 for float64, else float32."""
+    """Return x in the dtype that the formula computes in: float64 for float64, else float32."""
     return x.to(_WIDE.get(x.dtype, x.dtype))
 
 
 def _gate(x: Tensor, spec: GemSpec) -> tuple[Tensor, float]:
-    """Give p and e with F = p / (p + e): t^(2n) and eps in the coordinates of `GemSpec.reduction`.
+    """Return p and e with F = p / (p + e): t^(2n) and eps in the coordinates of `GemSpec.reduction`.
 
     Where that eps is small, which needs n > 8, both are multiplied by the power of two that takes it to about 1. It
     comes between two factors of t^(2n), so that no power is subnormal where F is not.
@@ -137,7 +137,7 @@ def _coordinate(x: Tensor, spec: GemSpec) -> Tensor:
 
 
 def _power(t: Tensor, exponent: int) -> Tensor:
-    """Give t^exponent by squaring: multiplications only, which autocast leaves alone."""
+    """Return t^exponent by squaring: multiplications only, which autocast leaves alone."""
     result = None
     while exponent:
         if exponent & 1:

@@ -108,7 +108,7 @@ def init_(
 
 
 def _sort(module: nn.Module) -> tuple[dict[str, nn.Linear], list[tuple[str, str]]]:
-    """Give the layers to draw by name, and (name, reason) of the others that hold parameters of their own."""
+    """Return the layers to draw by name, and (name, reason) of the others that hold parameters of their own."""
     layers: dict[str, nn.Linear] = {}
     skipped: list[tuple[str, str]] = []
     foreign = {
@@ -154,7 +154,7 @@ def _is_of_transformers(part: nn.Module) -> bool:
 
 
 def _fan(layer: nn.Module, mode: Mode) -> float:
-    """Give the number of inputs that one output sums (fan_in), or of outputs that one input feeds (fan_out)."""
+    """Return the number of inputs that one output sums (fan_in), or of outputs that one input feeds (fan_out)."""
     weight: Tensor = layer.weight  # pyright: ignore[reportAssignmentType] -- checked in _reason_to_skip
     first, second, taps = weight.shape[0], weight.shape[1], weight[0, 0].numel()
     groups: int = getattr(layer, "groups", 1)

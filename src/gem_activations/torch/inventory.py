@@ -24,7 +24,7 @@ _OTHERS = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSo
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Tell whether a module is an elementwise activation of PyTorch, of this package, of transformers or of timm.
+    """Return whether a module is an elementwise activation of PyTorch, of this package, of transformers or of timm.
 
     Subclasses count, other than PyTorch's own for quantised tensors. An activation class of another source is not
     recognised.
@@ -40,7 +40,7 @@ def is_activation(module: nn.Module) -> bool:
 
 
 def is_known_class(module: nn.Module) -> bool:
-    """Tell whether a module's class is an activation of those sources itself, not a subclass that may do more.
+    """Return whether a module's class is an activation of those sources itself, not a subclass that may do more.
 
     Example:
         >>> is_known_class(nn.ReLU()), is_known_class(type("Own", (nn.ReLU,), {})())
@@ -60,7 +60,7 @@ def own_class(module: nn.Module) -> type[nn.Module]:
 
 
 def named_activations(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Give (dotted name, module) of every recognised activation, each module once; what is inside one is left out."""
+    """Return (dotted name, module) of every recognised activation, each module once; what is inside one is left out."""
     inside: set[int] = set()
     for name, module in model.named_modules():
         if id(module) not in inside and is_activation(module):

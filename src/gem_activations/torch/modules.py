@@ -96,7 +96,7 @@ class _Member(nn.Module):
         return self._spec, self._scaled, self.channel_dim, self.log_scale.detach().clone() if self._scaled else None
 
     def restore_scale(self, state: tuple[Any, ...]) -> None:
-        """Give the module the scale that it had when `save_scale` was called."""
+        """Return the module the scale that it had when `save_scale` was called."""
         self._spec, scaled, self.channel_dim, log_scale = state
         if scaled:
             with torch.no_grad():
@@ -137,7 +137,7 @@ class _Member(nn.Module):
         return self.spec.leak
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give f(x): same shape, dtype, device and memory format as x."""
+        """Return f(x): same shape, dtype, device and memory format as x."""
         if self._scaled:
             spec = self._spec
             return activate_scaled(
@@ -180,7 +180,7 @@ class GEM(_Member):
         super().__init__(GemSpec(n), inplace, save, backend)
 
     def extra_repr(self) -> str:
-        """Give the parameters as the constructor takes them."""
+        """Return the parameters as the constructor takes them."""
         return self._describe("n")
 
 
@@ -221,7 +221,7 @@ class EGEM(_Member):
         super().__init__(GemSpec.of(n, eps, scale=scale), inplace, save, backend, trainable, channels)
 
     def extra_repr(self) -> str:
-        """Give the parameters as the constructor takes them."""
+        """Return the parameters as the constructor takes them."""
         return self._describe("n", "eps")
 
 
@@ -260,7 +260,7 @@ class SEGEM(_Member):
         super().__init__(GemSpec.of(n, eps, leak, scale), inplace, save, backend, trainable, channels)
 
     def extra_repr(self) -> str:
-        """Give the parameters as the constructor takes them."""
+        """Return the parameters as the constructor takes them."""
         return self._describe("n", "eps", "leak")
 
 
@@ -305,11 +305,11 @@ class GEMGLU(nn.Module):
         self.gate = nn.Linear(in_features, out_features, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (x V + c) * f(x W + b): shape (..., in_features) to (..., out_features)."""
+        """Return (x V + c) * f(x W + b): shape (..., in_features) to (..., out_features)."""
         return apply_gated(self.value(x), self.gate(x), self.spec, self.backend)
 
     def extra_repr(self) -> str:
-        """Give the member of the family."""
+        """Return the member of the family."""
         return str(self.spec)
 
 

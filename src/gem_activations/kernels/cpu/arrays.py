@@ -12,7 +12,7 @@ Array = NDArray[np.floating]
 
 
 def forward(x: Array, spec: GemSpec, *, threads: int = 1) -> Array:
-    """Give f(x).
+    """Return f(x).
 
     Args:
         x: Any shape; float16, float32 or float64.

@@ -31,12 +31,12 @@ class Status(NamedTuple):
 
 
 def load() -> Library | None:
-    """Give the library, or None where it was not built or is refused; `status` has the reason. Loaded once."""
+    """Return the library, or None where it was not built or is refused; `status` has the reason. Loaded once."""
     return _load()[0]
 
 
 def status() -> Status:
-    """Tell whether the library is in use, and if not why.
+    """Return whether the library is in use, and if not why.
 
     Example:
         >>> status().available or status().reason != ""
@@ -73,7 +73,7 @@ def open_library(path: Path) -> Library:
 
 
 def _is_truncated(path: Path) -> bool:
-    """Tell whether an ELF file ends before its table of sections, which stands last.
+    """Return whether an ELF file ends before its table of sections, which stands last.
 
     Such a library could end the process while it is mapped. Other systems refuse it themselves.
     """

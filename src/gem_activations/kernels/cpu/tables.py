@@ -42,7 +42,7 @@ class GradientTable(ctypes.Structure):
 
 @lru_cache(maxsize=64)
 def gradient_table(n: int, leak: float) -> GradientTable | None:
-    """Give the table for n up to 8 and leak > 0, or None where it would not be exact enough."""
+    """Return the table for n up to 8 and leak > 0, or None where it would not be exact enough."""
     if leak < _SMALLEST_LEAK or n > 8:
         return None
     unit = GemSpec(n, 1.0, leak)
@@ -64,7 +64,7 @@ def gradient_table(n: int, leak: float) -> GradientTable | None:
 
 
 def _octaves(unit: GemSpec) -> tuple[int, int]:
-    """Give the powers of two of u = y / scale below which f' is leak, and from which it is 1, to within _TAIL."""
+    """Return the powers of two of u = y / scale below which f' is leak, and from which it is 1, to within _TAIL."""
     n, leak = unit.n, unit.leak
     # Far below, f' - leak = (1 - leak) (2n+1) t^(2n) and u = leak t; far above, f' - 1 = (1 - leak) (2n-1) t^(-2n).
     near = (_TAIL * leak / ((1 - leak) * (2 * n + 1))) ** (1 / (2 * n))
@@ -74,7 +74,7 @@ def _octaves(unit: GemSpec) -> tuple[int, int]:
 
 
 def _slopes(unit: GemSpec, starts: Array, widths: Array, z: Array) -> Array:
-    """Give f' at the place z of every part; one row a part."""
+    """Return f' at the place z of every part; one row a part."""
     return unit.derivative(unit.inverse(starts[:, None] + (z + 0.5) * widths[:, None]))
 
 
@@ -83,7 +83,7 @@ def _powers(z: Array) -> Array:
 
 
 def _pack(coefficients: NDArray[np.floating], low: int, high: int, log2_parts: int) -> GradientTable:
-    """Give the table in memory that starts at a cache line: its rows are read as vectors."""
+    """Return the table in memory that starts at a cache line: its rows are read as vectors."""
     memory = bytearray(ctypes.sizeof(GradientTable) + 64)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     table = GradientTable.from_buffer(memory, -address % 64)

@@ -15,13 +15,13 @@ import triton.language as tl
 
 @triton.jit
 def widen(x):
-    """Give x in the dtype that is computed in: float64 for float64, else float32."""
+    """Return x in the dtype that is computed in: float64 for float64, else float32."""
     return x.to(tl.float64 if x.dtype == tl.float64 else tl.float32)
 
 
 @triton.jit
 def power(t, exponent: tl.constexpr):
-    """Give t^exponent, exponent >= 1, by squaring."""
+    """Return t^exponent, exponent >= 1, by squaring."""
     if exponent == 1:
         return t
     elif exponent % 2 == 0:
@@ -32,14 +32,14 @@ def power(t, exponent: tl.constexpr):
 
 @triton.jit
 def gate_power(x, member: tl.constexpr):
-    """Give p = t^(2n) with t = x * inverse_scale clamped to 0 .. limit; NaN stays NaN."""
+    """Return p = t^(2n) with t = x * inverse_scale clamped to 0 .. limit; NaN stays NaN."""
     t = tl.clamp(x * member.inverse_scale, 0.0, member.limit, propagate_nan=tl.PropagateNan.ALL)
     return power(t, 2 * member.n)
 
 
 @triton.jit
 def rise_and_rest(x, member: tl.constexpr):
-    """Give F(x) and 1 - F(x), each with its own relative accuracy, from one division."""
+    """Return F(x) and 1 - F(x), each with its own relative accuracy, from one division."""
     p = gate_power(x, member)
     reciprocal = 1.0 / (p + member.eps)
     return p * reciprocal, member.eps * reciprocal
@@ -47,7 +47,7 @@ def rise_and_rest(x, member: tl.constexpr):
 
 @triton.jit
 def value(x, rise, member: tl.constexpr):
-    """Give f(x) = x (leak + (1 - leak) F(x)) from x and F(x)."""
+    """Return f(x) = x (leak + (1 - leak) F(x)) from x and F(x)."""
     if member.leak == 0.0:
         # The maximum keeps -inf * 0 from becoming NaN; a NaN comes through `rise`.
         return tl.maximum(x, 0.0) * rise
@@ -57,7 +57,7 @@ def value(x, rise, member: tl.constexpr):
 
 @triton.jit
 def slope(rise, rest, member: tl.constexpr):
-    """Give f' = leak + (1 - leak) F (1 + 2n (1 - F)) from F and 1 - F."""
+    """Return f' = leak + (1 - leak) F (1 + 2n (1 - F)) from F and 1 - F."""
     if member.leak == 0.0:
         return rise * (1.0 + (2.0 * member.n) * rest)
     else:

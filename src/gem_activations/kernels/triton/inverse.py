@@ -18,7 +18,7 @@ from .gate import change, curvature, derivatives, power, rise_and_rest, slope
 
 @triton.jit
 def slope_from_output(y, member: tl.constexpr, start: tl.constexpr):
-    """Give f'(x) where f(x) = y; leak for y <= 0, 1 at +inf, NaN at NaN."""
+    """Return f'(x) where f(x) = y; leak for y <= 0, 1 at +inf, NaN at NaN."""
     # Beyond these bounds, which keep the powers finite, the gradient has long reached its limits.
     lowest: tl.constexpr = 2.2250738585072014e-308 if y.dtype == tl.float64 else 1.1754943508222875e-38
     bounded = tl.clamp(y, lowest, 1e38, propagate_nan=tl.PropagateNan.ALL)
@@ -99,7 +99,7 @@ def _gate_from_output(y, member: tl.constexpr, start: tl.constexpr):
 
 @triton.jit
 def _gate_ratio(y, member: tl.constexpr):
-    """Give q = (y / scale)^(2n / (2n+1)), at most 2^60, to about two ulp."""
+    """Return q = (y / scale)^(2n / (2n+1)), at most 2^60, to about two ulp."""
     order: tl.constexpr = 2.0 * member.n + 1.0
     exponent = _rough_log2(y)
     root = tl.exp2(exponent * (1.0 / order))
@@ -114,7 +114,7 @@ def _gate_ratio(y, member: tl.constexpr):
 
 @triton.jit
 def _rough_log2(y):
-    """Give log2 of a normal number above 0, to 1.3e-4 in float32."""
+    """Return log2 of a normal number above 0, to 1.3e-4 in float32."""
     if y.dtype == tl.float64:
         return tl.log2(y)
     else:
@@ -128,7 +128,7 @@ def _rough_log2(y):
 
 @triton.jit
 def _start(q, start: tl.constexpr):
-    """Give h with h^(2n+1) + q h = 1 to the accuracy of the start polynomial."""
+    """Return h with h^(2n+1) + q h = 1 to the accuracy of the start polynomial."""
     reciprocal = 1.0 / (1.0 + q)
     s = 1.0 - 2.0 * reciprocal
     total = s * start[0] + start[1]
@@ -168,7 +168,7 @@ def _root_with_leak(y, member: tl.constexpr, start: tl.constexpr):
 
 @triton.jit
 def _stretch(y, member: tl.constexpr, start: tl.constexpr):
-    """Give x / y within a factor of two, exact where either term of f stands alone.
+    """Return x / y within a factor of two, exact where either term of f stands alone.
 
     f is the sum of leak * x and (1 - leak) x F. Each alone would give y at its own x; where the second is a power, of
     order 2n+1, the equation for both has the form that the start polynomial solves.

@@ -22,7 +22,7 @@ BLOCK = 65536 if INTERPRETED else 1024
 
 
 def forward(x: Tensor, spec: GemSpec, inplace: bool = False) -> Tensor:
-    """Give f(x).
+    """Return f(x).
 
     Args:
         x: Any shape and strides, on a CUDA device; float16, bfloat16, float32 or float64.
@@ -43,7 +43,7 @@ def forward(x: Tensor, spec: GemSpec, inplace: bool = False) -> Tensor:
 
 
 def backward(grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
-    """Give grad * f'(x).
+    """Return grad * f'(x).
 
     Args:
         grad: Any shape and strides; float16, bfloat16, float32 or float64.
@@ -98,7 +98,7 @@ def inverse(y: Tensor, spec: GemSpec) -> Tensor:
 
 
 def glu_forward(x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
-    """Give x * f(gate), rounded once; arguments and errors as in `backward`, the memory format is that of x."""
+    """Return x * f(gate), rounded once; arguments and errors as in `backward`, the memory format is that of x."""
     _check(x, gate)
     out = torch.empty_like(x)
     _run(elementwise.gem_glu_forward_kernel, [x, gate], [out], _member(x, spec))
@@ -106,7 +106,7 @@ def glu_forward(x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
 
 
 def glu_backward(grad: Tensor, x: Tensor, gate: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
-    """Give grad * f(gate) and grad * x * f'(gate); arguments and errors as in `backward`, both in x's format."""
+    """Return grad * f(gate) and grad * x * f'(gate); arguments and errors as in `backward`, both in x's format."""
     _check(x, gate, grad)
     grad_x, grad_gate = torch.empty_like(x), torch.empty_like(x)
     _run(elementwise.gem_glu_backward_kernel, [grad, x, gate], [grad_x, grad_gate], _member(x, spec))
@@ -150,7 +150,7 @@ def _run(kernel: Any, sources: list[Tensor], outs: list[Tensor], of: Member, **c
 
 
 def _same_layout(x: Tensor, other: Tensor) -> bool:
-    """Tell whether equal indices mean equal offsets, where the value itself is stored, not its negative.
+    """Return whether equal indices mean equal offsets, where the value itself is stored, not its negative.
 
     The stride of a dimension of one element means nothing.
     """
@@ -163,7 +163,7 @@ def _copy_like(x: Tensor, layout: Tensor) -> Tensor:
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Tell whether the values of x fill their memory, in some order of the dimensions, without gap or overlap."""
+    """Return whether the values of x fill their memory, in some order of the dimensions, without gap or overlap."""
     if x.is_neg():
         return False
     expected = 1

@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
 @lru_cache(maxsize=256)
 def member(spec: GemSpec, bits: int) -> Member:
-    """Give the constants of `spec` for kernels on numbers of 16, 32 or 64 bits."""
+    """Return the constants of `spec` for kernels on numbers of 16, 32 or 64 bits."""
     inverse_scale, eps, limit = spec.reduction
     order = 2 * spec.n + 1
     # With a leak the output is scaled by 1 / (1 - leak) before the gate's power is taken from it.
@@ -44,7 +44,7 @@ def member(spec: GemSpec, bits: int) -> Member:
 
 
 def _steps(spec: GemSpec, bits: int) -> int:
-    """Give the number of Halley steps after which the gradient is as accurate as the format: 1e-6 for float32."""
+    """Return the number of Halley steps after which the gradient is as accurate as the format: 1e-6 for float32."""
     if spec.leak:
         return (2 if spec.n <= 2 else 3 if spec.n <= 4 else 4 if spec.n <= 16 else 5) + (bits == 64)
     if spec.n == 1 and bits == 16:
@@ -54,7 +54,7 @@ def _steps(spec: GemSpec, bits: int) -> int:
 
 @lru_cache(maxsize=64)
 def start_polynomial(n: int) -> tuple[float, ...]:
-    """Give the coefficients of h (1 + q) as a polynomial in s, of degree 12, the highest power first.
+    """Return the coefficients of h (1 + q) as a polynomial in s, of degree 12, the highest power first.
 
     Interpolation at Chebyshev's points; the relative error is 6.8e-5, 1.2e-3, 4.0e-3, 7.4e-3 for n = 1, 2, 3, 4.
     """
@@ -63,7 +63,7 @@ def start_polynomial(n: int) -> tuple[float, ...]:
 
 
 def _exact_root(s: np.ndarray, n: int) -> np.ndarray:
-    """Give h (1 + q) in float64 at q = (1 + s) / (1 - s)."""
+    """Return h (1 + q) in float64 at q = (1 + s) / (1 - s)."""
     q = (1 + s) / (1 - s)
     h = np.minimum(1.0, 1 / q)
     # Newton's method from above on a convex function: it descends, and 300 steps are more than any n needs.

@@ -14,7 +14,7 @@ from ..modules import make_activation
 
 
 def act_layer(activation: Choice) -> Callable[..., nn.Module]:
-    """Give what makes the module of an activation when it is called, for libraries that take a module class.
+    """Return what makes the module of an activation when it is called, for libraries that take a module class.
 
     timm's models take it as `act_layer`, with nothing to register. `inplace` is taken as a keyword, and dropped where
     the activation has no such option.
@@ -46,17 +46,17 @@ class CatalogNames(dict[str, Any]):
     __slots__ = ()
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether the table holds the name, or it begins with a name of the catalog."""
+        """Return whether the table holds the name, or it begins with a name of the catalog."""
         return super().__contains__(name) or _is_ours(name)
 
     def __missing__(self, name: Any) -> Callable[..., nn.Module]:
-        """Give the factory of an activation of the catalog. Raises: KeyError: it names none; GemError: parameters."""
+        """Return the factory of an activation of the catalog. Raises: KeyError: it names none; GemError: parameters."""
         if not _is_ours(name):
             raise KeyError(name)
         return act_layer(name)
 
     def get(self, name: Any, default: Any = None) -> Any:
-        """Give what `self[name]` does, or the default where the table does not contain the name."""
+        """Return what `self[name]` does, or the default where the table does not contain the name."""
         try:
             return self[name]
         except KeyError:

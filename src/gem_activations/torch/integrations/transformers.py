@@ -156,7 +156,7 @@ def _entries(part: Any, replaced: list[Replaced]) -> list[tuple[Any, str, str]]:
 
 
 def _comes_back(part: Any, entries: list[tuple[Any, str, str]]) -> bool:
-    """Tell whether the model that is made of the configuration with these entries has the activations of the model."""
+    """Return whether the model that is made of the configuration with these entries has the model's activations."""
     before = [(config, key, vars(config)[key]) for config, key, _ in entries]
     try:
         for config, key, value in entries:

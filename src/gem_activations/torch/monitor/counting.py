@@ -56,7 +56,7 @@ def named_sources(model: nn.Module) -> Iterator[tuple[Source, nn.Module]]:
 
 
 def _find_place(module: nn.Module) -> tuple[int, int | None] | None:
-    """Give the channel dimension of what a module gives, and a width where that is a guess; None for no source."""
+    """Return the channel dimension of what a module gives, and a width where that is a guess; None for no source."""
     weight = getattr(module, "weight", None)
     if weight is None:
         return _find_place_by_parameters(module)
@@ -85,7 +85,7 @@ def _find_place_by_parameters(module: nn.Module) -> tuple[int, int | None] | Non
 
 
 def channel_dimension(x: Tensor, given: int | Source | None, name: str) -> int:
-    """Give the channel dimension of a pre-activation, 0 up to x.dim() - 1; 0 where x has no dimension.
+    """Return the channel dimension of a pre-activation, 0 up to x.dim() - 1; 0 where x has no dimension.
 
     Args:
         x: The pre-activation.
@@ -177,7 +177,7 @@ class LayerCounter:
         self._all_moved = gradient.is_cpu and bool(self._moved.all())
 
     def count(self) -> LayerCount:
-        """Give what was counted; waits for the device."""
+        """Return what was counted; waits for the device."""
         assert self.units is not None, "it was made where a first pass is counted"
         self._sort_in()
         gate, here, reading = self.reading.gate, self._finite, self.reading
@@ -229,13 +229,13 @@ class LayerCounter:
 
 
 def count_units(x: Tensor, dim: int) -> int:
-    """Give the number of units of a pre-activation with channel dimension `dim`; 1 where it has no dimension."""
+    """Return the number of units of a pre-activation with channel dimension `dim`; 1 where it has no dimension."""
     return x.shape[dim] if x.dim() else 1
 
 
 @lru_cache(maxsize=256)
 def _spread(count: int, device: torch.device) -> Tensor:
-    """Give the places that are sampled of `count`: all of few, else some that keep step with no dimension."""
+    """Return the places that are sampled of `count`: all of few, else some that keep step with no dimension."""
     if count <= _SAMPLED:
         return torch.arange(count, device="cpu").to(device)
     golden = (math.sqrt(5) - 1) / 2

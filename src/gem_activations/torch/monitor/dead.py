@@ -86,7 +86,7 @@ def _read(activation: catalog.Activation) -> Reading:
 
 
 def recognise(module: nn.Module) -> catalog.Activation | None:
-    """Give the activation of the catalog that a module computes, with its parameters; None where there is none.
+    """Return the activation of the catalog that a module computes, with its parameters; None where there is none.
 
     Learnt numbers (PReLU, StarReLU) are given by the catalog's defaults.
 
@@ -123,7 +123,7 @@ def _entries_by_class() -> dict[type, list[catalog.Entry]]:
 
 
 def _recognise_foreign(module: nn.Module) -> catalog.Activation | None:
-    """Give what a class of transformers or timm computes, unless its function was replaced by one that is not known.
+    """Return what a class of transformers or timm computes, unless its function was replaced by one that is not known.
 
     Some of these classes call what they hold as `act`: a function, a method of their own, or a module that `swap` has
     put there.

@@ -89,7 +89,7 @@ class LayerCount:
         return "rms" if self.scale is None else "a"
 
     def scalars(self) -> dict[str, float]:
-        """Give what a curve is drawn of, where it is known: the shares never_active, zero_gradient, gate_closed and
+        """Return what a curve is drawn of, where it is known: the shares never_active, zero_gradient, gate_closed and
         gate_open, 0 to 1, and the rms.
         """
         found = {
@@ -102,7 +102,7 @@ class LayerCount:
         return {name: value for name, value in found.items() if value is not None}
 
     def quantile(self, share: float) -> float | None:
-        """Give a quantile of the sampled pre-activations in units of `unit`, to the width of a bin; None without any.
+        """Return a quantile of the sampled pre-activations in units of `unit`, to the width of a bin; None without any.
 
         Args:
             share: 0 to 1; 0.5 gives the median.
@@ -174,7 +174,7 @@ class Recording:
         return (complete or self.windows)[-1]
 
     def records(self) -> list[dict[str, Any]]:
-        """Give a flat dictionary for each layer of each window, as a table of one row a layer takes them."""
+        """Return a flat dictionary for each layer of each window, as a table of one row a layer takes them."""
         return [
             {"first_step": window.first_step, "last_step": window.last_step, "samples": window.samples, **asdict(layer)}
             for window in self.windows

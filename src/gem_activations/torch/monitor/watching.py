@@ -223,7 +223,7 @@ class DeadUnitMonitor:
             self._end_window()
 
     def report(self) -> Recording:
-        """Give the complete windows, and what was counted since the last of them."""
+        """Return the complete windows, and what was counted since the last of them."""
         unfinished = (self._make_window(),) if self._samples else ()
         return Recording(self.interval, self.window, (*self._windows, *unfinished))
 
@@ -309,7 +309,7 @@ class DeadUnitMonitor:
         return channel_dimension(x, self._dims.get(counter.name, counter.source), counter.name)
 
     def _find_repeated(self, key: tuple[str, str], x: Tensor) -> LayerCounter | None:
-        """Give the counter of a pass that is repeated, of the latest that fits; None where its gradient comes anyway.
+        """Return the counter of a pass that is repeated, of the latest that fits; None where its gradient comes anyway.
 
         What ran before a segment has not run before it when it is repeated.
         """
@@ -397,7 +397,7 @@ def _hooks_of(module: nn.Module) -> object:
 
 
 def _is_ordinary(x: Any) -> bool:
-    """Tell whether x is a tensor of real numbers in memory, in a pass that could be a training step's."""
+    """Return whether x is a tensor of real numbers in memory, in a pass that could be a training step's."""
     return (
         isinstance(x, Tensor) and x.is_floating_point() and not x.is_inference() and not is_traced(x) and x.numel() > 0
     )

@@ -33,7 +33,7 @@ _FAMILY_OF_CLASS = {
 
 
 def keeps_output(module: nn.Module) -> bool:
-    """Tell whether an activation keeps its output for the backward pass, or may; False where it is not known.
+    """Return whether an activation keeps its output for the backward pass, or may; False where it is not known.
 
     Example:
         >>> keeps_output(nn.ReLU()), keeps_output(nn.ELU()), keeps_output(nn.ELU(inplace=True))
@@ -201,7 +201,7 @@ def _describe_new(new: nn.Module, overwrites: bool) -> str:
 
 
 def hand_over(old: nn.Module, new: nn.Module) -> None:
-    """Give a module the training mode and the hooks of the one whose place it takes, by `swap` or by `undo`."""
+    """Return a module the training mode and the hooks of the one whose place it takes, by `swap` or by `undo`."""
     if new.training != old.training:
         new.train(old.training)
     # The same dictionaries, so that the handles of hooks still remove them.
