@@ -100,6 +100,8 @@ class Tune(Request):
     """Ratio of neighbouring learning rates."""
     baseline: Suppress[str | None] = dataclasses.field(default=None, kw_only=True)
     rates: Suppress[Path | None] = None
+    until_decided: Suppress[bool] = dataclasses.field(default=False, kw_only=True)
+    max_seeds: Suppress[int | None] = dataclasses.field(default=None, kw_only=True)
 
     def run(self) -> None:
         """Run the search, then print the chosen rates."""

@@ -453,7 +453,7 @@ def test_the_summary_names_the_verdict_and_its_tests(fabricate):
 def test_statistics_are_computed_once_a_report(fabricate, monkeypatch):
     calls = []
     real = report.analyse_comparison
-    monkeypatch.setattr(report, "analyse_comparison", lambda comparison: (calls.append(1), real(comparison))[1])
+    monkeypatch.setattr(report, "analyse_comparison", lambda *given: (calls.append(1), real(*given))[1])
     write_report(fabricate(arms=TWO))
     assert len(calls) == 1
 

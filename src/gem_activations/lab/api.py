@@ -51,7 +51,7 @@ def compare(
     activations: Sequence[Choice] | Mapping[str, Choice],
     metric: str,
     better: Literal["higher", "lower"],
-    seeds: int = 5,
+    seeds: int | None = None,
     out: str | os.PathLike[str] | None = None,
     baseline: str | None = None,
     margin: float | None = None,
@@ -62,6 +62,8 @@ def compare(
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
     replicas: int = 1,
+    until_decided: bool = False,
+    max_seeds: int | None = None,
     retry_failed: bool = False,
     allow_changed: bool = False,
     keep_checkpoints: bool = False,
@@ -77,7 +79,7 @@ def compare(
             `"snake=mine.py:Snake"`; or a mapping of names to these.
         metric: The figure that the activations are compared by.
         better: Whether a "higher" or a "lower" value of it is the better one.
-        seeds: Runs of each activation.
+        seeds: Runs of each activation; None for 5.
         out: Output folder; None for runs/NAME.
         baseline: Activation that the others are compared with; None for gelu, or the first if gelu is not among them.
         margin: Differences below it are too small to matter, in the metric's unit; None for no test of equivalence.
@@ -86,6 +88,9 @@ def compare(
         device: "cpu", "cuda" or "cuda:N".
         seed_start: First seed.
         engine, ray_address, replicas: "ray" runs on a Ray cluster whose machines share the folder.
+        until_decided: Add seeds, in the place of `seeds`, until each activation is decided: results are looked at by a
+            schedule that keeps the false verdicts of all looks together below 5 %, and who is decided leaves.
+        max_seeds: Most seeds of each activation then; None for 40.
         retry_failed: Run failed runs again.
         allow_changed: Go on although torch, this package or the source of the experiment has changed.
         keep_checkpoints: Keep the checkpoints of finished runs.
@@ -121,6 +126,8 @@ def compare(
         engine=engine,
         ray_address=ray_address,
         replicas=replicas,
+        until_decided=until_decided,
+        max_seeds=max_seeds,
         retry_failed=retry_failed,
         allow_changed=allow_changed,
         keep_checkpoints=keep_checkpoints,

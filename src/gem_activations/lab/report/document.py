@@ -22,7 +22,15 @@ from ...errors import StoreError
 from ..claims.evidence import Finding, judge_comparison
 from ..statistics.analysis import Analysis
 from ..statistics.archive import DEPTH, ENVIRONMENT, EPOCHS, RESULTS, read_comparison
-from ..statistics.formatting import NOTHING, amount, control_sentences, failure_lines, headline, value_text
+from ..statistics.formatting import (
+    NOTHING,
+    amount,
+    control_sentences,
+    failure_lines,
+    headline,
+    looking_sentences,
+    value_text,
+)
 from ..statistics.reading import analyse_comparison
 from ..statistics.tables import (
     Column,
@@ -163,10 +171,11 @@ def store_report(report: Report) -> list[Path]:
 
 def analyse(comparison: Comparison, baseline: str | None = None) -> Report:
     """Compute all that a report says of a comparison; it may be unfinished, and have one arm or one seed."""
+    analysis = analyse_comparison(comparison, baseline)
+    looking = looking_sentences(comparison, analysis.baseline)
+    sentences = (*analysis.sentences, *looking, *control_sentences(comparison.recipe))
     if baseline is not None:
         comparison = replace(comparison, baseline=baseline)
-    analysis = analyse_comparison(comparison)
-    sentences = (*analysis.sentences, *control_sentences(comparison.recipe))
     return Report(comparison, analysis, tuple(judge_comparison(comparison)), sentences, _banners(comparison, analysis))
 
 

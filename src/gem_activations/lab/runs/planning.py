@@ -14,7 +14,17 @@ from ...errors import SettingError, StoreError
 from ..recipes.pipeline import Cnn, Initialisation, Mlp, Recipe, Training
 from ..recipes.registry import make_recipe
 from ..recipes.studies import make_study
-from ..store.comparison import read_plan, read_result, write_plan
+from ..statistics.reading import look_again
+from ..statistics.sequential import FIRST
+from ..store.comparison import (
+    LOOKS,
+    load_comparison,
+    read_looks,
+    read_plan,
+    read_result,
+    write_json,
+    write_plan,
+)
 from ..store.rates import flatten, read_rates
 from ..store.records import FINISHED, Plan
 from ..training.run import MOST_EPOCHS
@@ -23,8 +33,8 @@ from .request import Execution, FunctionRequest, Request
 from .tracking import check_trackers
 
 _OWN_NAMES = (  # The files of the store and of `report.FILES`.
-    *("comparison.json", "runs", "plots", "report.html", "report.md", "summary.csv", "summary.tex", "results.csv"),
-    *("results.parquet", "epochs.parquet", "depth.parquet", "environment.json"),
+    *("comparison.json", LOOKS, "runs", "plots", "report.html", "report.md", "summary.csv", "summary.tex"),
+    *("results.csv", "results.parquet", "epochs.parquet", "depth.parquet", "environment.json"),
 )
 
 
@@ -37,9 +47,15 @@ def resolve(request: Execution) -> Experiment:
         raise SettingError(f"--seeds {request.seeds}: give a whole number of at least 1")
     if request.seed_start < 0:
         raise SettingError(f"--seed-start {request.seed_start}: give a whole number from 0 up")
+    _check_looks(request)
     check_trackers(request.track)
-    if isinstance(request, FunctionRequest):
-        return of_function(request)
+    experiment = of_function(request) if isinstance(request, FunctionRequest) else _resolve_lab(request)
+    if request.until_decided and len(experiment.arms) < 2:
+        raise SettingError("--until-decided: give an activation to decide on beside the baseline")
+    return experiment
+
+
+def _resolve_lab(request: Execution) -> Experiment:
     assert isinstance(request, Request)
     recipe = resolve_recipe(request)
     if request.data_dir is not None and not request.data_dir.exists():
@@ -49,6 +65,19 @@ def resolve(request: Execution) -> Experiment:
     if recipe.initialisation == "gain" and any(name.partition("(")[0] not in catalog.ENTRIES for name in arms):
         raise SettingError("--initialisation gain needs activations of the catalog, whose gain is known; leave it out")
     return of_recipe(recipe, request.data_dir, seeds, arms)
+
+
+def _check_looks(request: Execution) -> None:
+    if not request.until_decided:
+        if request.max_seeds is not None:
+            raise SettingError(f"--max-seeds {request.max_seeds} belongs to --until-decided; add it, or give --seeds")
+        return
+    if request.seeds is not None:
+        raise SettingError(f"--seeds {request.seeds}: --until-decided adds seeds by its schedule; give --max-seeds")
+    if request.max_seeds is not None and request.max_seeds <= FIRST:
+        raise SettingError(f"--max-seeds {request.max_seeds}: give more than the {FIRST} seeds of the first look")
+    if request.retry_failed:
+        raise SettingError("--retry-failed would change results that --until-decided has looked at; leave it out")
 
 
 def resolve_recipe(request: Request) -> Recipe:
@@ -219,6 +248,7 @@ def agree_on_plan(request: Execution, experiment: Experiment, device: torch.devi
             activations=tuple(experiment.arms),
             seeds=experiment.seeds,
             versions=experiment.versions,
+            max_seeds=request.most,
         )
         if stored is not None:
             wanted = _join(stored, wanted, request)
@@ -235,6 +265,7 @@ def _join(stored: Plan, wanted: Plan, request: Execution) -> Plan:
         seeds=tuple(sorted({*stored.seeds, *wanted.seeds})),
         threads=stored.threads,
         baseline=wanted.baseline if request.baseline else stored.baseline,
+        extended=stored.extended,
     )
     differing = _differences(stored, joined)
     if differing:
@@ -242,7 +273,19 @@ def _join(stored: Plan, wanted: Plan, request: Execution) -> Plan:
             f"{folder} belongs to another comparison, which differs in {', '.join(differing)}; "
             "choose another --out folder, or give the settings that it was made with"
         )
+    others = set(wanted.activations) != set(stored.activations) or wanted.seeds[0] != stored.seeds[0]
+    if joined.max_seeds is not None and others:
+        raise StoreError(
+            f"{folder} adds seeds from {stored.seeds[0]} on until {', '.join(stored.activations)} are decided; "
+            "give the same --activations and --seed-start, or choose another --out folder"
+        )
+    if joined.max_seeds is None and len(joined.seeds) > len(stored.seeds) and any(_finished(folder, stored)):
+        joined = dataclasses.replace(joined, extended=(*stored.extended, len(stored.seeds)))
     return dataclasses.replace(joined, versions=_join_versions(stored, wanted, request))
+
+
+def _finished(folder: Path, plan: Plan) -> list[bool]:
+    return [(run := read_result(folder, *key)) is not None and run.status == FINISHED for key in plan.runs()]
 
 
 def _join_versions(stored: Plan, wanted: Plan, request: Execution) -> dict[str, str]:
@@ -250,7 +293,7 @@ def _join_versions(stored: Plan, wanted: Plan, request: Execution) -> dict[str, 
     changed = _changes(stored.versions, wanted.versions)
     if not changed:
         return wanted.versions
-    ended = [(run := read_result(request.folder, *key)) is not None and run.status == FINISHED for key in stored.runs()]
+    ended = _finished(request.folder, stored)
     if not any(ended):
         return wanted.versions
     if all(ended) and set(wanted.runs()) <= set(stored.runs()):
@@ -282,9 +325,31 @@ def _differences(stored: Plan, wanted: Plan) -> list[str]:
 
 def _settings(plan: Plan) -> dict[str, Any]:
     """Give all that must not change within a comparison, one flat entry a setting."""
-    flat: dict[str, Any] = {"baseline": plan.baseline, "device": plan.device}
+    flat: dict[str, Any] = {"baseline": plan.baseline, "device": plan.device, "max_seeds": plan.max_seeds}
     flat |= {f"data.{name}": checksum[:12] for name, checksum in plan.data.items()}
     return flat | flatten(plan.recipe)
+
+
+def look(folder: Path) -> tuple[int, tuple[str, ...]]:
+    """Look at the results of a comparison that adds seeds until its arms are decided, and record it in `looks.json`.
+
+    Returns: Number of looks that have all of their runs; the arms that get more seeds, the baseline first, or none if
+        all are decided.
+    Raises: StoreError: the results are no longer those that were looked at before.
+    """
+    comparison = load_comparison(folder)
+    _, looks, still_open = look_again(comparison)
+    with _lock(folder):
+        recorded = read_looks(folder)
+        shared = min(len(recorded), len(looks))
+        if recorded[:shared] != looks[:shared]:
+            raise StoreError(
+                f"{folder / LOOKS} records other verdicts than the runs give: results were changed after they were "
+                "looked at; choose another --out folder"
+            )
+        if len(looks) > shared:
+            write_json(folder / LOOKS, looks)
+    return len(looks), (comparison.baseline, *still_open) if still_open else ()
 
 
 def _lock(folder: Path) -> FileLock:

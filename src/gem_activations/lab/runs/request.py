@@ -27,6 +27,7 @@ _ACTIVATIONS = (
     "torch.nn.CELU or snake=mine.py:Snake"
 )
 
+_MOST = 40
 Choice = str | Callable[..., Any]
 """An activation: a string, or a class or factory of modules."""
 
@@ -52,6 +53,10 @@ class Execution:
     """The Ray cluster, such as auto or HOST:6379; this machine alone where not given."""
     replicas: int = 1
     """Runs that share one GPU of the cluster."""
+    until_decided: Annotated[bool, FlagCreatePairsOff] = False
+    """Add seeds until each activation is decided, looking by a schedule that keeps false verdicts below 5 %."""
+    max_seeds: int | None = None
+    """Most seeds of each activation with --until-decided; 40 where not given."""
     retry_failed: Annotated[bool, FlagCreatePairsOff] = False
     """Run failed runs again; those that failed for want of memory, disk or data are run again anyway."""
     allow_changed: Annotated[bool, FlagCreatePairsOff] = False
@@ -65,6 +70,11 @@ class Execution:
     def folder(self) -> Path:
         """The output folder."""
         raise NotImplementedError
+
+    @property
+    def most(self) -> int | None:
+        """Most seeds of the schedule of looks; None without one."""
+        return (self.max_seeds or _MOST) if self.until_decided else None
 
 
 @dataclass(frozen=True)

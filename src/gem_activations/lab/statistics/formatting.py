@@ -11,6 +11,7 @@ from .metrics import Measure, Metric
 from .verdicts import Verdict
 
 if TYPE_CHECKING:
+    from ..store.records import Comparison
     from .analysis import Analysis, Arm, Difference, Interval, Spread
 
 NOTHING = "-"
@@ -166,6 +167,28 @@ def control_sentences(recipe: Mapping[str, Any]) -> list[str]:
     if recipe.get("rates"):
         rates = ", ".join(f"{name} {rate:g}" for name, rate in recipe["rates"].items())
         sentences.append(f"Learning rates, tuned on the validation split: {rates}.")
+    return sentences
+
+
+def looking_sentences(comparison: "Comparison", baseline: str) -> list[str]:
+    """Say when the results were looked at while seeds were added, and which seeds were added without a schedule."""
+    sentences = [
+        f"Seeds were added when {_plural(count, 'seed')} had results, without a schedule of looks: if because the "
+        "verdict was open, false verdicts are more frequent than 5 %."
+        for count in comparison.extended
+    ]
+    if comparison.max_seeds is None:
+        return sentences
+    for look in comparison.looks:
+        found = [f"{arm} {look.verdicts[arm]}" for arm in look.left] or ["nothing decided"]
+        sentences.append(f"Look at {_plural(look.seeds, 'seed')}, at a level of {look.level:.2%}: {', '.join(found)}.")
+    sentences.append(
+        f"Looks by a schedule, up to {comparison.max_seeds} seeds: false verdicts of all of them together are below "
+        "5 %, and each arm has the figures of the look that decided it."
+        if baseline == comparison.baseline
+        else f"Seeds were added until {comparison.baseline} beside each arm was decided: beside {baseline} false "
+        "verdicts may be more frequent than 5 %."
+    )
     return sentences
 
 

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import polars as pl
 
 from ...errors import DataError, SettingError
-from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, RunResult
+from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, Look, RunResult
 from .analysis import Analysis, Run, analyse_runs
-from .metrics import Metric, criterion_of, measures_beside, own_criterion
+from .metrics import Criterion, Metric, criterion_of, measures_beside, own_criterion
+from .sequential import make_schedule, replay
 
 
 def analyse_comparison(comparison: Comparison, baseline: str | None = None) -> Analysis:
@@ -25,10 +26,23 @@ def analyse_comparison(comparison: Comparison, baseline: str | None = None) -> A
     baseline = baseline or comparison.baseline
     if baseline not in comparison.activations:
         raise SettingError(f"the baseline {baseline!r} is not among {', '.join(comparison.activations)}")
+    if comparison.max_seeds is not None and baseline == comparison.baseline:
+        return look_again(comparison)[0]
+    criterion = _criterion(comparison)
+    return analyse_runs(comparison_runs(comparison, criterion.metric), criterion, baseline, comparison.activations)
+
+
+def look_again(comparison: Comparison) -> tuple[Analysis, tuple[Look, ...], tuple[str, ...]]:
+    """Repeat the looks of a comparison that adds seeds until its arms are decided; see `sequential.replay`."""
+    criterion, schedule = _criterion(comparison), make_schedule(comparison.max_seeds or comparison.seeds)
+    runs = comparison_runs(comparison, criterion.metric)
+    return replay(runs, criterion, comparison.baseline, comparison.activations, schedule)
+
+
+def _criterion(comparison: Comparison) -> Criterion:
     name = str(comparison.recipe.get("metric"))
     values = [value for run in comparison.results if (value := run.figures.get(name)) is not None]
-    criterion = criterion_of(comparison.recipe, values)
-    return analyse_runs(comparison_runs(comparison, criterion.metric), criterion, baseline, comparison.activations)
+    return criterion_of(comparison.recipe, values)
 
 
 def comparison_runs(comparison: Comparison, metric: Metric) -> list[Run]:

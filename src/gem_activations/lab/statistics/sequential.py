@@ -11,11 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..store.records import Look
 from .analysis import Analysis, Run, analyse_runs
 from .contrasts import ALPHA
 from .metrics import Criterion
 from .verdicts import Verdict
 
+FIRST = 3
+"""Seeds of the first look."""
 _GROWTH = 1.5
 
 
@@ -32,16 +35,7 @@ class Schedule:
     levels: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Look:
-    """One look at the results: seeds of each arm, level, and the verdicts of the arms that were open before it."""
-
-    seeds: int
-    level: float
-    verdicts: dict[str, Verdict]
-
-
-def make_schedule(most: int, first: int = 3) -> Schedule:
+def make_schedule(most: int, first: int = FIRST) -> Schedule:
     """Make the schedule from the first look to the most seeds, each look with half as many seeds again.
 
     Example:
@@ -80,9 +74,10 @@ def replay(
             break
         found = analyse_runs([run for run in runs if run.seed in seeds], criterion, baseline, arms, alpha=level)
         verdicts = {arm: found.verdicts[arm] for arm in still_open}
-        looks.append(Look(count, level, verdicts))
         still_open = [arm for arm, verdict in verdicts.items() if verdict is Verdict.UNDECIDED]
-        decided |= {arm: found for arm in verdicts if arm not in still_open}
+        left = tuple(arm for arm in verdicts if arm not in still_open)
+        looks.append(Look(count, level, {arm: str(verdict) for arm, verdict in verdicts.items()}, left))
+        decided |= dict.fromkeys(left, found)
     level = schedule.levels[max(len(looks) - 1, 0)]
     last = analyse_runs(runs, criterion, baseline, arms, alpha=level)
     shown = [

@@ -1,6 +1,7 @@
 """What a comparison stores, and how it is written and read. A report needs nothing but this module.
 
-An output folder holds `comparison.json` (the identity of the comparison and its plan) and one folder a run:
+An output folder holds `comparison.json` (the identity of the comparison and its plan), `looks.json` if seeds are added
+until the arms are decided, and one folder a run:
 `runs/<activation>/seed-000/` with `config.json`, `env.json`, `metrics.jsonl`, `checkpoint.pt`, `depth.json` and
 `result.json`. `result.json` is written last: a run without it is not finished. Every file appears by atomic rename,
 but for `metrics.jsonl`, to which a run appends one line after each epoch.
@@ -14,9 +15,10 @@ import msgspec
 
 from ... import files
 from ...errors import StoreError
-from .records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, Depth, EpochRow, Plan, RunKey, RunResult
+from .records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, Depth, EpochRow, Look, Plan, RunKey, RunResult
 
 DEPTH = "depth.json"
+LOOKS = "looks.json"
 _FORMAT = 2
 
 _Record = TypeVar("_Record")
@@ -45,6 +47,8 @@ def load_comparison(folder: Path) -> Comparison:
         raise StoreError(
             f"{folder} holds no comparison: comparison.json is missing; give the --out folder of a comparison"
         )
+    looks = read_looks(folder)  # Before the results, which another process may add to.
+    left = {activation: look.seeds for look in looks for activation in look.left}
     results: list[RunResult] = []
     curves: dict[RunKey, tuple[EpochRow, ...]] = {}
     missing: list[RunKey] = []
@@ -54,7 +58,9 @@ def load_comparison(folder: Path) -> Comparison:
     for key in plan.runs():
         result = read_result(folder, *key)
         if result is None:
-            missing.append(key)
+            activation, seed = key
+            if seed in plan.seeds[: left.get(activation)]:
+                missing.append(key)
             continue
         results.append(result)
         run = run_folder(folder, *key)
@@ -78,6 +84,9 @@ def load_comparison(folder: Path) -> Comparison:
         missing=tuple(missing),
         depths=depths,
         environments=environments,
+        max_seeds=plan.max_seeds,
+        extended=plan.extended,
+        looks=looks,
     )
 
 
@@ -101,6 +110,14 @@ def read_plan(folder: Path) -> Plan | None:
 def write_plan(folder: Path, plan: Plan) -> None:
     """Write `comparison.json`."""
     write_json(folder / "comparison.json", {"format": _FORMAT, **msgspec.to_builtins(plan)})
+
+
+def read_looks(folder: Path) -> tuple[Look, ...]:
+    """Read `looks.json`; nothing if there is none.
+
+    Raises: StoreError: the file is damaged.
+    """
+    return read_json(folder / LOOKS, tuple[Look, ...]) or ()
 
 
 def read_result(folder: Path, activation: str, seed: int) -> RunResult | None:

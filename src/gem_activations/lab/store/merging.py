@@ -27,6 +27,8 @@ def merge(first: Path, second: Path, out: Path) -> int:
     differing = [f"{key} ({one.get(key)} and {two.get(key)})" for key in {**one, **two} if one.get(key) != two.get(key)]
     if differing:
         raise StoreError(f"{first} and {second} are of different experiments: {', '.join(differing)}; merge equal ones")
+    if any(plan.max_seeds is not None for plan in plans):
+        raise StoreError("seeds that are added until the arms are decided belong to one folder; it cannot be merged")
     if out.exists() and any(out.iterdir()):
         raise StoreError(f"{out} is not empty; choose a new --out folder")
     chosen = {**_ended(second, plans[1]), **_ended(first, plans[0])}

@@ -77,6 +77,23 @@ EpochRow = dict[str, int | float | None]
 
 
 @dataclass(frozen=True)
+class Look:
+    """One look at the results of a comparison to which seeds are added until it is decided; `looks.json` lists them.
+
+    Attributes:
+        seeds: Seeds of each arm that was not decided before.
+        level: Level of the tests of this look, all arms together.
+        verdicts: What was said of each of these arms.
+        left: Those that were decided; they get no more seeds.
+    """
+
+    seeds: int
+    level: float
+    verdicts: dict[str, str]
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """The content of `comparison.json`: what makes two comparisons the same, and the runs that are wanted.
 
@@ -91,6 +108,8 @@ class Plan:
         seeds: The seeds, ascending.
         versions: What the runs were made with: versions of torch and this package, and SHA-256 of the source files of
             the user's own code.
+        max_seeds: Most seeds of the schedule by which seeds are added until the arms are decided; None without one.
+        extended: Numbers of seeds that had results when more were added without a schedule.
     """
 
     recipe: dict[str, Any]
@@ -101,6 +120,8 @@ class Plan:
     activations: tuple[str, ...]
     seeds: tuple[int, ...]
     versions: dict[str, str] = field(default_factory=dict[str, str])
+    max_seeds: int | None = None
+    extended: tuple[int, ...] = ()
 
     def runs(self) -> list[RunKey]:
         """List the planned runs, seed by seed, so that an unfinished comparison is paired as far as it goes."""
@@ -123,6 +144,8 @@ class Comparison:
         environments: (activation, seed) -> env.json of each run that ended.
         missing: Planned runs without a result yet.
         depths: (activation, seed) -> what was measured by depth, for the finished runs that have it.
+        max_seeds, extended: As in the plan.
+        looks: The looks so far, if seeds are added by a schedule.
     """
 
     folder: Path
@@ -136,3 +159,6 @@ class Comparison:
     missing: tuple[RunKey, ...]
     depths: dict[RunKey, Depth] = field(default_factory=dict["RunKey", Depth])
     environments: dict[RunKey, dict[str, Any]] = field(default_factory=dict["RunKey", dict[str, Any]])
+    max_seeds: int | None = None
+    extended: tuple[int, ...] = ()
+    looks: tuple[Look, ...] = ()
