@@ -23,6 +23,7 @@ from ..tolerances import (
     HALF_ULPS,
     HIGHER_DERIVATIVE,
     RUNTIME,
+    converted_float16,
     traced_gradient_floor,
     traced_gradient_ulps,
     value_ulps,
@@ -103,6 +104,24 @@ def test_every_16_bit_pattern(dtype, spec):
     floor = FLUSHED_FLOOR if dtype == "bfloat16" else 0.0  # Float16 is computed in float32.
     with np.errstate(invalid="ignore"):  # A signalling NaN.
         assert within(numbers(y), spec(wide(x)), dtype, HALF_ULPS, floor)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 16, 50])
+@pytest.mark.parametrize(("scale", "leak"), [(1e-3, 0.0), (0.1, 0.01), (1.0, 0.0), (24.0, 0.2), (1e3, 0.01)])
+def test_the_graph_in_true_float16(n, scale, leak):
+    # As a converter makes it: no operation is widened, and every one is rounded to float16.
+    spec, every = GemSpec.from_scale(n, scale, leak), bit_patterns("float16")
+    y = front._value(keras.ops.convert_to_tensor(every), spec)
+    assert keras.backend.standardize_dtype(y.dtype) == "float16"
+    ulps, floor = converted_float16(n, scale)
+    with np.errstate(invalid="ignore"):  # A signalling NaN, and infinity times 0.
+        x, got = wide(every), wide(numbers(y))
+        want = spec(x)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(x))
+    np.testing.assert_array_equal(got[np.isinf(x)], want[np.isinf(x)])
+    finite = np.abs(want) < 65504 * (1 - ulps * 2.0**-11)  # Beyond it a rounding can lead to infinity.
+    near = np.abs(got[finite] - want[finite]) <= floor
+    assert (near | (ulps_apart(got[finite], want[finite], "float16") <= ulps)).all()
 
 
 def test_float64_equals_mpmath():
