@@ -257,6 +257,52 @@ def test_figures_of_int8_are_those_of_the_result_file():
     assert f"{own} nats with GEM and {peer} with GELU" in " ".join(page.split())
 
 
+RUNTIMES = {
+    "onnx": ("onnxruntime", ["gelu", "gem", "gem(n=2)", "gem(n=3)", "egem", "segem(n=2)"]),
+    "keras": ("tflite", ["gelu", "gem(n=2)", "egem", "segem(n=2)"]),
+}
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_accuracies_in_other_runtimes_are_those_of_the_result_file(name):
+    page = (ROOT / f"docs/frameworks/{name}.md").read_text()
+    runtime, activations = RUNTIMES[name]
+    rows = [row for row in result_rows("runtimes")[1:] if row["runtime"] == runtime and row["taught"]]
+    for data, mode in dict.fromkeys((row["data"], row["mode"]) for row in rows):
+        found = {row["activation"]: row for row in rows if (row["data"], row["mode"]) == (data, mode)}
+        assert list(found) == activations
+        cells = " | ".join(f"{row['accuracy']:.2f}" for row in found.values())
+        assert f"| {'MNIST' if data == 'mnist' else data}, {mode} | {cells} |" in page
+    own, peer = (
+        max(row["points_lost"] for row in rows if (row["activation"] == "gelu") == gelu) for gelu in (False, True)
+    )
+    assert own <= 0.5
+    assert f"at most {own:.2f} points with the family and {peer:.2f} with GELU" in " ".join(page.split())
+
+
+def test_errors_in_other_runtimes_are_those_of_the_result_file():
+    digits = [row for row in result_rows("runtimes")[1:] if row["data"] == "digits"]
+
+    def errors(runtime, mode, activations, key, digits_shown):
+        kept = [row for row in digits if (row["runtime"], row["mode"]) == (runtime, mode)]
+        sizes = sorted(100 * row[key] for row in kept if row["activation"] in activations)
+        return " to ".join(dict.fromkeys(f"{size:.{digits_shown}f}" for size in (sizes[0], sizes[-1]))) + " %"
+
+    page = " ".join((ROOT / "docs/frameworks/onnx.md").read_text().split())
+    gem, egem, segem, gelu = (
+        errors("onnxruntime", "int8, all operators", activations, "error_of_spread", 1)
+        for activations in (["gem", "gem(n=2)", "gem(n=3)"], ["egem"], ["segem(n=2)"], ["gelu"])
+    )
+    assert f"off by {gem} with GEM (n = 1, 2, 3), {egem} with E-GEM, {segem} with SE-GEM and {gelu} with GELU" in page
+    own, peer = (errors("onnxruntime", "int8", [name], "error_of_spread", 1) for name in ("gem(n=2)", "gelu"))
+    assert f"| convolutional network on handwritten digits | {own} | {peer} |" in page
+    page = " ".join((ROOT / "docs/frameworks/keras.md").read_text().split())
+    for mode in ("int8", "16x8"):
+        own = errors("tflite", mode, RUNTIMES["keras"][1][1:], "error_of_range", 2)
+        peer = errors("tflite", mode, ["gelu"], "error_of_range", 2)
+        assert f"{own} of the range in {mode} (GELU {peer})" in page
+
+
 def test_figures_of_the_monitor_are_those_of_the_result_file():
     page = " ".join((ROOT / "docs/frameworks/monitoring.md").read_text().split())
     first, second = (record["rows"] for record in result_rows("monitor_cost"))
