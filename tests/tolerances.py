@@ -222,5 +222,5 @@ TRITON_THIRD_IN_FLOAT32 = 2e-5
 
 TFLITE_OVER_GELU, TFLITE_RANGE = 2.0, 0.01
 """Outputs of converted networks, root mean square relative to their range: at most twice GELU's own error and a
-hundredth of the range. Seen in int8 by benchmarks/runtimes.py: 0.32 to 0.71 % of the range, with GELU 0.31 to 0.35 %; in
-16x8 0.12 to 0.17 %, with GELU the same."""
+hundredth of the range. Seen in int8 by benchmarks/runtimes.py: 0.32 to 0.71 % of the range, with GELU 0.31 to 0.35 %;
+in 16x8 0.12 to 0.17 %, with GELU the same."""
