@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import pytest
 
 from gem_activations import __version__, catalog
 from gem_activations.cli import main
+from gem_activations.commands import _console
 from gem_activations.lab.recipes.registry import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -232,3 +234,17 @@ def test_check_scale_shows_and_sets_the_scale_in_the_model_of_a_recipe(
     assert "scale a =" not in capsys.readouterr().out
     assert main(["check-scale", "digits", "--activation", "relu"]) == 2
     assert "expected a member of the family" in capsys.readouterr().err
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown() -> str:
+        stream = io.StringIO()
+        _console(stream).print("[red]text")
+        return stream.getvalue()
+
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[31m" in shown()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in shown()

@@ -184,7 +184,7 @@ def looking_sentences(comparison: "Comparison", baseline: str) -> list[str]:
         sentences.append(f"Look at {_plural(look.seeds, 'seed')}, at a level of {look.level:.2%}: {', '.join(found)}.")
     sentences.append(
         f"Looks by a schedule, up to {comparison.max_seeds} seeds: false verdicts of all of them together are below "
-        "5 %, and each arm has the figures of the look that decided it."
+        "5 %; each arm has the figures of the look that decided it, and that look's wider intervals."
         if baseline == comparison.baseline
         else f"Seeds were added until {comparison.baseline} beside each arm was decided: beside {baseline} false "
         "verdicts may be more frequent than 5 %."
