@@ -2,8 +2,9 @@
 
     python benchmarks/simulate_looks.py
 
-One of four arms differs from the baseline by some standard deviations of a run, or none does; values are normal. Beside the schedule of `gem-act compare --until-decided --max-seeds 40` stands the fixed number of seeds that
-shows the difference as often: one would have to know the difference in advance to choose it. It takes about a minute.
+One of four arms differs from the baseline by some standard deviations of a run, or none does; values are normal. Beside
+the schedule of `gem-act compare --until-decided --max-seeds 40` stands the fixed number of seeds that gives the verdict
+as often: one would have to know the difference in advance to choose it. It takes a minute or two.
 docs/statistics.md discusses the table.
 """
 

@@ -10,7 +10,7 @@ import pytest
 
 from gem_activations import __version__, catalog
 from gem_activations.cli import main
-from gem_activations.commands import _console
+from gem_activations.console import make_console
 from gem_activations.lab.recipes.registry import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -239,7 +239,7 @@ def test_check_scale_shows_and_sets_the_scale_in_the_model_of_a_recipe(
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     def shown() -> str:
         stream = io.StringIO()
-        _console(stream).print("[red]text")
+        make_console(stream).print("[red]text")
         return stream.getvalue()
 
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm"}.items():
