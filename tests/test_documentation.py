@@ -210,7 +210,7 @@ def test_figures_of_jax_are_those_of_the_result_files():
 def test_the_menu_names_every_page():
     """The menu is written by hand, so that its order is chosen; the pages of docs/properties hang on their table."""
     index = ROOT / "docs/index.md"
-    listed = re.findall(r"^[\w/]+$", "".join(blocks(index, "{toctree}")), re.MULTILINE)
+    listed = re.findall(r"^[\w/-]+$", "".join(blocks(index, "{toctree}")), re.MULTILINE)
     found = [str(page.relative_to(ROOT / "docs").with_suffix("")) for page in PAGES if ROOT / "docs" in page.parents]
     assert sorted(listed) == sorted({*found, "properties/README"} - {"index"})
 
