@@ -174,5 +174,7 @@ def test_shapes_are_free(shape):
     x = torch.randn(shape)
     for member, got in zip(MEMBERS, run(session(torch.float32), x), strict=True):
         assert got.shape == shape
-        if member.n <= 8:
+        if member.n <= 8 and x.numel() != 1:
             np.testing.assert_array_equal(got, written(member.spec, x))
+        elif x.numel():  # PyTorch takes another power for one element than for many: each is within its own bound.
+            assert ulps_apart(got, written(member.spec, x), "float32").max() <= 2 * value_ulps(member.n)

@@ -98,13 +98,13 @@ class _Graph:
         return tensor
 
     def products(self) -> list[str]:
-        """Give the quantised tensors that a product makes, as every member of the family is one."""
+        """Return the quantised tensors that a product makes, as every member of the family is one."""
         return [
             tensor for tensor in self._nodes if tensor in self.pairs and self._nodes[tensor].op_type in ("Mul", "Div")
         ]
 
     def sources(self, output: str) -> list[str]:
-        """Give the quantised tensors that `output` depends on elementwise, the first of the graph first."""
+        """Return the quantised tensors that `output` depends on elementwise, the first of the graph first."""
         found, left = {output}, [output]
         while left:
             node = self._nodes.get(left.pop())
@@ -142,12 +142,12 @@ class _Graph:
         return result
 
     def signed(self, tensor: str) -> bool:
-        """Tell whether the integers of a tensor stand for negative numbers as well: else its Relu may be gone."""
+        """Return whether the integers of a tensor stand for negative numbers as well: else its Relu may be gone."""
         zero = self._constants.get(self.pairs[tensor].input[2]) if len(self.pairs[tensor].input) > 2 else None
         return zero is None or zero.size != 1 or zero.item() > np.iinfo(zero.dtype).min
 
     def quantization(self, path: Path, source: str, output: str) -> Quantization:
-        """Give the scales and zero points on both sides. Raises: QuantizationError."""
+        """Return the scales and zero points on both sides. Raises: QuantizationError."""
         sides: list[tuple[float, int, str]] = []
         for tensor in (source, output):
             numbers = [self._constants.get(each) for each in self.pairs[tensor].input[1:]]
@@ -165,7 +165,7 @@ class _Graph:
 
 
 def _fit(function: Callable[[NDArray[np.float64]], NDArray[np.float64]], signed: bool) -> GemSpec | None:
-    """Give the member of the family that a function is, if it is one; on x > 0 alone unless `signed`."""
+    """Return the member of the family that a function is, if it is one; on x > 0 alone unless `signed`."""
     x = np.concatenate([-_PROBES, _PROBES]) if signed else _PROBES
     with np.errstate(all="ignore"):
         try:

@@ -24,7 +24,7 @@ _CONTROLS = (
 
 
 def claims_lines(folders: Sequence[Path]) -> Iterator[str]:
-    """Give the lines: a paper, its claims, a line a finding and the command under each; then how many stand where.
+    """Return the lines: a paper, its claims, a line a finding and the command under each; then how many stand where.
 
     Args:
         folders: Output folders of comparisons, or folders that hold such; none for the repository's own results.
@@ -63,7 +63,7 @@ def claims_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def command_of(claim: Claim) -> str:
-    """Give the command whose comparison has every arm of a claim: the recipe's own arms, a study's, or the claim's.
+    """Return the command whose comparison has every arm of a claim: the recipe's own arms, a study's, or the claim's.
 
     Example:
         >>> from gem_activations.lab.claims.table import CLAIMS

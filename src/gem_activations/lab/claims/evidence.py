@@ -216,7 +216,7 @@ def _ahead_status(parts: Sequence[_Part]) -> Status:
 
 
 def _refutes_size(part: _Part, claim: Claim) -> bool:
-    """Say whether arms that should differ by more than the margin are shown to differ by less."""
+    """Return whether arms that should differ by more than the margin are shown to differ by less."""
     best = part.best
     return (
         part.part == claim.parts[0] and best.equivalent and not best.shown and (claim.size or 0) > best.criterion.margin
@@ -254,7 +254,7 @@ def _detail(claim: Claim, closest: _Part, absent: Sequence[str], setting: str, m
 
 
 def _criterion(claim: Claim, recipe: dict[str, Any]) -> Criterion:
-    """Give metric and margin: perplexities are compared by their logarithm, the loss, in which the sizes are given."""
+    """Return metric and margin: perplexities are compared by their logarithm, the loss, as the sizes are."""
     found = criterion_of(recipe)
     if found.metric is PERPLEXITY:
         found = Criterion(LOSS, LOSS.margin)

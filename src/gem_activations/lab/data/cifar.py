@@ -48,7 +48,7 @@ def load_cifar(name: str, data_dir: Path | None, subset: Subset, shrink: int) ->
 
 
 def find_files(source: Source, data_dir: Path) -> Path:
-    """Give the folder with the files of a data set, all of them there and as published.
+    """Return the folder with the files of a data set, all of them there and as published.
 
     Raises: DataError: one is not; the message says what to do.
     """

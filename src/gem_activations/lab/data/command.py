@@ -66,7 +66,7 @@ def check_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -
 
 @contextlib.contextmanager
 def _show_bar(name: str, console: Console) -> Iterator[DownloadCallback | None]:
-    """Give what moves a bar that stays away until the first bytes arrive; nothing where no terminal shows it."""
+    """Return what moves a bar that stays away until the first bytes arrive; nothing where no terminal shows it."""
     if not console.is_terminal:
         yield None
         return

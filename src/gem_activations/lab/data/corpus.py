@@ -38,7 +38,7 @@ class Texts:
     origin: Path
 
     def shorten(self, characters: dict[str, int | None]) -> "Texts":
-        """Give the beginnings of the documents, so that each split has so many characters at most; see `shorten`."""
+        """Return the beginnings of the documents, so that each split has so many characters at most; see `shorten`."""
         parts = {name: shorten(getattr(self, name), characters.get(name)) for name in SPLITS}
         return Texts(**parts, origin=self.origin)
 
@@ -86,7 +86,7 @@ def read_texts(corpus: Path) -> Texts:
 
 
 def shorten(documents: Sequence[str], characters: int | None) -> tuple[str, ...]:
-    """Give the beginnings of documents, equally long as far as the documents reach; None leaves them whole.
+    """Return the beginnings of documents, equally long as far as the documents reach; None leaves them whole.
 
     Example:
         >>> shorten(["a", "bbbbb", "cccc"], 7)
@@ -104,7 +104,7 @@ def shorten(documents: Sequence[str], characters: int | None) -> tuple[str, ...]
 
 
 def checksum(documents: Sequence[str]) -> str:
-    """Give the SHA-256 of documents, in hexadecimal digits; where one ends and the next begins counts."""
+    """Return the SHA-256 of documents, in hexadecimal digits; where one ends and the next begins counts."""
     digest = hashlib.sha256()
     for document in documents:
         digest.update(_digest(document))
@@ -189,7 +189,7 @@ def _cut(documents: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def _break(document: str, place: int, end: int) -> int:
-    """Give the place after the next line break, unless that is further than 1 % of the document."""
+    """Return the place after the next line break, unless that is further than 1 % of the document."""
     found = _LINE_BREAK.search(document, place, min(end, place + end // 100))
     return found.end() if found else place
 

@@ -115,7 +115,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def matches(path: Path, digest: str) -> bool:
-    """Tell whether a file has a checksum, "md5:..." or "sha256:...". MD5 tells files apart; it stops no attacker."""
+    """Return whether a file has a checksum, "md5:..." or "sha256:...". MD5 tells files apart; it stops no attacker."""
     algorithm, _, wanted = digest.partition(":")
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest() == wanted

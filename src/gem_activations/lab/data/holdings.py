@@ -52,7 +52,7 @@ def describe(holding: Holding) -> str:
 
 
 def default_data_dir() -> Path:
-    """Give the folder of the environment variable GEM_ACTIVATIONS_DATA, else the user's cache folder."""
+    """Return the folder of the environment variable GEM_ACTIVATIONS_DATA, else the user's cache folder."""
     if os.environ.get(DATA_DIR_VARIABLE):
         return Path(os.environ[DATA_DIR_VARIABLE])
     return Path(pooch.os_cache("gem-activations"))

@@ -50,7 +50,7 @@ class Source:
 
 
 def find_source(name: str) -> Source:
-    """Give the source of a data set by its name.
+    """Return the source of a data set by its name.
 
     Raises: SettingError: no data set has that name; the nearest are offered.
     Example:

@@ -25,11 +25,11 @@ class Split:
     y: Tensor
 
     def to(self, device: torch.device) -> "Split":
-        """Give the same split on a device."""
+        """Return the same split on a device."""
         return Split(self.x.to(device), self.y.to(device))
 
     def take(self, places: Tensor) -> "Split":
-        """Give the examples of the indices, (N,) int64."""
+        """Return the examples of the indices, (N,) int64."""
         places = places.to(self.y.device)
         return Split(self.x[places], self.y[places])
 
@@ -63,14 +63,14 @@ class Dataset:
         return tuple(self.train.x.shape[1:])
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Give pixels as the model takes them: float32, standardised."""
+        """Return pixels as the model takes them: float32, standardised."""
         if self.scaling is None:
             return x
         mean, deviation = self.scaling
         return (x - mean).div_(deviation)
 
     def standardised(self) -> "Dataset":
-        """Give a data set of bytes with the scaling of its training split, each channel for itself."""
+        """Return a data set of bytes with the scaling of its training split, each channel for itself."""
         pixels = self.train.x
         planes = [pixels[:, channel].double() for channel in range(pixels.shape[1])]  # One at a time: 8 bytes a pixel.
         moments = torch.tensor([[plane.mean(), plane.std(correction=0)] for plane in planes], dtype=torch.float32)
@@ -78,7 +78,7 @@ class Dataset:
         return dataclasses.replace(self, scaling=(mean, deviation.clamp(min=1.0)))
 
     def fold(self, seed: int) -> "Dataset":
-        """Give the data set of one seed: itself, or where there are folds, the one of the seed's number.
+        """Return the data set of one seed: itself, or where there are folds, the one of the seed's number.
 
         The fold is the training split and all other training examples are the validation split; the subset reduces
         both. The seeds beyond the number of folds begin again with the first.
@@ -96,7 +96,7 @@ class Dataset:
         return dataclasses.replace(self, train=train, validation=validation, folds=()).standardised()
 
     def to(self, device: torch.device) -> "Dataset":
-        """Give the same data set on a device."""
+        """Return the same data set on a device."""
         train, validation, test = (split.to(device) for split in (self.train, self.validation, self.test))
         scaling = None if self.scaling is None else (self.scaling[0].to(device), self.scaling[1].to(device))
         return dataclasses.replace(self, train=train, validation=validation, test=test, scaling=scaling)
@@ -130,7 +130,7 @@ def _draw(labels: NDArray[np.integer], size: int) -> tuple[NDArray[np.integer], 
 
 
 def checksum(arrays: Arrays) -> str:
-    """Give the SHA-256 of pixels and labels."""
+    """Return the SHA-256 of pixels and labels."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)

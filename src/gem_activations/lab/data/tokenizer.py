@@ -68,12 +68,12 @@ class TextTokenizer:
         return self.special[_END[self.kind]]
 
     def encode(self, documents: Iterable[str]) -> Ids:
-        """Give the ids of documents, one after the other, each followed by the end token: (tokens,), uint32."""
+        """Return the ids of documents, one after the other, each followed by the end token: (tokens,), uint32."""
         streams = [part for document in documents for part in (*self._encode_one(document), self._end_ids())]
         return np.concatenate(streams) if streams else np.empty(0, np.uint32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Give the text of ids; WordPiece has lost case, accents and line breaks."""
+        """Return the text of ids; WordPiece has lost case, accents and line breaks."""
         return self._library.decode(list(ids), skip_special_tokens=False)
 
     def _encode_one(self, document: str) -> Iterator[Ids]:

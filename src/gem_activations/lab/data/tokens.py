@@ -42,14 +42,14 @@ class Tokens:
 
 
 def default_cache_dir() -> Path:
-    """Give the folder in which tokens are kept: `tokens` in the user's cache folder."""
+    """Return the folder in which tokens are kept: `tokens` in the user's cache folder."""
     import pooch
 
     return Path(pooch.os_cache("gem-activations")) / "tokens"
 
 
 def load_tokens(texts: Texts, kind: Kind, size: int, folders: Sequence[Path], cache_dir: Path | None = None) -> Tokens:
-    """Give the tokens of a corpus, from the cache where they are intact there.
+    """Return the tokens of a corpus, from the cache where they are intact there.
 
     The published tokenizer is used where `size` is its own and its files are found; else one is trained on the training
     documents. A cache folder that cannot be written is done without, with a warning.
@@ -75,7 +75,7 @@ def load_tokens(texts: Texts, kind: Kind, size: int, folders: Sequence[Path], ca
 
 
 def _identify(texts: Texts, kind: Kind, size: int, files: tuple[Path, ...] | None) -> dict[str, Any]:
-    """Give everything that the tokens depend on."""
+    """Return everything that the tokens depend on."""
     published = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files or ()]
     return {
         "format": _FORMAT,

@@ -45,7 +45,7 @@ class CausalModel(nn.Module):
             block.mlp.act = make()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Give the logits of the next tokens."""
+        """Return the logits of the next tokens."""
         return self.model(input_ids=tokens).logits
 
 

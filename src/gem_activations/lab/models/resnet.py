@@ -109,7 +109,7 @@ class PreActResNet(nn.Module):
 
 
 def _places(blocks: int, width: int) -> Iterator[tuple[int, int, int]]:
-    """Give channels in, channels out and stride of each block: the first of a later stage halves the image."""
+    """Return channels in, channels out and stride of each block: the first of a later stage halves the image."""
     before = width
     for stage in range(STAGES):
         for index in range(blocks):

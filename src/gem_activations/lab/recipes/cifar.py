@@ -129,7 +129,7 @@ def _lee14(data: str, model: str | None, scale: Scale) -> Recipe:
 
 
 def _reduce(recipe: Recipe, *, epochs: int, shrink: int) -> Recipe:
-    """Give the recipe at its scale: fewer and smaller images, smaller batches, shorter training."""
+    """Return the recipe at its scale: fewer and smaller images, smaller batches, shorter training."""
     if recipe.scale == "full":
         return recipe
     training = dataclasses.replace(recipe.training, batch_size=64, epoch_steps=None, channels_last=True)

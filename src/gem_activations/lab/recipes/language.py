@@ -133,7 +133,7 @@ def bert_small(model: str | None = None, scale: Scale = "full") -> Recipe:
 
 
 def _reduce(recipe: Recipe, model: Gpt2Plan | BertPlan, *, learning_rate: float) -> Recipe:
-    """Give the form of a recipe for one core of a CPU: a smaller model, fewer steps, less text, float32."""
+    """Return the form of a recipe for one core of a CPU: a smaller model, fewer steps, less text, float32."""
     smoke = recipe.scale == "smoke"
     training = dataclasses.replace(
         recipe.training,

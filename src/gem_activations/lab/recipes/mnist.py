@@ -41,14 +41,14 @@ def fashion_mnist(model: str | None = None, scale: Scale = "full") -> Recipe:
 
 
 def choose_model(models: dict[str, Any], name: str) -> Any:
-    """Give the model of a name. Raises: SettingError: the recipe has none of that name."""
+    """Return the model of a name. Raises: SettingError: the recipe has none of that name."""
     if name not in models:
         raise SettingError(f"no model of this recipe is called {name!r}; the models are {', '.join(models)}")
     return models[name]
 
 
 def shorten(recipe: Recipe, *, epochs: int, seeds: int, subset: Subset | None = None) -> Recipe:
-    """Give a recipe with fewer epochs and seeds, and fewer examples where a subset is given."""
+    """Return a recipe with fewer epochs and seeds, and fewer examples where a subset is given."""
     training = dataclasses.replace(recipe.training, epochs=epochs)
     return dataclasses.replace(recipe, training=training, seeds=seeds, subset=subset or recipe.subset)
 

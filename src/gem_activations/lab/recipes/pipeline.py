@@ -148,11 +148,11 @@ class Training:
     compiled: bool = False
 
     def steps_of_epoch(self, examples: int) -> int:
-        """Give the steps of a whole epoch over a training set of so many examples."""
+        """Return the steps of a whole epoch over a training set of so many examples."""
         return self.epoch_steps or math.ceil(examples / self.batch_size)
 
     def total_steps(self, examples: int) -> int:
-        """Give the steps of a run over a training set of so many examples.
+        """Return the steps of a run over a training set of so many examples.
 
         Example:
             >>> Training(epochs=2, batch_size=4, learning_rate=0.1).total_steps(10)
@@ -233,7 +233,7 @@ class Recipe:
         return (RULES if self.scored == "test" else _UNTESTED)[self.selection]
 
     def for_arm(self, activation: str) -> Self:
-        """Give the recipe with which one activation is trained: at its own learning rate where it has one.
+        """Return the recipe with which one activation is trained: at its own learning rate where it has one.
 
         Args:
             activation: Canonical string.
@@ -243,7 +243,7 @@ class Recipe:
         return replace(self, training=replace(self.training, learning_rate=self.rates[activation]))
 
     def pipeline(self) -> dict[str, Any]:
-        """Give what every arm and seed share, as nested plain values: the recipe without its arms, and its rule."""
+        """Return what every arm and seed share, as nested plain values: the recipe without its arms, and its rule."""
         shared = {key: value for key, value in asdict(self).items() if key not in self._OWN}
         usual = [key for key, value in self._LATER.items() if shared[key] == value]
         return {key: value for key, value in shared.items() if key not in usual} | {"rule": self.rule}

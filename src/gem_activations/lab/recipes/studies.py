@@ -45,7 +45,7 @@ STUDIES: dict[str, Study] = {"n-ablation": n_ablation, "eps-ablation": eps_ablat
 
 
 def make_study(name: str, recipe: Recipe) -> Recipe:
-    """Give a recipe with the arms and the baseline of a study.
+    """Return a recipe with the arms and the baseline of a study.
 
     Args:
         name: A name in `STUDIES`.

@@ -88,7 +88,7 @@ def _figure(
 
 
 def _means_and_errors(arms: Sequence[Arm], scale: float) -> tuple[list[float], list[float]]:
-    """Give the shown means, and the half width of Student's interval; 0 where one run gives none."""
+    """Return the shown means, and the half width of Student's interval; 0 where one run gives none."""
     means = [scale * (arm.mean or 0.0) for arm in arms]
     halves = [0.0 if arm.interval is None else scale * (arm.interval.high - arm.interval.low) / 2 for arm in arms]
     return means, halves

@@ -181,7 +181,7 @@ def _stack(curves: list[Array]) -> Array:
 
 
 def _standard_error(curves: Array) -> Array:
-    """Give the standard error of the mean of curves (runs, points); 0 for one run."""
+    """Return the standard error of the mean of curves (runs, points); 0 for one run."""
     return curves.std(axis=0, ddof=1) / np.sqrt(len(curves)) if len(curves) > 1 else np.zeros(curves.shape[1])
 
 

@@ -299,7 +299,7 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
 
 
 def _cells(columns: list[Column], analysis: Analysis) -> tuple[list[str], list[tuple[bool, list[str]]]]:
-    """Give headings, and for each arm whether it is the baseline, and its cells."""
+    """Return headings, and for each arm whether it is the baseline, and its cells."""
     rows = [(arm.difference is None, [column.cell(arm) for column in columns]) for arm in analysis.arms]
     return [column.heading for column in columns], rows
 
@@ -328,7 +328,7 @@ def _again(comparison: Comparison) -> str:
 
 
 def _inline(name: str, figure: Figure, alternative: str) -> Markup:
-    """Give a figure as SVG to stand in a page: its ink is the page's, its identifiers are its own, it has no size."""
+    """Return a figure as SVG to stand in a page: its ink is the page's, its identifiers are its own, it has no size."""
     text = render(figure, "svg", transparent=True).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -339,7 +339,7 @@ def _inline(name: str, figure: Figure, alternative: str) -> Markup:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Give nested values as (dotted name, text) in their order."""
+    """Return nested values as (dotted name, text) in their order."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")

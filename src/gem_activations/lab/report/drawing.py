@@ -55,7 +55,7 @@ def find_known(name: str) -> Activation | None:
 
 
 def look() -> AbstractContextManager[None]:
-    """Give the context in which every figure is made and written."""
+    """Return the context in which every figure is made and written."""
     return mpl.rc_context(
         {
             "svg.hashsalt": "gem-activations",
@@ -94,7 +94,7 @@ class Style(NamedTuple):
 
 
 def styles(activations: Sequence[str]) -> dict[str, Style]:
-    """Give each activation its colour and marker, the same in every report: an activation's look depends on its name.
+    """Return each activation its colour and marker, the same in every report: an activation's look depends on its name.
 
     The family is blue to green and round, its rivals are warm and angular, ReLU is grey.
 
@@ -116,7 +116,7 @@ def _style(activation: str) -> Style:
 
 
 def render(figure: Figure, suffix: str, *, transparent: bool = False) -> bytes:
-    """Give a figure as the bytes of a file.
+    """Return a figure as the bytes of a file.
 
     Args:
         figure: A figure of this module.
@@ -134,7 +134,7 @@ def render(figure: Figure, suffix: str, *, transparent: bool = False) -> bytes:
 
 
 def row_figure(names: Sequence[str]) -> tuple[Figure, Axes]:
-    """Give a figure with one named row for each name, from top to bottom."""
+    """Return a figure with one named row for each name, from top to bottom."""
     figure = Figure(figsize=(WIDTH, 1.25 + 0.38 * len(names)), layout="constrained")
     axes = figure.subplots()
     axes.set_yticks(range(len(names)), names)
@@ -145,7 +145,7 @@ def row_figure(names: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def panel_grid(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """Give a figure with one named panel for each name, on common axes: two in a row, three for many short names."""
+    """Return a figure with one named panel for each name, on common axes: two in a row, three for many short names."""
     columns = 3 if len(names) > 10 and max(map(len, names)) <= _SHORT_NAME else 2
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(WIDTH, 1.0 + 1.55 * rows), layout="constrained")

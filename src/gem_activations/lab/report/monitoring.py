@@ -46,7 +46,7 @@ def show_recording(file: Path, picture: Path | None) -> Iterator[Table | str]:
 
 
 def monitor_table(window: Window) -> Table:
-    """Give a window as a table, a row for each layer; shares in percent, distributions in units of a or rms."""
+    """Return a window as a table, a row for each layer; shares in percent, distributions in units of a or rms."""
     title = f"steps {window.first_step} to {window.last_step}, {window.samples} looked at"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("layer", "activation", "units", "never active", "no gradient", "gate < 1 %", "gate > 99 %"):
@@ -149,7 +149,7 @@ def _draw_distributions(axes: Axes, window: Window, rows: Sequence[str]) -> Quad
 
 
 def _inner_bins(layer: LayerCount) -> np.ndarray:
-    """Give the share of each bin over that of the fullest, what lies beyond the outer edges in the outer bins."""
+    """Return the share of each bin over that of the fullest, what lies beyond the outer edges in the outer bins."""
     counts = np.array(layer.histogram, dtype=float)
     inner = counts[1:-1].copy()
     inner[0] += counts[0]

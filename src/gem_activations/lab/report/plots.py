@@ -119,7 +119,7 @@ def _value_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
 
 
 def _paired(analysis: Analysis, arm: str) -> list[tuple[float, float]]:
-    """Give the values of baseline and arm, seed by seed, over the seeds that both have."""
+    """Return the values of baseline and arm, seed by seed, over the seeds that both have."""
     base, values = analysis.values[analysis.baseline], analysis.values[arm]
     return [(base[seed], values[seed]) for seed in values if seed in base]
 

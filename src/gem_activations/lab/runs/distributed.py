@@ -31,17 +31,17 @@ _TIMEOUT = timedelta(days=30)
 
 
 def is_launched() -> bool:
-    """Tell whether torchrun started this process together with others."""
+    """Return whether torchrun started this process together with others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
 
 
 def is_rank_zero() -> bool:
-    """Tell whether this process shows and writes what all of them do: it is the first, or alone."""
+    """Return whether this process shows and writes what all of them do: it is the first, or alone."""
     return not is_launched() or os.environ.get("RANK", "0") == "0"
 
 
 def local_device(text: str) -> str:
-    """Give the device of this process: of those of a machine's GPUs the one of its local rank.
+    """Return the device of this process: of those of a machine's GPUs the one of its local rank.
 
     Raises: SettingError: one GPU is named for all processes.
     """
@@ -94,7 +94,7 @@ class ProcessGroup:
     control: Any = field(repr=False)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Give a module with the same parameters whose backward pass averages the gradients over the processes.
+        """Return a module with the same parameters whose backward pass averages the gradients over the processes.
 
         BatchNorm's layers are changed to take their statistics over all processes.
 
@@ -111,7 +111,7 @@ class ProcessGroup:
         return DistributedDataParallel(model, device_ids=devices)
 
     def total(self, values: Tensor) -> Tensor:
-        """Give the sum of a tensor over the processes, in each of them."""
+        """Return the sum of a tensor over the processes, in each of them."""
         summed = values.clone()
         distributed.all_reduce(summed)
         return summed

@@ -268,7 +268,7 @@ def _make_arm(choice: Choice, given: str | None) -> tuple[str, Factory]:
 
 
 def _is_known(factory: Factory) -> bool:
-    """Tell whether a factory makes an activation of the catalog."""
+    """Return whether a factory makes an activation of the catalog."""
     return isinstance(factory, partial) and factory.func is make_activation
 
 

@@ -81,7 +81,7 @@ def _check_looks(request: Execution) -> None:
 
 
 def resolve_recipe(request: Request) -> Recipe:
-    """Give the recipe with the request's choices in it, all of them checked.
+    """Return the recipe with the request's choices in it, all of them checked.
 
     Raises: SettingError: an unknown recipe, study or model, a count below 1, an option that the recipe does not have, a
         baseline that is not among the activations, learning rates of something else; StoreError: the file of learning
@@ -188,7 +188,7 @@ def _choose_model(recipe: Recipe, request: Request) -> Any:
 
 
 def find_device(text: str, *, here: bool = True) -> torch.device:
-    """Give the device of a name.
+    """Return the device of a name.
 
     Args:
         text: "cpu", "cuda" or "cuda:N".
@@ -324,7 +324,7 @@ def _differences(stored: Plan, wanted: Plan) -> list[str]:
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
-    """Give all that must not change within a comparison, one flat entry a setting."""
+    """Return all that must not change within a comparison, one flat entry a setting."""
     flat: dict[str, Any] = {"baseline": plan.baseline, "device": plan.device, "max_seeds": plan.max_seeds}
     flat |= {f"data.{name}": checksum[:12] for name, checksum in plan.data.items()}
     return flat | flatten(plan.recipe)

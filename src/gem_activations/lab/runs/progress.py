@@ -16,7 +16,7 @@ from .runner import ProgressCallback
 
 @contextlib.contextmanager
 def show_progress(console: Console) -> Iterator[ProgressCallback]:
-    """Give an callback that shows a comparison on a console, with bars where the console is a terminal.
+    """Return an callback that shows a comparison on a console, with bars where the console is a terminal.
 
     Ctrl-C meanwhile ends the comparison, at the latest after the epoch under way.
     """

@@ -62,7 +62,7 @@ def tune(request: Request, trials: int, factor: float, callback: ProgressCallbac
 
 
 def _join(request: Request, recipe: Recipe, trial: Path) -> Request:
-    """Give the request with the arms and seeds that every search in the folder wants, as the first trial has them."""
+    """Return the request with the arms and seeds that every search in the folder wants, as the first trial has them."""
     plan = read_plan(trial)
     arms = tuple(dict.fromkeys((*(plan.activations if plan else ()), *recipe.activations)))
     seeds = max(request.seeds or 1, len(plan.seeds) if plan else 1)
@@ -81,7 +81,7 @@ def _search(request: Request, recipe: Recipe, rates: list[float], callback: Prog
 
 
 def tuning_folder(request: Request) -> Path:
-    """Give the output folder of a search: the request's, or that of its comparison with `-tuning` after it.
+    """Return the output folder of a search: the request's, or that of its comparison with `-tuning` after it.
 
     Example:
         >>> tuning_folder(Request("digits", study="twenty")).as_posix()
@@ -91,7 +91,7 @@ def tuning_folder(request: Request) -> Path:
 
 
 def make_rates(own: float, trials: int, factor: float) -> list[float]:
-    """Give the learning rates of a search: the recipe's own, then its neighbours, then theirs.
+    """Return the learning rates of a search: the recipe's own, then its neighbours, then theirs.
 
     Example:
         >>> make_rates(0.1, 5, 2.0)

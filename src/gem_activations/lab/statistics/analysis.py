@@ -344,7 +344,7 @@ def _spread(sample: Sequence[float]) -> Spread:
 def _adjusted_p(
     distance: float, error: float, freedom: int, pooled: bool, family: int, pairs: int, sides: int
 ) -> float:
-    """Give the p-value of a distance, corrected for the family: by Dunnett's law if pooled, else by Bonferroni."""
+    """Return the p-value of a distance, corrected for the family: by Dunnett's law if pooled, else by Bonferroni."""
     if error == 0:  # Equal differences: the sign test is all there is.
         sign_test = min(1.0, family * 0.5 ** (pairs - 1))
         return sign_test if distance > RESOLUTION else 1.0
@@ -415,14 +415,14 @@ def plan_seeds(analysis: Analysis, effect: float) -> tuple[int, int, int]:
 
 
 def spread_range(spread_of_run: float, freedom: int, level: float = 0.8) -> Interval:
-    """Give the interval that holds the true standard deviation at the level, of normal values."""
+    """Return the interval that holds the true standard deviation at the level, of normal values."""
     tails = special.chdtri(freedom, [(1 - level) / 2, (1 + level) / 2])
     low, high = spread_of_run * np.sqrt(freedom / tails)
     return Interval(float(low), float(high))
 
 
 def student_interval(sample: ArrayLike) -> Interval | None:
-    """Give the 95 % Student t interval of the mean of a sample of shape (k,); None for fewer than two values.
+    """Return the 95 % Student t interval of the mean of a sample of shape (k,); None for fewer than two values.
 
     Example:
         >>> student_interval([1.0, 2.0, 3.0])
@@ -436,7 +436,7 @@ def student_interval(sample: ArrayLike) -> Interval | None:
 
 
 def spread(sample: ArrayLike) -> float | None:
-    """Give the standard deviation (ddof=1) of a sample; None for fewer than two values, 0 if all are equal."""
+    """Return the standard deviation (ddof=1) of a sample; None for fewer than two values, 0 if all are equal."""
     values = np.asarray(sample, np.float64)
     if values.size < 2:
         return None

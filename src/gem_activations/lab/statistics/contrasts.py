@@ -59,7 +59,7 @@ class Contrasts(NamedTuple):
         return np.abs(self.mean) > np.maximum(self.critical * self.error, RESOLUTION)
 
     def within(self, margin: float) -> Flags:
-        """Say whether the mean is shown to lie within the margin, by two one-sided tests."""
+        """Return whether the mean is shown to lie within the margin, by two one-sided tests."""
         return np.abs(self.mean) + self.critical_one_sided * self.error <= margin
 
 
@@ -138,7 +138,7 @@ def pooled_variance(table: Array) -> tuple[Array, NDArray[np.int_], Flags]:
 
 
 def _residuals(filled: Array, there: Flags) -> Array:
-    """Give what rows and columns do not explain. With holes the two-way fit is found by turns, which converges fast."""
+    """Return what rows and columns do not explain. With holes the two-way fit is found by turns."""
     in_rows, in_columns = np.maximum(there.sum(-1), 1)[..., None], np.maximum(there.sum(-2), 1)[..., None, :]
     left = filled
     whole = bool((there | ~there.any(-1, keepdims=True)).all())  # Rows are full or empty: one turn is exact.
@@ -149,7 +149,7 @@ def _residuals(filled: Array, there: Flags) -> Array:
 
 
 def _critical(freedom: NDArray[np.int_], pooled: Flags, arms: int, alpha: float, sides: int) -> Array:
-    """Give Dunnett's critical values for pooled arms, Bonferroni's for the others."""
+    """Return Dunnett's critical values for pooled arms, Bonferroni's for the others."""
     values = special.stdtrit(freedom, 1 - alpha / (sides * max(arms, 1)))
     for one in np.unique(freedom[pooled]):
         values = np.where(pooled & (freedom == one), dunnett_critical(arms, int(one), alpha, sides), values)
@@ -189,7 +189,7 @@ def dunnett_p(statistic: float, arms: int, freedom: int, sides: int = 2) -> floa
 
 @lru_cache(maxsize=512)
 def _error_law(freedom: int) -> tuple[Array, Array]:
-    """Give points and weights of the law of the estimated over the true error."""
+    """Return points and weights of the law of the estimated over the true error."""
     nodes, weights = np.polynomial.legendre.leggauss(96)
     return np.sqrt(special.chdtri(freedom, (1 - nodes) / 2) / freedom), weights / 2
 

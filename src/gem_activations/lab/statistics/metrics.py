@@ -53,7 +53,7 @@ class Metric:
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
     def of(self, run: RunResult) -> float | None:
-        """Give the value of a run; None where the run has none, or one that is not finite."""
+        """Return the value of a run; None where the run has none, or one that is not finite."""
         return _figure(run.figures.get(self.field), self.exponential)
 
 
@@ -80,7 +80,7 @@ class Criterion(NamedTuple):
     chance: float | None = None
 
     def at_chance(self, value: float) -> bool:
-        """Say whether a run is no better than guessing: within a tenth of the level of chance, or worse.
+        """Return whether a run is no better than guessing: within a tenth of the level of chance, or worse.
 
         Example:
             >>> Criterion(ACCURACY, 0.005, 0.1).at_chance(0.105), Criterion(ACCURACY, 0.005, 0.1).at_chance(0.5)
@@ -111,7 +111,7 @@ class Measure(NamedTuple):
     exponential: bool = False
 
     def of(self, run: RunResult) -> float | None:
-        """Give the figure of a run in its stored unit; None where it was not recorded, or is not finite."""
+        """Return the figure of a run in its stored unit; None where it was not recorded, or is not finite."""
         return _figure(run.figures.get(self.field), self.exponential)
 
 
@@ -129,13 +129,13 @@ MEASURES = (
 
 
 def measures_beside(metric: Metric) -> tuple[Measure, ...]:
-    """Give the further figures of a comparison by a metric: the metric itself is none, and perplexity is of text."""
+    """Return the further figures of a comparison by a metric: the metric itself is none, and perplexity is of text."""
     unwanted = {metric.name, *(() if metric is LOSS else ("perplexity",))}
     return tuple(measure for measure in MEASURES if measure.name not in unwanted)
 
 
 def criterion_of(recipe: Mapping[str, Any], values: Sequence[float] = ()) -> Criterion:
-    """Give the metric and the margin that a stored recipe names.
+    """Return the metric and the margin that a stored recipe names.
 
     `metric` is a name in `METRICS`, with or without `test_` before it; `margin` is in its stored unit. A recipe that
     names no metric has the accuracy, or the loss where its task is not images; one that names no margin has that of the

@@ -49,12 +49,12 @@ class Column(NamedTuple):
 
 
 def results_frame(comparison: Comparison) -> pl.DataFrame:
-    """Give the results as a table of one row a run: activation, seed, status, reason, every figure, epochs, seconds."""
+    """Return the results as a table, one row a run: activation, seed, status, reason, every figure, epochs, seconds."""
     return _frame([run.row() for run in comparison.results], ("activation", "seed", "status", "reason"))
 
 
 def epochs_frame(comparison: Comparison) -> pl.DataFrame:
-    """Give the finished epochs as a table of one row an epoch: activation, seed, and what was logged."""
+    """Return the finished epochs as a table of one row an epoch: activation, seed, and what was logged."""
     rows = [
         {"activation": activation, "seed": seed, **epoch}
         for (activation, seed), curve in comparison.curves.items()
@@ -64,7 +64,7 @@ def epochs_frame(comparison: Comparison) -> pl.DataFrame:
 
 
 def depth_frame(comparison: Comparison) -> pl.DataFrame:
-    """Give what was measured by depth as a table of one row a layer of a run, at the run's start and end.
+    """Return what was measured by depth as a table of one row a layer of a run, at the run's start and end.
 
     `part` is "gradient" (norm of the loss gradient of a layer's weights) or "dead" (share of an activation's units
     that are dead); `position` counts the layers of the part from 0 at the input.
@@ -82,7 +82,7 @@ def depth_frame(comparison: Comparison) -> pl.DataFrame:
 
 
 def summary_frame(analysis: Analysis) -> pl.DataFrame:
-    """Give the statistics as a table of one row an activation, in stored units."""
+    """Return the statistics as a table of one row an activation, in stored units."""
     return pl.DataFrame([_summary_row(arm, analysis) for arm in analysis.arms], infer_schema_length=None)
 
 
@@ -95,7 +95,7 @@ def recorded(analysis: Analysis) -> list[Measure]:
 
 
 def result_columns(analysis: Analysis) -> list[Column]:
-    """Give the columns of the table of results, the activation's name first; only those that say something."""
+    """Return the columns of the table of results, the activation's name first; only those that say something."""
     metric, baseline, arms = analysis.metric, analysis.baseline, analysis.arms
     unit = f", {metric.difference_unit}" if metric.difference_unit else ""
     columns = [
@@ -127,7 +127,7 @@ def result_columns(analysis: Analysis) -> list[Column]:
 
 
 def measure_columns(analysis: Analysis) -> list[Column]:
-    """Give the columns of the table of further figures; the activation's name alone if nothing was recorded."""
+    """Return the columns of the table of further figures; the activation's name alone if nothing was recorded."""
 
     def column(measure: Measure) -> Column:
         return Column(measure.heading, lambda arm: measure_text(arm.measures.get(measure.name), measure))
@@ -197,7 +197,7 @@ def latex_text(text: str) -> str:
 
 
 def terminal_table(analysis: Analysis) -> Table:
-    """Give the table for the terminal: one row an activation, the baseline marked.
+    """Return the table for the terminal: one row an activation, the baseline marked.
 
     On 80 columns every figure stands whole on one line and long names go on in the next; on 60 the interval does too.
     """

@@ -121,7 +121,7 @@ def find_collapsed(improvement: Array) -> Flags:
 
 
 def run_ranks(improvement: Array, failed: Flags) -> Array:
-    """Give the rank of each run among all of its table, 1 for the worst; failed runs share the last places.
+    """Return the rank of each run among all of its table, 1 for the worst; failed runs share the last places.
 
     Returns: The shape of `improvement`; NaN for a run that has neither a value nor failed.
     """
@@ -135,7 +135,7 @@ def run_ranks(improvement: Array, failed: Flags) -> Array:
 def more_failures(
     failed: NDArray[np.int_], runs: NDArray[np.int_], others: NDArray[np.int_], other_runs: NDArray[np.int_]
 ) -> Flags:
-    """Say whether one side fails more often: by Fisher's exact test, one-sided at 5 %, or in at least half of its runs.
+    """Return whether one side fails more often: by Fisher's exact test at 5 %, one-sided, or in half of its runs.
 
     Example:
         >>> counts = np.array([3, 1, 2]), np.array([3, 3, 3]), np.array([0, 0, 0]), np.array([3, 3, 3])
@@ -148,7 +148,7 @@ def more_failures(
 
 
 def probability_better(improvement: Array, baseline: Array) -> tuple[float, float, float] | None:
-    """Give the chance that a run of the arm is better than one of the baseline, ties counted half, and its interval.
+    """Return the chance that a run of the arm is better than one of the baseline, ties counted half, and its interval.
 
     Args:
         improvement, baseline: Values counted so that more is better, shapes (m,) and (n,); -inf for a failed run.
@@ -174,13 +174,13 @@ def probability_better(improvement: Array, baseline: Array) -> tuple[float, floa
 
 
 def _row_median(values: Array) -> Array:
-    """Give the median of each row, NaN left out and kept as the last axis; NaN for an empty row."""
+    """Return the median of each row, NaN left out and kept as the last axis; NaN for an empty row."""
     ordered, counts = np.sort(values, -1), (~np.isnan(values)).sum(-1, keepdims=True)
     low, high = np.maximum(counts - 1, 0) // 2, np.minimum(counts // 2, values.shape[-1] - 1)
     return (np.take_along_axis(ordered, low, -1) + np.take_along_axis(ordered, high, -1)) / 2
 
 
 def _all_equal(values: Array) -> Flags:
-    """Say whether every pair of an arm and the baseline has no difference, over the pairs that there are."""
+    """Return whether every pair of an arm and the baseline has no difference, over the pairs that there are."""
     difference = np.abs(values[..., 1:, :] - values[..., :1, :])
     return np.asarray(np.all(np.isnan(difference) | (difference <= 10.0**-_DIGITS), axis=-1))

@@ -63,7 +63,7 @@ def _processor() -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Give commit and changes of the checkout that holds this package; None for an installed package."""
+    """Return commit and changes of the checkout that holds this package; None for an installed package."""
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     changes = _git("status", "--porcelain", "--untracked-files=no")

@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def previous_path(path: Path) -> Path:
-    """Give the file of the state before the newest one.
+    """Return the file of the state before the newest one.
 
     Example:
         >>> previous_path(Path("run/checkpoint.pt")).as_posix()

@@ -69,7 +69,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], *, calibration: bool = 
 
 
 def squared_distance(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Give each target's Brier score, the sum over the classes of (p - truth)^2: (N, classes), (N,) -> (N,).
+    """Return each target's Brier score, the sum over the classes of (p - truth)^2: (N, classes), (N,) -> (N,).
 
     Example:
         >>> squared_distance(torch.tensor([[0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 1]))
@@ -89,7 +89,7 @@ def _parts(logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:
-    """Give the expected calibration error of confidences (N,), 0 to 1, and whether each answer is right (N,).
+    """Return the expected calibration error of confidences (N,), 0 to 1, and whether each answer is right (N,).
 
     Example:
         >>> round(calibration_error(torch.tensor([0.8, 0.8]), torch.tensor([True, False])), 6)

@@ -25,11 +25,11 @@ class Group(Protocol):
     def size(self) -> int: ...  # noqa: D102
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Give a module with the same parameters whose backward pass averages the gradients over the processes."""
+        """Return a module with the same parameters whose backward pass averages the gradients over the processes."""
         ...
 
     def total(self, values: Tensor) -> Tensor:
-        """Give the sum of a tensor over the processes, in each of them."""
+        """Return the sum of a tensor over the processes, in each of them."""
         ...
 
     def agree(self, number: int, what: str) -> None:
@@ -52,11 +52,11 @@ class SingleProcess:
     size: int = 1
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Give the model as it is."""
+        """Return the model as it is."""
         return model
 
     def total(self, values: Tensor) -> Tensor:
-        """Give the values as they are."""
+        """Return the values as they are."""
         return values
 
     def agree(self, number: int, what: str) -> None:

@@ -38,11 +38,11 @@ class ImageTask:
         return {name: len(getattr(self.dataset, name).y) for name in ("train", "validation", "test")}
 
     def to(self, device: torch.device) -> "ImageTask":
-        """Give the same task on another device."""
+        """Return the same task on another device."""
         return ImageTask(self.recipe, self.dataset.to(device))
 
     def replicate(self, seed: int) -> "ImageTask":
-        """Give the task of one seed: with the seed's fold where the data set has folds."""
+        """Return the task of one seed: with the seed's fold where the data set has folds."""
         return ImageTask(self.recipe, self.dataset.fold(seed))
 
     def make_model(self, activation: str | Factory, seed: int) -> nn.Module:
@@ -55,7 +55,7 @@ class ImageTask:
         return model
 
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
-        """Give the images of the indices, augmented where the recipe says so."""
+        """Return the images of the indices, augmented where the recipe says so."""
         split = self.dataset.train
         x = self.dataset.scaled(split.x[indices])
         if self.recipe.augmentation == "crop-flip":
@@ -63,7 +63,7 @@ class ImageTask:
         return Batch(x, split.y[indices])
 
     def evaluation_batches(self, split: SplitName) -> Iterator[Batch]:
-        """Give a split in its order, a thousand images of 32x32 pixels at a time, or as many larger ones as fit."""
+        """Return a split in its order, a thousand images of 32x32 pixels at a time, or as many larger ones as fit."""
         examples = self.dataset.validation if split == "validation" else self.dataset.test
         _, height, width = self.dataset.shape
         size = max(1, min(1000, _EVALUATION_PIXELS // (height * width)))

@@ -59,11 +59,11 @@ class NextToken:
         self.length, self.stride = plan.context + 1, plan.context
 
     def frame(self, windows: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Give the windows as they are: the last token of one is the first of the next, and its target."""
+        """Return the windows as they are: the last token of one is the first of the next, and its target."""
         return windows
 
     def make_batch(self, windows: Tensor, generator: torch.Generator) -> Batch:  # noqa: ARG002 -- nothing is drawn
-        """Give all tokens but the last, and all but the first."""
+        """Return all tokens but the last, and all but the first."""
         return Batch(windows[:, :-1], windows[:, 1:])
 
 
@@ -131,14 +131,14 @@ class TextTask:
         return {"train": len(self.train)} | {name: len(batch.targets) for name, batch in self.evaluation.items()}
 
     def to(self, device: torch.device) -> "TextTask":
-        """Give the same task on another device."""
+        """Return the same task on another device."""
         evaluation: dict[SplitName, Batch] = {
             name: Batch(inputs.to(device), targets.to(device)) for name, (inputs, targets) in self.evaluation.items()
         }
         return TextTask(self.recipe, self.objective, self.train.to(device), evaluation, self.checksums)
 
     def replicate(self, seed: int) -> "TextTask":  # noqa: ARG002 -- text has no folds
-        """Give the task itself."""
+        """Return the task itself."""
         return self
 
     def make_model(self, activation: str | Factory, seed: int) -> nn.Module:
@@ -150,11 +150,11 @@ class TextTask:
         return model
 
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
-        """Give the windows of the indices, with fresh masks where there are any."""
+        """Return the windows of the indices, with fresh masks where there are any."""
         return self.objective.make_batch(self.train[indices].long(), generator)
 
     def evaluation_batches(self, split: SplitName) -> Iterator[Batch]:
-        """Give a split in its order, as many windows at a time as their logits allow."""
+        """Return a split in its order, as many windows at a time as their logits allow."""
         whole = self.evaluation[split]
         size = max(1, _EVALUATION_LOGITS // (whole.targets.shape[1] * self.recipe.model.vocabulary))
         yield from map(Batch, whole.inputs.split(size), whole.targets.split(size))

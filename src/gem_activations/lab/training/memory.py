@@ -20,7 +20,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def measure_peak(device: torch.device) -> int:
-    """Give the peak since `reset_peak`, in bytes; 0 where the system does not tell.
+    """Return the peak since `reset_peak`, in bytes; 0 where the system does not tell.
 
     On a GPU: what torch held in tensors, data included. On a CPU: the resident memory of the whole process, libraries
     and data included.

@@ -42,7 +42,7 @@ def _groups(model: nn.Module, training: Training) -> list[dict[str, object]]:
 
 
 def learning_rates(training: Training, steps: int) -> list[float]:
-    """Give the learning rate of each of so many steps.
+    """Return the learning rate of each of so many steps.
 
     They are known before the run: a scheduler run beside the steps costs 3 % of a small one, and has a state.
 
@@ -90,7 +90,7 @@ def _constant(_: Training) -> Factor:
 
 
 def _one_cycle(training: Training, steps: int) -> list[float]:
-    """Give the rates of torch's OneCycleLR over steps + 1 steps, bit for bit; torch takes 50 microseconds for each."""
+    """Return the rates of torch's OneCycleLR over steps + 1 steps, bit for bit; torch takes 50 us for each."""
     high, low = training.learning_rate, training.learning_rate / _START
     top, end = training.warm_up * (steps + 1) - 1, float(steps)
 

@@ -33,7 +33,7 @@ class Record:
             self._count()
 
     def counts(self) -> Tensor:
-        """Give the number of right answers and of targets so far: (2,), int64, on the device."""
+        """Return the number of right answers and of targets so far: (2,), int64, on the device."""
         self._count()
         return torch.stack([torch.stack(self._right).sum(), torch.stack(self._targets).sum()])
 
@@ -118,7 +118,7 @@ class Stepper:
 
 
 def take_share(batch: Batch, rank: int, size: int) -> Batch:
-    """Give the examples of a batch that one of several processes trains on; all shares have the same length.
+    """Return the examples of a batch that one of several processes trains on; all shares have the same length.
 
     A share that would be one example shorter repeats the batch's first example with targets that count nowhere: the
     processes must make the same number of passes, or one would wait for another for ever.
@@ -136,14 +136,14 @@ def take_share(batch: Batch, rank: int, size: int) -> Batch:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Give the cross-entropy, in nats, of logits (..., classes) and targets (...); ignored targets count nowhere."""
+    """Return the cross-entropy, in nats, of logits (..., classes) and targets (...); ignored targets count nowhere."""
     if logits.dim() > 2:
         logits, targets = logits.flatten(0, -2), targets.flatten()
     return functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction=reduction)
 
 
 def autocast(device: torch.device, training: Training) -> AbstractContextManager[object]:
-    """Give the context in which the model runs."""
+    """Return the context in which the model runs."""
     if training.precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()

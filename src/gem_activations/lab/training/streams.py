@@ -10,7 +10,7 @@ WEIGHTS, ORDER, NOISE, AUGMENTATION = range(4)
 
 
 def derive_seed(seed: int, *stream: int) -> int:
-    """Give the seed of one stream of random numbers of a run: streams are independent, 63 bits.
+    """Return the seed of one stream of random numbers of a run: streams are independent, 63 bits.
 
     Example:
         >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
@@ -20,13 +20,13 @@ def derive_seed(seed: int, *stream: int) -> int:
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:
-    """Give the order of the training examples in a pass, a function of seed and pass alone: int64, on the CPU."""
+    """Return the order of the training examples in a pass, a function of seed and pass alone: int64, on the CPU."""
     generator = torch.Generator().manual_seed(derive_seed(seed, ORDER, epoch))
     return torch.randperm(examples, generator=generator)
 
 
 def step_batches(seed: int, steps: range, batch_size: int, examples: int, *, whole: bool) -> list[Tensor]:
-    """Give the indices of the training examples of some steps of a run, int64, on the CPU.
+    """Return the indices of the training examples of some steps of a run, int64, on the CPU.
 
     Args:
         seed: Seed of the run.

@@ -58,11 +58,11 @@ class Task(Protocol):
     def checksums(self) -> dict[str, str]: ...  # noqa: D102
 
     def to(self, device: torch.device) -> Self:
-        """Give the same task on another device."""
+        """Return the same task on another device."""
         ...
 
     def replicate(self, seed: int) -> Self:
-        """Give the task of one seed: itself, or one with that seed's own training set (a predefined fold)."""
+        """Return the task of one seed: itself, or one with that seed's own training set (a predefined fold)."""
         ...
 
     def make_model(self, activation: str | Factory, seed: int) -> nn.Module:
@@ -89,7 +89,7 @@ class Task(Protocol):
         ...
 
     def evaluation_batches(self, split: SplitName) -> Iterable[Batch]:
-        """Give a split in batches, always the same ones: no random number of the run is drawn."""
+        """Return a split in batches, always the same ones: no random number of the run is drawn."""
         ...
 
 

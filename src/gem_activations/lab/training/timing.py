@@ -14,7 +14,7 @@ Step = Callable[[int], None]
 
 
 def measure_step_ratio(step: Step, reference: Step, device: torch.device, fewest: int = 15) -> float:
-    """Give the time of a step over that of a reference step: the median ratio of interleaved pairs.
+    """Return the time of a step over that of a reference step: the median ratio of interleaved pairs.
 
     Each pair does the same batch, in alternating order, so that neither kind has the warmer caches or the quieter
     machine. The global random state is left as it was.

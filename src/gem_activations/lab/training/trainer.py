@@ -188,7 +188,7 @@ class Trainer:
         )
 
     def _summarise(self, record: Record, batches: list[Tensor], epoch: int) -> tuple[float, float]:
-        """Give loss and accuracy of an epoch's training; here the device is waited for."""
+        """Return loss and accuracy of an epoch's training; here the device is waited for."""
         losses = self.group.total(torch.stack(record.losses))
         right, targets = self.group.total(record.counts()).tolist()
         bad = (~losses.isfinite()).nonzero()
@@ -247,7 +247,7 @@ class Trainer:
         return end.dead_share
 
     def _most_at_once(self) -> int:
-        """Give the examples that are known to fit into this process's memory: those of one pass in training."""
+        """Return the examples that are known to fit into this process's memory: those of one pass in training."""
         training = self.recipe.training
         share = math.ceil(training.batch_size / self.group.size)
         return min(share, training.micro_batch or share)
