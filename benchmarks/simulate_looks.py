@@ -28,7 +28,7 @@ def draw(effect, replications, seeds):
 
 
 def look_again(values, margin=None):
-    """Give the code of the verdict of each arm, and the seeds at which it left, shapes (replications, arms)."""
+    """Return the code of the verdict of each arm, and the seeds at which it left, shapes (replications, arms)."""
     values = values.copy()
     codes = np.full((len(values), ARMS), OPEN)
     left = np.full(codes.shape, values.shape[-1])
@@ -43,7 +43,7 @@ def look_again(values, margin=None):
 
 
 def fixed_design(effect, wanted, share, replications, margin=None):
-    """Give the fewest seeds of a fixed design whose first arm gets the verdict as often, counted up to 95 %."""
+    """Return the fewest seeds of a fixed design whose first arm gets the verdict as often, counted up to 95 %."""
     for seeds in range(3, 4 * MOST):
         values = draw(effect, replications, seeds)
         if (judge(values, np.isnan(values), margin).code[:, 0] == wanted).mean() >= min(share, 0.95):

@@ -46,7 +46,7 @@ def _escaped(text: str) -> str:
 
 
 def _fields(title: str, text: str) -> list[str]:
-    """Give a section as fields of reStructuredText or, where it is a note, as napoleon expects it."""
+    """Return a section as fields of reStructuredText or, where it is a note, as napoleon expects it."""
     if title == "Returns":
         return ["", f":returns: {text}", ""]
     if title == "Raises":

@@ -35,7 +35,8 @@ def draw_clusters(count: int, generator: np.random.Generator) -> tuple[Tensor, T
         positions.append(atoms.positions)
         energies.append(atoms.get_potential_energy())
         forces.append(atoms.get_forces())
-    return tuple(torch.tensor(np.array(part), dtype=torch.float32) for part in (positions, energies, forces))  # type: ignore
+    first, second, third = (torch.tensor(np.array(part)).float() for part in (positions, energies, forces))
+    return first, second, third
 
 
 class Potential(nn.Module):

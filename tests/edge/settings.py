@@ -31,7 +31,7 @@ def random_settings(bits, count, seed):
 
 
 def from_definition(spec, quantization, q):
-    """Give the rounded result of one input by the definition, in rational numbers alone."""
+    """Return the rounded result of one input by the definition, in rational numbers alone."""
     x = Fraction(quantization.in_scale) * (q - quantization.in_zero)
     leak, power = Fraction(spec.leak), x ** (2 * spec.n)
     gate = leak + (1 - leak) * (power / (power + Fraction(spec.eps)) if x > 0 else 0)

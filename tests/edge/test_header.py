@@ -32,7 +32,7 @@ def run(*words, **options):
 
 
 def make_layers(method, division):
-    """Give layers of every order, with and without a leak, in every width that the method has."""
+    """Return layers of every order, with and without a leak, in every width that the method has."""
     layers = {}
     for bits in (8, 16) if method == "q31" else (8,):
         for number, (spec, quantization) in enumerate(random_settings(bits, 12, seed=7)):
@@ -178,7 +178,7 @@ def test_an_object_calls_integer_helpers_of_the_compiler_alone(kernel, cpu, cort
 
 
 def count_instructions(folder, cpu, *options):
-    """Give the checksum of all results on qemu, and the mean number of instructions an element."""
+    """Return the checksum of all results on qemu, and the mean number of instructions an element."""
     program = folder / f"{cpu}.elf"
     kinds = ["-DFUNCTION=gem_q31", "-DLAYER=gem_q31_layer", "-DELEMENT=int16_t", "-DLOW=-32768"]
     build = ["-mthumb", "-Os", "-nostartfiles", "-nostdlib", "-T", HERE / "cortex.ld", "-include", folder / "layer1.h"]

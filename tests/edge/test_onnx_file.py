@@ -38,7 +38,7 @@ class Batches(quantization.CalibrationDataReader):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Give the folder of a model with five members in float32, and of one with GELU."""
+    """Return the folder of a model with five members in float32, and of one with GELU."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     for name, activations in {"ours": [str(spec) for spec in SPECS], "gelu": ["gelu", "relu"]}.items():

@@ -99,7 +99,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def fabricate(tmp_path: Path) -> Callable[..., Comparison]:
-    """Give `fabricate_comparison` for the test's own folder."""
+    """Return `fabricate_comparison` for the test's own folder."""
 
     def make(**choices: object) -> Comparison:
         return fabricate_comparison(tmp_path / "out", **choices)  # pyright: ignore[reportArgumentType]
@@ -109,7 +109,7 @@ def fabricate(tmp_path: Path) -> Callable[..., Comparison]:
 
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    """Give a comparison whose report is written; tests only read it."""
+    """Return a comparison whose report is written; tests only read it."""
     comparison = fabricate_comparison(
         tmp_path_factory.mktemp("reported") / "out", failed=[("gem", 1)], missing=[("relu", 2)]
     )

@@ -16,7 +16,7 @@ FACTOR = calculate_gain("gem(n=2)") / calculate_gain("relu")
 
 
 def changed(model: nn.Module, before: nn.Module) -> dict[str, float]:
-    """Give name -> factor of every parameter that is no longer what it was; each must be scaled as a whole."""
+    """Return name -> factor of every parameter that is no longer what it was; each must be scaled as a whole."""
     factors = {}
     old = dict(before.named_parameters())
     for name, parameter in model.named_parameters():

@@ -170,7 +170,7 @@ def test_two_processes_of_distributed_training_gather_what_each_saw(tmp_path):
 
 
 def change(line, path, value):
-    """Give a line of the file with one value of it changed."""
+    """Return a line of the file with one value of it changed."""
     content = json.loads(line)
     place = content
     for key in path[:-1]:

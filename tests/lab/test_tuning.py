@@ -35,7 +35,7 @@ def request(folder: Path, **changes: Any) -> Request:
 
 
 def run(activation: str, seed: int, value: float | None) -> RunResult:
-    """Give a run without test scores whose validation accuracy and loss are both the value; None for a failed one."""
+    """Return a run without test scores whose validation accuracy and loss are both the value; None for a failed one."""
     failed = value is None
     status, reason = ("failed", "NaN") if failed else ("finished", "")
     return RunResult(activation, seed, status, reason, 1, 1.0, {"validation_accuracy": value, "validation_loss": value})
