@@ -85,7 +85,9 @@ def _as_restructured_text(_app, what, _name, _object, _options, lines: list[str]
 
 def _name_aliases(_app, documented, _bound) -> None:
     """Put the name of an alias for the union it stands for, which autodoc would write out."""
-    aliases = {str(gem_activations.spec.ArrayLike): "ArrayLike", str(gem_activations.spec.Array): "Float64Array"}
+    array_like = gem_activations.spec.ArrayLike
+    aliases = {str(array_like): "ArrayLike", str(gem_activations.spec.Array): "Float64Array"}
+    aliases[str(array_like | None)] = "ArrayLike | None"
     if jax := sys.modules.get("gem_activations.jax"):
         aliases[str(jax.ArrayLike)] = "ArrayLike"
     with contextlib.suppress(AttributeError):

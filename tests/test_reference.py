@@ -66,6 +66,7 @@ def test_signatures_can_be_read(reference):
     assert entry(reference, "gem_activations.torch.TeLU")[0].endswith(".TeLU")
     assert entry(reference, "gem_activations.jax.gem")[0].endswith("gem(x: ArrayLike, *, n: int = 1) -> Array")
     assert "   gate(x: ArrayLike) -> Float64Array\n" in reference
+    assert "log_predictions(predictions: ArrayLike, targets: ArrayLike | None = None) -> None" in reference
     assert "*args" not in reference
     assert "_SupportsArray" not in reference
     assert "<factory>" not in reference
@@ -81,7 +82,7 @@ def test_sections_keep_their_words(reference):
     _, spec = entry(reference, "gem_activations.GemSpec")
     assert "property smoothness: int The largest k with f in C^k on the real line: 2n. The next" in spec
     assert (
-        "__call__(x: ArrayLike) -> Float64Array Give f(x) in float64, in the shape of x. Raises: **SpecError**" in spec
+        "__call__(x: ArrayLike) -> Float64Array Return f(x) in float64, in the shape of x. Raises: **SpecError**" in spec
     )
     assert "Return type" not in reference
     # A reason that was taken for the name of an error, or cut in two, leaves a dash with nothing after it.
