@@ -99,7 +99,9 @@ def _legible(_app, what, _name, _documented, _options, signature, returned) -> t
     """Mend a signature: a module without an `__init__` of its own takes nothing; `<factory>` is no Python."""
     if what == "class" and re.fullmatch(r"\(\*args: \S+, \*\*kwargs: \S+\)", signature or ""):
         signature = "()"
-    return signature and signature.replace("<factory>", "..."), returned
+    if signature:  # Sphinx spells an alias within a union by the name of its own placeholder
+        signature = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature).replace("<factory>", "...")
+    return signature, returned
 
 
 def setup(app) -> None:
