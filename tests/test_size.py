@@ -36,16 +36,20 @@ class Other:
 """
 
 
-def figures(package):
-    done = subprocess.run([sys.executable, TOOL, package], capture_output=True, text=True, check=True)
-    return {line[:40].strip(): float(line[40:].replace(",", "")) for line in done.stdout.splitlines()}
+def run(*arguments):
+    done = subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def small(folder):
+    (folder / "room").mkdir()
+    (folder / "first.py").write_text(FIRST)
+    (folder / "room/second.py").write_text(SECOND)
+    return folder
 
 
 def test_the_table_of_a_small_package(tmp_path):
-    (tmp_path / "room").mkdir()
-    (tmp_path / "first.py").write_text(FIRST)
-    (tmp_path / "room/second.py").write_text(SECOND)
-    found = figures(tmp_path)
+    found = {line[:40].strip(): float(line[40:].replace(",", "")) for line in run(small(tmp_path))}
     lines = {"first.py": FIRST.count("\n"), "room": SECOND.count("\n")}
     assert {room: found.pop(f"lines in {room}") for room in lines} == lines
     assert found == {
@@ -61,3 +65,16 @@ def test_the_table_of_a_small_package(tmp_path):
         "of them private with one use, %": 50,
         "one use among the private ones, %": 66.7,
     }
+
+
+def test_private_functions_with_one_use_are_listed_by_file(tmp_path):
+    assert run(small(tmp_path), "--one-use") == [
+        "first.py: 1",
+        "    _once (2 lines, from line 6)",
+        "room/second.py: 1",
+        "    _shared (2 lines, from line 1)",
+    ]
+
+
+def test_help_is_printed():
+    assert any("--one-use" in line for line in run("--help"))

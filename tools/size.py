@@ -2,11 +2,12 @@
 
 python tools/size.py                        # src/gem_activations
 python tools/size.py path/to/another/package
+python tools/size.py --one-use              # The private functions with one use, file by file
 """
 
+import argparse
 import ast
 import statistics
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +18,7 @@ FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 def measure(package: Path) -> dict[str, int | float]:
     """Return the figures of the table by name; a room is a file or folder directly below the package."""
     texts = {path: path.read_text() for path in sorted(package.rglob("*.py"))}
-    trees = {path: ast.parse(text) for path, text in texts.items()}
+    trees = parse(package)
     rooms = Counter({path.relative_to(package).parts[0]: 0 for path in texts})
     for path, text in texts.items():
         rooms[path.relative_to(package).parts[0]] += text.count("\n")
@@ -25,7 +26,7 @@ def measure(package: Path) -> dict[str, int | float]:
     functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, FUNCTION)]
     lengths = [length(function) for function in functions]
     of_modules = sum(isinstance(node, FUNCTION) for tree in trees.values() for node in tree.body)
-    uses = private_uses(list(trees.values()))
+    uses = [count for _, _, count in private_uses(trees)]
     return {
         **{f"lines in {room}": lines for room, lines in rooms.most_common()},
         "lines of source": sum(files),
@@ -48,25 +49,29 @@ def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return function.end_lineno - function.lineno + 1 - documented * (first.end_lineno - first.lineno + 1)
 
 
-def private_uses(trees: list[ast.Module]) -> list[int]:
-    """Return for each private function of a module how often it is named outside itself.
+def private_uses(trees: dict[Path, ast.Module]) -> list[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef, int]]:
+    """Return (file, function, how often it is named outside itself) of each private function of a module.
 
     A function that only a decorator registers is named nowhere: it has no use.
     """
-    named = [Counter(names(tree)) for tree in trees]
-    imported = [
-        {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
-        for tree in trees
-    ]
+    named = {path: Counter(names(tree)) for path, tree in trees.items()}
+    imported = {
+        path: {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+        for path, tree in trees.items()
+    }
     uses = []
-    for own, tree in enumerate(trees):
+    for own, tree in trees.items():
         for node in tree.body:
             if isinstance(node, FUNCTION) and node.name.startswith("_") and not node.name.startswith("__"):
                 elsewhere = sum(
-                    counts[node.name] for at, counts in enumerate(named) if at == own or node.name in imported[at]
+                    counts[node.name] for at, counts in named.items() if at == own or node.name in imported[at]
                 )
-                uses.append(elsewhere - Counter(names(node))[node.name])
+                uses.append((own, node, elsewhere - Counter(names(node))[node.name]))
     return uses
+
+
+def parse(package: Path) -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text()) for path in sorted(package.rglob("*.py"))}
 
 
 def names(tree: ast.AST) -> list[str]:
@@ -82,8 +87,19 @@ def percentile(lengths: list[int], share: float) -> int:
 
 
 def main() -> None:
-    for name, figure in measure(Path(sys.argv[1]) if sys.argv[1:] else PACKAGE).items():
-        print(f"{name:40} {figure:>8,}")
+    parser = argparse.ArgumentParser(description="Print how large a package is.")
+    parser.add_argument("package", nargs="?", type=Path, default=PACKAGE, help="folder of the package")
+    parser.add_argument("--one-use", action="store_true", help="list the private functions with one use by file")
+    asked = parser.parse_args()
+    if not asked.one_use:
+        for name, figure in measure(asked.package).items():
+            print(f"{name:40} {figure:>8,}")
+        return
+    once = [(path, node) for path, node, uses in private_uses(parse(asked.package)) if uses == 1]
+    for path, count in Counter(path for path, _ in once).most_common():
+        print(f"{path.relative_to(asked.package)}: {count}")
+        for node in (node for at, node in once if at == path):
+            print(f"    {node.name} ({length(node)} lines, from line {node.lineno})")
 
 
 if __name__ == "__main__":
