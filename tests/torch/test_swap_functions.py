@@ -21,7 +21,7 @@ from torch.nn.functional import relu as renamed
 
 from gem_activations.errors import ModelError
 from gem_activations.torch import GEM, gem, segem, swap
-from gem_activations.torch.swap.plan import held_modules
+from gem_activations.torch.swap.surgery import held_modules
 
 
 def swapped(model, choices=None):

@@ -10,7 +10,7 @@ from torch.nn import functional
 from gem_activations.errors import ModelError
 from gem_activations.torch import EGEM, GEM, GoLU, act_layer, swap
 from gem_activations.torch.swap.functions import FAMILY_OF
-from gem_activations.torch.swap.plan import keeps_output
+from gem_activations.torch.swap.surgery import keeps_output
 
 CLASSES = [
     *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid),

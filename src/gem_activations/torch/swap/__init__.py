@@ -3,40 +3,19 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from ...errors import ModelError
-from ..integrations.transformers import Replaced, follow_in_configurations
 from ..inventory import Choice
-from .functions import SERVED, class_that_serves
-from .keys import Request
-from .plan import Plan, hand_over, keeps_output, make_plan
+from .keys import read_choices
+from .surgery import Change, Edit, Left, Surgery, name_some
 
 __all__ = ["Change", "Left", "SwapReport", "swap"]
 
 Key = type[nn.Module] | str | Callable[..., Any]
 Value = Choice | nn.Module | Callable[[], nn.Module]
-_MISSING = object()
-_FAST = "activation_relu_or_gelu"  # How torch's transformer layers remember an activation that their fast path knows.
-
-
-@dataclass(frozen=True)
-class Change:
-    """One activation that was changed: where, what was there, what is there now."""
-
-    name: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True)
-class Left:
-    """One place that was asked for and left as it was, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +34,7 @@ class SwapReport:
     changes: tuple[Change, ...]
     left: tuple[Left, ...]
     notes: tuple[str, ...]
-    _done: "list[_Edit]" = field(repr=False, compare=False)
+    _done: list[Edit] = field(repr=False, compare=False)
 
     def undo(self) -> None:
         """Put back what was there. Weights, hooks and training mode stay as they are now.
@@ -80,46 +59,8 @@ class SwapReport:
             kinds.setdefault(f"{change.old} -> {change.new}", []).append(change.name)
         for left in self.left:
             kinds.setdefault(f"left: {left.reason}", []).append(left.name)
-        lines = [f"{len(names)} x {kind}: {_name_some(names)}" for kind, names in kinds.items()]
+        lines = [f"{len(names)} x {kind}: {name_some(names)}" for kind, names in kinds.items()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-
-def _name_some(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
-
-
-class _Edit(NamedTuple):
-    """One entry of a dictionary, or one attribute of a module, with what it was and what it becomes."""
-
-    home: Any
-    name: str
-    old: Any
-    new: Any
-
-    @classmethod
-    def of(cls, home: Any, name: str, new: Any) -> "_Edit":
-        return cls(home, name, home.get(name, _MISSING) if isinstance(home, dict) else getattr(home, name), new)
-
-    def stands(self) -> bool:
-        now = self.of(self.home, self.name, None).old
-        # torch.export puts equal containers in the place of those that a module holds.
-        return now is self.new or (isinstance(now, (str, dict)) and now == self.new)
-
-    def apply(self) -> None:
-        self._put(self.new)
-
-    def revert(self) -> None:
-        if isinstance(self.old, nn.Module) and isinstance(self.new, nn.Module):
-            hand_over(self.new, self.old)
-        self._put(self.old)
-
-    def _put(self, value: Any) -> None:
-        if not isinstance(self.home, dict):
-            setattr(self.home, self.name, value)
-        elif value is _MISSING:
-            self.home.pop(self.name, None)
-        else:
-            self.home[self.name] = value
 
 
 def swap(model: nn.Module, choices: Mapping[Key, Value], *, inplace: bool = True) -> SwapReport:
@@ -170,68 +111,12 @@ def swap(model: nn.Module, choices: Mapping[Key, Value], *, inplace: bool = True
         >>> model[1]
         GELU(approximate='none')
     """
-    request = Request.read(model, choices)
-    plan = make_plan(request if inplace else request._replace(model=copy.deepcopy(model)))
-    edits = _list_edits(plan)
-    for done, edit in enumerate(edits):
-        try:
-            edit.apply()
-        except BaseException:
-            for applied in reversed(edits[: done + 1]):
-                applied.revert()
-            raise
-    replaced = [
-        Replaced(plan.names[id(old)][0], old, new, made_by.string) for old, new, made_by in plan.modules.values()
-    ]
-    entries, notes = follow_in_configurations(plan.model, [name for name, *_ in plan.changes], replaced)
-    for entry in entries:
-        edits.append(_Edit.of(*entry))
-        edits[-1].apply()
-    changes = tuple(Change(name, old, new) for name, old, new, _ in plan.changes)
-    left = tuple(Left(*each) for each in plan.left)
-    return SwapReport(plan.model, changes, left, (*_list_notes(plan), *notes), edits)
-
-
-def _list_edits(plan: Plan) -> list[_Edit]:
-    edits: list[_Edit] = []
-    for parent in (*plan.model.modules(), *plan.apart):
-        children: dict[str, Any] = parent._modules
-        put = {name: plan.modules[id(child)][1] for name, child in children.items() if id(child) in plan.modules}
-        held = plan.attributes.get(id(parent), {})
-        edits += [_Edit.of(vars(parent), name, _MISSING) for name in held]
-        put |= held | plan.children.get(id(parent), {})
-        edits += [_Edit.of(children, name, new) for name, new in put.items()]
-        if id(parent) in plan.graphs:
-            edits.append(_Edit.of(parent, "graph", plan.graphs[id(parent)]))
-        if id(parent) in plan.served:
-            edits.append(_Edit.of(vars(parent), SERVED, plan.served[id(parent)]))
-            edits.append(_Edit.of(parent, "__class__", class_that_serves(type(parent))))
-    return edits + _leave_fast_path(plan.model, {id(edit.home) for edit in edits})
-
-
-def _list_notes(plan: Plan) -> list[str]:
-    notes = [f"a key was of no use: {reason}" for reason in plan.unmatched]
-    keeping = [name for name, _, _, new in plan.changes if keeps_output(new)]
-    if keeping:
-        notes.append(
-            f"{len(keeping)} keep the output for the backward pass, or may, as ReLU does, so that what follows must "
-            f"not change it in place: {_name_some(keeping)}"
-        )
-    shared = [name for name, old, _, new in plan.changes if old.startswith("calls ") and list(new.parameters())]
-    if shared:
-        notes.append(f"all calls of one function in one forward share what is learnt: {_name_some(shared)}")
-    return notes
-
-
-def _leave_fast_path(model: nn.Module, homes: set[int]) -> list[_Edit]:
-    """Let torch's transformer layers call their new activation: they remember what it was when they were made."""
-    edits: list[_Edit] = []
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer) and id(module._modules) in homes:
-            edits.append(_Edit.of(vars(module), _FAST, 0))
-        if isinstance(module, nn.TransformerEncoder) and any(id(layer._modules) in homes for layer in module.layers):
-            edits.append(_Edit.of(vars(module), "use_nested_tensor", False))
-            # Edits that change nothing: they forbid to undo this before a later swap of another layer is undone.
-            others = [vars(layer) for layer in module.layers if id(layer._modules) not in homes]
-            edits += [_Edit.of(home, _FAST, home[_FAST]) for home in others if _FAST in home]
-    return edits
+    asked = read_choices(model, choices)
+    surgery = Surgery(model if inplace else copy.deepcopy(model))
+    try:
+        surgery.perform(asked)
+    except BaseException:
+        surgery.revert()
+        raise
+    changes = tuple(change for change, _ in surgery.changes)
+    return SwapReport(surgery.model, changes, tuple(surgery.left), tuple(surgery.notes), surgery.edits)

@@ -22,7 +22,7 @@ from .functions import SPELLINGS, family_of
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 _MISSING = object()
 _CHILDREN = {"children", "named_children", "modules", "named_modules", "_modules"}
-_Path = tuple[str | None, ...]
+_Path = tuple[str | None, ...]  # A dotted name; None begins that of what has no name.
 
 
 class Calls(NamedTuple):
@@ -63,6 +63,8 @@ def inside(value: Any, depth: int = 3) -> Iterator[Any]:
 
 
 class _Reader:
+    """Reads functions one after the other, each once."""
+
     def __init__(self) -> None:
         self.families: dict[str, bool] = {}
         self.reasons: list[str] = []
@@ -78,36 +80,33 @@ class _Reader:
         code = function.__code__
         self._seen.add((code, id(this)))
         first = code.co_varnames[0] if this is not None and code.co_argcount else None
-        for path, in_place in _paths(function, this, first):
-            self._note(path, path[0] is not None and path[0] == first)
-            owner, value = _resolve(path, function, this, first)
-            if value is _MISSING:
-                self._meet(SPELLINGS.get(path[-1] or "") if len(path) > 1 else None, in_place)
-            elif (
-                isinstance(owner, nn.Module) and vars(owner).get(path[-1] or "", _MISSING) is value and _is_held(value)
-            ):
-                continue  # What a module holds is replaced where it is held.
-            else:
-                for each in inside(value):
-                    self._meet(family_of(each), in_place or getattr(each, "__name__", "").endswith("_"))
-                self._follow(value, owner if isinstance(owner, nn.Module) else this)
+        for path, in_place in _read_source(code)[0] or _read_names(code, function, first):
+            self._read_path(path, in_place, function, this, first)
         if this is not None and "super" in code.co_names:
             for kind in type(this).__mro__:
                 for name in set(code.co_names) & vars(kind).keys():
                     self._follow(vars(kind)[name], this)
 
-    def _meet(self, family: str | None, in_place: bool) -> None:
-        if family is not None:
-            self.families[family] = in_place and self.families.get(family, True)
-
-    def _note(self, path: _Path, is_own: bool) -> None:
+    def _read_path(self, path: _Path, in_place: bool, function: types.FunctionType, this: Any, first: Any) -> None:
         if any("checkpoint" in (part or "") for part in path):
             self.reasons.append(
                 "its forward uses checkpoint, which computes a piece of it again outside of forward; checkpoint the "
                 "whole module from where it is called"
             )
-        if is_own and not _CHILDREN.isdisjoint(path[1:2]):
+        if path[0] is not None and path[0] == first and not _CHILDREN.isdisjoint(path[1:2]):
             self.reasons.append("its forward goes through its children, and would meet the new activation among them")
+        owner, value = _resolve(path, function, this, first)
+        of_module = isinstance(owner, nn.Module)
+        if of_module and vars(owner).get(str(path[-1]), _MISSING) is value and _family_of_held(value):
+            return  # What a module holds is replaced where it is held.
+        # What is known at the call only may be a method of a tensor.
+        known = [path[-1] if len(path) > 1 else None] if value is _MISSING else inside(value)
+        for each in known:
+            family = SPELLINGS.get(each or "") if value is _MISSING else family_of(each)
+            if family is not None:
+                overwrites = in_place or getattr(each, "__name__", "").endswith("_")
+                self.families[family] = overwrites and self.families.get(family, True)
+        self._follow(value, owner if of_module else this)
 
     def _follow(self, value: Any, this: Any) -> None:
         value = value.__func__ if isinstance(value, staticmethod) else value
@@ -121,57 +120,38 @@ class _Reader:
                 )
         elif isinstance(value, (types.FunctionType, types.MethodType, property)):
             home = (getattr(value, "__module__", None) or "").partition(".")[0]
-            if home not in ("torch", "gem_activations") and home not in sys.stdlib_module_names - {"__main__"}:
-                # A decorator's function is given the same first argument.
-                takes_it = isinstance(value, property) or _first_name(value) == "self"
-                self.read(value, getattr(value, "__self__", this) if takes_it else None)
+            if home in ("torch", "gem_activations") or home in sys.stdlib_module_names - {"__main__"}:
+                return
+            # A decorator's function is given the same first argument.
+            takes_it = isinstance(value, property) or _arguments(value)[:1] == ("self",)
+            self.read(value, getattr(value, "__self__", this) if takes_it else None)
 
 
-def _first_name(function: Any) -> str | None:
+def _arguments(function: Any) -> tuple[str, ...]:
     code = inspect.unwrap(getattr(function, "__func__", function)).__code__
-    return code.co_varnames[0] if code.co_argcount else None
+    return code.co_varnames[: code.co_argcount]
 
 
-def _is_held(value: Any) -> bool:
-    return family_of(value.func if isinstance(value, partial) else value) is not None
-
-
-class _Source(NamedTuple):
-    """The dotted names that a function uses, each with whether it is called in place; those it calls as statements."""
-
-    paths: list[tuple[_Path, bool]]
-    statements: list[_Path]
-
-
-def _paths(function: types.FunctionType, this: Any, first: str | None) -> list[tuple[_Path, bool]]:
-    """Return each dotted name that a function uses, and whether it is called in place; None begins what has no name."""
-    code = function.__code__
-    return _read_source(code).paths or list(_paths_in_code(code, function, this, first))
+def _family_of_held(value: Any) -> str | None:
+    return family_of(value.func if isinstance(value, partial) else value)
 
 
 @lru_cache(maxsize=1024)
-def _read_source(code: types.CodeType) -> _Source:
-    source = _Source([], [])
+def _read_source(code: types.CodeType) -> tuple[list[tuple[_Path, bool]], list[_Path]]:
+    """Return each dotted name that a function uses, and whether it is called in place; and the calls in statements."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
     except (OSError, TypeError, SyntaxError):
-        return source
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    in_place = {
-        id(call.func)
-        for call in calls
-        for word in call.keywords
-        if word.arg == "inplace" and isinstance(word.value, ast.Constant) and word.value.value
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Name, ast.Attribute)):
-            path = _path_of(node)
-            source.paths.append((path, id(node) in in_place or (path[-1] or "").endswith("_")))
-        elif isinstance(node, ast.ImportFrom):
-            source.paths.extend(((None, alias.name), False) for alias in node.names)
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            source.statements.append(_path_of(node.value.func))
-    return source
+        return [], []
+    nodes = [*ast.walk(tree)]
+    words = [(node.func, word) for node in nodes if isinstance(node, ast.Call) for word in node.keywords]
+    true = [(called, word) for called, word in words if isinstance(word.value, ast.Constant) and word.value.value]
+    in_place = {id(called) for called, word in true if word.arg == "inplace"}
+    names = [(_path_of(node), id(node) in in_place) for node in nodes if isinstance(node, (ast.Name, ast.Attribute))]
+    imports = [alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names]
+    paths = [(path, overwrites or (path[-1] or "").endswith("_")) for path, overwrites in names]
+    alone = [node.value.func for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    return [*paths, *(((None, name), False) for name in imports)], [_path_of(called) for called in alone]
 
 
 def _path_of(node: ast.expr) -> _Path:
@@ -180,33 +160,25 @@ def _path_of(node: ast.expr) -> _Path:
     return (*_path_of(node.value), node.attr) if isinstance(node, ast.Attribute) else (None,)
 
 
-def _paths_in_code(
-    code: types.CodeType, function: types.FunctionType, this: Any, first: str | None
-) -> Iterator[tuple[_Path, bool]]:
-    """Yield the names of a function without source (`python -c`); one that the module has is taken for the module's."""
+def _read_names(code: types.CodeType, function: types.FunctionType, first: str | None) -> Iterator[tuple[_Path, bool]]:
+    """Yield the names of a function without source (`python -c`); one that is not global is taken for the module's."""
     for name in (*code.co_names, *code.co_freevars):
-        in_place = name.endswith("_")
-        if name in function.__globals__ or name in code.co_freevars:
-            yield (name,), in_place
-        elif this is not None and _look_up(this, name) is not _MISSING:
-            yield (first, name), in_place
-        else:
-            yield (None, name), in_place
+        known = name in function.__globals__ or name in code.co_freevars
+        yield (name,) if known else (first, name), name.endswith("_")
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _paths_in_code(constant, function, this, first)
+            yield from _read_names(constant, function, first)
 
 
 def _resolve(path: _Path, function: types.FunctionType, this: Any, first: str | None) -> tuple[Any, Any]:
     """Return what a dotted name stands for and whose attribute it is; `_MISSING` if that is known at the call only."""
     code, root = function.__code__, path[0]
-    enclosed = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
     owner, value = None, _MISSING
     if root is not None and root == first:
         value = this
-    elif root in enclosed:
+    elif root in code.co_freevars:
         try:
-            value = enclosed[root].cell_contents
+            value = (function.__closure__ or ())[code.co_freevars.index(root)].cell_contents
         except ValueError:  # Nothing is in it yet.
             value = _MISSING
     elif root is not None and root not in (*code.co_varnames, *code.co_cellvars):
@@ -214,17 +186,12 @@ def _resolve(path: _Path, function: types.FunctionType, this: Any, first: str | 
     for name in path[1:]:
         if value is _MISSING:
             break
-        owner, value = value, _look_up(value, name or "")
+        owner, held = value, {}
+        if isinstance(value, nn.Module):
+            held = {**value._buffers, **value._parameters, **value._modules}
+        # Without running any code of the user's.
+        value = held[name] if name in held else inspect.getattr_static(value, name or "", _MISSING)
     return owner, value
-
-
-def _look_up(value: Any, name: str) -> Any:
-    """Return an attribute, without running any code of the user's."""
-    if isinstance(value, nn.Module):
-        for held in (value._modules, value._parameters, value._buffers):
-            if name in held:
-                return held[name]
-    return inspect.getattr_static(value, name, _MISSING)
 
 
 def called_for_effect(model: nn.Module) -> set[int]:
@@ -244,6 +211,6 @@ def called_for_effect(model: nn.Module) -> set[int]:
         functions = [value for kind in own for value in vars(kind).values() if isinstance(value, types.FunctionType)]
         for function in map(inspect.unwrap, functions):
             first = function.__code__.co_varnames[:1]
-            paths = (path for path in _read_source(function.__code__).statements if path[:1] == first)
+            paths = (path for path in _read_source(function.__code__)[1] if path[:1] == first)
             found.update(id(_resolve(path, function, module, first[0])[1]) for path in paths)
     return found & {id(module) for module in model.modules()}

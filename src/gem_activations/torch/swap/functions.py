@@ -41,9 +41,14 @@ FAMILY_OF: dict[Any, str] = {
 }
 SPELLINGS: dict[str, str] = {spelling: name for name in _NAMES for spelling in (name, f"{name}_")}
 _OVERWRITING = {function for function in FAMILY_OF if function.__name__.endswith("_")}
-SERVED = (
-    "_functions_served"  # The attribute that keeps, by the name of a function, the name of the child that serves it.
-)
+# The place of the argument `inplace` of those that have one; what is written in C has none.
+_INPLACE_AT = {
+    function: [*inspect.signature(function).parameters].index("inplace")
+    for function in FAMILY_OF
+    if isinstance(function, types.FunctionType) and "inplace" in inspect.signature(function).parameters
+}
+# The attribute that keeps, by the name of a function, the name of the child that serves it.
+SERVED = "_functions_served"
 
 
 def family_of(function: Any) -> str | None:
@@ -59,28 +64,11 @@ def family_of(function: Any) -> str | None:
         return None
 
 
-def _position_of_inplace(function: Any) -> int:
-    try:
-        return list(inspect.signature(function).parameters).index("inplace")
-    except ValueError:  # It has no such argument, or is a function of C, which has none either.
-        return -1
-
-
-_INPLACE_AT = {function: at for function in FAMILY_OF if (at := _position_of_inplace(function)) >= 0}
-
-
-def _overwrites(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    if function in _OVERWRITING:
-        return True
-    at = _INPLACE_AT.get(function)
-    return at is not None and bool(kwargs.get("inplace", len(args) > at and args[at]))
-
-
 def _serve(child: nn.Module, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Compute by a child module what a call asks of a function, in place where the call is."""
     x = args[0] if args else kwargs["input"]
-    in_place = getattr(child, "inplace", False)
-    if not _overwrites(function, args, kwargs):
+    at, in_place = _INPLACE_AT.get(function, len(args)), getattr(child, "inplace", False)
+    if function not in _OVERWRITING and not kwargs.get("inplace", len(args) > at and args[at]):
         y = child(x.clone() if in_place else x)
         out = kwargs.get("out")
         return y if out is None else out.resize_(y.shape).copy_(y)
