@@ -81,9 +81,8 @@ def test_sections_keep_their_words(reference):
     assert "-[ Source ]- G. Shamir, D. Lin" in smelu
     _, spec = entry(reference, "gem_activations.GemSpec")
     assert "property smoothness: int The largest k with f in C^k on the real line: 2n. The next" in spec
-    assert (
-        "__call__(x: ArrayLike) -> Float64Array Return f(x) in float64, in the shape of x. Raises: **SpecError**" in spec
-    )
+    call = "__call__(x: ArrayLike) -> Float64Array Return f(x) in float64, in the shape of x. Raises: **SpecError**"
+    assert call in spec
     assert "Return type" not in reference
     # A reason that was taken for the name of an error, or cut in two, leaves a dash with nothing after it.
     assert not re.search(r"^ *\*\*\w*(?:Error|Interrupt)\*\* --\n *\n", reference, re.MULTILINE)
