@@ -32,7 +32,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from gem_activations import GemSpec
-from gem_activations.lab.data.idx import read_idx
+from gem_activations.lab.data.mnist import read_idx
 from gem_activations.lab.store.environment import describe_environment
 from gem_activations.torch import init_, make_activation
 
@@ -73,10 +73,10 @@ def digits() -> Data:
 
 def mnist(folder: Path) -> Data:
     parts = []
-    for part, count in (("train", 60_000), ("t10k", 10_000)):
+    for part in ("train", "t10k"):
         keep = slice(TAUGHT_OF_MNIST) if part == "train" else slice(None)
-        images = read_idx(folder / f"{part}-images-idx3-ubyte.gz", (count, 28, 28))[keep]
-        parts.append((images, read_idx(folder / f"{part}-labels-idx1-ubyte.gz", (count,))[keep]))
+        images = read_idx(folder / f"{part}-images-idx3-ubyte.gz")[keep]
+        parts.append((images, read_idx(folder / f"{part}-labels-idx1-ubyte.gz")[keep]))
     images, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
     return Data("mnist", images, labels, TAUGHT_OF_MNIST, 1)
 

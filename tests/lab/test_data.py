@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from gem_activations.errors import DataError
-from gem_activations.lab.data.idx import read_idx
 from gem_activations.lab.data.image_sets import load_dataset
-from gem_activations.lab.data.mnist import IdxSource, load_idx_dataset
+from gem_activations.lab.data.mnist import load_mnist
 from gem_activations.lab.data.sources import SOURCES, Item, Source
 from gem_activations.lab.data.splits import separate
 
@@ -25,6 +24,9 @@ SHAPES = {
     "test-images.gz": (10, 5, 4),
     "test-labels.gz": (10,),
 }
+
+
+load = partial(load_mnist, validation=10)
 
 
 def encode(array: np.ndarray) -> bytes:
@@ -42,10 +44,9 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def source(files: dict[str, bytes]) -> IdxSource:
-    items = tuple(Item(name, f"md5:{hashlib.md5(files[name]).hexdigest()}", len(files[name])) for name in SHAPES)
-    places = Source("Samples", ("Samples/raw", "samples", "."), (), items)
-    return IdxSource(places, tuple(SHAPES.values()), validation=10)
+def source(files: dict[str, bytes]) -> Source:
+    items = tuple(Item(name, f"md5:{hashlib.md5(files[name]).hexdigest()}") for name in SHAPES)
+    return Source("Samples", ("Samples/raw", "samples", "."), (), items)
 
 
 def put(folder: Path, files: dict[str, bytes]) -> Path:
@@ -57,10 +58,10 @@ def put(folder: Path, files: dict[str, bytes]) -> Path:
 
 @pytest.mark.parametrize("place", ["Samples/raw", "samples", "."])
 def test_idx_data_set_is_read_from_the_usual_places(
-    tmp_path: Path, files: dict[str, bytes], source: IdxSource, place: str
+    tmp_path: Path, files: dict[str, bytes], source: Source, place: str
 ) -> None:
     put(tmp_path / place, files)
-    dataset = load_idx_dataset(source, tmp_path)
+    dataset = load(source, tmp_path)
     assert dataset.shape == (1, 5, 4)
     assert [len(split.y) for split in (dataset.train, dataset.validation, dataset.test)] == [30, 10, 10]
     raw = np.frombuffer(gzip.decompress(files["test-images.gz"])[16:], np.uint8).reshape(10, 5, 4)
@@ -71,19 +72,19 @@ def test_idx_data_set_is_read_from_the_usual_places(
 
 
 def test_pixels_are_standardised_over_the_training_split_alone(
-    tmp_path: Path, files: dict[str, bytes], source: IdxSource
+    tmp_path: Path, files: dict[str, bytes], source: Source
 ) -> None:
-    dataset = load_idx_dataset(source, put(tmp_path, files))
+    dataset = load(source, put(tmp_path, files))
     assert dataset.train.x.double().mean().item() == pytest.approx(0, abs=1e-6)
     assert dataset.train.x.double().std(correction=0).item() == pytest.approx(1, abs=1e-6)
     assert abs(dataset.test.x.mean().item()) > 1e-4
 
 
 def test_environment_variable_names_the_data_folder(
-    tmp_path: Path, files: dict[str, bytes], source: IdxSource, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, files: dict[str, bytes], source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEM_ACTIVATIONS_DATA", str(put(tmp_path, files)))
-    assert load_idx_dataset(source).checksums == load_idx_dataset(source, tmp_path).checksums
+    assert load(source).checksums == load(source, tmp_path).checksums
 
 
 def test_digits_are_split_in_proportion_and_always_alike() -> None:
@@ -97,11 +98,11 @@ def test_digits_are_split_in_proportion_and_always_alike() -> None:
         assert (shares - 0.1).abs().max() < 0.01
 
 
-def test_splits_share_no_example(source: IdxSource) -> None:
+def test_splits_share_no_example() -> None:
     distinct = np.zeros((40, 5, 4), np.uint8)
     distinct[:, 0, 0] = np.arange(40)
     labels = np.arange(40, dtype=np.uint8) % 5
-    train, validation = separate((distinct, labels), source.validation)
+    train, validation = separate((distinct, labels), 10)
     seen = [*train[0][:, 0, 0].tolist(), *validation[0][:, 0, 0].tolist()]
     assert sorted(seen) == list(range(40))
     assert np.array_equal(train[0][:, 0, 0] % 5, train[1])
@@ -112,65 +113,35 @@ def recompress(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "truncated gzip": lambda content: content[: len(content) // 2],
-    "truncated inside": recompress(lambda inside: inside[:-7]),
-    "truncated header": recompress(lambda inside: inside[:10]),
-    "too long": recompress(lambda inside: inside + b"\0"),
-    "not gzip": lambda _: b"<html>not found</html>",
+    "truncated": lambda content: content[: len(content) // 2],
+    "no gzip": lambda _: b"<html>not found</html>",
     "empty": lambda _: b"",
-    "flipped": lambda content: content[:30] + bytes([content[30] ^ 255]) + content[31:],
-    "not idx": recompress(lambda _: b"hello world, this is some text" * 30),
-    "other type": recompress(lambda inside: inside[:2] + b"\x0d" + inside[3:]),
-    "other rank": recompress(lambda inside: inside[:3] + b"\x02" + inside[4:]),
-    "other shape": recompress(lambda inside: inside[:4] + (41).to_bytes(4, "big") + inside[8:]),
+    "too long": recompress(lambda inside: inside + b"\0"),
     "one pixel altered": recompress(lambda inside: inside[:-1] + bytes([inside[-1] ^ 1])),
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("truncated gzip", "truncated"),
-        ("truncated inside", "truncated"),
-        ("truncated header", "truncated"),
-        ("too long", "too long"),
-        ("not gzip", "no intact gzip"),
-        ("empty", "no IDX file|truncated"),
-        ("flipped", "no intact gzip|truncated"),
-        ("not idx", "no IDX file"),
-        ("other type", "no IDX file"),
-        ("other rank", "rank 2"),
-        ("other shape", r"shape \(41, 5, 4\), expected"),
-        ("one pixel altered", "altered"),
-    ],
-)
+@pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_file_is_one_clear_error_and_stays(
-    tmp_path: Path, files: dict[str, bytes], source: IdxSource, name: str, words: str
+    tmp_path: Path, files: dict[str, bytes], source: Source, name: str
 ) -> None:
     bad = DAMAGES[name](files["train-images.gz"])
     put(tmp_path, {**files, "train-images.gz": bad})
-    with pytest.raises(DataError, match=words) as caught:
-        load_idx_dataset(source, tmp_path)
+    with pytest.raises(DataError, match=r"is altered: expected md5:.*; move or delete it") as caught:
+        load(source, tmp_path)
     assert str(tmp_path / "train-images.gz") in str(caught.value)
     assert (tmp_path / "train-images.gz").read_bytes() == bad
 
 
-def test_header_with_huge_sizes_is_refused_before_they_are_read(tmp_path: Path) -> None:
-    huge = bytes([0, 0, 8, 3]) + b"\xff" * 12
-    (tmp_path / "x.gz").write_bytes(gzip.compress(huge))
-    with pytest.raises(DataError, match="shape"):
-        read_idx(tmp_path / "x.gz", (2, 3, 4))
-
-
 def test_file_of_another_known_data_set_is_named(
-    tmp_path: Path, files: dict[str, bytes], source: IdxSource, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, files: dict[str, bytes], source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     altered = DAMAGES["one pixel altered"](files["test-labels.gz"])
     known = (Item("test-labels.gz", f"md5:{hashlib.md5(altered).hexdigest()}"),)
     monkeypatch.setitem(SOURCES, "other", Source("Others", (".",), (), known))
     put(tmp_path, {**files, "test-labels.gz": altered})
     with pytest.raises(DataError, match=r"the file of Others; .* name a folder with Samples"):
-        load_idx_dataset(source, tmp_path)
+        load(source, tmp_path)
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -189,42 +160,42 @@ def server(tmp_path: Path, files: dict[str, bytes]) -> Iterator[tuple[str, Path]
         thread.join()
 
 
-def with_urls(source: IdxSource, *urls: str) -> IdxSource:
-    return dataclasses.replace(source, source=dataclasses.replace(source.source, urls=urls))
+def with_urls(source: Source, *urls: str) -> Source:
+    return dataclasses.replace(source, urls=urls)
 
 
 def test_missing_files_are_downloaded_checked_and_kept(
-    tmp_path: Path, server: tuple[str, Path], files: dict[str, bytes], source: IdxSource
+    tmp_path: Path, server: tuple[str, Path], files: dict[str, bytes], source: Source
 ) -> None:
     url, served = server
     here = tmp_path / "data"
-    dataset = load_idx_dataset(with_urls(source, url), here)
+    dataset = load(with_urls(source, url), here)
     assert {path.name: path.read_bytes() for path in (here / "Samples/raw").glob("[!.]*")} == files
     for path in served.iterdir():
         path.unlink()
-    assert load_idx_dataset(with_urls(source, url), here).checksums == dataset.checksums
+    assert load(with_urls(source, url), here).checksums == dataset.checksums
 
 
 def test_altered_download_leaves_no_file_and_the_next_address_is_tried(
-    tmp_path: Path, server: tuple[str, Path], files: dict[str, bytes], source: IdxSource
+    tmp_path: Path, server: tuple[str, Path], files: dict[str, bytes], source: Source
 ) -> None:
     url, served = server
     altered = DAMAGES["one pixel altered"](files["train-images.gz"])
     (served / "train-images.gz").write_bytes(altered)
     here = tmp_path / "data"
     with pytest.raises(DataError, match="not the published one") as caught:
-        load_idx_dataset(with_urls(source, url), here)
+        load(with_urls(source, url), here)
     assert "--data-dir" in str(caught.value)
     assert not list((here / "Samples/raw").glob("[!.]*"))
     put(served / "mirror", {"train-images.gz": files["train-images.gz"]})
-    assert load_idx_dataset(with_urls(source, url, url + "mirror/"), here).shape == (1, 5, 4)
+    assert load(with_urls(source, url, url + "mirror/"), here).shape == (1, 5, 4)
 
 
-def test_unreachable_address_is_one_clear_error(tmp_path: Path, server: tuple[str, Path], source: IdxSource) -> None:
+def test_unreachable_address_is_one_clear_error(tmp_path: Path, server: tuple[str, Path], source: Source) -> None:
     url, served = server
     (served / "test-labels.gz").unlink()
     with pytest.raises(DataError, match=r"test-labels.gz is missing: .*the server answers 404"):
-        load_idx_dataset(with_urls(source, url), tmp_path / "data")
+        load(with_urls(source, url), tmp_path / "data")
     closed = "http://127.0.0.1:1/"
     with pytest.raises(DataError, match=f"is missing: .*{closed}train-images.gz: no connection"):
-        load_idx_dataset(with_urls(source, closed), tmp_path / "none")
+        load(with_urls(source, closed), tmp_path / "none")

@@ -6,24 +6,20 @@ of training indices, the folds.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ...errors import DataError
 from ..recipes.pipeline import Subset
-from .holdings import GOOD, check_dataset, default_data_dir, describe, find_folder, get_dataset
-from .sources import SOURCES, Source
+from .holdings import default_data_dir, find_dataset, get_dataset
+from .sources import SOURCES
 from .splits import Arrays, Dataset, Split, checksum, choose, separate
 
 VALIDATION = 5000
 _PLANES = 3
 _FOLD_FILE = "fold_indices.txt"
-
-Reader = Callable[[Path], tuple[Arrays, Arrays]]
 
 
 def load_cifar(name: str, data_dir: Path | None, subset: Subset, shrink: int) -> Dataset:
@@ -42,34 +38,20 @@ def load_cifar(name: str, data_dir: Path | None, subset: Subset, shrink: int) ->
     """
     folder = data_dir or default_data_dir()
     if name == "stl10":
-        return read_stl10(find_files(SOURCES[name], folder), subset, shrink)
-    get_dataset(SOURCES[name], folder)
-    return read_cifar(find_files(SOURCES[name], folder), subset, shrink, label_bytes=1 + (name == "cifar100"))
-
-
-def find_files(source: Source, data_dir: Path) -> Path:
-    """Return the folder with the files of a data set, all of them there and as published.
-
-    Raises: DataError: one is not; the message says what to do.
-    """
-    for holding in check_dataset(source, data_dir):
-        if holding.state not in GOOD:
-            name = next(name for name, known in SOURCES.items() if known.title == source.title)
-            raise DataError(
-                f"{describe(holding)}; run `gem-act data get {name}`, "
-                f"or name a folder with {source.title} by --data-dir"
-            )
-    return find_folder(source, data_dir)
+        return read_stl10(find_dataset(name, folder), subset, shrink)
+    return read_cifar(get_dataset(SOURCES[name], folder), subset, shrink, label_bytes=1 + (name == "cifar100"))
 
 
 def read_cifar(folder: Path, subset: Subset, shrink: int = 1, *, label_bytes: int = 1) -> Dataset:
-    """Read CIFAR-10 (one label byte) or CIFAR-100 (two; the second, the fine one, is the class).
+    """Read CIFAR-10 (one label byte) or CIFAR-100 (two; the second, the fine one, is the class)."""
 
-    Raises: DataError: a file does not hold whole records.
-    """
-    paths = sorted(folder.glob("data_batch_*.bin")) if label_bytes == 1 else [folder / "train.bin"]
-    whole = _join([_read_records(path, label_bytes) for path in paths])
-    test = _read_records(folder / ("test_batch.bin" if label_bytes == 1 else "test.bin"), label_bytes)
+    def read(*paths: Path) -> Arrays:
+        content = np.concatenate([np.fromfile(path, np.uint8) for path in paths])
+        table = content.reshape(-1, label_bytes + _PLANES * 32 * 32)
+        return table[:, label_bytes:].reshape(-1, _PLANES, 32, 32), table[:, label_bytes - 1]
+
+    names = ("data_batch_*.bin", "test_batch.bin") if label_bytes == 1 else ("train.bin", "test.bin")
+    whole, test = read(*sorted(folder.glob(names[0]))), read(folder / names[1])
     train, validation = separate(whole, min(VALIDATION, len(whole[1]) // 10))
     parts = [choose(train, subset.train), choose(validation, subset.validation), choose(test, subset.test)]
     splits = (_to_split(arrays, shrink) for arrays in parts)
@@ -80,68 +62,31 @@ def read_cifar(folder: Path, subset: Subset, shrink: int = 1, *, label_bytes: in
 def read_stl10(folder: Path, subset: Subset, shrink: int = 1) -> Dataset:
     """Read the labelled images of STL-10 with the folds.
 
-    Raises: DataError: the files do not fit each other, or a fold is not a list of training images.
+    Raises: DataError: a fold, of which no checksum is published, is not a list of training images.
     """
-    train, test = (_read_planes(folder / f"{part}_X.bin", folder / f"{part}_y.bin") for part in ("train", "test"))
+
+    def read(part: str) -> Arrays:
+        pixels = np.fromfile(folder / f"{part}_X.bin", np.uint8).reshape(-1, _PLANES, 96, 96)
+        return pixels.transpose(0, 1, 3, 2), np.fromfile(folder / f"{part}_y.bin", np.uint8) - np.uint8(1)
+
+    train, test = read("train"), read("test")
     folds, text = _read_folds(folder / _FOLD_FILE, len(train[1]))
     test = choose(test, subset.test)
     checksums = {"train": checksum(train), "test": checksum(test), "folds": hashlib.sha256(text).hexdigest()}
     everything, nothing = _to_split(train, shrink), Split(torch.empty(0), torch.empty(0, dtype=torch.int64))
-    return Dataset(
-        everything,
-        nothing,
-        _to_split(test, shrink),
-        classes=int(train[1].max()) + 1,
-        checksums=checksums,
-        folds=folds,
-        subset=subset,
-    )
-
-
-def _read_records(path: Path, label_bytes: int) -> Arrays:
-    record = label_bytes + _PLANES * 32 * 32
-    content = _read(path)
-    if not len(content) or len(content) % record:
-        raise DataError(f"{path} does not hold whole records of {record} bytes; delete it and fetch it again")
-    table = content.reshape(-1, record)
-    return table[:, label_bytes:].reshape(-1, _PLANES, 32, 32), table[:, label_bytes - 1]
-
-
-def _read_planes(images: Path, labels: Path) -> Arrays:
-    pixels, classes = _read(images), _read(labels)
-    if not len(classes) or len(pixels) != len(classes) * _PLANES * 96 * 96:
-        raise DataError(
-            f"{images} does not hold one image of 96x96 pixels for each label of {labels}; fetch both again"
-        )
-    if classes.min() < 1:
-        raise DataError(f"{labels} holds the label 0, expected labels from 1; fetch it again")
-    return pixels.reshape(-1, _PLANES, 96, 96).transpose(0, 1, 3, 2), classes - np.uint8(1)
+    classes = int(train[1].max()) + 1
+    return Dataset(everything, nothing, _to_split(test, shrink), classes, checksums, folds=folds, subset=subset)
 
 
 def _read_folds(path: Path, examples: int) -> tuple[tuple[tuple[int, ...], ...], bytes]:
-    text = _read(path).tobytes()
+    text = path.read_bytes()
     try:
         folds = tuple(tuple(int(word) for word in line.split()) for line in text.splitlines() if line.strip())
     except ValueError as error:
         raise DataError(f"{path} holds something else than numbers; fetch it again") from error
-    if not folds or any(
-        not fold or len(set(fold)) != len(fold) or not 0 <= min(fold) <= max(fold) < examples for fold in folds
-    ):
+    if not folds or any(len({*fold}) != len(fold) or not 0 <= min(fold) <= max(fold) < examples for fold in folds):
         raise DataError(f"{path} does not list distinct indices below {examples}, one fold a line; fetch it again")
     return folds, text
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    try:
-        return np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _join(parts: list[Arrays]) -> Arrays:
-    if not parts:
-        raise DataError("no file of training images is there; fetch the data set again")
-    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
 def _to_split(arrays: Arrays, shrink: int) -> Split:

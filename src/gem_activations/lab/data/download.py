@@ -3,8 +3,7 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +13,15 @@ from filelock import FileLock
 
 from ...errors import DataError
 
-DownloadCallback = Callable[[int, int | None], None]
-"""Is told the bytes that are there and the bytes that are wanted, None where nobody knows."""
+ATTEMPTS = 3
+"""Connections to an address before the next one is tried."""
+TIMEOUT = 30.0
+"""Seconds without an answer, or without a byte, after which a connection is given up."""
 
 pooch.get_logger().setLevel(logging.WARNING)  # It tells of every file on standard error.
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long a download waits, and how often it tries.
-
-    Attributes:
-        timeout: Seconds without an answer, or without a byte, after which a connection is given up.
-        attempts: Connections to an address before the next one is tried.
-    """
-
-    timeout: float = 30.0
-    attempts: int = 3
-
-
-class _Progress:
-    """A progress bar, as pooch's downloader takes one, that tells a callback."""
-
-    def __init__(self, callback: DownloadCallback) -> None:
-        self.callback, self.total, self.there = callback, 0, 0
-
-    def update(self, count: int) -> None:
-        self.there = min(self.there + count, self.total) if self.total else self.there + count
-        self.callback(self.there, self.total or None)
-
-    def reset(self) -> None:
-        self.there = 0
-
-    def close(self) -> None:
-        pass
-
-
-def fetch(
-    urls: Sequence[str],
-    target: Path,
-    digest: str,
-    *,
-    processor: Any = None,
-    retries: RetryPolicy | None = None,
-    callback: DownloadCallback | None = None,
-) -> None:
+def fetch(urls: Sequence[str], target: Path, digest: str, *, processor: Any = None, bar: bool = False) -> None:
     """Download a file from the first address that gives it whole. The caller holds the folder's lock.
 
     A file that is there under the target's name with that checksum is taken.
@@ -68,30 +31,25 @@ def fetch(
         target: Where the file shall appear.
         digest: Checksum that it must have, as "md5:..." or "sha256:...".
         processor: One of pooch's, called once the file is there.
-        retries: When to give up; None for the usual.
-        callback: Called as bytes arrive.
+        bar: Whether to show a progress bar on standard error.
     Raises: DataError: no address gives the file with that checksum. OSError: it cannot be written.
     """
-    retries = retries or RetryPolicy()
     problems: list[str] = []
     for url in urls:
-        store = pooch.create(
-            target.parent,
-            "",
-            registry={target.name: digest},
-            urls={target.name: url},
-            retry_if_failed=retries.attempts - 1,
-        )
+        files: dict[str, Any] = {"registry": {target.name: digest}, "urls": {target.name: url}}
+        store = pooch.create(target.parent, "", **files, retry_if_failed=ATTEMPTS - 1)
         # A server that compresses on the way would send other bytes than the published ones.
-        downloader: Any = pooch.HTTPDownloader(
-            progressbar=_Progress(callback) if callback else False,  # pyright: ignore[reportArgumentType] -- any such object
-            timeout=retries.timeout,
-            headers={"Accept-Encoding": "identity"},
-        )
+        headers = {"Accept-Encoding": "identity"}
+        downloader: Any = pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT, headers=headers)
         try:
             store.fetch(target.name, processor=processor, downloader=downloader)
         except requests.RequestException as error:
-            problems.append(f"{url}: {_reason(error)}")
+            reason = "no connection" if isinstance(error, requests.ConnectionError) else "the connection broke"
+            if error.response is not None:
+                reason = f"the server answers {error.response.status_code} {error.response.reason}".rstrip()
+            elif isinstance(error, requests.Timeout) or "timed out" in str(error):
+                reason = "no answer in time"
+            problems.append(f"{url}: {reason}")
         except ValueError:
             problems.append(f"{url}: the file there is not the published one")
         else:
@@ -119,11 +77,3 @@ def matches(path: Path, digest: str) -> bool:
     algorithm, _, wanted = digest.partition(":")
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest() == wanted
-
-
-def _reason(error: requests.RequestException) -> str:
-    if error.response is not None:
-        return f"the server answers {error.response.status_code} {error.response.reason}".rstrip()
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return "no answer in time"
-    return "no connection" if isinstance(error, requests.ConnectionError) else "the connection broke"

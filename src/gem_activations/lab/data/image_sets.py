@@ -4,7 +4,8 @@ from pathlib import Path
 
 from ..recipes.pipeline import Subset
 from .cifar import load_cifar
-from .mnist import IDX_SOURCES, load_digits_dataset, load_idx_dataset
+from .mnist import load_digits, load_mnist
+from .sources import SOURCES
 from .splits import WHOLE, Dataset
 
 
@@ -20,7 +21,7 @@ def load_dataset(name: str, data_dir: Path | None = None, subset: Subset = WHOLE
     Raises: DataError: a file is damaged or foreign, or is neither there nor can be downloaded.
     """
     if name == "digits":
-        return load_digits_dataset()
-    if name in IDX_SOURCES:
-        return load_idx_dataset(IDX_SOURCES[name], data_dir, subset)
+        return load_digits()
+    if name in ("mnist", "fashion-mnist"):
+        return load_mnist(SOURCES[name], data_dir, subset)
     return load_cifar(name, data_dir, subset, shrink)

@@ -1,7 +1,7 @@
 """Small grey images: scikit-learn's digits, and the files of MNIST and Fashion-MNIST."""
 
 import dataclasses
-from dataclasses import dataclass
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -9,44 +9,47 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...errors import DataError
 from ..recipes.pipeline import Subset
-from .holdings import GOOD, check_item, default_data_dir, describe, find_folder, get_file
-from .idx import read_idx
-from .sources import SOURCES, Item, Source
+from .holdings import default_data_dir, get_dataset
+from .sources import Source
 from .splits import WHOLE, Arrays, Dataset, Split, checksum, choose, separate
 
 
-@dataclass(frozen=True)
-class IdxSource:
-    """A data set in the IDX format.
+def load_mnist(
+    source: Source, data_dir: Path | None = None, subset: Subset = WHOLE, *, validation: int = 5000
+) -> Dataset:
+    """Load a data set in the IDX format; see `load_dataset`.
 
-    Attributes:
-        source: Where it is found: train images, train labels, test images, test labels.
-        shapes: What these files hold.
+    Args:
+        source: Where it is found; its files are train images, train labels, test images and test labels.
+        data_dir: Folder with the files; None for the default one.
+        subset: How many examples of each split are used.
         validation: Number of training examples that are kept for validation.
+    Raises: DataError: a file is damaged or foreign, or is neither there nor can be downloaded.
     """
-
-    source: Source
-    shapes: tuple[tuple[int, ...], ...]
-    validation: int
-
-
-def load_idx_dataset(known: IdxSource, data_dir: Path | None = None, subset: Subset = WHOLE) -> Dataset:
-    """Load a data set in the IDX format; see `load_dataset`."""
-    folder = find_folder(known.source, data_dir or default_data_dir())
-    files = zip(known.source.items, known.shapes, strict=True)
-    arrays = [_read_file(known.source, item, shape, folder) for item, shape in files]
-    train, validation = separate((arrays[0], arrays[1]), known.validation)
-    splits = zip((train, validation, (arrays[2], arrays[3])), dataclasses.astuple(subset), strict=True)
-    return _make_dataset(*(choose(arrays, size) for arrays, size in splits), scale=255)
+    folder = get_dataset(source, data_dir or default_data_dir())
+    x, y, test_x, test_y = (read_idx(folder / item.name) for item in source.items)
+    splits = (*separate((x, y), validation), (test_x, test_y))
+    sizes = dataclasses.astuple(subset)
+    return _make_dataset(*(choose(*each) for each in zip(splits, sizes, strict=True)), scale=255)
 
 
-def load_digits_dataset() -> Dataset:
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Read a .gz IDX file of unsigned bytes: two zero bytes, the type of the elements, their rank, sizes, and they.
+
+    The file is taken to be as published: its checksum is compared before.
+    """
+    content = gzip.decompress(path.read_bytes())
+    rank = content[3]
+    shape = np.frombuffer(content, ">u4", rank, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def load_digits() -> Dataset:
     """Load scikit-learn's digits, which come with it."""
-    from sklearn.datasets import load_digits
+    from sklearn import datasets
 
-    bunch: Any = load_digits()
+    bunch: Any = datasets.load_digits()
     whole = (bunch.images.astype(np.uint8), bunch.target.astype(np.uint8))
     rest, test = separate(whole, 360)
     train, validation = separate(rest, 237)
@@ -65,21 +68,3 @@ def _make_dataset(train: Arrays, validation: Arrays, test: Arrays, scale: int) -
     splits = {"train": train, "validation": validation, "test": test}
     checksums = {name: checksum(arrays) for name, arrays in splits.items()}
     return Dataset(scaled(train), scaled(validation), scaled(test), int(train[1].max()) + 1, checksums)
-
-
-def _read_file(source: Source, item: Item, shape: tuple[int, ...], folder: Path) -> NDArray[np.uint8]:
-    path = folder / item.name
-    if not path.exists():
-        get_file(source, item, folder)
-    array = read_idx(path, shape)  # It says what is wrong with a file, where a checksum only says that something is.
-    holding = check_item(source, item, folder)
-    if holding.state not in GOOD:
-        raise DataError(
-            f"{describe(holding)}; delete it to have the file of {source.title} downloaded, "
-            f"or name a folder with {source.title} by --data-dir"
-        )
-    return array
-
-
-_SHAPES = ((60000, 28, 28), (60000,), (10000, 28, 28), (10000,))
-IDX_SOURCES = {name: IdxSource(SOURCES[name], _SHAPES, validation=5000) for name in ("mnist", "fashion-mnist")}
