@@ -9,10 +9,15 @@ that stand in results.csv are not run again, so that the same command goes on wh
 
 A training step is one CUDA graph, and `--replicas` runs at a time each have a stream: small images leave a GPU idle
 otherwise. An arm is a string of the catalog; ` +gain` behind it asks for weights corrected for the activation's gain.
+
+Runs of depth 56 without ` +gain` are also written as a comparison of the lab, of its recipe with what differs from it
+here, so that `gem-act claims` and `gem-act report` read them. `--tables-only` writes that from results.csv and needs no
+GPU.
 """
 
 import argparse
 import csv
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -21,12 +26,17 @@ from typing import Any
 
 import gpu_measuring as measuring
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gem_activations.catalog import parse
 from gem_activations.lab.models.initialisation import scale_to_gain
 from gem_activations.lab.models.resnet import ResNet
+from gem_activations.lab.recipes.registry import make_recipe
+from gem_activations.lab.store.comparison import write_plan
+from gem_activations.lab.store.records import Plan
 from gem_activations.torch import make_activation
 
 ARMS = ("relu", "gelu", "gem", "gem(n=2)", "gem(n=3)", "egem(eps=1e-2)", "egem(eps=1e-4)", "egem(eps=1e-6)")
@@ -149,6 +159,12 @@ def _one_cycle(steps: int, peak: float) -> np.ndarray:
 
 def main() -> None:
     arguments = _arguments()
+    if not arguments.tables_only:
+        _train(arguments)
+    _write_comparison(arguments.out, arguments.learning_rate)
+
+
+def _train(arguments: argparse.Namespace) -> None:
     measuring.require_cuda()
     arguments.out.mkdir(parents=True, exist_ok=True)
     begun, data = time.monotonic(), Data(arguments.data)
@@ -217,9 +233,50 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
     partial.replace(path)
 
 
+def _write_comparison(out: Path, rate: float) -> None:
+    """Write the runs of depth 56 that the lab could have made, as its `comparison.json` and `results.parquet`."""
+    with (out / "results.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["depth"] == "56" and "+gain" not in row["activation"]]
+    if not rows:
+        return
+    recipe = make_recipe("cifar10-resnet56")
+    training = dataclasses.replace(
+        recipe.training,
+        epochs=int(rows[0]["epochs"]),
+        epoch_steps=TRAINED // BATCH,
+        learning_rate=rate,
+        schedule="one-cycle",
+        warm_up=0.3,
+        milestones=(),
+        precision="bfloat16",
+        channels_last=True,
+    )
+    runs = [
+        {
+            "activation": str(parse(row["activation"])),
+            "seed": int(row["seed"]),
+            "status": row["status"],
+            "reason": "" if row["status"] == "finished" else "a weight or the loss is not finite",
+            "test_accuracy": float(row["accuracy"]) if row["accuracy"] else None,
+            "test_loss": float(row["loss"]) if row["loss"] else None,
+            "epochs": int(row["epochs"]),
+            "seconds": 0.0,  # Runs shared the GPU; what one of them takes by itself is not known.
+        }
+        for row in rows
+    ]
+    arms = tuple(dict.fromkeys(run["activation"] for run in runs))
+    seeds = tuple(sorted({run["seed"] for run in runs}))
+    pipeline = dataclasses.replace(recipe, training=training).pipeline()
+    write_plan(out, Plan(pipeline, "gelu", "cuda", threads=1, data={}, activations=arms, seeds=seeds))
+    pl.DataFrame(runs).write_parquet(out / "results.parquet")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar-10-batches-bin")
+    parser.add_argument("--data", type=Path, help="folder that holds cifar-10-batches-bin")
+    parser.add_argument(
+        "--tables-only", action="store_true", help="write the lab's tables from results.csv, train nothing"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10-short"), help="folder of results.csv")
     parser.add_argument(
         "--arms", nargs="+", default=list(ARMS), help="strings of the catalog, ' +gain' behind them or not"

@@ -41,6 +41,13 @@ def test_the_table_names_activations_once_and_recipes_by_scale():
     assert len(TWENTY) == 20
 
 
+def test_runs_of_the_gpu_script_are_read_at_their_own_scale():
+    (comparison,) = find_comparisons([MNIST.parent / "cifar10-short"])
+    found = judge(EVERY["n-cnn"], comparison)
+    assert found.setting.startswith("full, other training.epochs")
+    assert (found.status, found.seeds) == (Status.SUPPORTED, 4)
+
+
 def test_the_sizes_are_those_of_the_papers():
     assert EVERY["cifar100-gem2"].size == pytest.approx(0.0610)
     assert EVERY["gpt2-gem2"].size == pytest.approx(0.01626, abs=1e-5)
