@@ -1,12 +1,14 @@
 """Tune every arm of an example alike, then run fresh seeds on other tasks, and say what they show.
 
-    OMP_NUM_THREADS=1 python benchmarks/examples_study.py run --workers 13 --seconds 1010
+    OMP_NUM_THREADS=1 python benchmarks/examples_study.py run --studies sdf pinn forces --workers 13
+    python benchmarks/examples_study.py run --studies graph tabular
     python benchmarks/examples_study.py judge
 
-`run` writes benchmarks/results/examples/{tune,chosen,test}.csv. Each family of activations gets the same number of
-settings (rate, and its own parameter if it has one) on the tasks for tuning, one seed each; the setting with the least
-mean logarithm of the error goes into the test: ten fresh seeds on tasks that tuning has not seen. `judge` compares the
-logarithms of the errors with the baseline's by the lab's own procedure and prints the tables of docs/examples.
+`run` writes benchmarks/results/examples/STUDY/{tune,chosen,test}.csv. Each family of activations gets the same number
+of settings (rate, and its own parameter if it has one) on the tasks for tuning, one seed each; the setting with the
+least mean logarithm of the error goes into the test: fresh seeds on tasks, or examples, that tuning has not seen.
+`judge` compares the logarithms of the errors with the baseline's by the lab's own procedure and prints the tables of
+docs/examples.
 """
 
 import argparse
@@ -66,14 +68,24 @@ PHYSICS = settings(
     },
     [1e-3, 3e-3],
 )
-# Settings, metric, baseline, tasks for tuning, tasks of the test.
-STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]], list[dict[str, Any]]]] = {
+HELD = {"scored": "validation"}
+
+
+def everyday(usual: list[str], rates: list[float]) -> dict[str, list[Setting]]:
+    """Return the arms of a study in which no derivative of the network is learnt, each at the same rates."""
+    family = ["gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4)"]
+    return settings(["relu", "gelu", "silu", *usual, *family], rates, {}, [])
+
+
+# Settings, metric, baseline, tasks for tuning, tasks of the test, seeds of the test.
+STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]], list[dict[str, Any]], int]] = {
     "sdf": (
         FIELD,
         "distance_error",
         "softplus",
         [{"shape": "circles"}, {"shape": "rectangle"}],
         [{"shape": "star"}, {"shape": "gear"}, {"shape": "torus"}],
+        10,
     ),
     "pinn": (
         PHYSICS,
@@ -81,10 +93,23 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         "tanh",
         [{"problem": "poisson"}, {"problem": "layer"}],
         [{"problem": "helmholtz"}],
+        10,
     ),
-    "forces": (PHYSICS, "force_error", "silu", [{"scored": 20000}], [{}]),
+    "forces": (PHYSICS, "force_error", "silu", [{"scored": 20000}], [{}], 10),
+    "graph": (everyday(["elu"], [3e-3, 1e-2, 3e-2]), "error", "relu", [HELD], [{}], 10),
+    "tabular": (
+        everyday(["selu"], [1e-3, 3e-3, 1e-2]),
+        "relative_loss",
+        "relu",
+        [{"table": table, **HELD} for table in ("diabetes", "tumour", "wine")],
+        [{"table": table} for table in ("diabetes", "tumour", "wine")],
+        10,
+    ),
+    "robust": (everyday(["softplus(beta=10)"], [1e-3, 2e-3, 5e-3]), "attacked_error", "relu", [HELD], [{}], 10),
+    "diffusion": (everyday(["mish"], [1e-3, 2e-3, 5e-3]), "denoising_loss", "silu", [HELD], [{}], 5),
+    "llm": (everyday([], [2e-3, 4e-3, 8e-3]), "bits", "silu", [HELD], [{}], 5),
 }
-TUNING_SEED, SEEDS = 100, 10
+TUNING_SEED = 100
 
 
 def run_one(job: tuple[str, str, str, float, dict[str, Any], int, float]) -> dict[str, Any] | None:
@@ -129,74 +154,73 @@ def run_one(job: tuple[str, str, str, float, dict[str, Any], int, float]) -> dic
     }
 
 
-def run(workers: int, seconds: float) -> None:
+def run(workers: int, seconds: float, names: list[str]) -> None:
     """Tune, choose, test; write the rows."""
     end = time.time() + seconds
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        jobs = [
-            (study, family, name, rate, task, TUNING_SEED, end)
-            for study, (families, _, _, tasks, _) in STUDIES.items()
-            for family, tried in families.items()
-            for name, rate in tried
-            for task in tasks
-        ]
-        tuned = [row for row in pool.imap_unordered(run_one, jobs, chunksize=1) if row]
-        write("tune", tuned)
-        chosen = choose(tuned)
-        write("chosen", chosen)
-        jobs = [
-            (row["study"], row["arm"], row["activation"], row["learning_rate"], task, seed, end)
-            for seed in range(SEEDS)
-            for row in chosen
-            for task in STUDIES[row["study"]][4]
-        ]
-        write("test", [row for row in pool.imap_unordered(run_one, jobs, chunksize=1) if row])
+        for study in names:
+            families, _, _, tasks, tests, seeds = STUDIES[study]
+            jobs = [
+                (study, family, name, rate, task, TUNING_SEED, end)
+                for family, tried in families.items()
+                for name, rate in tried
+                for task in tasks
+            ]
+            tuned = [row for row in pool.imap_unordered(run_one, jobs, chunksize=1) if row]
+            write(study, "tune", tuned)
+            chosen = choose(study, tuned)
+            write(study, "chosen", chosen)
+            jobs = [
+                (study, row["arm"], row["activation"], row["learning_rate"], task, seed, end)
+                for seed in range(seeds)
+                for row in chosen
+                for task in tests
+            ]
+            write(study, "test", [row for row in pool.imap_unordered(run_one, jobs, chunksize=1) if row])
 
 
-def choose(tuned: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def choose(study: str, tuned: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the best setting of each family: the least mean logarithm of the error over all tasks for tuning."""
+    families, metric, _, tasks, _, _ = STUDIES[study]
     rows = []
-    for study, (families, metric, _, tasks, _) in STUDIES.items():
-        for family, tried in families.items():
-            scores = []
-            for name, rate in tried:
-                same = [
-                    row
-                    for row in tuned
-                    if (row["study"], row["activation"], row["learning_rate"]) == (study, name, rate)
-                ]
-                errors = [float(row[metric]) for row in same if row["arm"] == family and row["status"] == "finished"]
-                mean = sum(map(math.log, errors)) / len(tasks) if len(errors) == len(tasks) else math.inf
-                scores.append((mean, name, rate))
-            mean, name, rate = min(scores)
-            rows.append({"study": study, "arm": family, "activation": name, "learning_rate": rate, "log_error": mean})
+    for family, tried in families.items():
+        scores = []
+        for name, rate in tried:
+            same = [row for row in tuned if (row["activation"], row["learning_rate"]) == (name, rate)]
+            errors = [float(row[metric]) for row in same if row["arm"] == family and row["status"] == "finished"]
+            mean = sum(map(math.log, errors)) / len(tasks) if len(errors) == len(tasks) else math.inf
+            scores.append((mean, name, rate))
+        mean, name, rate = min(scores)
+        rows.append({"study": study, "arm": family, "activation": name, "learning_rate": rate, "log_error": mean})
     return rows
 
 
-def write(name: str, rows: list[dict[str, Any]]) -> None:
-    """Write a table; it appears whole or not at all."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    rows = sorted(rows, key=lambda row: [str(row.get(key)) for key in ("study", "task", "arm", "activation", "seed")])
-    partial = RESULTS / f"{name}.part"
+def write(study: str, name: str, rows: list[dict[str, Any]]) -> None:
+    """Write a table of a study; it appears whole or not at all."""
+    folder = RESULTS / study
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = sorted(rows, key=lambda row: [str(row.get(key)) for key in ("task", "arm", "activation", "seed")])
+    partial = folder / f"{name}.part"
     with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(RESULTS / f"{name}.csv")
+    partial.replace(folder / f"{name}.csv")
 
 
-def judge() -> Iterator[str]:
+def judge(names: list[str]) -> Iterator[str]:
     """Yield the lines of a table for each task: median error, ratio to the baseline with its interval, verdict."""
     from gem_activations.lab.statistics.verdicts import ORDER
     from gem_activations.lab.statistics.verdicts import judge as judge_rows
 
-    with (RESULTS / "test.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for study, (families, metric, baseline, _, tasks) in STUDIES.items():
+    for study in names:
+        with (RESULTS / study / "test.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        families, metric, baseline, _, tasks, seeds = STUDIES[study]
         for task in map(json.dumps, tasks):
-            chosen = [row for row in rows if (row["study"], row["task"]) == (study, task)]
+            chosen = [row for row in rows if row["task"] == task]
             arms = [baseline, *(family for family in families if family != baseline)]
-            errors = np.array([[_error(chosen, arm, seed, metric) for seed in range(SEEDS)] for arm in arms])
+            errors = np.array([[_error(chosen, arm, seed, metric) for seed in range(seeds)] for arm in arms])
             failed = np.isnan(errors)
             found = judge_rows(-np.log(errors), failed)
             yield f"\n{study} {task}\n\n| activation | rate | median | times {baseline} | verdict | seconds |"
@@ -225,12 +249,13 @@ def _error(rows: list[dict[str, str]], arm: str, seed: int, metric: str) -> floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=["run", "judge"])
+    parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=list(STUDIES))
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--seconds", type=float, default=1e9, help="no further run is begun after this time")
     arguments = parser.parse_args()
     if arguments.work == "run":
-        run(arguments.workers, arguments.seconds)
-    print("\n".join(judge()))
+        run(arguments.workers, arguments.seconds, arguments.studies)
+    print("\n".join(judge(arguments.studies)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,26 @@ import torch
 from gem_activations.torch import make_activation
 
 ROOT = Path(__file__).parents[1]
-SHORT = {"sdf": {"steps": 3}, "pinn": {"steps": 3}, "forces": {"steps": 2}}
+SHORT = {
+    "sdf": {"steps": 3},
+    "pinn": {"steps": 3},
+    "forces": {"steps": 2},
+    "graph": {"steps": 2},
+    "tabular": {"table": "wine", "epochs": 2},
+    "robust": {"epochs": 1, "attack_steps": 2, "adversarial": True},
+    "diffusion": {"steps": 2, "picture": True},
+    "llm": {"steps": 2},
+}
+METRICS = {
+    "sdf": "distance_error",
+    "pinn": "relative_error",
+    "forces": "force_error",
+    "graph": "error",
+    "tabular": "relative_loss",
+    "robust": "attacked_error",
+    "diffusion": "denoising_loss",
+    "llm": "bits",
+}
 
 
 def load(name):
@@ -29,12 +48,14 @@ def keep_denormals():
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_examples_return_finite_figures(name):
+def test_examples_return_finite_figures(name, tmp_path):
     torch.manual_seed(0)
-    run = SimpleNamespace(activation=lambda: make_activation("egem(n=2, eps=0.0625)"), seed=0)
+    run = SimpleNamespace(activation=lambda: make_activation("egem(n=2, eps=0.0625)"), seed=0, folder=tmp_path)
     figures = load(name).train(run, **SHORT[name])
     assert figures
+    assert METRICS[name] in figures
     assert all(math.isfinite(value) for value in figures.values())
+    assert [path.name for path in tmp_path.iterdir()] == (["digits.png"] if name == "diffusion" else [])
 
 
 def test_shapes_have_the_distance_that_they_say():
@@ -53,11 +74,87 @@ def test_equations_are_made_from_their_solutions():
     assert float(problem.source(x)) == pytest.approx((9 - 5 * math.pi**2) * exact, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", SHORT)
+def test_a_node_hears_the_mean_of_its_neighbours():
+    layer = load("graph").MessagePassing(1, 1)
+    with torch.no_grad():
+        layer.own.weight.fill_(10.0)
+        layer.own.bias.zero_()
+        layer.neighbours.weight.fill_(1.0)
+    edges = torch.tensor([[0, 1, 2], [2, 2, 0]])
+    found = layer(torch.tensor([[1.0], [2.0], [4.0]]), edges).squeeze(1)
+    assert found.tolist() == [10 + 4, 20, 40 + 1.5]
+
+
+def test_labelled_nodes_are_balanced_and_seen_nowhere_else():
+    labels = torch.arange(100) % 4
+    parts = load("graph").split_nodes(labels, 5, 30)
+    assert torch.bincount(labels[parts[0]]).tolist() == [5] * 4
+    assert sorted(torch.cat(parts).tolist()) == list(range(100))
+
+
+def test_a_constant_guess_loses_what_it_says():
+    table = load("tabular")
+    known, targets = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1])
+    assert float(table.constant_loss(known, targets)) == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
+    (x, _, _), (y, _, _), outputs = table.read_table("diabetes")
+    assert outputs == 1
+    assert x.mean(0).abs().max() < 1e-5
+    assert float(table.constant_loss(y, y)) == pytest.approx(1, abs=0.01)
+
+
+def test_attacks_stay_within_the_radius_and_do_harm():
+    robust = load("robust")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    x, labels = torch.rand(40, 1, 8, 8), torch.randint(10, (40,))
+    before = robust.margin_ratio(model(x), labels)
+    for attacked in (
+        robust.climb(model, x, labels, 0.1, 10, robust.margin_ratio),
+        robust.search(model, x, labels, 0.1, 40),
+    ):
+        assert (attacked - x).abs().max() <= 0.1 + 1e-6
+        assert attacked.min() >= 0
+        assert attacked.max() <= 1
+        assert robust.margin_ratio(model(attacked), labels).mean() > before.mean() + 0.1
+
+
+def test_a_sure_and_right_guess_is_calibrated():
+    chances = torch.eye(10)[torch.tensor([1, 2, 3, 4])]
+    calibration_error = load("robust").calibration_error
+    assert calibration_error(chances, torch.tensor([1, 2, 3, 4])) == 0
+    assert calibration_error(chances, torch.tensor([1, 2, 3, 5])) == pytest.approx(0.25)
+
+
+def test_a_model_that_knows_the_noise_draws_the_digit():
+    diffusion = load("diffusion")
+    clean = torch.linspace(-1, 1, 64).expand(2, 64)
+
+    def knows(mixture, time):
+        angle = time * math.pi / 2
+        return (mixture - angle.cos() * clean) / angle.sin()
+
+    assert torch.allclose(diffusion.draw(knows, 2), clean, atol=1e-4)
+
+
+def test_a_byte_sees_none_that_follows_it():
+    llm = load("llm")
+    block = llm.Block(SimpleNamespace(activation=torch.nn.SiLU), 16, 2)
+    x = torch.randn(1, 6, 16)
+    changed = x.clone()
+    changed[:, 4:] += 1
+    assert torch.equal(block(x)[:, :4], block(changed)[:, :4])
+    turned = llm.rotate(x)
+    assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1))
+    assert torch.equal(turned[:, 0], x[:, 0])
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.parent.name for path in ROOT.glob("benchmarks/results/examples/*/test.csv"))
+)
 def test_pages_quote_the_committed_medians(name):
-    with (ROOT / "benchmarks/results/examples/test.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["study"] == name]
-    metric = {"sdf": "distance_error", "pinn": "relative_error", "forces": "force_error"}[name]
+    with (ROOT / f"benchmarks/results/examples/{name}/test.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    metric = METRICS[name]
     page = (ROOT / f"docs/examples/{name}.md").read_text()
     groups = {}
     for row in rows:
