@@ -67,6 +67,21 @@ def test_shapes_have_the_distance_that_they_say():
         assert (distance(points - 1e-3 * normals) + 1e-3).abs().median() < 1e-6
 
 
+def test_points_are_drawn_to_the_surface():
+    sdf = load("sdf")
+    distance, sample = sdf.SHAPES["rectangle"]()
+    points, normals = sample(200)
+    drawn = sdf.project(lambda x: 2 * distance(x)[:, None], points + 0.05 * normals)
+    assert distance(drawn).abs().max() < 1e-5
+    assert (drawn - points).norm(dim=1).median() < 1e-5
+
+
+def test_level_lines_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    load("sdf_picture").main(str(tmp_path / "levels.png"), steps=2)
+    assert (tmp_path / "levels.png").stat().st_size > 10_000
+
+
 def test_equations_are_made_from_their_solutions():
     problem = load("pinn").PROBLEMS["helmholtz"]
     x = torch.tensor([[0.25, 0.125]], dtype=torch.float64)
