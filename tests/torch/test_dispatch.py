@@ -10,7 +10,20 @@ from torch import nn
 
 from gem_activations import GemError, GemSpec
 from gem_activations.errors import BackendError, TensorError
-from gem_activations.torch import EGEM, GEM, GEMGLU, SEGEM, activate, backend_info, dispatch, egem, gem, gem_glu, segem
+from gem_activations.torch import (
+    EGEM,
+    GEM,
+    GEMGLU,
+    SEGEM,
+    activate,
+    backend_info,
+    dispatch,
+    egem,
+    functional,
+    gem,
+    gem_glu,
+    segem,
+)
 from gem_activations.torch.backends import PLAIN
 from gem_activations.torch.compiled import load_cpu
 
@@ -100,7 +113,8 @@ def test_a_forced_kernel_is_refused_under_a_transform():
 
 
 def test_without_the_library_the_plain_formula_serves_and_says_so_once(monkeypatch):
-    monkeypatch.setattr(dispatch, "load_cpu", lambda: None)
+    for module in (dispatch, functional):
+        monkeypatch.setattr(module, "load_cpu", lambda: None)
     monkeypatch.setattr(dispatch, "_told", set())
     monkeypatch.setattr(dispatch.cpu, "status", lambda: dispatch.cpu.Status(False, "it was not built", "", ""))
     with pytest.warns(RuntimeWarning, match="plain formula: it was not built"):

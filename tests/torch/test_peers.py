@@ -9,6 +9,7 @@ from torch.nn import functional
 from gem_activations import GemSpec
 from gem_activations.kernels import cpu
 from gem_activations.torch import GEM, GEMGLU, SEGEM, egem, gem, gem_glu, segem
+from gem_activations.torch.compiled import load_cpu
 
 from .known_warnings import forward_mode, tracing
 
@@ -146,18 +147,29 @@ def test_tracing_the_gated_layer_warns_of_nothing_else():
 def test_few_of_our_frames_are_between_a_call_and_the_kernel(monkeypatch):
     import traceback
 
-    from gem_activations.kernels.cpu import Library
+    kernels = load_cpu()
+    if kernels is None:
+        pytest.skip("the C kernels are not built")
+    depths = {"compute": [], "call": []}
 
-    depths = []
+    def note(owner, name):
+        original = getattr(owner, name)
 
-    def note(_library, *_arguments):
-        frames = [frame.filename for frame in traceback.extract_stack()]
-        depths.append(sum("gem_activations" in name and "tests" not in name for name in frames))
+        def noted(*arguments):
+            frames = [frame.filename for frame in traceback.extract_stack()]
+            depths[name].append(sum("gem_activations" in name and "tests" not in name for name in frames))
+            return original(*arguments)
 
-    monkeypatch.setattr(Library, "call", note)
+        monkeypatch.setattr(owner, name, noted)
+
+    note(kernels, "compute")
+    note(cpu.Library, "call")
     gem(torch.ones(3))
-    gem(torch.ones(3, requires_grad=True)).sum().backward()
-    assert max(depths, default=0) <= 9  # And Library.call itself.
+    gem(torch.ones(3, requires_grad=True)).backward(torch.ones(3))
+    assert len(depths["compute"]) == 3
+    assert max(depths["compute"]) <= 2
+    gem(torch.ones(3, 2, requires_grad=True).t()).sum().backward()
+    assert max(depths["call"]) <= 6  # And Library.call itself.
 
 
 def test_a_spec_with_other_numbers_has_its_own_kernel():

@@ -24,11 +24,14 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import Function, forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
+from ..kernels.cpu import spec_handle
 from ..spec import GemSpec
 from . import formula
 from .backends import PLAIN, Backend
+from .compiled import UNSEEN, Cpu
 from .dispatch import is_traced
 
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 _creation_meta: Any = torch._C._autograd._get_creation_meta  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _ORDINARY_VIEW: Any = torch._C._autograd.CreationMeta.DEFAULT  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
@@ -59,7 +62,7 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, from_output: bool,
         return x.copy_(_apply(Activation, x.clone(), Settings(spec, backend, from_output)))
     if wrapped:
         return _apply(Activation, x, Settings(spec, backend, from_output, inplace))
-    return _apply_activation(x, Settings(spec, backend, from_output, inplace))
+    return apply_directly(x, (spec, backend, from_output, inplace), ())
 
 
 def apply_gated_eagerly(x: Tensor, gate: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
@@ -160,18 +163,6 @@ class Activation(_Elementwise):
     """f(x), keeping its input or its output."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, settings: Settings) -> Tensor:
-        """Compute f(x) for a tensor that requires grad; as `compute` and `keep`, in fewer calls."""
-        y = settings.backend.forward(x, settings.spec, settings.inplace)
-        if settings.inplace:
-            ctx.mark_dirty(y)
-        ctx.settings = settings
-        ctx.save_for_backward(y if settings.from_output else x)
-        if forward_ad._current_level >= 0:
-            ctx.save_for_forward(y if settings.from_output else x)
-        return y
-
-    @staticmethod
     def compute(x: Tensor, settings: Settings) -> Tensor:
         """Compute f(x), into the storage of x if asked to."""
         return settings.backend.forward(x, settings.spec, settings.inplace)
@@ -200,8 +191,35 @@ class Activation(_Elementwise):
         return _gradient(tangents[0], kept, ctx.settings)
 
 
-_directly: Any = super(Function, Activation)
-_apply_activation = _directly.apply  # As `_apply` calls it, without asking for transforms.
+class Direct(Function):
+    """f(x) if nothing but autograd looks, in as few calls as can be; the settings come as the arguments of Settings."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, settings: tuple[Any, ...], computed: tuple[Tensor, ...]) -> Tensor:
+        """Return f(x), which may be there already, in a tuple, so that it is no input; keep it or x."""
+        spec, backend, from_output, inplace = settings
+        y = computed[0] if computed else backend.forward(x, spec, inplace)
+        if inplace:
+            ctx.mark_dirty(y)
+        ctx.settings = settings
+        ctx.save_for_backward(y if from_output else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Return grad d1."""
+        (kept,) = ctx.saved_tensors
+        spec, backend, from_output, _ = ctx.settings
+        if type(backend) is Cpu and not is_dynamo_compiling() and forward_ad._current_level < 0:
+            code = 2 if from_output else 1
+            result = backend.compute(code, (spec.handle or spec_handle(spec)).address, UNSEEN, grads[0], kept)
+            if result is not None:
+                return result, None, None
+        return _gradient(grads[0], kept, Settings(*ctx.settings)), None, None
+
+
+_bare: Any = super(Function, Direct)
+apply_directly = _bare.apply  # As `_apply` calls it, without asking for transforms.
 
 
 def _gradient(grad: Tensor, kept: Tensor, settings: Settings) -> Tensor:

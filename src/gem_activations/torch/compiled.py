@@ -5,32 +5,56 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_unary  # pyright: ignore[reportUnknownVariableType] -- torch types it loosely
 
 from ..errors import MissingDependencyError
 from ..kernels import cpu
-from ..kernels.cpu import OPERATIONS, Operation
+from ..kernels.cpu import OPERATIONS, Operation, spec_handle
 from ..spec import GemSpec
-from .backends import Backend
 
 _FORWARD = OPERATIONS["forward"]
 _BACKWARD, _SECOND, _THIRD = (
     (OPERATIONS[name], OPERATIONS[f"{name}_from_output"]) for name in ("backward", "second", "third")
 )
+PLAINLY, IN_PLACE, UNSEEN, ATTACHED = range(4)
+"""How `Cpu.compute` takes a call: as it is; into its input; declined if something has to see it, be it autograd or an
+override, a transform or a tracer; or with a tuple as the result if the caller has to tell autograd."""
+RECORDERS: Any = (
+    torch._C._are_functorch_transforms_active,  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    torch._C._len_torch_dispatch_stack,  # pyright: ignore[reportPrivateUsage]
+    torch._C._get_tracing_state,  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+)
+"""They tell of transforms of torch.func, of dispatch modes and of torch.jit.trace; false, 0 or None: there is none."""
 _threads = torch.get_num_threads
+_is_copy_on_write: Any = torch._C._is_cow_tensor  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _storage_address: Any = torch._C._data_address  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+_GATED = (OPERATIONS["glu_forward"].code, OPERATIONS["glu_backward"].code)
 _CODES = {getattr(torch, name): code for name, code in cpu.DTYPES.items()}
 
 
 class Cpu:
     """The C library on ordinary CPU tensors.
 
-    Memory is read and written in place where it is dense, whatever the order of its dimensions (channels_last, say);
-    a tensor with gaps or repeated elements is first copied to dense memory, as its result is dense anyway.
+    `compute(operation, address of the spec, how, *inputs)` is the short way, in C, for contiguous tensors of one shape
+    and dtype; it declines all others, by None. They go the long way: memory is read and written in place if it is
+    dense, whatever the order of its dimensions (channels_last, say); a tensor with gaps or repeated elements is first
+    copied to dense memory, as its result is dense anyway.
     """
 
     def __init__(self, library: cpu.Library) -> None:
         self._library = library
         self._has_table_lookup = library.isa == "avx512"
+        self.compute = library.bind(
+            Tensor,
+            getattr(Tensor, "__dlpack_c_exchange_api__", None),
+            torch.empty_like,
+            _threads,
+            torch.is_grad_enabled,
+            Tensor.is_neg,
+            _is_copy_on_write,
+            has_torch_function_unary,
+            RECORDERS,
+        )
 
     def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
         """Return whether it is, as measured (benchmarks/results/cpu_save.jsonl): see Backend.
@@ -42,56 +66,50 @@ class Cpu:
 
     def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
         """Return f(x); see Backend."""
+        address = (spec.handle or spec_handle(spec)).address
+        out = self.compute(_FORWARD.code, address, IN_PLACE if inplace else PLAINLY, x)
+        if out is not None:
+            return out
         if inplace and (x.is_neg() or not (x.is_contiguous() or _is_dense(x))):
             return x.copy_(self.forward(x, spec, False))
-        out = x if inplace else torch.empty_like(x)
-        self._run(_FORWARD, spec, (out,), (x,))
-        return out
+        return self._run(_FORWARD, spec, x, out=x if inplace else None)
 
     def backward(self, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
         """Return grad * f'(x); see Backend."""
-        out = torch.empty_like(kept)
-        self._run(_BACKWARD[from_output], spec, (out,), (grad, kept))
-        return out
+        return self._run(_BACKWARD[from_output], spec, grad, kept)
 
     def second(
         self, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
     ) -> tuple[Tensor, Tensor]:
         """Return gg d1 and gg grad d2; see Backend."""
-        outputs = torch.empty_like(kept), torch.empty_like(kept)
-        self._run(_SECOND[from_output], spec, outputs, (grad_grad, grad, kept))
-        return outputs
+        return self._run(_SECOND[from_output], spec, grad_grad, grad, kept)
 
     def third(
         self, a: Tensor, b: Tensor, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the backward pass of `second`; see Backend."""
-        outputs = torch.empty_like(kept), torch.empty_like(kept), torch.empty_like(kept)
-        self._run(_THIRD[from_output], spec, outputs, (a, b, grad_grad, grad, kept))
-        return outputs
+        return self._run(_THIRD[from_output], spec, a, b, grad_grad, grad, kept)
 
     def inverse(self, y: Tensor, spec: GemSpec) -> Tensor:
         """Return x; see Backend."""
-        out = torch.empty_like(y)
-        self._run(OPERATIONS["inverse"], spec, (out,), (y,))
-        return out
+        return self._run(OPERATIONS["inverse"], spec, y)
 
     def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
         """Return x * f(gate); see Backend."""
-        out = torch.empty_like(x)
-        self._run(OPERATIONS["glu_forward"], spec, (out,), (x, gate))
-        return out
+        return self._run(OPERATIONS["glu_forward"], spec, x, gate)
 
     def glu_backward(self, grad: Tensor, x: Tensor, gate: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
         """Return both gradients; see Backend."""
-        outputs = torch.empty_like(x), torch.empty_like(x)
-        self._run(OPERATIONS["glu_backward"], spec, outputs, (grad, x, gate))
-        return outputs
+        return self._run(OPERATIONS["glu_backward"], spec, grad, x, gate)
 
-    def _run(
-        self, operation: Operation, spec: GemSpec, outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
-    ) -> None:
-        """Call the library. Outputs are laid out alike; an input of another layout is copied."""
+    def _run(self, operation: Operation, spec: GemSpec, *inputs: Tensor, out: Tensor | None = None) -> Any:
+        """Return the output, or a tuple of them: `out`, or new ones laid out as the tensor that was kept."""
+        address = (spec.handle or spec_handle(spec)).address
+        result = None if out is not None else self.compute(operation.code, address, PLAINLY, *inputs)
+        if result is not None:
+            return result
+        kept = inputs[-2] if operation.code in _GATED else inputs[-1]
+        outputs = (out,) if out is not None else tuple(torch.empty_like(kept) for _ in range(operation.outputs))
         first = outputs[0]
         contiguous, itemsize = first.is_contiguous(), first.itemsize
         copies: list[Tensor] = []
@@ -99,14 +117,15 @@ class Cpu:
         for tensor in inputs:
             # Unlike data_ptr(), the address of the storage leaves a copy-on-write tensor shared. Of zeros that are not
             # stored it is 0.
-            address = _storage_address(tensor)
+            start = _storage_address(tensor)
             alike = tensor.is_contiguous() if contiguous else tensor.stride() == first.stride()
-            if address and alike and not tensor.is_neg():
-                addresses.append(address + tensor.storage_offset() * itemsize)
+            if start and alike and not tensor.is_neg():
+                addresses.append(start + tensor.storage_offset() * itemsize)
             else:
                 copies.append(torch.empty_like(first).copy_(tensor))
                 addresses.append(copies[-1].data_ptr())
         self._library.call(operation, spec, _CODES[first.dtype], first.numel(), _threads(), *addresses)
+        return outputs if operation.outputs > 1 else first
 
 
 class Triton:
@@ -131,7 +150,7 @@ class Triton:
 
 
 @cache
-def load_cpu() -> Backend | None:
+def load_cpu() -> Cpu | None:
     """Return the C library's backend, or None where the library cannot be used."""
     library = cpu.load()
     return None if library is None else Cpu(library)

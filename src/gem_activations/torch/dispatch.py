@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import BackendError
 from ..kernels import cpu
 from .backends import PLAIN, Backend
-from .compiled import load_cpu, load_triton
+from .compiled import RECORDERS, load_cpu, load_triton
 
 BackendName = Literal["auto", "plain", "cpu", "triton"]
 
@@ -117,6 +117,4 @@ def is_transformed(x: Tensor) -> bool:
 _ORDINARY = (Tensor, torch.nn.Parameter)
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _has_storage: Any = torch._C._has_storage  # pyright: ignore[reportPrivateUsage]
-_transforms_active: Any = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
-_dispatch_modes: Any = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
-_tracing_state: Any = torch._C._get_tracing_state  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+_transforms_active, _dispatch_modes, _tracing_state = RECORDERS

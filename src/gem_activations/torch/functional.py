@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import (
     handle_torch_function,
     has_torch_function_unary,  # pyright: ignore[reportUnknownVariableType] -- torch types it loosely
@@ -13,14 +14,25 @@ from torch.overrides import (
 )
 
 from ..errors import TensorError
+from ..kernels.cpu import spec_handle
 from ..spec import GemSpec
 from . import formula
-from .autograd import apply_eagerly, apply_gated_eagerly
+from .autograd import apply_directly, apply_eagerly, apply_gated_eagerly
 from .backends import PLAIN
-from .dispatch import BackendName, check_name, choose_backend, is_traced, is_transformed, refuse_forced_kernel
+from .compiled import ATTACHED, load_cpu
+from .dispatch import (
+    BackendName,
+    check_name,
+    choose_backend,
+    is_traced,
+    is_transformed,
+    refuse_forced_kernel,
+)
 
 Save = Literal["auto", "input", "output"]
 _SAVES = get_args(Save)
+_forward_ad: Any = forward_ad  # PyTorch types it loosely.
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -47,7 +59,8 @@ def gem(
         >>> gem(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
         tensor([0.0000, 0.0000, 0.5000, 1.6000])
     """
-    return activate(x, _spec(n, 1.0, 0.0), inplace=inplace, save=save, backend=backend)
+    spec = _gem_spec(n) if type(n) is int and not is_dynamo_compiling() else _spec(n, 1.0, 0.0)
+    return apply(x, spec, inplace, save, backend)
 
 
 def egem(
@@ -79,7 +92,7 @@ def egem(
         >>> egem(torch.tensor([-1.0, 0.01, 1.0]))
         tensor([0.0000, 0.0050, 0.9999])
     """
-    return activate(x, _spec(n, eps, 0.0, scale), inplace=inplace, save=save, backend=backend)
+    return apply(x, _spec(n, eps, 0.0, scale), inplace, save, backend)
 
 
 def segem(
@@ -112,7 +125,7 @@ def segem(
         >>> segem(torch.tensor([-1.0, 0.0, 1.0]))
         tensor([-0.0100,  0.0000,  0.9999])
     """
-    return activate(x, _spec(n, eps, leak, scale), inplace=inplace, save=save, backend=backend)
+    return apply(x, _spec(n, eps, leak, scale), inplace, save, backend)
 
 
 def activate(
@@ -147,12 +160,21 @@ def activate(
         >>> activate(torch.ones(2), GemSpec.from_scale(1, 0.5))
         tensor([0.8000, 0.8000])
     """
-    check_options(save, inplace, backend)
     return apply(x, spec, inplace, save, backend)
 
 
 def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendName) -> Tensor:
-    """Do what `activate` says, with options that have been checked."""
+    """Do what `activate` says."""
+    kernels = load_cpu() if backend == "auto" and not (inplace or is_dynamo_compiling()) else None
+    if kernels is not None and save in _SAVES and _forward_ad._current_level < 0:
+        # The usual call on a small tensor takes less time than all the questions that are asked below.
+        y: Any = kernels.compute(0, (spec.handle or spec_handle(spec)).address, ATTACHED, x)
+        if type(y) is Tensor:
+            return y
+        if y is not None:
+            from_output = kernels.output_is_enough(spec, x.dtype) if save == "auto" else save == "output"
+            return apply_directly(x, (spec, kernels, from_output, False), y)
+    check_options(save, inplace, backend)
     if not torch.compiler.is_compiling():
         if has_torch_function_unary(x):
             # A proxy of torch.fx, or a tensor subclass: it decides what happens, by torch's own protocol.
@@ -254,10 +276,11 @@ def check_options(save: Save, inplace: bool, backend: BackendName) -> None:
 
 
 def _spec(n: int, eps: float | None, leak: float, scale: float | None = None, default: float = 1e-4) -> GemSpec:
-    if not torch.compiler.is_compiling():
+    if not is_dynamo_compiling():
         # Other kinds of number may be unhashable or change in place; GemSpec converts or refuses them.
-        plain = type(n) is int and type(eps) in _NUMBERS and type(leak) in _NUMBERS and type(scale) in _NUMBERS
-        return (_cached_spec if plain else GemSpec.of)(n, eps, leak, scale, default=default)
+        if type(n) is int and type(eps) in _NUMBERS and type(leak) in _NUMBERS and type(scale) in _NUMBERS:
+            return _cached_spec(n, eps, leak, scale, default)
+        return GemSpec.of(n, eps, leak, scale, default=default)
     from torch.fx.experimental.symbolic_shapes import guard_scalar  # Loaded by the compiler; slow to import otherwise.
 
     # The compiler would warn about the cache, and folds the constant anyway. With dynamic shapes it makes symbols of
@@ -267,4 +290,9 @@ def _spec(n: int, eps: float | None, leak: float, scale: float | None = None, de
 
 
 _NUMBERS = (float, int, NoneType)
-_cached_spec = lru_cache(maxsize=256, typed=True)(GemSpec.of)
+_gem_spec = lru_cache(maxsize=64)(GemSpec)
+
+
+@lru_cache(maxsize=256)
+def _cached_spec(n: int, eps: float | None, leak: float, scale: float | None, default: float) -> GemSpec:
+    return GemSpec.of(n, eps, leak, scale, default=default)

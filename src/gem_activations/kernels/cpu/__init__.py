@@ -5,7 +5,7 @@ pointers; the functions below call it with NumPy arrays. No framework is importe
 """
 
 from .arrays import backward, backward_from_output, forward, glu_backward, glu_forward, second
-from .library import DTYPES, OPERATIONS, Library, Operation, SpecHandle
+from .library import DTYPES, OPERATIONS, Library, Operation, SpecHandle, spec_handle
 from .loader import Status, load, status
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "glu_forward",
     "load",
     "second",
+    "spec_handle",
     "status",
 ]

@@ -1,10 +1,12 @@
 """The functions of the C library as Python callables on addresses; source/gem.h is their documentation in C."""
 
 import ctypes
+import importlib.util
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import BackendError
 from ...spec import GemSpec
@@ -106,6 +108,21 @@ class Library:
         self._run.argtypes = [ctypes.c_char_p]
         self._run.restype = ctypes.c_int
         self.path = path
+
+    def bind(self, *framework: Any) -> Callable[..., Any]:
+        """Return `compute` of source/module.c, which takes tensors; what always declines, by None, if it is not there.
+
+        Args:
+            framework: The type of its tensors; their DLPack exchange API; functions: an uninitialised tensor like
+                another, whether one is stored negated, whether one is copied on writing.
+        """
+        try:
+            found = importlib.util.spec_from_file_location("gem_kernels", self.path)
+            module: Any = importlib.util.module_from_spec(found)  # pyright: ignore[reportArgumentType] -- refused in __init__
+            module.bind(*framework)
+        except (ImportError, ValueError):
+            return lambda *_: None
+        return module.compute
 
     def call(self, operation: Operation, spec: GemSpec, dtype: int, count: int, threads: int, *arrays: int) -> None:
         """Run an operation on `count` elements.

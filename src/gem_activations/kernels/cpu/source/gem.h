@@ -51,6 +51,9 @@ enum {
     GEM_OPERATIONS
 };
 enum { GEM_MAX_ARRAYS = 8 };
+/* Below this many elements the start of the threads costs more than they save. */
+enum { GEM_GRAIN = 32768 };
+extern const int gem_outputs[GEM_OPERATIONS], gem_inputs[GEM_OPERATIONS]; /* how many arrays */
 
 enum { GEM_TABLE_ROWS = 8, GEM_TABLE_COLUMNS = 64 };
 

@@ -4,6 +4,8 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
+const int gem_outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2};
+const int gem_inputs[GEM_OPERATIONS] = {1, 2, 2, 3, 3, 5, 5, 1, 2, 3};
 static const int64_t itemsizes[GEM_DTYPES] = {4, 8, 2, 2};
 static _Atomic(gem_kernels *) active;
 static atomic_int active_isa;
@@ -48,13 +50,12 @@ int gem_isa(void)
 
 int gem_run(const gem_call *call)
 {
-    static const int arrays[GEM_OPERATIONS] = {2, 3, 3, 5, 5, 8, 8, 2, 3, 5};
     const gem_spec *spec = call->spec;
     if (call->operation < 0 || call->operation >= GEM_OPERATIONS) return GEM_ERROR_OPERATION;
     if (call->dtype < 0 || call->dtype >= GEM_DTYPES) return GEM_ERROR_DTYPE;
     if (call->count < 0) return GEM_ERROR_COUNT;
     if (spec == NULL || spec->n < 1 || spec->n > 64 || (spec->n > 8 && !spec->wide)) return GEM_ERROR_SPEC;
     gem_parallel((*active_kernels())[call->operation][call->dtype], spec, (char *const *)call->arrays,
-                 arrays[call->operation], itemsizes[call->dtype], call->count, (int)call->threads);
+                 gem_outputs[call->operation] + gem_inputs[call->operation], itemsizes[call->dtype], call->count, (int)call->threads);
     return GEM_OK;
 }

@@ -13,8 +13,6 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Below this many elements the start of the threads costs more than they save. */
-enum { GRAIN = 32768 };
 /* Chunks start at multiples of this many elements: no cache line is written by two threads. */
 enum { ALIGNMENT = 512 };
 
@@ -71,7 +69,7 @@ static void run_share(void *data)
 void gem_parallel(gem_kernel kernel, const gem_spec *spec, char *const arrays[], int used, int64_t itemsize,
                   int64_t count, int threads)
 {
-    if (threads > 1 && count >= GRAIN && !atomic_load(&forked) && find_runtime() && !runtime.nested()) {
+    if (threads > 1 && count >= GEM_GRAIN && !atomic_load(&forked) && find_runtime() && !runtime.nested()) {
         job work = {kernel, spec, arrays, used, itemsize, count};
         runtime.parallel(run_share, &work, (unsigned)threads, 0);
     } else {

@@ -1,0 +1,217 @@
+/* The library as a Python module too, on the stable ABI: `compute` takes tensors, which ctypes cannot look into.
+ *
+ * A call on a small tensor costs more than its arithmetic. Here the framework's own C interface (DLPack 1.3, "exchange
+ * API") tells dtype, shape and address of a tensor in one call. What is not contiguous, or otherwise out of the
+ * ordinary, is declined: the caller then takes the long way, gem_run on addresses. So does a library that was
+ * built without Python's headers, or for a Python without the stable ABI: it lacks this file.
+ */
+#if defined(__has_include)
+#if __has_include(<Python.h>)
+#include <pyconfig.h>
+#if !defined(Py_GIL_DISABLED)
+
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+
+#include "gem.h"
+
+/* What is used of dlpack.h, version 1.3: the start of its structures. */
+typedef struct {
+    void *data;
+    struct {
+        int32_t type, id;
+    } device;
+    int32_t ndim;
+    struct {
+        uint8_t code, bits;
+        uint16_t lanes;
+    } dtype;
+    int64_t *shape, *strides;
+    uint64_t byte_offset;
+} dl_tensor;
+
+typedef struct {
+    uint32_t major, minor;
+    void *older;
+    void *allocate, *from_object, *to_object;
+    int (*describe)(void *object, dl_tensor *out);
+} dl_exchange;
+
+enum { DL_CPU = 1, DL_FLOAT = 2, DL_BFLOAT = 4, DL_MAJOR = 1 };
+
+/* Below this many elements other Python threads wait for the kernel. */
+enum { RELEASE = 4096 };
+
+/* How a call is to be taken: as it is; into the storage of the input; declined if something has to see what is done, be
+ * it autograd or an override, a transform or a tracer; or with autograd told by the caller, if the result is a tuple. */
+enum { PLAINLY, IN_PLACE, UNSEEN, ATTACHED };
+
+/* Of the framework, for the whole process: `bind` sets them. */
+static const dl_exchange *exchange;
+static PyTypeObject *tensor_type;
+static PyObject *empty_like, *thread_count, *grad_mode, *is_negated, *is_copy_on_write, *is_overridden, *recorders;
+static PyObject *requires_grad;
+
+static PyObject *bind(PyObject *module, PyObject *arguments)
+{
+    PyObject *capsule;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOOOOOOOO!", &tensor_type, &capsule, &empty_like, &thread_count, &grad_mode,
+                          &is_negated, &is_copy_on_write, &is_overridden, &PyTuple_Type, &recorders))
+        return NULL;
+    Py_INCREF(arguments); /* for ever, and with it all that was given */
+    requires_grad = PyUnicode_InternFromString("requires_grad");
+    exchange = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+    if (exchange == NULL || requires_grad == NULL) return NULL;
+    if (exchange->major != DL_MAJOR || exchange->describe == NULL) {
+        exchange = NULL;
+        PyErr_SetString(PyExc_ImportError, "the exchange API of DLPack has another version");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Return whether an answer is there and says no; its reference is taken. */
+static int says_no(PyObject *answer)
+{
+    const int truth = answer == Py_False ? 0 : answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return truth == 0;
+}
+
+static int asked(PyObject *question, PyObject *tensor)
+{
+    return !says_no(PyObject_CallFunctionObjArgs(question, tensor, NULL));
+}
+
+static int is_recorded(void)
+{
+    for (Py_ssize_t k = 0; k < PyTuple_Size(recorders); k++)
+        if (!says_no(PyObject_CallNoArgs(PyTuple_GetItem(recorders, k)))) return 1;
+    return 0;
+}
+
+static int has_gradient(PyObject *tensor)
+{
+    return !says_no(PyObject_GetAttr(tensor, requires_grad)) && !says_no(PyObject_CallNoArgs(grad_mode));
+}
+
+/* Describe a contiguous CPU tensor, and return its number of elements; else -1, perhaps with an exception. */
+static int64_t describe(PyObject *object, dl_tensor *tensor)
+{
+    if (exchange->describe(object, tensor) != 0) return -1;
+    if (tensor->device.type != DL_CPU) return -1;
+    int64_t count = 1;
+    for (int k = 0; k < tensor->ndim; k++) count *= tensor->shape[k];
+    int64_t width = 1;
+    for (int k = tensor->ndim - 1; k >= 0 && count != 0; k--) {
+        if (tensor->shape[k] != 1 && tensor->strides[k] != width) return -1;
+        width *= tensor->shape[k];
+    }
+    /* Zeros that are not stored have no address. */
+    return tensor->data == NULL && count != 0 ? -1 : count;
+}
+
+static int64_t dtype_of(const dl_tensor *tensor)
+{
+    if (tensor->dtype.lanes != 1) return -1;
+    if (tensor->dtype.code == DL_BFLOAT) return GEM_BFLOAT16;
+    if (tensor->dtype.code != DL_FLOAT) return -1;
+    return tensor->dtype.bits == 32 ? GEM_FLOAT32 : tensor->dtype.bits == 64 ? GEM_FLOAT64
+           : tensor->dtype.bits == 16 ? GEM_FLOAT16 : -1;
+}
+
+static int alike(const dl_tensor *a, const dl_tensor *b)
+{
+    int same = a->ndim == b->ndim && a->dtype.code == b->dtype.code && a->dtype.bits == b->dtype.bits;
+    for (int k = 0; same && k < a->ndim; k++) same = a->shape[k] == b->shape[k];
+    return same;
+}
+
+/* compute(operation, address of the spec, how, *inputs): the output or a tuple of them, or None if it is declined. */
+static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
+{
+    enum { FIRST = 3 };
+    PyObject *made[GEM_MAX_ARRAYS] = {NULL}, *result = NULL;
+    dl_tensor tensors[GEM_MAX_ARRAYS], output;
+    gem_call call = {.threads = 1};
+    int outputs = 0, attach = 0;
+    (void)module;
+    if (given < FIRST || exchange == NULL) goto refuse;
+    call.operation = PyLong_AsLongLong(arguments[0]);
+    call.spec = PyLong_AsVoidPtr(arguments[1]);
+    const long how = PyLong_AsLong(arguments[2]);
+    if (PyErr_Occurred()) return NULL;
+    if (call.operation < 0 || call.operation >= GEM_OPERATIONS) goto refuse;
+    outputs = gem_outputs[call.operation];
+    const int inputs = gem_inputs[call.operation];
+    if (given != FIRST + inputs || (how == IN_PLACE && outputs != 1)) goto refuse;
+    if (how >= UNSEEN && is_recorded()) goto decline;
+    for (int k = 0; k < inputs; k++) {
+        PyObject *input = arguments[FIRST + k];
+        if (how < UNSEEN ? !PyType_IsSubtype(Py_TYPE(input), tensor_type)
+                         : Py_TYPE(input) != tensor_type || asked(is_overridden, input))
+            goto decline;
+        if (how >= UNSEEN && has_gradient(input)) {
+            if (how == UNSEEN) goto decline;
+            attach = 1;
+        }
+        /* Asked before the address, which copies what was shared until one of its owners writes. */
+        if ((how != IN_PLACE && asked(is_copy_on_write, input)) || asked(is_negated, input)) goto decline;
+        call.count = describe(input, &tensors[k]);
+        if (call.count < 0 || !alike(&tensors[k], &tensors[0])) goto decline;
+        call.arrays[outputs + k] = tensors[k].data;
+    }
+    if (call.count >= GEM_GRAIN) {
+        PyObject *threads = PyObject_CallNoArgs(thread_count);
+        call.threads = threads == NULL ? 1 : PyLong_AsLongLong(threads);
+        Py_XDECREF(threads);
+    }
+    call.dtype = dtype_of(&tensors[0]);
+    if (call.dtype < 0) goto decline;
+    for (int k = 0; k < outputs; k++) {
+        PyObject *input = arguments[FIRST + inputs - 1];
+        made[k] = how == IN_PLACE ? Py_NewRef(input) : PyObject_CallFunctionObjArgs(empty_like, input, NULL);
+        if (made[k] == NULL) goto decline;
+        if (describe(made[k], &output) != call.count || !alike(&output, &tensors[0])) goto decline;
+        call.arrays[k] = output.data;
+    }
+    int code;
+    if (call.count < RELEASE) {
+        code = gem_run(&call);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        code = gem_run(&call);
+        Py_END_ALLOW_THREADS
+    }
+    if (code != GEM_OK) goto decline;
+    if (outputs == 1 && !attach) return made[0];
+    result = PyTuple_New(outputs);
+    for (int k = 0; k < outputs && result != NULL; k++) PyTuple_SetItem(result, k, Py_NewRef(made[k]));
+    for (int k = 0; k < outputs; k++) Py_DECREF(made[k]);
+    return result;
+
+decline: /* Whatever was wrong, the long way says so. */
+    for (int k = 0; k < outputs; k++) Py_XDECREF(made[k]);
+    PyErr_Clear();
+    Py_RETURN_NONE;
+
+refuse:
+    PyErr_SetString(PyExc_TypeError, "compute: expected an operation, a spec, how, and the operation's inputs");
+    return NULL;
+}
+
+static PyMethodDef methods[] = {
+    {"bind", bind, METH_VARARGS, NULL},
+    {"compute", (PyCFunction)(void (*)(void))compute, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "gem_kernels", .m_methods = methods,
+                                        .m_slots = slots};
+
+PyMODINIT_FUNC PyInit_gem_kernels(void) { return PyModuleDef_Init(&definition); }
+
+#endif
+#endif
+#endif

@@ -1,0 +1,153 @@
+"""The short way to the kernels, in C: it gives the same bits as the long way, and declines what is special."""
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gem_activations import GemSpec
+from gem_activations.kernels.cpu import OPERATIONS, spec_handle
+from gem_activations.torch import gem, segem
+from gem_activations.torch.compiled import ATTACHED, IN_PLACE, PLAINLY, UNSEEN, load_cpu
+
+from .known_warnings import tracing
+
+SPEC = GemSpec(2, 0.5, 0.01)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@pytest.fixture
+def kernels():
+    kernels = load_cpu()
+    if kernels is None:
+        pytest.skip("the C kernels are not built")
+    if kernels.compute.__name__ != "compute":
+        pytest.skip("the C kernels were built without Python's headers, or for a Python without a stable ABI")
+    return kernels
+
+
+def compute(kernels, how, *tensors, name="forward", spec=SPEC):
+    return kernels.compute(OPERATIONS[name].code, spec_handle(spec).address, how, *tensors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (2, 1, 5), (70_000,)], ids=str)
+def test_every_operation_has_the_bits_of_the_long_way(kernels, name, dtype, shape, monkeypatch):
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape).to(dtype) for _ in range(OPERATIONS[name].inputs)]
+    short = compute(kernels, PLAINLY, *inputs, name=name)
+    monkeypatch.setattr(kernels, "compute", lambda *_: None)
+    long = kernels._run(OPERATIONS[name], SPEC, *inputs)
+    short, long = ((result,) if isinstance(result, torch.Tensor) else result for result in (short, long))
+    assert len(short) == len(long) == OPERATIONS[name].outputs
+    for got, want in zip(short, long, strict=True):
+        assert (got.shape, got.dtype) == (want.shape, want.dtype)
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_all_is_right_without_the_short_way(kernels, monkeypatch):
+    x = torch.linspace(-2, 3, 24, requires_grad=True)
+
+    def everything():
+        y = segem(x, n=2, eps=0.5)
+        (grad,) = torch.autograd.grad((y * y).sum(), x, create_graph=True)
+        return y, grad, *torch.autograd.grad(grad.square().sum(), x)
+
+    want = everything()
+    monkeypatch.setattr(kernels, "compute", lambda *_: None)
+    for got, expected in zip(everything(), want, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+SPECIAL = {
+    "transposed": lambda: torch.randn(3, 3).t(),
+    "expanded": lambda: torch.randn(1).expand(3),
+    "integer": lambda: torch.ones(3, dtype=torch.int32),
+    "complex": lambda: torch.ones(3, dtype=torch.complex64),
+    "eight bits": lambda: torch.ones(3).to(torch.float8_e5m2),
+    "zeros that are not stored": lambda: torch._efficientzerotensor(3),
+    "sparse": lambda: torch.ones(3).to_sparse(),
+    "without data": lambda: torch.ones(3, device="meta"),
+    "negated by a view": lambda: torch._neg_view(torch.ones(3)),
+    "copied on writing": lambda: torch._lazy_clone(torch.ones(3)),
+    "no tensor": lambda: [1.0],
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("how", [PLAINLY, UNSEEN, ATTACHED])
+def test_special_tensors_are_declined(kernels, kind, how):
+    assert compute(kernels, how, SPECIAL[kind]()) is None
+
+
+def test_inputs_that_differ_are_declined(kernels):
+    x = torch.ones(3)
+    for other in (torch.ones(2), torch.ones(3, 1), torch.ones(3).double(), torch.ones(6)[::2]):
+        assert compute(kernels, PLAINLY, x, other, name="backward") is None
+        assert compute(kernels, PLAINLY, other, x, name="backward") is None
+
+
+def test_autograd_is_seen(kernels):
+    x = torch.ones(3, requires_grad=True)
+    assert compute(kernels, UNSEEN, x) is None
+    assert isinstance(compute(kernels, ATTACHED, x), tuple)
+    with torch.no_grad():
+        assert isinstance(compute(kernels, UNSEEN, x), torch.Tensor)
+        assert isinstance(compute(kernels, ATTACHED, x), torch.Tensor)
+    assert compute(kernels, ATTACHED, torch.nn.Parameter(torch.ones(3))) is None
+
+
+def test_in_place_the_input_is_the_output(kernels):
+    x = torch.full((3,), 2.0)
+    assert compute(kernels, IN_PLACE, x, spec=GemSpec()) is x
+    assert x.tolist() == [1.600000023841858] * 3
+
+
+def test_a_wrong_number_of_inputs_is_an_error(kernels):
+    for arguments in ((), (0, 0, 0), (0, 0, 0, torch.ones(1), torch.ones(1)), (99, 0, 0, torch.ones(1))):
+        with pytest.raises(TypeError, match="expected an operation"):
+            kernels.compute(*arguments)
+
+
+def test_a_spec_that_the_library_refuses_is_declined(kernels):
+    assert kernels.compute(OPERATIONS["forward"].code, 0, PLAINLY, torch.ones(1)) is None
+
+
+def test_no_reference_is_kept(kernels):
+    import sys
+
+    x = torch.ones(3)
+    before = sys.getrefcount(x)
+    for how, name, count in ((ATTACHED, "forward", 1), (IN_PLACE, "forward", 1), (UNSEEN, "third", 5)):
+        for _ in range(50):
+            compute(kernels, how, *[x] * count, name=name)
+    compute(kernels, UNSEEN, x, x.double(), name="backward")
+    assert sys.getrefcount(x) == before
+
+
+@tracing
+@pytest.mark.usefixtures("kernels")
+def test_modes_and_tracers_see_what_is_computed():
+    seen = []
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    x = torch.tensor([-1.0, 2.0])
+    for mode in (Functions(), Operators()):
+        seen.clear()
+        with mode:
+            y = gem(x)
+        assert len(seen) > 0
+        torch.testing.assert_close(y, gem(x))
+    for traced in (make_fx(lambda x: gem(x))(x), torch.jit.trace(lambda x: gem(x), (x,))):
+        torch.testing.assert_close(traced(x + 1), gem(x + 1))
