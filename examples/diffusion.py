@@ -95,6 +95,8 @@ def train(
     with torch.no_grad():
         found = denoising_loss(model, held.repeat(20, 1), torch.Generator().manual_seed(1))
     if picture:
-        sheet = draw(model, 64).reshape(8, 8, 8, 8).transpose(1, 2).reshape(64, 64)
+        drawn = draw(model, 64).clamp(pixels.min(), pixels.max()).reshape(8, 8, 8, 8)
+        framed = nn.functional.pad(drawn, (1, 1, 1, 1), value=float(pixels.min()))
+        sheet = framed.transpose(1, 2).reshape(80, 80)
         plt.imsave(run.folder / "digits.png", sheet.repeat_interleave(4, 0).repeat_interleave(4, 1), cmap="gray_r")
     return {"denoising_loss": float(found), "loss": float(loss.detach())}
