@@ -2,9 +2,11 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -123,6 +125,27 @@ def test_figures_of_a_comparison_are_those_of_its_result_file(name):
     assert found
     lines = re.findall(r"^\| (.*) \|$", section.partition("\n## ")[0], re.MULTILINE)[1:]
     assert [[cell.strip() for cell in line.split("|")] for line in lines] == table
+
+
+def test_figures_of_reduced_runs_are_those_of_their_rows():
+    """Runs that are kept without a summary: a line an arm under the name of the folder."""
+    page = (ROOT / "docs/results.md").read_text().partition("## Reduced runs")[2]
+    sections = re.findall(
+        r"^`benchmarks/results/([\w-]+)`: .*?^\| activation \| test (\w+).*?\n\n", page + "\n", re.M | re.S
+    )
+    assert sections
+    for name, metric in sections:
+        section = page.partition(f"`benchmarks/results/{name}`")[2].partition("`benchmarks/results/")[0]
+        scale, digits, _ = METRICS[metric]
+        digits = 3 if metric == "loss" else digits
+        with (ROOT / f"benchmarks/results/{name}/results.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["status"] == "finished"]
+        for arm in {row["activation"] for row in rows}:
+            field = "test_loss" if metric == "perplexity" else f"test_{metric}"
+            values = [float(row[field]) for row in rows if row["activation"] == arm]
+            values = [scale * (math.exp(value) if metric == "perplexity" else value) for value in values]
+            mean, spread = statistics.mean(values), statistics.stdev(values)
+            assert f"| `{arm}` | {mean:.{digits}f} ± {spread:.{digits}f} ({len(values)}) |" in section, (name, arm)
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
