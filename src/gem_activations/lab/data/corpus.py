@@ -5,7 +5,6 @@ A corpus is any text file, or any folder of text files. A line `<|endoftext|>` e
 
 import hashlib
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ _NAMES = {"train": "train", "valid": "validation", "validation": "validation", "
 _USUAL = ("text/books", "text")
 _HELD_OUT = 0.05  # Share of the characters of each of validation and test, where the split is ours.
 _LARGE = 2 * _HELD_OUT
-_LINE_BREAK = re.compile("\n")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,15 @@ def read_texts(corpus: Path) -> Texts:
     given = _given_splits(corpus)
     if given:
         texts = Texts(**{name: _read_documents(given[name]) for name in SPLITS}, origin=corpus)
-        _check_apart(texts)
+        owner: dict[str, str] = {}
+        for name in SPLITS:
+            for document in getattr(texts, name):
+                other = owner.setdefault(document, name)
+                if other != name:
+                    raise DataError(
+                        f"{corpus}: the document that begins {' '.join(document[:60].split())!r} stands in {other} and "
+                        f"in {name}; remove it from one of them"
+                    )
         return texts
     documents = _read_documents(corpus)
     splits = _deal(documents) if len(documents) >= len(SPLITS) else _cut(documents)
@@ -114,7 +120,7 @@ def checksum(documents: Sequence[str]) -> str:
 def _given_splits(corpus: Path) -> dict[str, Path] | None:
     """Find the files or folders that are named as splits; None where not all three are there."""
     found: dict[str, Path] = {}
-    for entry in _entries(corpus) if corpus.is_dir() else ():
+    for entry in sorted(corpus.glob("[!.]*")):  # Nothing, if it is a file.
         name = _NAMES.get((entry.name if entry.is_dir() else entry.stem).lower())
         if name and (entry.is_dir() or entry.suffix in _SUFFIXES):
             if name in found:
@@ -125,24 +131,20 @@ def _given_splits(corpus: Path) -> dict[str, Path] | None:
 
 def _read_documents(place: Path) -> tuple[str, ...]:
     """Read the documents of a file or folder; of equal ones the first is kept."""
-    documents: dict[bytes, str] = {}
+    documents: dict[str, None] = {}
     for path in _list_files(place) if place.is_dir() else [place]:
-        for part in _read(path).split(END_OF_TEXT):
-            document = part.strip("\n")
-            if document.strip():
-                documents.setdefault(_digest(document), document)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path} is no UTF-8 text (byte {error.start}); convert it, or name another corpus"
+            ) from error
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        documents |= {part.strip("\n"): None for part in text.split(END_OF_TEXT) if part.strip()}
     if not documents:
         raise DataError(f"{place} holds no text; put a text file there, or name another one by --data-dir")
-    return tuple(documents.values())
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text (byte {error.start}); convert it, or name another corpus") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return tuple(documents)
 
 
 def _list_files(folder: Path) -> list[Path]:
@@ -152,13 +154,6 @@ def _list_files(folder: Path) -> list[Path]:
         (path for path in files if path.suffix in _SUFFIXES and not path.name.startswith(".")),
         key=lambda path: path.relative_to(folder).as_posix(),
     )
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"cannot read {folder}: {error.strerror or error}") from error
 
 
 def _deal(documents: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -182,29 +177,14 @@ def _cut(documents: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Cut each document into its first 90 %, the next 5 % and the last 5 %, at line breaks where there are any."""
     parts: list[tuple[str, str, str]] = []
     for document in documents:
-        first = _break(document, round((1 - 2 * _HELD_OUT) * len(document)), len(document))
-        second = _break(document, round((1 - _HELD_OUT) * len(document)), len(document))
-        parts.append((document[:first], document[first:second], document[second:]))
+        ends: list[int] = []
+        for share in (1 - 2 * _HELD_OUT, 1 - _HELD_OUT):
+            place = round(share * len(document))
+            # After the next line break, unless that is further than 1 % of the document.
+            found = document.find("\n", place, place + len(document) // 100)
+            ends.append(found + 1 if found >= 0 else place)
+        parts.append((document[: ends[0]], document[ends[0] : ends[1]], document[ends[1] :]))
     return tuple(tuple(part for part in split if part.strip()) for split in zip(*parts, strict=True))
-
-
-def _break(document: str, place: int, end: int) -> int:
-    """Return the place after the next line break, unless that is further than 1 % of the document."""
-    found = _LINE_BREAK.search(document, place, min(end, place + end // 100))
-    return found.end() if found else place
-
-
-def _check_apart(texts: Texts) -> None:
-    owner: dict[bytes, str] = {}
-    for name in SPLITS:
-        for document in getattr(texts, name):
-            other = owner.setdefault(_digest(document), name)
-            if other != name:
-                start = " ".join(document[:60].split())
-                raise DataError(
-                    f"{texts.origin}: the document that begins {start!r} stands in {other} and in {name}; "
-                    "remove it from one of them"
-                )
 
 
 def _digest(document: str) -> bytes:

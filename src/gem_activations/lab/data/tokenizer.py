@@ -5,7 +5,6 @@ or "<|endoftext|>" is written cannot forge one; their ids are taken from the voc
 """
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,21 +69,18 @@ class TextTokenizer:
 
     def encode(self, documents: Iterable[str]) -> Ids:
         """Return the ids of documents, one after the other, each followed by the end token: (tokens,), uint32."""
-        streams = [part for document in documents for part in (*self._encode_one(document), self._end_ids())]
-        return np.concatenate(streams) if streams else np.empty(0, np.uint32)
+        streams = [np.empty(0, np.uint32)]
+        for document in documents:
+            pieces = cut(document)
+            while several := list(islice(pieces, _PIECES)):
+                encodings = self._library.encode_batch_fast(several, add_special_tokens=False)
+                streams += [np.array(encoding.ids, np.uint32) for encoding in encodings]
+            streams.append(np.array([self.end], np.uint32))
+        return np.concatenate(streams)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; WordPiece has lost case, accents and line breaks."""
         return self._library.decode(list(ids), skip_special_tokens=False)
-
-    def _encode_one(self, document: str) -> Iterator[Ids]:
-        pieces = cut(document)
-        while several := list(islice(pieces, _PIECES)):
-            encodings = self._library.encode_batch_fast(several, add_special_tokens=False)
-            yield from (np.array(encoding.ids, dtype=np.uint32) for encoding in encodings)
-
-    def _end_ids(self) -> Ids:
-        return np.array([self.end], dtype=np.uint32)
 
 
 def find_published(kind: Kind, size: int, folders: Iterable[Path]) -> tuple[Path, ...] | None:
@@ -118,7 +115,7 @@ def load_published(kind: Kind, files: tuple[Path, ...]) -> TextTokenizer:
 
     Raises: DataError: a file cannot be read, or is not the published vocabulary.
     """
-    library, size = _library(), _PUBLISHED[kind][0]
+    library, size = import_tokenizers(), _PUBLISHED[kind][0]
     names = " and ".join(str(path) for path in files)
     try:
         model = (
@@ -146,7 +143,37 @@ def train_tokenizer(kind: Kind, size: int, documents: Sequence[str]) -> TextToke
     least = 257 if kind == "gpt2" else 64
     if size < least:
         raise SettingError(f"a vocabulary of {size} tokens is too small: a {kind} tokenizer needs at least {least}")
-    model = _train_bpe(size, documents) if kind == "gpt2" else _train_wordpiece(size, documents)
+    library = import_tokenizers()
+    tokenizer = _with_rules(kind, library.models.BPE() if kind == "gpt2" else library.models.WordPiece())
+    if kind == "gpt2":
+        letters = sorted(library.pre_tokenizers.ByteLevel.alphabet())
+        named, kind_of_trainer = [*_SPECIAL[kind]], library.trainers.BpeTrainer
+    else:
+        # The trainer numbers the letters within words in the order of a hash map, which differs from process to process
+        # and decides between pairs that are equally frequent (huggingface/tokenizers, issue 1794): they are numbered
+        # here, beforehand.
+        counts: Counter[str] = Counter()
+        for document in documents:
+            counts.update(tokenizer.normalizer.normalize_str(document))
+        usual = sorted((letter for letter in counts if not letter.isspace()), key=lambda each: (-counts[each], each))
+        letters = sorted(usual[: min(_LETTERS, size // 8)])
+        named = [*_SPECIAL[kind], *letters, *(f"##{letter}" for letter in letters)]
+        kind_of_trainer = library.trainers.WordPieceTrainer
+    trainer = kind_of_trainer(
+        vocab_size=size,
+        min_frequency=_MIN_FREQUENCY,
+        show_progress=False,
+        special_tokens=named,
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+    )
+    tokenizer.train_from_iterator(chain.from_iterable(map(cut, documents)), trainer)
+    # Read back without the special tokens: the trained one would find them in a text, too.
+    if kind == "gpt2":
+        trained = msgspec.json.decode(tokenizer.to_str())["model"]
+        model = library.models.BPE(trained["vocab"], [tuple(merge) for merge in trained["merges"]])
+    else:
+        model = library.models.WordPiece(tokenizer.get_vocab(), unk_token=_SPECIAL[kind][1])
     return _assemble(kind, model, "trained on the training text")
 
 
@@ -163,43 +190,6 @@ def cut(document: str) -> Iterator[str]:
         stop = found.end() if found else len(document)
         yield document[start:stop]
         start = stop
-
-
-def _train_bpe(size: int, documents: Sequence[str]) -> Any:
-    library = _library()
-    tokenizer = _with_rules("gpt2", library.models.BPE())
-    alphabet = sorted(library.pre_tokenizers.ByteLevel.alphabet())
-    _train(tokenizer, library.trainers.BpeTrainer, size, documents, [*_SPECIAL["gpt2"]], alphabet)
-    # Read back without the special token: the trained one would find it in a text, too.
-    model = json.loads(tokenizer.to_str())["model"]
-    return library.models.BPE(model["vocab"], [tuple(merge) for merge in model["merges"]])
-
-
-def _train_wordpiece(size: int, documents: Sequence[str]) -> Any:
-    """Train WordPiece with its letters numbered beforehand.
-
-    The trainer numbers the letters within words in the order of a hash map, which differs from process to process and
-    decides between pairs that are equally frequent (huggingface/tokenizers, issue 1794).
-    """
-    library = _library()
-    tokenizer = _with_rules("bert", library.models.WordPiece())
-    counts: Counter[str] = Counter()
-    for document in documents:
-        counts.update(tokenizer.normalizer.normalize_str(document))
-    usual = sorted((letter for letter in counts if not letter.isspace()), key=lambda letter: (-counts[letter], letter))
-    letters = sorted(usual[: min(_LETTERS, size // 8)])
-    named = [*_SPECIAL["bert"], *letters, *(f"##{letter}" for letter in letters)]
-    _train(tokenizer, library.trainers.WordPieceTrainer, size, documents, named, letters)
-    return library.models.WordPiece(tokenizer.get_vocab(), unk_token=_SPECIAL["bert"][1])
-
-
-def _train(
-    tokenizer: Any, trainer: Any, size: int, documents: Sequence[str], named: list[str], alphabet: list[str]
-) -> None:
-    pieces = chain.from_iterable(map(cut, documents))
-    settings: dict[str, Any] = {"vocab_size": size, "min_frequency": _MIN_FREQUENCY, "show_progress": False}
-    settings["limit_alphabet"] = len(alphabet)
-    tokenizer.train_from_iterator(pieces, trainer(special_tokens=named, initial_alphabet=alphabet, **settings))
 
 
 def _assemble(kind: Kind, model: Any, origin: str) -> TextTokenizer:
@@ -219,7 +209,7 @@ def _assemble(kind: Kind, model: Any, origin: str) -> TextTokenizer:
 
 
 def _with_rules(kind: Kind, model: Any) -> Any:
-    library = _library()
+    library = import_tokenizers()
     tokenizer = library.Tokenizer(model)
     if kind == "gpt2":
         tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -231,7 +221,8 @@ def _with_rules(kind: Kind, model: Any) -> Any:
     return tokenizer
 
 
-def _library() -> Any:
+def import_tokenizers() -> Any:
+    """Import the library. Raises: MissingDependencyError: it is not installed, or too old."""
     with framework("tokenizers", at_least="0.22", install="'gem-activations[lab,huggingface]'"):
         import tokenizers
     return tokenizers

@@ -3,23 +3,21 @@
 import contextlib
 import hashlib
 import io
-import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
+import msgspec
 import numpy as np
 from filelock import FileLock
 
 from ...files import write_atomically
 from .corpus import SPLITS, Texts, checksum
-from .tokenizer import Ids, Kind, TextTokenizer, find_published, load_published, train_tokenizer
+from .tokenizer import Ids, Kind, find_published, import_tokenizers, load_published, train_tokenizer
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,9 @@ def default_cache_dir() -> Path:
 
 
 def load_tokens(texts: Texts, kind: Kind, size: int, folders: Sequence[Path], cache_dir: Path | None = None) -> Tokens:
-    """Return the tokens of a corpus, from the cache where they are intact there.
+    """Return the tokens of a corpus, from the cache if they are intact there.
 
-    The published tokenizer is used where `size` is its own and its files are found; else one is trained on the training
+    The published tokenizer is used if `size` is its own and its files are found; else one is trained on the training
     documents. A cache folder that cannot be written is done without, with a warning.
 
     Args:
@@ -63,87 +61,50 @@ def load_tokens(texts: Texts, kind: Kind, size: int, folders: Sequence[Path], ca
     Raises: DataError: a file of the tokenizer is missing or damaged; MissingDependencyError: no `tokenizers` library.
     """
     files = find_published(kind, size, folders)
-    identity = _identify(texts, kind, size, files)
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    path = (cache_dir or default_cache_dir()) / f"{kind}-{key[:32]}.npz"
-    with _locked(path):
-        tokens = _read(path, identity)
-        if tokens is None:
-            tokens = _encode(texts, load_published(kind, files) if files else train_tokenizer(kind, size, texts.train))
-            _write(path, identity, tokens)
-    return tokens
-
-
-def _identify(texts: Texts, kind: Kind, size: int, files: tuple[Path, ...] | None) -> dict[str, Any]:
-    """Return everything that the tokens depend on."""
-    published = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files or ()]
-    return {
+    identity = {
         "format": _FORMAT,
         "kind": kind,
         "size": size,
-        "published": published,
-        "tokenizers": _version(),
+        "published": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files or ()],
+        "tokenizers": import_tokenizers().__version__,
         **{name: checksum(getattr(texts, name)) for name in SPLITS},
     }
-
-
-def _version() -> str:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version("tokenizers")
-    return "unknown"
-
-
-def _encode(texts: Texts, tokenizer: TextTokenizer) -> Tokens:
-    streams = {name: tokenizer.encode(getattr(texts, name)) for name in SPLITS}
-    return Tokens(**streams, size=tokenizer.size, special=tokenizer.special, tokenizer=tokenizer.digest)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time make a file; without a lock where the folder cannot be written."""
+    key = hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()
+    path = (cache_dir or default_cache_dir()) / f"{kind}-{key[:32]}.npz"
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # A folder that cannot be written has no lock.
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(path.with_suffix(".lock")))
-        yield
+        tokens = _read(path)
+        if tokens is None:
+            tokenizer = load_published(kind, files) if files else train_tokenizer(kind, size, texts.train)
+            streams = {name: tokenizer.encode(getattr(texts, name)) for name in SPLITS}
+            tokens = Tokens(**streams, size=tokenizer.size, special=tokenizer.special, tokenizer=tokenizer.digest)
+            _write(path, tokens)
+    return tokens
 
 
-def _read(path: Path, identity: dict[str, Any]) -> Tokens | None:
-    """Read tokens back; None where they are missing, damaged or others."""
+def _read(path: Path) -> Tokens | None:
+    """Read tokens back; None if they are missing or damaged, which the checksums of a zip archive tell."""
     try:
         # From memory: of a damaged file that it opened itself, NumPy leaves the handle open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            header = json.loads(stored["header"].tobytes())
             streams = {name: stored[name].astype(np.uint32) for name in SPLITS}
+            return Tokens(**streams, **msgspec.json.decode(stored["vocabulary"].tobytes()))
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
         return None
-    if header.get("identity") != identity or header.get("checksums") != _checksums(streams):
-        return None
-    return Tokens(**streams, **header["vocabulary"])
 
 
-def _write(path: Path, identity: dict[str, Any], tokens: Tokens) -> None:
-    streams = {name: getattr(tokens, name) for name in SPLITS}
-    header = {
-        "identity": identity,
-        "checksums": _checksums(streams),
-        "vocabulary": {"size": tokens.size, "special": tokens.special, "tokenizer": tokens.tokenizer},
-    }
+def _write(path: Path, tokens: Tokens) -> None:
+    vocabulary = {"size": tokens.size, "special": tokens.special, "tokenizer": tokens.tokenizer}
     narrow = np.uint16 if tokens.size <= 1 << 16 else np.uint32
+    streams = {name: getattr(tokens, name).astype(narrow) for name in SPLITS}
     content = io.BytesIO()
-    np.savez(
-        content,
-        header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
-        **{name: ids.astype(narrow) for name, ids in streams.items()},
-    )
+    np.savez(content, vocabulary=np.frombuffer(msgspec.json.encode(vocabulary), np.uint8), **streams)
     try:
         write_atomically(path, content.getvalue())
     except OSError as error:
-        reason = error.strerror or error
         warnings.warn(
-            f"the tokens cannot be kept in {path.parent} ({reason}); they are made anew each time", stacklevel=2
+            f"the tokens cannot be kept in {path.parent} ({error.strerror or error}); they are made anew each time",
+            stacklevel=2,
         )
-
-
-def _checksums(streams: dict[str, Ids]) -> dict[str, str]:
-    return {name: hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest() for name, ids in streams.items()}
