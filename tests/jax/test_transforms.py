@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from jax.test_util import check_grads
+from jax.test_util import check_grads as assert_gradients
 
 from gem_activations import GemSpec
 from gem_activations.jax import activate, gem, segem
@@ -28,7 +28,7 @@ def points(spec):
     return jnp.asarray(np.concatenate([np.linspace(-2, 3, 23) * spec.scale, [0.0]]))
 
 
-def close(got, want):
+def assert_close(got, want):
     np.testing.assert_allclose(got, want, **SAME_MATHEMATICS)
 
 
@@ -36,11 +36,11 @@ def close(got, want):
 def test_jit_vmap_and_their_gradients(spec):
     x = points(spec)
     f = partial(activate, spec=spec)
-    close(jax.jit(f)(x), spec(x))
-    close(jax.vmap(f)(x), spec(x))
-    close(jax.vmap(f, in_axes=1, out_axes=1)(x.reshape(4, 6)), spec(x.reshape(4, 6)))
-    close(jax.vmap(jax.grad(f))(x), spec.derivative(x))
-    close(jax.jit(jax.grad(lambda x: f(x).sum()))(x), spec.derivative(x))
+    assert_close(jax.jit(f)(x), spec(x))
+    assert_close(jax.vmap(f)(x), spec(x))
+    assert_close(jax.vmap(f, in_axes=1, out_axes=1)(x.reshape(4, 6)), spec(x.reshape(4, 6)))
+    assert_close(jax.vmap(jax.grad(f))(x), spec.derivative(x))
+    assert_close(jax.jit(jax.grad(lambda x: f(x).sum()))(x), spec.derivative(x))
 
 
 @every_spec
@@ -48,10 +48,10 @@ def test_forward_mode_jacobians_and_hessian(spec):
     x = points(spec)
     f = partial(activate, spec=spec)
     value, tangent = jax.jvp(f, (x,), (jnp.full_like(x, 3.0),))
-    close(value, spec(x))
-    close(tangent, 3 * spec.derivative(x))
+    assert_close(value, spec(x))
+    assert_close(tangent, 3 * spec.derivative(x))
     for jacobian in (jax.jacfwd, jax.jacrev):
-        close(jax.jit(jacobian(f))(x), np.diag(spec.derivative(x)))
+        assert_close(jax.jit(jacobian(f))(x), np.diag(spec.derivative(x)))
     want = np.diag(spec.second_derivative(x))
     hessian = jax.jit(jax.hessian(lambda x: f(x).sum()))(x)
     np.testing.assert_allclose(hessian, want, rtol=0, atol=HIGHER_DERIVATIVE * np.abs(want).max())
@@ -108,7 +108,7 @@ def test_higher_derivatives_equal_mpmath(spec, order):
 @pytest.mark.parametrize("spec", [GemSpec(), GemSpec(2, 10.0, 0.01), GemSpec(3, 0.5)], ids=str)
 def test_the_gradients_pass_jaxs_own_check(spec, mode):
     x = jnp.asarray([[-1.5, -0.4, 0.3], [0.7, 1.1, 2.5]]) * spec.scale
-    check_grads(partial(activate, spec=spec), (x,), order=4, modes=[mode])
+    assert_gradients(partial(activate, spec=spec), (x,), order=4, modes=[mode])
 
 
 @pytest.mark.parametrize("spec", [*SPECS, GemSpec(16, 1e6), GemSpec(64)], ids=str)
@@ -137,10 +137,10 @@ def test_scan_checkpoint_and_loops():
     layer = partial(segem, n=2, eps=0.1)
     value, gradient = jax.jit(jax.value_and_grad(lambda weights: loss(weights, layer)))(weights)
     again, same = jax.jit(jax.value_and_grad(lambda weights: loss(weights, jax.checkpoint(layer))))(weights)
-    close(value, again)
-    close(gradient, same)
+    assert_close(value, again)
+    assert_close(gradient, same)
 
 
 def test_the_traced_parameters_are_constants_under_jit():
     f = jax.jit(segem, static_argnames=("n", "eps", "leak"))
-    close(f(jnp.linspace(-1, 2, 9), n=2, eps=0.5, leak=0.1), GemSpec(2, 0.5, 0.1)(np.linspace(-1, 2, 9)))
+    assert_close(f(jnp.linspace(-1, 2, 9), n=2, eps=0.5, leak=0.1), GemSpec(2, 0.5, 0.1)(np.linspace(-1, 2, 9)))

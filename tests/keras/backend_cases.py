@@ -340,3 +340,4 @@ class TestLayersByKeras(keras.src.testing.TestCase):
                 supports_masking=True,
                 assert_built_after_instantiation=False,
             )
+            assert layer(**arguments).compute_output_shape((2, 3, 4)) == (2, 3, 4)

@@ -28,18 +28,18 @@ def points(spec: GemSpec) -> torch.Tensor:
     return torch.cat([torch.linspace(-2, 3, 23, dtype=torch.float64) * spec.scale, torch.zeros(1).double()])
 
 
-def close(got: torch.Tensor, want) -> None:
+def assert_close(got: torch.Tensor, want) -> None:
     np.testing.assert_allclose(got.detach(), np.asarray(want), **SAME_MATHEMATICS)
 
 
 @every_spec
 def test_grad_vjp_and_vmap_of_grad(spec):
     x = points(spec)
-    close(torch.func.grad(lambda x: activate(x, spec).sum())(x), spec.derivative(x))
-    close(torch.func.vmap(torch.func.grad(lambda x: activate(x, spec)))(x), spec.derivative(x))
+    assert_close(torch.func.grad(lambda x: activate(x, spec).sum())(x), spec.derivative(x))
+    assert_close(torch.func.vmap(torch.func.grad(lambda x: activate(x, spec)))(x), spec.derivative(x))
     value, pull, *_ = torch.func.vjp(lambda x: activate(x, spec), x)
-    close(value, spec(x))
-    close(pull(2 * torch.ones_like(x))[0], 2 * spec.derivative(x))
+    assert_close(value, spec(x))
+    assert_close(pull(2 * torch.ones_like(x))[0], 2 * spec.derivative(x))
 
 
 @forward_mode
@@ -47,10 +47,10 @@ def test_grad_vjp_and_vmap_of_grad(spec):
 def test_jvp_jacobians_and_hessian(spec):
     x = points(spec)
     value, tangent, *_ = torch.func.jvp(lambda x: activate(x, spec), (x,), (torch.full_like(x, 3.0),))
-    close(value, spec(x))
-    close(tangent, 3 * spec.derivative(x))
+    assert_close(value, spec(x))
+    assert_close(tangent, 3 * spec.derivative(x))
     for jacobian in (torch.func.jacrev, torch.func.jacfwd):
-        close(jacobian(lambda x: activate(x, spec))(x), np.diag(spec.derivative(x)))
+        assert_close(jacobian(lambda x: activate(x, spec))(x), np.diag(spec.derivative(x)))
     hessian = torch.func.hessian(lambda x: activate(x, spec).sum())(x)
     want = np.diag(spec.second_derivative(x))
     np.testing.assert_allclose(hessian, want, rtol=0, atol=HIGHER_DERIVATIVE * np.abs(want).max())
@@ -61,7 +61,7 @@ def test_vmap_over_any_dimension(spec):
     x = torch.randn(3, 4, 5, dtype=torch.float64)
     for dimension in (0, 1, 2):
         got = torch.func.vmap(lambda x: activate(x, spec), in_dims=dimension, out_dims=dimension)(x)
-        close(got, spec(x))
+        assert_close(got, spec(x))
 
 
 def test_per_sample_gradients_of_a_model():
@@ -75,7 +75,7 @@ def test_per_sample_gradients_of_a_model():
     for row, sample in zip(rows, x, strict=True):
         parameter = weight.clone().requires_grad_()
         (want,) = torch.autograd.grad(loss(parameter, sample), parameter)
-        close(row, want)
+        assert_close(row, want)
 
 
 def test_functionalize_and_inplace():
@@ -88,7 +88,7 @@ def test_functionalize_and_inplace():
 def test_functional_jacobians_over_an_eager_graph(spec):
     x = points(spec)
     got = torch.autograd.functional.jacobian(lambda x: activate(x, spec), x, vectorize=True)
-    close(got, np.diag(spec.derivative(x)))
+    assert_close(got, np.diag(spec.derivative(x)))
 
 
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
@@ -107,7 +107,7 @@ def test_make_fx_records_the_backward_pass():
 
     traced = make_fx(slope)(torch.randn(9, dtype=torch.float64, requires_grad=True))
     fresh = torch.randn(9, dtype=torch.float64)
-    close(traced(fresh), spec.derivative(fresh))
+    assert_close(traced(fresh), spec.derivative(fresh))
 
 
 @tracing

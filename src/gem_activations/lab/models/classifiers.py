@@ -34,11 +34,22 @@ def build_model(model: Model, activation: str | Factory, shape: tuple[int, ...],
     factory = as_factory(activation)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(model, Mlp | Cnn):
-            layers = _mlp(model, factory, shape) if isinstance(model, Mlp) else _cnn(model, factory, shape)
-            return nn.Sequential(*layers, nn.Linear(_width(model, shape), classes))
+        if isinstance(model, Mlp):
+            layers: list[nn.Module] = [nn.Flatten()]
+            for inputs, outputs in pairwise((math.prod(shape), *model.hidden)):
+                layers += [nn.Linear(inputs, outputs), factory()]
+            return nn.Sequential(*layers, nn.Linear(model.hidden[-1], classes))
+        if isinstance(model, Cnn):
+            layers, (_, height, width) = [], shape
+            for inputs, outputs in pairwise((shape[0], *model.channels)):
+                for channels, stride in ((inputs, 1), (outputs, 2)):
+                    convolution = nn.Conv2d(channels, outputs, 3, stride, padding=1, bias=False)
+                    layers += [convolution, nn.BatchNorm2d(outputs), factory()]
+                height, width = (height + 1) // 2, (width + 1) // 2
+            return nn.Sequential(*layers, nn.Flatten(), nn.Linear(model.channels[-1] * height * width, classes))
         if isinstance(model, VitPlan):
-            return _vit(model, factory, shape, classes)
+            sizes = {"layers": model.layers, "width": model.width, "heads": model.heads, "patch": model.patch}
+            return VisionTransformer(shape, classes, factory, **sizes, hidden=model.width * model.feed_forward)
         blocks, rest = divmod(model.depth - 2, 2 * STAGES)
         if rest or blocks < 1:
             raise ValueError(f"a residual network of depth {model.depth}: expected 6m + 2")
@@ -49,41 +60,3 @@ def build_model(model: Model, activation: str | Factory, shape: tuple[int, ...],
 def count_parameters(model: nn.Module) -> int:
     """Count the trained scalars of a model."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def _vit(model: VitPlan, factory: Factory, shape: tuple[int, ...], classes: int) -> nn.Module:
-    return VisionTransformer(
-        shape,
-        classes,
-        factory,
-        layers=model.layers,
-        width=model.width,
-        heads=model.heads,
-        patch=model.patch,
-        hidden=model.width * model.feed_forward,
-    )
-
-
-def _mlp(model: Mlp, factory: Factory, shape: tuple[int, ...]) -> list[nn.Module]:
-    layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in pairwise((math.prod(shape), *model.hidden)):
-        layers += [nn.Linear(inputs, outputs), factory()]
-    return layers
-
-
-def _cnn(model: Cnn, factory: Factory, shape: tuple[int, ...]) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise((shape[0], *model.channels)):
-        for channels, stride in ((inputs, 1), (outputs, 2)):
-            convolution = nn.Conv2d(channels, outputs, 3, stride, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(outputs), factory()]
-    return [*layers, nn.Flatten()]
-
-
-def _width(model: Mlp | Cnn, shape: tuple[int, ...]) -> int:
-    if isinstance(model, Mlp):
-        return model.hidden[-1]
-    _, height, width = shape
-    for _ in model.channels:
-        height, width = (height + 1) // 2, (width + 1) // 2
-    return model.channels[-1] * height * width

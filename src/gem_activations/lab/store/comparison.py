@@ -91,20 +91,11 @@ def load_comparison(folder: Path) -> Comparison:
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """Read `comparison.json`; None where there is none.
+    """Read `comparison.json`; None if there is none.
 
     Raises: StoreError: the file is damaged, or of another format.
     """
-    path = folder / "comparison.json"
-    found = read_json(path, dict[str, Any])
-    if found is None:
-        return None
-    if found.pop("format", None) != _FORMAT:
-        raise StoreError(f"{path} is not in format {_FORMAT} of this version; use the version that wrote it")
-    try:
-        return msgspec.convert(found, Plan)
-    except msgspec.ValidationError as error:
-        raise StoreError(_damage(path, str(error))) from error
+    return read_format(folder / "comparison.json", Plan, _FORMAT)
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
@@ -121,7 +112,7 @@ def read_looks(folder: Path) -> tuple[Look, ...]:
 
 
 def read_result(folder: Path, activation: str, seed: int) -> RunResult | None:
-    """Read the result of a run; None where the run has not ended.
+    """Read the result of a run; None if the run has not ended.
 
     Raises: StoreError: the file is damaged, or belongs to another run.
     """
@@ -158,7 +149,7 @@ def append_metrics(path: Path, row: EpochRow) -> None:
 def cut_metrics(path: Path, epochs: int) -> list[EpochRow] | None:
     """Keep the first epochs of a run's `metrics.jsonl` and drop the rest, such as the line a killed process broke off.
 
-    Returns: The epochs that are kept; None where the file does not hold so many, and is left as it is.
+    Returns: The epochs that are kept; None if the file does not hold so many, and is left as it is.
     Raises: StoreError: the file cannot be written.
     """
     try:
@@ -196,7 +187,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def read_json(path: Path, kind: type[_Record]) -> _Record | None:
-    """Read a JSON file as a record of a kind; None where there is no such file.
+    """Read a JSON file as a record of a kind; None if there is no such file.
 
     Raises: StoreError: the file cannot be read, or is no such record.
     """
@@ -207,6 +198,22 @@ def read_json(path: Path, kind: type[_Record]) -> _Record | None:
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(_damage(path, str(error))) from error
+
+
+def read_format(path: Path, kind: type[_Record], number: int) -> _Record | None:
+    """Read a JSON file that names its format as a record of a kind; None if there is no such file.
+
+    Raises: StoreError: the file is of another format, cannot be read, or is no such record.
+    """
+    found = read_json(path, dict[str, Any])
+    if found is None:
+        return None
+    if found and found.pop("format", None) != number:
+        raise StoreError(f"{path} is not in format {number} of this version; use the version that wrote it")
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
         raise StoreError(_damage(path, str(error))) from error
 
 
@@ -222,8 +229,8 @@ def _read_metrics(path: Path, result: RunResult) -> tuple[EpochRow, ...]:
 
 
 def _damage(path: Path, reason: str) -> str:
-    whole = path.name == "comparison.json"
-    remedy = "use another --out folder" if whole else f"delete {path.parent} and run the same command again"
+    remedies = {"comparison.json": "use another --out folder", "rates.json": "run gem-act tune again"}
+    remedy = remedies.get(path.name, f"delete {path.parent} and run the same command again")
     return f"{path} is damaged: {reason}; {remedy}"
 
 

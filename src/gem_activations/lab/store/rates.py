@@ -1,18 +1,15 @@
 """Learning rates that a search found, one an activation: the file between `gem-act tune` and `gem-act compare`."""
 
-import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from ...errors import SettingError, StoreError
+from ...errors import SettingError
 from ..recipes.pipeline import Recipe
-from .comparison import write_json
+from .comparison import read_format, write_json
 
 FILE = "rates.json"
 _FORMAT = 1
@@ -26,7 +23,7 @@ class Trial:
     Attributes:
         rate: Highest learning rate of the schedule.
         value: Mean over the seeds of the metric on the validation split: the accuracy as a fraction, or the loss in
-            nats. None where a run of the trial failed.
+            nats. None if a run of the trial failed.
         failed: Runs that failed.
     """
 
@@ -41,11 +38,11 @@ class Tuned:
 
     Attributes:
         trials: Every trial, in the order of the rates.
-        rate: The chosen rate; None where every trial failed.
+        rate: The chosen rate; None if every trial failed.
     """
 
     trials: tuple[Trial, ...]
-    rate: float | None
+    rate: Annotated[float, msgspec.Meta(gt=0)] | None
 
     @property
     def failed(self) -> int:
@@ -74,21 +71,12 @@ class Tuning:
 
 
 def write_tuning(folder: Path, tuning: Tuning) -> Path:
-    """Write `rates.json` atomically into a folder and give its path.
+    """Write `rates.json` atomically into a folder and return its path.
 
     Raises: StoreError: it cannot be written.
     """
-    arms = {
-        name: {
-            "rate": arm.rate,
-            "at_edge": arm.at_edge,
-            "failed": arm.failed,
-            "trials": [dataclasses.asdict(trial) for trial in arm.trials],
-        }
-        for name, arm in tuning.arms.items()
-    }
     path = folder / FILE
-    write_json(path, {"format": _FORMAT, "recipe": tuning.recipe, "seeds": tuning.seeds, "arms": arms})
+    write_json(path, {"format": _FORMAT, **msgspec.to_builtins(tuning)})
     return path
 
 
@@ -103,8 +91,11 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
         recipe has no rate in it. StoreError: it cannot be read, or is damaged.
     """
     path = path / FILE if path.is_dir() else path
-    stored, rates = _read(path)
-    found, wanted = flatten(stored), flatten(to_plain(recipe.pipeline()))
+    stored = read_format(path, Tuning, _FORMAT)
+    if stored is None:
+        raise SettingError(f"--rates {path}: there is no such file; gem-act tune makes one")
+    rates = {name: arm.rate for name, arm in stored.arms.items() if arm.rate is not None}
+    found, wanted = flatten(stored.recipe), flatten(to_plain(recipe.pipeline()))
     differing = [key for key in {**wanted, **found} if key not in _FREE and found.get(key) != wanted.get(key)]
     if differing:
         named = ", ".join(f"{key} ({found.get(key)} there, {wanted.get(key)} now)" for key in differing[:3])
@@ -113,26 +104,6 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
     if absent:
         raise SettingError(f"--rates {path} has no learning rate for {', '.join(absent)}; tune these too")
     return rates
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != _FORMAT:
-            raise StoreError(f"{path} is not in format {_FORMAT} of this version; use the version that wrote it")
-        rates = {str(name): arm["rate"] for name, arm in values["arms"].items() if arm["rate"] is not None}
-        sound = all(isinstance(rate, float) and 0 < rate < math.inf for rate in rates.values())
-        if not sound or not isinstance(values["recipe"], dict):
-            raise ValueError
-    except FileNotFoundError:
-        raise SettingError(f"--rates {path}: there is no such file; gem-act tune makes one") from None
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    except StoreError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} is damaged: it holds no learning rates; run gem-act tune again") from error
-    return values["recipe"], rates
 
 
 def to_plain(values: Mapping[str, Any]) -> dict[str, Any]:
