@@ -5,7 +5,7 @@ Run: python tools/kill_compare.py FOLDER [--kills 20] [--recipe digits] [--activ
 FOLDER gets `whole`, the comparison left alone, and `killed-1`, which is killed and started again until it has been
 killed often enough, and then left to its end. Should it end before, `killed-2` follows, killed sooner. Results, epochs,
 figures by depth and the last checkpoints (weights, optimiser, random states) are compared bit for bit, all but times
-and memory. Exit status 1 where anything differs. Needs a system that forks.
+and memory. Exit status 1 if anything differs. Needs a system that forks.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def kill_at_random(request: Request, kills: int, span: float, draw: random.Rando
 
 
 def describe(folder: Path) -> str:
-    """Say what a killed process left."""
+    """Return what a killed process left."""
     begun = {path.parent for path in folder.glob("runs/*/*/config.json")}
     unfinished = [run for run in begun if not (run / "result.json").exists()]
     if not unfinished:
@@ -112,7 +112,7 @@ def describe(folder: Path) -> str:
 
 
 def differences(whole: Path, other: Path) -> Iterator[str]:
-    """Name what differs between two folders of the same comparison."""
+    """Return what differs between two folders of the same comparison."""
     first, second = load_comparison(whole), load_comparison(other)
     if first.missing or second.missing:
         yield f"runs without a result: {first.missing} and {second.missing}"
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--scale", default="full", choices=["full", "small", "smoke"])
     parser.add_argument("--activations", nargs="+", default=["relu", "rrelu", "gem(n=2)"])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--epochs", type=int, help="of each run; the recipe's where not given")
+    parser.add_argument("--epochs", type=int, help="of each run; the recipe's if not given")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--draw", type=int, default=0, help="seed of the moments (default 0)")
     options = parser.parse_args()

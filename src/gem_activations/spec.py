@@ -55,7 +55,7 @@ class GemSpec:
     Args:
         n: Smoothness order, 1 <= n <= 64; f is C^(2n).
         eps: Width of the transition, added to x^(2n), eps > 0: F is 1/2 at x = eps^(1/(2n)); eps -> 0 gives ReLU
-            (LeakyReLU where leak > 0).
+            (LeakyReLU if leak > 0).
         leak: Floor of the gate and slope for x < 0: 0, or at least 1e-30 and below 1. A smaller one is 0 in float32,
             where f(-inf) would be neither 0 nor -inf.
         reduction: Derived, not an argument: the gate's parameters in the coordinates that kernels compute in.
@@ -255,7 +255,7 @@ class GemSpec:
         return (1 - self.leak) * 2 * self.n * gate_over_x * one_minus_gate * (1 + 2 * self.n - 4 * self.n * gate)
 
     def inverse(self, y: ArrayLike) -> Array:
-        """Return the x >= 0 with f(x) = y (any x where leak > 0) in float64.
+        """Return the x >= 0 with f(x) = y (any x if leak > 0) in float64.
 
         Edge cases: 0 at 0 and inf at inf; for leak = 0, y < 0 is outside the range of f and gives NaN.
         Example:
@@ -324,8 +324,7 @@ def _unit_distance(n: int, p: float) -> float:
         return (2 * n - 1) ** (1 - 1 / (2 * n)) / (2 * n)
     if p * (2 * n - 1) <= 1:
         raise SpecError(
-            f"n={n}, p={p:g}: the L^p distance to ReLU is infinite; it exists where p (2n - 1) > 1. "
-            "Choose a larger p or n"
+            f"n={n}, p={p:g}: the L^p distance to ReLU is infinite; it exists if p (2n - 1) > 1. Choose a larger p or n"
         )
     first = (p + 1) / (2 * n)
     if p > MAX_P:

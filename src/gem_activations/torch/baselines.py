@@ -66,7 +66,7 @@ class SquaredReLU(nn.Module):
     """max(x, 0)^2.
 
     Returns: At the call: a tensor of the shape and floating dtype of the input, computed in that dtype.
-    Edge cases: 0 at -inf, inf at inf and where the square overflows, NaN at NaN.
+    Edge cases: 0 at -inf, inf at inf and if the square overflows, NaN at NaN.
     Source: D. So et al., arXiv:2109.08668, 2021.
     Example:
         >>> SquaredReLU()(torch.tensor([-2.0, 0.5, 3.0]))
@@ -238,7 +238,7 @@ class StarReLU(nn.Module):
         dtype: Of the two parameters.
     Returns: At the call: a tensor of the shape and floating dtype of the input, computed in that dtype.
     Raises: SpecError: a parameter that is not finite.
-    Edge cases: bias at -inf, inf at inf and where the square overflows, NaN at NaN.
+    Edge cases: bias at -inf, inf at inf and if the square overflows, NaN at NaN.
     Source: W. Yu et al., arXiv:2210.13452, 2022.
     Example:
         >>> StarReLU()(torch.tensor([-1.0, 0.0, 1.0])).detach()

@@ -50,7 +50,7 @@ def is_known_class(module: nn.Module) -> bool:
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
-    """Return the class that a module was made of; `swap` puts a subclass in its place where it serves functions.
+    """Return the class that a module was made of; `swap` puts a subclass in its place if it serves functions.
 
     Example:
         >>> own_class(nn.ReLU())
@@ -77,7 +77,7 @@ def as_activation(choice: Choice) -> catalog.Activation:
 
 
 def list_activations(model: nn.Module) -> str:
-    """Name the kinds of activations in a model for a message, the most frequent first.
+    """Return the kinds of activations in a model for a message, the most frequent first.
 
     Example:
         >>> list_activations(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.ReLU(), nn.Tanh()))
@@ -89,7 +89,7 @@ def list_activations(model: nn.Module) -> str:
 
 
 def describe(module: nn.Module) -> str:
-    """Name a module in one line: its class, with the parameters that set it apart.
+    """Return a module in one line: its class, with the parameters that set it apart.
 
     Example:
         >>> describe(nn.GELU(approximate="tanh")), describe(nn.ReLU())

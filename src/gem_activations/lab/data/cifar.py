@@ -30,7 +30,7 @@ def load_cifar(name: str, data_dir: Path | None, subset: Subset, shrink: int) ->
 
     Args:
         name: "cifar10", "cifar100" or "stl10".
-        data_dir: Folder with the files; None for the default one. CIFAR's archives are downloaded where they are not
+        data_dir: Folder with the files; None for the default one. CIFAR's archives are downloaded if they are not
             there; STL-10's, of 2.6 GB, only by `gem-act data get stl10`.
         subset: How many examples of each split are used.
         shrink: Side of the squares whose mean becomes one pixel; 1 leaves the images as they are.

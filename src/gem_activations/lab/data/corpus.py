@@ -42,7 +42,7 @@ class Texts:
 
 
 def find_corpus(place: Path) -> Path:
-    """Find the text at a place that a user names.
+    """Return the text at a place that a user names.
 
     Args:
         place: A text file; or a data folder with the text in text/books or text; or any folder with text files.
@@ -118,7 +118,7 @@ def checksum(documents: Sequence[str]) -> str:
 
 
 def _given_splits(corpus: Path) -> dict[str, Path] | None:
-    """Find the files or folders that are named as splits; None where not all three are there."""
+    """Return the files or folders that are named as splits; None if not all three are there."""
     found: dict[str, Path] = {}
     for entry in sorted(corpus.glob("[!.]*")):  # Nothing, if it is a file.
         name = _NAMES.get((entry.name if entry.is_dir() else entry.stem).lower())
@@ -174,7 +174,7 @@ def _deal(documents: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def _cut(documents: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Cut each document into its first 90 %, the next 5 % and the last 5 %, at line breaks where there are any."""
+    """Cut each document into its first 90 %, the next 5 % and the last 5 %, at line breaks if there are any."""
     parts: list[tuple[str, str, str]] = []
     for document in documents:
         ends: list[int] = []

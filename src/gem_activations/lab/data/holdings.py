@@ -37,7 +37,7 @@ class Holding:
     detail: str = ""
 
     def __str__(self) -> str:
-        """Say in words what was found.
+        """Return in words what was found.
 
         Example:
             >>> print(Holding(Path("data/test.bin"), "altered", "expected md5:12"))

@@ -44,7 +44,7 @@ class Dataset:
         classes: Number of classes.
         checksums: SHA-256 of each split's pixels and labels as they were read, before scaling.
         scaling: Mean and standard deviation of bytes over the training split, each (channels, 1, 1); None for float32.
-        folds: Predefined training sets, as indices into `train`; empty where there are none.
+        folds: Predefined training sets, as indices into `train`; empty if there are none.
         subset: How many examples of a fold, and of the rest for validation, are used.
     """
 
@@ -78,7 +78,7 @@ class Dataset:
         return dataclasses.replace(self, scaling=(mean, deviation.clamp(min=1.0)))
 
     def fold(self, seed: int) -> "Dataset":
-        """Return the data set of one seed: itself, or where there are folds, the one of the seed's number.
+        """Return the data set of one seed: itself, or if there are folds, the one of the seed's number.
 
         The fold is the training split and all other training examples are the validation split; the subset reduces
         both. The seeds beyond the number of folds begin again with the first.

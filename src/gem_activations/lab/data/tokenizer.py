@@ -84,7 +84,7 @@ class TextTokenizer:
 
 
 def find_published(kind: Kind, size: int, folders: Iterable[Path]) -> tuple[Path, ...] | None:
-    """Find the files of the published tokenizer; None where there are none or another vocabulary size is wanted.
+    """Return the files of the published tokenizer; None if there are none or another vocabulary size is wanted.
 
     Args:
         kind: "gpt2": encoder.json and vocab.bpe (or vocab.json and merges.txt); "bert": bert-base-uncased-vocab.txt

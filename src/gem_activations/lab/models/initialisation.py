@@ -37,7 +37,7 @@ def scale_to_gain(model: nn.Module, activation: str, example: Tensor) -> list[st
 
 
 def _find_readers(model: nn.Module, example: Tensor) -> dict[str, nn.Parameter]:
-    """Find the layers whose input lies in the memory of an activation's output: name -> weight matrix or kernel."""
+    """Return the layers whose input lies in the memory of an activation's output: name -> weight matrix or kernel."""
     outputs: list[Tensor] = []  # Kept, so that their memory is not given to another tensor.
     readers: dict[str, nn.Parameter] = {}
 

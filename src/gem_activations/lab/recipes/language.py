@@ -21,7 +21,7 @@ class Gpt2Plan:
         width: Width of a token; the feed-forward layer is four times as wide.
         heads: Attention heads; they divide the width.
         context: Tokens of a window, each of which predicts the next.
-        vocabulary: Rows of the token embedding. With 50,257 the published tokenizer is used where its files are found;
+        vocabulary: Rows of the token embedding. With 50,257 the published tokenizer is used if its files are found;
             otherwise a byte-level BPE of so many tokens at most is trained on the training text.
     """
 
@@ -47,7 +47,7 @@ class BertPlan:
         feed_forward: Width of the feed-forward layer.
         context: Tokens of a window, [CLS] and [SEP] included.
         positions: Rows of the position embedding, of which the context uses the first.
-        vocabulary: Rows of the token embedding. With 30,522 the published tokenizer is used where its file is found;
+        vocabulary: Rows of the token embedding. With 30,522 the published tokenizer is used if its file is found;
             otherwise a WordPiece vocabulary of so many tokens at most is trained on the training text.
         dropout: Probability, of hidden values and of attention weights.
         predicted: Share of the tokens that are predicted.

@@ -48,7 +48,7 @@ def choose_model(models: dict[str, Any], name: str) -> Any:
 
 
 def shorten(recipe: Recipe, *, epochs: int, seeds: int, subset: Subset | None = None) -> Recipe:
-    """Return a recipe with fewer epochs and seeds, and fewer examples where a subset is given."""
+    """Return a recipe with fewer epochs and seeds, and fewer examples if a subset is given."""
     training = dataclasses.replace(recipe.training, epochs=epochs)
     return dataclasses.replace(recipe, training=training, seeds=seeds, subset=subset or recipe.subset)
 

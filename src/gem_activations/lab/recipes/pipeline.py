@@ -119,7 +119,7 @@ class Training:
             of normalisations and those of activations (PReLU) do not.
         clip: Largest norm of the whole gradient; longer ones are scaled down to it. None: no clipping.
         epoch_steps: Steps of an epoch, drawn from an endless row of passes, all batches whole; None: one pass.
-        steps: Steps of the run where the last epoch is cut short; None: all steps of all epochs.
+        steps: Steps of the run if the last epoch is cut short; None: all steps of all epochs.
         micro_batch: Examples of one forward and backward pass; their gradients are summed to that of the whole
             batch's mean loss (BatchNorm sees the parts). None: the whole batch.
         precision: "float32", or "bfloat16": autocast in forward passes, weights and optimiser stay in float32.
@@ -233,7 +233,7 @@ class Recipe:
         return (RULES if self.scored == "test" else _UNTESTED)[self.selection]
 
     def for_arm(self, activation: str) -> Self:
-        """Return the recipe with which one activation is trained: at its own learning rate where it has one.
+        """Return the recipe with which one activation is trained: at its own learning rate if it has one.
 
         Args:
             activation: Canonical string.

@@ -25,7 +25,7 @@ def make_recipe(name: str, model: str | None = None, scale: str = "full") -> Rec
 
     Args:
         name: A name in `RECIPES`.
-        model: Another model of the recipe than its own, such as "mlp" or "cnn", where it offers several.
+        model: Another model of the recipe than its own, such as "mlp" or "cnn", if it offers several.
         scale: "full", "small" or "smoke".
     Raises: SettingError: no such recipe (the nearest are offered), model or scale.
     Example:

@@ -17,7 +17,7 @@ _PACKAGES = ("gem-activations", "torch", "numpy", "scikit-learn", "scipy", "pola
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Describe the running process as plain values.
+    """Return a description of the running process as plain values.
 
     Args:
         device: Where the runs train.
@@ -41,7 +41,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def describe_backends() -> dict[str, str]:
-    """Tell what computes the family's members, with paths inside the package: another backend gives other last bits."""
+    """Return what computes the members, with paths inside the package: another backend gives other last bits."""
     package = f"{Path(__file__).parents[2]}{os.sep}"
     return {name: sentence.replace(package, "") for name, sentence in backend_info().items()}
 

@@ -16,7 +16,7 @@ from ..modules import make_activation
 def act_layer(activation: Choice) -> Callable[..., nn.Module]:
     """Return what makes the module of an activation when it is called, for libraries that take a module class.
 
-    timm's models take it as `act_layer`, with nothing to register. `inplace` is taken as a keyword, and dropped where
+    timm's models take it as `act_layer`, with nothing to register. `inplace` is taken as a keyword, and dropped if
     the activation has no such option.
 
     Args:
@@ -56,7 +56,7 @@ class CatalogNames(dict[str, Any]):
         return act_layer(name)
 
     def get(self, name: Any, default: Any = None) -> Any:
-        """Return what `self[name]` does, or the default where the table does not contain the name."""
+        """Return what `self[name]` does, or the default if the table does not contain the name."""
         try:
             return self[name]
         except KeyError:
@@ -64,7 +64,7 @@ class CatalogNames(dict[str, Any]):
 
 
 def refuse_conflicts(table: str, names: Iterable[str], own: Collection[str]) -> None:
-    """Raise RegistrationError where somebody else has put a name of the catalog into a library's table.
+    """Raise RegistrationError if somebody else has put a name of the catalog into a library's table.
 
     Args:
         table: What the table is called, for the message.

@@ -81,7 +81,7 @@ class Replaced(NamedTuple):
 def follow_in_configurations(
     model: nn.Module, changed: list[str], replaced: list[Replaced]
 ) -> tuple[list[tuple[dict[str, Any], str, str]], list[str]]:
-    """Find what the configurations of transformers must say so that a saved model comes back as it is now.
+    """Return what the configurations of transformers must say so that a saved model comes back as it is now.
 
     `from_pretrained` makes a model of its configuration. A string is therefore changed only if the model that is made
     of the configuration with it (on the meta device, without weights) has each activation of the model as it is.

@@ -53,7 +53,7 @@ class SwapReport:
         self._done.clear()
 
     def __str__(self) -> str:
-        """Say it in a few lines: each kind of change with its places, what was left, and the notes."""
+        """Return a few lines: each kind of change with its places, what was left, and the notes."""
         kinds: dict[str, list[str]] = {}
         for change in self.changes:
             kinds.setdefault(f"{change.old} -> {change.new}", []).append(change.name)
@@ -67,9 +67,9 @@ def swap(model: nn.Module, choices: Mapping[Key, Value], *, inplace: bool = True
     """Change activations of a model, in place or in a copy.
 
     Weights, hooks, training mode and the names in the state_dict stay. A module that is used in several places stays
-    one. An activation that works in place is followed by one that does, where it can; else its change says "not in
+    one. An activation that works in place is followed by one that does, if it can; else its change says "not in
     place", and one that a forward calls as a statement, `self.act(x)`, is left. A slope that is learnt (PReLU) goes
-    with its activation; a new one gets the device and dtype of the weights around it. Where an activation keeps its
+    with its activation; a new one gets the device and dtype of the weights around it. If an activation keeps its
     input for the backward pass (GELU, SiLU, Hardswish), what follows may change its output in place: a member of the
     family in its place is made with save="input", and may be followed by the same.
 
@@ -85,8 +85,8 @@ def swap(model: nn.Module, choices: Mapping[Key, Value], *, inplace: bool = True
             - a predicate: (dotted name, module) -> bool. It alone can take a module of torch that is no activation and
               has no parts, such as nn.Dropout;
             - a function such as torch.nn.functional.gelu, torch.relu or torch.Tensor.relu: every spelling of the same
-              activation counts, where a module holds the function as an attribute (torch's transformer layers do) and
-              where a forward calls it. The calls of one function in one forward go to one new child module, by
+              activation counts, if a module holds the function as an attribute (torch's transformer layers do) and
+              if a forward calls it. The calls of one function in one forward go to one new child module, by
               torch.overrides.TorchFunctionMode; docs/frameworks/pytorch.md says what that cannot serve.
 
             A value is an activation as `make_activation` takes it; a module class; or a module, of which each place

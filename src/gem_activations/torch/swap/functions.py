@@ -65,7 +65,7 @@ def family_of(function: Any) -> str | None:
 
 
 def _serve(child: nn.Module, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Compute by a child module what a call asks of a function, in place where the call is."""
+    """Compute by a child module what a call asks of a function, in place if the call is."""
     x = args[0] if args else kwargs["input"]
     at, in_place = _INPLACE_AT.get(function, len(args)), getattr(child, "inplace", False)
     if function not in _OVERWRITING and not kwargs.get("inplace", len(args) > at and args[at]):

@@ -128,7 +128,7 @@ def _ask(predicate: Callable[..., Any], name: str, module: nn.Module) -> bool:
 
 
 def _reason_to_refuse(key: Any, module: nn.Module) -> str:
-    """Say why a chosen module is not taken for an activation, to follow "a Linear"; "" if it is taken."""
+    """Return why a chosen module is not taken for an activation, to follow "a Linear"; "" if it is taken."""
     home = type_before_parametrizations(module).__module__
     by_torch = home.startswith(("torch.nn.", "torch.ao.", "gem_activations.torch."))
     for name, part in () if by_torch else module.named_modules():
@@ -149,7 +149,7 @@ def _reason_to_refuse(key: Any, module: nn.Module) -> str:
 
 
 def nothing_matches(model: nn.Module, names: dict[int, list[str]], key: Any) -> str:
-    """Say that a key other than a function chooses nothing in a model, and what there is."""
+    """Return the sentence that a key other than a function chooses nothing in a model, and what there is."""
     held = sorted({family for module in model.modules() for family in held_functions(module).values()})
     functions = ", ".join(f"torch.nn.functional.{name}" for name in held)
     there = list_activations(model)

@@ -353,7 +353,7 @@ class Surgery:
                         self._put(other, _FAST, other[_FAST])
 
     def _name_lists(self) -> None:
-        """Name the plain lists and dicts that hold a module which is replaced elsewhere."""
+        """Report the plain lists and dicts that hold a module which is replaced elsewhere."""
         reason = "a plain list or dict holds the module that was replaced; use nn.ModuleList or nn.ModuleDict"
         held = [(module, *pair) for module in self._modules for pair in held_modules(module)]
         names = [self._join(module, attribute) for module, attribute, part in held if id(part) in self._replaced]
