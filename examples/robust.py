@@ -118,5 +118,5 @@ def train(
         "shift_error": float(wrong(x.roll(1, 3)).float().mean()),
         "calibration_error": calibration_error(chances, y),
         "brier": float((chances - one_hot(y, 10)).square().sum(1).mean()),
-        "epochs": float(epoch),
+        "epochs_needed": float(epoch),
     }

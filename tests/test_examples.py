@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gem_activations.lab.store.records import CORE
 from gem_activations.torch import make_activation
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,7 @@ def test_examples_return_finite_figures(name, tmp_path):
     figures = load(name).train(run, **SHORT[name])
     assert figures
     assert METRICS[name] in figures
+    assert not figures.keys() & set(CORE)  # The lab records those itself.
     assert all(math.isfinite(value) for value in figures.values())
     assert [path.name for path in tmp_path.iterdir()] == (["digits.png"] if name == "diffusion" else [])
 
