@@ -5,6 +5,9 @@ import os
 import re
 import sys
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+
 import gem_activations
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # Of the backends the one that is there in any case.
@@ -15,18 +18,26 @@ project = "gem-activations"
 author = "The gem-activations developers"
 release = gem_activations.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+nb_execution_mode = "cache"  # What has run stays in build/.jupyter_cache until a cell changes.
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_execution_in_temp = True
+nb_output_stderr = "remove"  # Progress bars.
+copybutton_exclude = ".linenos, .gp, .go"
+html_math_renderer = "mathml"
 default_role = "code"
 exclude_patterns = ["_build", "site"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = "gem-activations"
 html_extra_path = ["site"]
 html_copy_source = False
 html_show_copyright = False
 smartquotes = False
-# The pages of docs/properties hang on their table, not on the menu.
-suppress_warnings = ["toc.not_included"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_type_aliases = {"ArrayLike": "ArrayLike", "Float64Array": "Float64Array"}
@@ -104,8 +115,15 @@ def _legible(_app, what, _name, _documented, _options, signature, returned) -> t
     return signature, returned
 
 
+def _write_formula(translator, node) -> None:
+    """Write a formula as MathML, which browsers set without a script or a font from elsewhere."""
+    translator.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    raise nodes.SkipNode
+
+
 def setup(app) -> None:
     """Run before napoleon, which listens with the usual priority of 500."""
+    app.add_html_math_renderer("mathml", (_write_formula, None), (_write_formula, None))
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)
     app.connect("autodoc-before-process-signature", _name_aliases)
     app.connect("autodoc-process-signature", _legible)

@@ -257,6 +257,8 @@ def test_gain_and_chi_of_the_rivals(name):
         ("LeakyReLU", "leaky_relu"),
         ("hard_swish", "hardswish"),
         ("log_sigmoid", "logsigmoid"),
+        ("gelu-tanh", "gelu_tanh"),
+        ("SE-GEM(eps=1e-3)", "segem(eps=1e-3, leak=0.01)"),
         ("GEM(n=2)", "gem(n=2)"),
         ("SEGEM(n=1, eps=1e-4, leak=0.01)", "segem(eps=1e-4, leak=0.01)"),
     ],

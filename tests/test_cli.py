@@ -48,7 +48,7 @@ def test_help_names_commands_recipes_and_options(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    "words", [["compare"], ["certify"], ["bench"], ["claims"], ["data", "check"], ["tune"]], ids=" ".join
+    "words", [["compare"], ["certify"], ["bench"], ["claims"], ["data", "check"], ["tune"], ["report"]], ids=" ".join
 )
 def test_help_names_no_default_that_is_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
@@ -133,7 +133,7 @@ def test_list_has_one_whole_line_for_each_activation(capsys: pytest.CaptureFixtu
         (["compare", "digits", "--seeds", "-1"], "--seeds -1"),
         (["compare", "digits", "--epochs", "0"], "--epochs 0"),
         (["compare", "digits", "--device", "cuda:77"], "--device cuda:77 is not there"),
-        (["compare", "digits", "--device", "gpu"], "--device gpu: expected cpu, cuda or cuda:N"),
+        (["compare", "digits", "--device", "gpu"], "--device gpu: expected auto, cpu, cuda or cuda:N"),
         (["compare", "digits", "--model", "vit"], "the models are mlp, cnn"),
         (["compare", "digits", "--activations", "gem", "--baseline", "relu"], "--baseline relu is not among"),
         (["report", "nowhere"], "nowhere holds no comparison"),
@@ -171,7 +171,7 @@ def test_missing_data_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     words = ["compare", "mnist", "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     assert main(words) == 2
     shown = capsys.readouterr().err
-    assert shown.startswith(f"gem-act: {folder / 'train-images-idx3-ubyte.gz'} is no intact gzip file")
+    assert shown.startswith(f"gem-act: {folder / 'train-images-idx3-ubyte.gz'} is altered")
     assert shown.count("\n") == 1
     assert (folder / "train-images-idx3-ubyte.gz").read_bytes() == b"no gzip"
 
@@ -209,6 +209,7 @@ def test_compare_prints_and_writes_the_report_and_report_makes_it_again(
     words = ["compare", "digits", "--activations", "gelu", "mish", "--seeds", "2", "--epochs", "1", "--out", str(out)]
     assert main(words) == 0
     shown = capsys.readouterr()
+    assert "2 activations x 2 seeds on cpu, in " in shown.err
     assert "[4/4] mish, seed 1: test accuracy" in shown.err
     assert "minus baseline" in shown.out
     assert str(out / "report.html") in shown.out

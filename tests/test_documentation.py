@@ -36,7 +36,9 @@ LONG = {
 
 
 def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    """Return the texts of a page's blocks; the cells of a notebook are Python."""
+    opened = r"(?:python|\{code-cell\} python)" if language == "python" else language
+    return re.findall(rf"^```{opened}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands():
@@ -78,11 +80,15 @@ def test_commands_run_as_written(command, workplace):
     assert done.stdout
 
 
-# PyTorch's exporter uses a class of its own that it has deprecated, its forward mode such a function, and Keras saves
-# by a protocol that NumPy 2 has changed. Every other warning of an example is an error.
+# PyTorch's exporter uses a class of its own that it has deprecated, its forward mode such a function, TorchScript is
+# deprecated as a whole, and Keras saves by a protocol that NumPy 2 has changed. Every other warning is an error.
 FOREIGN = (
     "`isinstance(treespec, LeafSpec)` is deprecated:FutureWarning",
     "`torch.jit.script` is deprecated:DeprecationWarning",
+    "`torch.jit.trace` is deprecated:DeprecationWarning",
+    "`torch.jit.trace_method` is deprecated:DeprecationWarning",
+    "`torch.jit.save` is deprecated:DeprecationWarning",
+    "`torch.jit.load` is deprecated:DeprecationWarning",
     "__array__ implementation:DeprecationWarning",
 )
 WARNINGS = ["-W", "error", *(word for warning in FOREIGN for word in ("-W", f"ignore:{warning}"))]
@@ -232,11 +238,23 @@ def test_figures_of_jax_are_those_of_the_result_files():
 
 
 def test_the_menu_names_every_page():
-    """The menu is written by hand, so that its order is chosen; the pages of docs/properties hang on their table."""
-    index = ROOT / "docs/index.md"
-    listed = re.findall(r"^[\w/-]+$", "".join(blocks(index, "{toctree}")), re.MULTILINE)
-    found = [str(page.relative_to(ROOT / "docs").with_suffix("")) for page in PAGES if ROOT / "docs" in page.parents]
-    assert sorted(listed) == sorted({*found, "properties/README"} - {"index"})
+    """The menu is written by hand, so that its order is chosen; the pages of activations hang on their gallery."""
+    listed = {
+        str((page.parent / name).relative_to(ROOT / "docs"))
+        for page in (ROOT / "docs/index.md", ROOT / "docs/properties/gallery.md")
+        for name in re.findall(r"^[\w./-]+$", "".join(blocks(page, "{toctree}")), re.MULTILINE)
+    }
+    found = {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in (ROOT / "docs").rglob("*.md")}
+    assert listed == found - {"index"}
+
+
+def test_figures_of_the_choice_are_those_of_the_pages_it_links():
+    """The pages' own figures are tested against their result files."""
+    page = (ROOT / "docs/choose.md").read_text()
+    for row in re.findall(r"^\| .*\|$", page, re.MULTILINE)[2:]:
+        linked = [(ROOT / "docs" / name).read_text() for name in re.findall(r"\]\(([\w/]+\.md)\)", row)]
+        for figure in re.findall(r"\d+\.\d\d", row.rpartition("|")[0].rpartition("|")[2]):
+            assert any(figure in text for text in [*linked, (ROOT / "docs/results.md").read_text()]), figure
 
 
 def test_the_page_of_installation_names_every_extra():

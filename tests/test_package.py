@@ -28,6 +28,12 @@ def test_importing_the_package_loads_no_framework():
     assert not set(loaded) & set(FRAMEWORKS)
 
 
+def test_a_member_asked_of_the_package_is_said_to_be_in_its_fronts():
+    with pytest.raises(ImportError, match=r"has no GEM: import it from gem_activations\.torch"):
+        exec("from gem_activations import GEM")
+    assert not hasattr(gem_activations, "gemm")
+
+
 def test_a_missing_torch_is_one_clear_error():
     code = """
 import sys
@@ -41,7 +47,11 @@ except Exception as error:
 
 
 @pytest.mark.parametrize(
-    "name", ["gem_activations", "gem_activations.torch", "gem_activations.jax", "gem_activations.keras"]
+    "name",
+    [
+        *("gem_activations", "gem_activations.catalog", "gem_activations.torch"),
+        *("gem_activations.jax", "gem_activations.keras"),
+    ],
 )
 def test_public_names_exist_and_are_documented(name, monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_BACKEND", "torch")

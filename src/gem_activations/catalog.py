@@ -20,6 +20,8 @@ from .errors import ActivationNameError, SpecError
 from .grammar import Number, format_call, parse_call, quote, scale_to_eps, to_exact
 from .spec import MEMBERS, GemSpec
 
+__all__ = ["ALIASES", "ENTRIES", "Activation", "Entry", "Flat", "check", "find_name", "parse"]
+
 Array = NDArray[np.float64]
 
 _GEM = "E. Krause, arXiv:2604.21677, 2026"
@@ -222,7 +224,8 @@ def check(name: str, parameters: Mapping[str, Any]) -> None:
 def parse(text: str) -> Activation:
     """Read an activation: a name of the catalog, with arguments in parentheses if it takes any.
 
-    Case and underscores of the name are free, and `ALIASES` are names too: `Swish`, `LeakyReLU(negative_slope=0.1)`.
+    Case, hyphens and underscores of the name are free, and `ALIASES` are names too: `Swish`, `E-GEM(n=2)`,
+    `LeakyReLU(negative_slope=0.1)`.
 
     Args:
         text: For example `gelu`, `gem(n=2)`, `egem(eps=1e-4)`, `celu(alpha=0.075)`. In the family `scale=` stands for
@@ -433,4 +436,4 @@ def find_name(spelling: str) -> str | None:
         >>> find_name("Hard_Swish"), find_name("gellu")
         ('hardswish', None)
     """
-    return _SPELLINGS.get(spelling.lower().replace("_", ""))
+    return _SPELLINGS.get(spelling.lower().replace("_", "").replace("-", ""))

@@ -8,7 +8,9 @@ from . import __version__
 from .errors import GemError
 
 EXTRAS = {
+    "flint": "certify",
     "ray": "ray",
+    "sympy": "certify",
     "tensorboard": "monitor",
     "tokenizers": "huggingface",
     "torch": "torch",

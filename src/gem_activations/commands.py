@@ -23,6 +23,7 @@ from .edge.command import HeaderRequest, write_header
 from .errors import SettingError
 from .grammar import format_call, quote
 from .lab.runs.request import Execution, FunctionRequest, Request
+from .options import GROUPS, grouped, ungrouped
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _function_command(place: str) -> type[CompareFunction]:
 
     train = load_object(place, "a training function")
     parameters = own_parameters(train)
-    taken = [name for name in parameters if name in {field.name for field in fields(CompareFunction)}]
+    taken = [name for name in parameters if name in {*GROUPS, *(field.name for field in fields(CompareFunction))}]
     if taken:
         raise SettingError(f"the parameter {taken[0]} of {place} has the name of an option of gem-act; rename it")
     hints = typing.get_type_hints(train)
@@ -126,7 +127,7 @@ class Report:
     over tasks.
     """
 
-    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="FOLDER [FOLDER ...] | TABLE")]
+    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="FOLDER [FOLDER ...] | TABLE", help_behavior_hint="")]
     """Output folders of comparisons, finished or not, or one table."""
     baseline: str | None = None
     """Activation that the others are compared with; the comparison's own, or gelu, if not given."""
@@ -231,10 +232,10 @@ class DataGet:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """Say of each file of the data sets whether it is there and as published; exit status 2 where one is not."""
+    """Say of each file whether it is there and as published; exit status 2 if one of a data set looked at is not."""
 
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]", help_behavior_hint="")] = ()
-    """Data sets; every one of which a file is there where not given."""
+    """Data sets to look at; those of which at least one file is there where not given."""
     data_dir: Annotated[Path | None, arg(help_behavior_hint="")] = None
     """Data folder; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given."""
 
@@ -314,17 +315,26 @@ class List:
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the picture of the family and its derivatives."""
+    """Draw f, f' and f'' of activations or expressions, or of the family beside ReLU and GELU."""
 
-    out: Path
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[A ...]", help_behavior_hint="")] = ()
+    """Activations, such as gelu "egem(eps=0.01)", or expressions in x, such as "x*tanh(x)"; the family without any."""
+    out: Path = Path("plot.svg")
     """File to write, ending in .svg or .png."""
 
     def run(self) -> None:
-        """Draw it."""
-        from .lab.report.plots import write_family_picture
+        """Draw, and print where."""
+        if self.names:
+            from .analysis.pages import draw
+            from .analysis.source import read
 
-        write_family_picture(self.out)
-        print(self.out)
+            first, *others = map(read, self.names)
+            draw(first, self.out, *others)
+        else:
+            from .lab.report.plots import write_family_picture
+
+            write_family_picture(self.out)
+        print(f"Picture: {self.out}")
 
 
 @dataclass(frozen=True)
@@ -472,7 +482,7 @@ def run_command(words: list[str]) -> int:
         hint = f"did you mean {' or '.join(near)}?" if near else f"the commands are {', '.join(commands)}"
         raise SettingError(f"no command is called {quote(words[0])}; {hint}")
     description = "Smooth activation functions made of rational arithmetic, and a lab that compares them."
-    named = tuple(Annotated[_without_absent_defaults(kind), subcommand(name)] for name, kind in commands.items())
+    named = tuple(Annotated[grouped(kind), subcommand(name)] for name, kind in commands.items())
     union: Any = typing.Union[named]  # noqa: UP007 -- a union of annotated types is tyro's way to name subcommands
     command: Any = tyro.cli(
         union,
@@ -481,17 +491,4 @@ def run_command(words: list[str]) -> int:
         args=words,
         config=(DisallowNone, OmitArgPrefixes),
     )
-    kind = commands[words[0]]
-    return kind(**{each.name: getattr(command, each.name) for each in fields(kind)}).run() or 0
-
-
-def _without_absent_defaults(kind: Any) -> type:
-    """Return a command whose help is silent on defaults of None, () and False: the words beside them say what holds."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    silent: list[Any] = []
-    for each in fields(kind):
-        if each.default is None or each.default is False or each.default == ():
-            default = dataclasses.field(default=each.default, kw_only=each.kw_only)
-            silent.append((each.name, Annotated[hints[each.name], arg(help_behavior_hint="")], default))
-    namespace = {"__doc__": kind.__doc__}
-    return dataclasses.make_dataclass(kind.__name__, silent, bases=(kind,), namespace=namespace, frozen=True)
+    return ungrouped(command, commands[words[0]]).run() or 0

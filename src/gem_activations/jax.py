@@ -34,7 +34,7 @@ __all__ = ["activate", "egem", "gem", "segem"]
 _DTYPES = tuple(jnp.dtype(name) for name in ("float16", "bfloat16", "float32", "float64"))
 
 
-def gem(x: ArrayLike, *, n: int = 1) -> Array:
+def gem(x: ArrayLike, n: int = 1) -> Array:
     """Apply GEM, x^(2n+1) / (1 + x^(2n)) for x > 0, else 0, elementwise.
 
     Args:
@@ -51,7 +51,7 @@ def gem(x: ArrayLike, *, n: int = 1) -> Array:
     return activate(x, _spec(n, 1.0, 0.0))
 
 
-def egem(x: ArrayLike, *, n: int = 1, eps: float | None = None, scale: float | None = None) -> Array:
+def egem(x: ArrayLike, n: int = 1, *, eps: float | None = None, scale: float | None = None) -> Array:
     """Apply E-GEM, x^(2n+1) / (eps + x^(2n)) for x > 0, else 0, elementwise.
 
     Args:
@@ -73,7 +73,7 @@ def egem(x: ArrayLike, *, n: int = 1, eps: float | None = None, scale: float | N
 
 
 def segem(
-    x: ArrayLike, *, n: int = 1, eps: float | None = None, leak: float = 0.01, scale: float | None = None
+    x: ArrayLike, n: int = 1, *, eps: float | None = None, leak: float = 0.01, scale: float | None = None
 ) -> Array:
     """Apply SE-GEM, x (leak + (1 - leak) F(x)) elementwise, with F(x) = x^(2n) / (eps + x^(2n)) for x > 0, else 0.
 

@@ -43,7 +43,7 @@ _register = keras.saving.register_keras_serializable(package="gem_activations")
 
 
 @_register
-def gem(x: Any, *, n: int = 1) -> Any:
+def gem(x: Any, n: int = 1) -> Any:
     """Apply GEM, x^(2n+1) / (1 + x^(2n)) for x > 0, else 0, elementwise.
 
     Args:
@@ -62,7 +62,7 @@ def gem(x: Any, *, n: int = 1) -> Any:
 
 
 @_register
-def egem(x: Any, *, n: int = 1, eps: float | None = None, scale: float | None = None) -> Any:
+def egem(x: Any, n: int = 1, *, eps: float | None = None, scale: float | None = None) -> Any:
     """Apply E-GEM, x^(2n+1) / (eps + x^(2n)) for x > 0, else 0, elementwise.
 
     Args:
@@ -83,7 +83,7 @@ def egem(x: Any, *, n: int = 1, eps: float | None = None, scale: float | None = 
 
 
 @_register
-def segem(x: Any, *, n: int = 1, eps: float | None = None, leak: float = 0.01, scale: float | None = None) -> Any:
+def segem(x: Any, n: int = 1, *, eps: float | None = None, leak: float = 0.01, scale: float | None = None) -> Any:
     """Apply SE-GEM, x (leak + (1 - leak) F(x)) elementwise, with F(x) = x^(2n) / (eps + x^(2n)) for x > 0, else 0.
 
     Args:

@@ -133,6 +133,7 @@ def test_every_activation_has_a_page_and_a_plot():
         *stems,
         "README",
         "constants",
+        "gallery",
         *(Path(page).stem for page in pages.WRITTEN),
     }
     comparison = (PROPERTIES / "README.md").read_text()

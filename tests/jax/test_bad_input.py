@@ -79,10 +79,11 @@ def test_a_traced_parameter_of_flax_says_it_too(name):
         nnx.jit(lambda value: segem(X, **{name: value}))(parameter)
 
 
-def test_arguments_after_x_are_named():
-    positional: Any = gem
+def test_arguments_after_the_order_are_named():
+    np.testing.assert_array_equal(segem(X, 2), segem(X, n=2))
+    positional: Any = segem
     with pytest.raises(TypeError):
-        positional(X, 2)
+        positional(X, 2, 0.1)
 
 
 def test_numpy_numbers_are_numbers():

@@ -39,9 +39,10 @@ class Silent:
         self.before = -1
         self.waits = 0
 
-    def started(self, experiment: Experiment, folder: Path, runs: int, done: int) -> None:
+    def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
         assert runs == len(experiment.arms) * len(experiment.seeds)
         assert folder.is_dir()
+        assert device in ("cpu", "cuda")
         self.before = done
 
     def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:

@@ -30,7 +30,7 @@ def experiment(recipe: str) -> Experiment:
 def test_a_run_is_said_in_the_metric_of_its_recipe(recipe: str, tested: str, untested: str) -> None:
     console = Console(file=io.StringIO(), width=200)
     lines = Lines(console)
-    lines.started(experiment(recipe), Path("out"), 3, 0)
+    lines.started(experiment(recipe), Path("out"), "cpu", 3, 0)
     for result in (RESULT, UNTESTED, FAILED):
         lines.ended(result)
     assert isinstance(console.file, io.StringIO)
@@ -45,7 +45,7 @@ def test_the_bar_of_a_run_has_the_metric_on_validation() -> None:
     console = Console(file=io.StringIO())
     progress = Progress(console=console)
     bars = Bars(console, progress)
-    bars.started(experiment("bert-small"), Path("out"), 1, 0)
+    bars.started(experiment("bert-small"), Path("out"), "cpu", 1, 0)
     bars.epoch("gelu", 0, [], 2)
     assert progress.tasks[-1].description == "gelu, seed 0"
     bars.epoch("gelu", 0, [{"epoch": 1, "validation_loss": 4.5}], 2)

@@ -15,6 +15,7 @@ from gem_activations.torch import (
     GEM,
     GEMGLU,
     SEGEM,
+    PlainFallbackWarning,
     activate,
     backend_info,
     dispatch,
@@ -117,12 +118,18 @@ def test_without_the_library_the_plain_formula_serves_and_says_so_once(monkeypat
         monkeypatch.setattr(module, "load_cpu", lambda: None)
     monkeypatch.setattr(dispatch, "_told", set())
     monkeypatch.setattr(dispatch.cpu, "status", lambda: dispatch.cpu.Status(False, "it was not built", "", ""))
-    with pytest.warns(RuntimeWarning, match="plain formula: it was not built"):
-        first = gem(torch.tensor([2.0]))
+    layer = torch.nn.Sequential(GEM())
+    with pytest.warns(PlainFallbackWarning, match="plain formula: it was not built") as caught:
+        first = layer(torch.tensor([2.0]))
+    assert [warning.filename for warning in caught] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         second = gem(torch.tensor([2.0]))
     assert first.item() == second.item() == pytest.approx(1.6)
+    monkeypatch.setattr(dispatch, "_told", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert layer(torch.tensor([2.0])).item() == first.item()
     with pytest.raises(BackendError, match="it was not built"):
         gem(torch.ones(1), backend="cpu")
     assert backend_info()["cpu"] == "not in use: it was not built"
@@ -225,6 +232,8 @@ class TestGatedUnit:
         y = module(torch.randn(3, 4))
         y.sum().backward()
         assert y.shape == (3, 8)
+        placed = GEMGLU(4, 8, device="meta", dtype=torch.float64)
+        assert {(p.device.type, p.dtype) for p in placed.parameters()} == {("meta", torch.float64)}
         assert {name for name, _ in module.named_parameters()} == {
             f"{part}.{kind}" for part in ("value", "gate") for kind in ("weight", "bias")
         }

@@ -42,9 +42,10 @@ def test_functions_have_the_defaults_of_the_papers_members():
 
 
 @pytest.mark.parametrize("function", [gem, egem, segem])
-def test_everything_after_x_is_keyword_only(function):
+def test_everything_after_the_order_is_keyword_only(function):
+    assert torch.equal(function(torch.ones(2), 2), function(torch.ones(2), n=2))
     with pytest.raises(TypeError, match="positional"):
-        function(torch.ones(2), 2)
+        function(torch.ones(2), 2, 0.1)
 
 
 def test_the_members_differ_and_reach_their_limits():

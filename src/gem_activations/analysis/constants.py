@@ -13,10 +13,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import sympy as sp
 
 from ..catalog import ENTRIES, parse
 from .certification import EXTRA_MEMBERS, certify
-from .values import Certificate, CertificateError, Value
+from .values import Certificate, CertificateError, Value, to_cell
 
 # Constant -> (row of the certificate, -1 for an infimum, 1 for a supremum, 0 for a number between two bounds).
 ROWS = {
@@ -126,6 +127,13 @@ def constants_csv(certificates: Sequence[Certificate]) -> str:
     return text.getvalue()
 
 
+def typeset(value: Value) -> Value:
+    """Return the value with its exact expression as LaTeX between dollars; a plain number stays."""
+    if value.kind != "exact" or value.approx is None or value.exact == f"{value.approx:.10g}":
+        return value
+    return replace(value, exact=f"${sp.latex(sp.sympify(value.exact))}$")
+
+
 def constants_markdown(certificates: Sequence[Certificate]) -> str:
     """Return the constants of activations as a Markdown page, to ten digits and exact if there is an expression."""
     lines = [
@@ -140,8 +148,8 @@ def constants_markdown(certificates: Sequence[Certificate]) -> str:
     ]
     for found in certificates:
         cells = [
-            str(replace(found[key].value, note="")) or found[key].value.note.partition(":")[0]
+            str(replace(typeset(found[key].value), note="")) or found[key].value.note.partition(":")[0]
             for key, _ in ROWS.values()
         ]
-        lines.append(f"| `{found.name}` | " + " | ".join(cell.replace("*", "\\*") for cell in cells) + " |")
+        lines.append(f"| `{found.name}` | " + " | ".join(map(to_cell, cells)) + " |")
     return "\n".join(lines) + "\n"

@@ -15,14 +15,18 @@ import html
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import sympy as sp
 from flint import arb
 
+from ..catalog import parse
+from ..errors import SettingError
 from ..files import write_atomically
 from .balls import tape
 from .certification import certify_all, file_stem
-from .constants import constants_csv, constants_markdown
+from .constants import constants_csv, constants_markdown, typeset
 from .formulas import Formula, Piece
 from .source import read
 from .values import COMPARED, Certificate, brief_cell, comparison_table, to_markdown
@@ -33,31 +37,42 @@ _COLOUR, _ZERO, _JOINT = "#1f5fa8", "#999999", "#c2571a"
 _TITLES = ("f", "f'", "f''")
 
 
-def draw(formula: Formula, path: Path) -> None:
-    """Draw the function and its first two derivatives on the range where it bends, joints dotted.
+def draw(formula: Formula, path: Path, *others: Formula) -> None:
+    """Draw functions and their first two derivatives on the range where they bend, joints dotted.
 
-    Raises: OSError: the file cannot be written.
+    Args:
+        formula: The first function, alone on the pages.
+        path: The file, ending in .svg or .png.
+        others: Further functions, drawn beside it with a legend.
+    Raises: SettingError: another suffix; OSError: the file cannot be written.
     """
     import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    low, high = span(formula)
+    if path.suffix not in (".svg", ".png"):
+        raise SettingError(f"{path}: a picture is written as .svg or .png, not as {path.suffix or 'no format'}")
+    spans = [span(each) for each in (formula, *others)]
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
     with mpl.rc_context({"svg.hashsalt": "gem-activations", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(7.2, 2.3), layout="constrained")
         axes = figure.subplots(1, 3)
         for order, (axis, title) in enumerate(zip(axes, _TITLES, strict=True)):
             axis.axhline(0, color=_ZERO, linewidth=0.5)
-            for joint in formula.joints:
-                axis.axvline(float(joint), color=_JOINT, linewidth=0.6, linestyle=":")
-            for piece in formula.pieces:
-                axis.plot(*_curve(piece, order, low, high), color=_COLOUR, linewidth=1.3)
+            for number, each in enumerate((formula, *others)):
+                color = f"C{number}" if number else _COLOUR
+                for joint in each.joints:
+                    axis.axvline(float(joint), color=_JOINT, linewidth=0.6, linestyle=":")
+                for piece in each.pieces:
+                    axis.plot(*_curve(piece, order, low, high), color=color, linewidth=1.3, label=each.name)
             axis.set_xlim(low, high)
             axis.set_title(title)
             axis.spines[["top", "right"]].set_visible(False)
+        if others:
+            named = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+            figure.legend(named.values(), named, loc="outside lower center", ncols=4)
         text = io.BytesIO()
-        metadata = {"Date": None, "Creator": None, "Description": signature(formula)}
-        FigureCanvasSVG(figure).print_svg(text, metadata=metadata)
+        metadata = {"Date": None, "Creator": None, "Description": signature(formula)} if path.suffix == ".svg" else None
+        figure.savefig(text, format=path.suffix[1:], metadata=metadata, dpi=200)
     write_atomically(path, text.getvalue())
 
 
@@ -112,7 +127,7 @@ its ball agrees. FLINT's balls carry every inequality. A sample is never evidenc
 on intervals for verification](verification.md); [the schema of the JSON files](schema.md). For a function a f(x/a) the
 suprema of f^(k) are those of f times a^(1-k).
 
-"oo" is infinity; "C^k" is the differentiability class; "dead regions" are intervals with f' = 0. "gain" and "chi" are
+"C^k" is the differentiability class; "dead regions" are intervals with f' = 0. "gain" and "chi" are
 for a standard normal input, as in [the mathematics](../mathematics.md); "variance-map slope" is the slope of q -> E f^2
 at q = 1 when weights are scaled by the gain. RReLU is in evaluation form, PReLU at its initial slope. "operations for
 f" are those of the stated scheme; each page has those of the gradient too.
@@ -121,15 +136,15 @@ f" are those of the stated scheme; each page has those of the gradient too.
 
 
 _SORTABLE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Activations compared</title>
-<style>body{font:14px sans-serif}td,th{padding:.2em .6em;text-align:left}th{cursor:pointer;background:#eee}</style>
+<html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title>Activations compared</title>
+<style>body{font:14px sans-serif}td,th{padding:.2em .6em;text-align:left}th{cursor:pointer;background:#8883}</style>
 <p>Click a heading to sort by it, again to turn the order.</p>
 <table><thead><tr>HEADS</tr></thead><tbody>
 ROWS
 </tbody></table>
 <script>
 const body = document.querySelector("tbody");
-const key = text => { const n = parseFloat(text.replace("inf", "Infinity")); return isNaN(n) ? text : n; };
+const key = text => { const n = parseFloat(text.replace("∞", "Infinity")); return isNaN(n) ? text : n; };
 document.querySelectorAll("th").forEach((head, column) => {
   let turn = 1;
   head.onclick = () => {
@@ -153,20 +168,57 @@ def texts(certificates: Sequence[Certificate]) -> dict[str, str]:
     index = _INTRODUCTION + comparison_table(certificates, links)
     return {
         INDEX: index,
+        "gallery.md": _gallery(certificates, stems),
         "constants.md": constants_markdown(certificates),
         "constants.csv": constants_csv(certificates),
         "comparison.html": sortable_page(certificates, links),
     } | pages
 
 
+def _gallery(certificates: Sequence[Certificate], stems: dict[str, str]) -> str:
+    """Return a page with the definition and the picture of every activation, and the menu of their pages."""
+    lines = [
+        "# Every activation: f, f' and f''",
+        "",
+        "The definition, the picture and the source of each; dotted lines are joints. A picture leads to",
+        'what is proved. <a href="../explore.html">Any two beside each other</a>, with parameters of your choice.',
+    ]
+    for found in certificates:
+        name, stem, source = found.name, stems[found.name], parse(found.name).entry.citation
+        picture = f"[![f, f' and f'' of {found.title}]({stem}.svg)]({stem}.md)"
+        lines += ["", f"## {found.title}: `{name}`", "", f"$$\n{latex(read(name))}\n$$", "", picture, "", f"{source}."]
+    return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", *stems.values(), "```", ""])
+
+
 def _page(certificate: Certificate, stem: str) -> str:
-    heading, _, rest = to_markdown(certificate).partition("\n")
+    rows = tuple(
+        replace(row, value=typeset(row.value), where=tuple(map(typeset, row.where))) for row in certificate.properties
+    )
+    heading, _, rest = to_markdown(replace(certificate, properties=rows)).partition("\n")
+    rest = rest.replace(f"f(x) = `{certificate.formula}`", f"$$\n{latex(read(certificate.name))}\n$$")
     plot = f"![f, f' and f'' of {certificate.title}]({stem}.svg)"
     footer = (
         f"{_DRAWN}{signature(read(certificate.name))} -->\n"
         f'[All activations]({INDEX}). Made by `make properties`; `gem-act certify "{certificate.name}"` prints it.\n'
     )
     return f"{heading}\n\n{plot}\n{rest}\n{footer}"
+
+
+def latex(formula: Formula) -> str:
+    r"""Return the definition of a function as LaTeX.
+
+    Example:
+        >>> print(latex(read("gem")))
+        f(x) = \begin{cases} 0 & x < 0 \\ \frac{x^{3}}{x^{2} + 1} & x > 0 \end{cases}
+    """
+    pieces: list[str] = []
+    for piece in formula.pieces:
+        low, high = (sp.latex(end) if end.is_finite else "" for end in (piece.low, piece.high))
+        where = f"{low} < x < {high}" if low and high else f"x < {high}" if high else f"x > {low}"
+        pieces.append(f"{sp.latex(piece.expression)} & {where}")
+    if len(pieces) == 1:
+        return f"f(x) = {pieces[0].partition(' & ')[0]}"
+    return r"f(x) = \begin{cases} " + r" \\ ".join(pieces) + r" \end{cases}"
 
 
 def sortable_page(certificates: Sequence[Certificate], links: dict[str, str]) -> str:

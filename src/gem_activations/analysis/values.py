@@ -5,6 +5,7 @@ expression stands beside them if there is one. Nothing here imports SymPy or FLI
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -207,11 +208,17 @@ def to_markdown(certificate: Certificate, *, level: int = 1) -> str:
 
 def _line(row: Property) -> str:
     where = "; ".join(map(str, row.where))
-    return f"| {_cell(row.title)} | {_cell(str(row.value))} | {_cell(where)} | {_cell(row.method)} |"
+    return f"| {to_cell(row.title)} | {to_cell(str(row.value))} | {to_cell(where)} | {to_cell(row.method)} |"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
+# "inf f" is an infimum; elsewhere the three spellings mean the same.
+_INFINITY = re.compile(r"\boo\b|(?<=[-+^])inf(?:inity)?\b|(?<=measure )inf\b|^inf(?:inity|inite)?(?=$|:)")
+
+
+def to_cell(text: str) -> str:
+    """Return a text as a cell of a Markdown table, with one spelling of infinity; formulas between dollars stay."""
+    parts = re.split(r"(\$[^$]+\$)", _INFINITY.sub("∞", text).replace("|", "\\|"))
+    return "".join(part if part.startswith("$") else part.replace("*", "\\*") for part in parts)
 
 
 def comparison_table(certificates: Sequence[Certificate], links: dict[str, str]) -> str:
@@ -222,7 +229,7 @@ def comparison_table(certificates: Sequence[Certificate], links: dict[str, str])
     """
     lines = ["| activation | " + " | ".join(COMPARED.values()) + " |", "|---" * (len(COMPARED) + 1) + "|"]
     for certificate in certificates:
-        cells = [_cell(brief_cell(certificate, key)) for key in COMPARED]
+        cells = [to_cell(brief_cell(certificate, key)) for key in COMPARED]
         lines.append(f"| [{certificate.title} `{certificate.name}`]({links[certificate.name]}) | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -234,8 +241,9 @@ def brief_cell(certificate: Certificate, key: str) -> str:
     except CertificateError:
         return "open"
     if key == "dead_regions" and row.value.kind != "open":
-        return ", ".join(region.note.split(", a half")[0].split(", measure")[0] for region in row.where) or "none"
-    return _brief(row.value)
+        regions = ", ".join(region.note.split(", a half")[0].split(", measure")[0] for region in row.where)
+        return _INFINITY.sub("∞", regions) or "none"
+    return _INFINITY.sub("∞", _brief(row.value))
 
 
 def _brief(value: Value) -> str:
@@ -244,7 +252,7 @@ def _brief(value: Value) -> str:
     if value.low:
         return value.low if value.approx is None else f"{value.approx:.6g}"
     if value.kind == "infinite":
-        return value.exact.replace("oo", "inf")
+        return value.exact
     if value.kind == "absent":
         return "inf" if value.note.startswith("infinite") else "none"
     return value.note.partition(":")[0]

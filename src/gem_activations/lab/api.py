@@ -57,7 +57,7 @@ def compare(
     margin: float | None = None,
     unit: str = "",
     options: Mapping[str, Any] | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     seed_start: int = 0,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
@@ -85,7 +85,7 @@ def compare(
         margin: Differences below it are too small to matter, in the metric's unit; None for no test of equivalence.
         unit: Unit of the metric; an accuracy without a unit must be a fraction.
         options: Values of the parameters of `train` after `run`.
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu", "cuda" or "cuda:N"; "auto": "cuda" if torch finds it.
         seed_start: First seed.
         engine, ray_address, replicas: "ray" runs on a Ray cluster whose machines share the folder.
         until_decided: Add seeds, in the place of `seeds`, until each activation is decided: results are looked at by a

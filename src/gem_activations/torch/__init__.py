@@ -15,7 +15,7 @@ with framework("torch", at_least="2.10"):
 
 from .baselines import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
 from .calibration import ScaleReport, ScaleRow, calibrate_, check_scale
-from .dispatch import backend_info
+from .dispatch import PlainFallbackWarning, backend_info
 from .functional import activate, egem, gem, gem_glu, segem
 from .gain import calculate_gain
 from .init import InitReport, init_
@@ -35,6 +35,7 @@ __all__ = [
     "SEGEM",
     "GoLU",
     "InitReport",
+    "PlainFallbackWarning",
     "ScaleReport",
     "ScaleRow",
     "ScaleSchedule",

@@ -1,6 +1,9 @@
 """Which backend serves an eager call. `choose_backend` is the whole rule."""
 
+import contextlib
+import sys
 import warnings
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,6 +18,11 @@ BackendName = Literal["auto", "plain", "cpu", "triton"]
 
 _NAMES = get_args(BackendName)
 _told: set[str] = set()
+_OURS_AND_TORCHS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+
+
+class PlainFallbackWarning(RuntimeWarning):
+    """The kernels that would serve a tensor are not there: the plain formula computes the same, slower. Given once."""
 
 
 def choose_backend(name: BackendName, x: Tensor) -> Backend:
@@ -31,7 +39,12 @@ def choose_backend(name: BackendName, x: Tensor) -> Backend:
         raise BackendError(f"backend={name!r} cannot serve this call: {reason}; use backend='auto' or 'plain'")
     if reason and reason not in _told:
         _told.add(reason)
-        warnings.warn(f"gem_activations computes by the slower plain formula: {reason}", RuntimeWarning, stacklevel=4)
+        level, frame = 1, sys._getframe()  # The line shown is the user's.
+        while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS_AND_TORCHS):
+            level, frame = level + 1, frame.f_back
+        message = f"gem_activations computes by the slower plain formula: {reason}"
+        with contextlib.suppress(PlainFallbackWarning):  # A forward pass does not fail where warnings are errors.
+            warnings.warn(message, PlainFallbackWarning, stacklevel=level)
     return PLAIN
 
 

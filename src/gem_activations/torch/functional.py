@@ -38,8 +38,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def gem(
     x: Tensor,
-    *,
     n: int = 1,
+    *,
     inplace: bool = False,
     save: Save = "auto",
     backend: BackendName = "auto",
@@ -65,8 +65,8 @@ def gem(
 
 def egem(
     x: Tensor,
-    *,
     n: int = 1,
+    *,
     eps: float | None = None,
     scale: float | None = None,
     inplace: bool = False,
@@ -97,8 +97,8 @@ def egem(
 
 def segem(
     x: Tensor,
-    *,
     n: int = 1,
+    *,
     eps: float | None = None,
     leak: float = 0.01,
     scale: float | None = None,

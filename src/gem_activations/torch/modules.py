@@ -276,6 +276,7 @@ class GEMGLU(nn.Module):
         bias: Give both maps a bias.
         n, eps, leak, scale: The member of the family; the defaults are GEM's. scale stands for eps = scale^(2n).
         backend: As for `gem_activations.torch.activate`.
+        device, dtype: Of the weights, as for `torch.nn.Linear`.
     Raises: SpecError: n, eps or leak out of its range; TensorError and BackendError (at the call): as `gem_glu`.
     Edge cases: As `gem_glu`.
     Source: Shazeer 2020, arXiv:2002.05202, for gated units; Krause 2026, arXiv:2604.21677, for f.
@@ -296,13 +297,15 @@ class GEMGLU(nn.Module):
         leak: float = 0.0,
         scale: float | None = None,
         backend: BackendName = "auto",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_options("auto", False, backend)
         self.spec = GemSpec.of(n, eps, leak, scale, default=1.0)
         self.backend: BackendName = backend
-        self.value = nn.Linear(in_features, out_features, bias)
-        self.gate = nn.Linear(in_features, out_features, bias)
+        self.value = nn.Linear(in_features, out_features, bias, device, dtype)
+        self.gate = nn.Linear(in_features, out_features, bias, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (x V + c) * f(x W + b): shape (..., in_features) to (..., out_features)."""

@@ -72,7 +72,7 @@ def _bring_to_end(
     again = (INFRASTRUCTURE, FAILED) if request.retry_failed else (INFRASTRUCTURE,)
     before = {run: read_result(request.folder, *run) for run in experiment.runs}
     pending = {run: result for run, result in before.items() if result is None or result.status in again}
-    callback.started(experiment, request.folder, len(before), len(before) - len(pending))
+    callback.started(experiment, request.folder, str(device), len(before), len(before) - len(pending))
     if request.engine == "ray":
         from .engine_ray import Job, run_on_ray
 
@@ -135,10 +135,12 @@ def _stop_if_hopeless(runner: Runner, first: list[RunResult]) -> None:
 
 
 def _check_engine(request: Execution) -> Execution:
-    """Return the request with the paths that other machines need, if its engine is one of several machines.
+    """Return the request with its device chosen and, if its engine is one of several machines, the paths they need.
 
     Raises: SettingError: options of the engine that do not go together.
     """
+    if request.device == "auto":
+        request = dataclasses.replace(request, device="cuda" if torch.cuda.is_available() else "cpu")
     if request.engine == "local":
         if request.ray_address is not None or request.replicas != 1:
             raise SettingError("--ray-address and --replicas belong to --engine ray; add it")

@@ -200,7 +200,7 @@ def find_device(text: str, *, here: bool = True) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise SettingError(f"--device {text}: expected cpu, cuda or cuda:N")
+        raise SettingError(f"--device {text}: expected auto, cpu, cuda or cuda:N")
     there = torch.cuda.device_count() if device.type == "cuda" else 1
     if here and (device.index or 0) >= there:
         found = f"{there} CUDA device(s)" if device.type == "cuda" else "one device, cpu"

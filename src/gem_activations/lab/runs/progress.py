@@ -75,11 +75,11 @@ class Lines:
         self.total = self.done = 0
         self.headline: Callable[[Figures], str] = lambda _: ""
 
-    def started(self, experiment: Experiment, folder: Path, runs: int, done: int) -> None:
-        """Say what is compared, where it is stored and how much of it is done."""
+    def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
+        """Say what is compared, where it runs and is stored, and how much of it is done."""
         self.total, self.done, self.headline = runs, done, experiment.headline
         arms = f"{len(experiment.arms)} activations x {len(experiment.seeds)} seeds"
-        self._print(f"{experiment.name}: {arms}, in {folder}")
+        self._print(f"{experiment.name}: {arms} on {device}, in {folder}")
         if done:
             self._print(f"{done} of {runs} runs ended before and are kept")
 
@@ -117,9 +117,9 @@ class Bars(Lines):
         self.runs = progress.add_task("runs", total=None)
         self.epochs = progress.add_task("", total=None, visible=False)
 
-    def started(self, experiment: Experiment, folder: Path, runs: int, done: int) -> None:
+    def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
         """Start the bar over the runs."""
-        super().started(experiment, folder, runs, done)
+        super().started(experiment, folder, device, runs, done)
         self.progress.update(self.runs, total=runs, completed=done)
 
     def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:

@@ -45,8 +45,8 @@ class Execution:
     """First seed; with 10 and --seeds 10 the runs have the seeds 10 to 19."""
     out: Path | None = None
     """Output folder; runs/NAME, with what sets the command apart after it, where not given."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N; auto: cuda if torch finds it."""
     engine: Literal["local", "ray"] = "local"
     """local: one run after the other in this process. ray: on the machines of a Ray cluster that share the folders."""
     ray_address: str | None = None

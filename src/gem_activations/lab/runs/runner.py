@@ -31,7 +31,7 @@ _STARVED = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC
 class ProgressCallback(Protocol):
     """Is told what happens in a comparison, to show it."""
 
-    def started(self, experiment: Experiment, folder: Path, runs: int, done: int) -> None:
+    def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
         """Take the number of runs this request wants, and how many of them had ended before."""
         ...
 
@@ -51,7 +51,7 @@ class ProgressCallback(Protocol):
 class Silent:
     """A callback that shows nothing."""
 
-    def started(self, experiment: Experiment, folder: Path, runs: int, done: int) -> None:
+    def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
         """Show nothing."""
 
     def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:

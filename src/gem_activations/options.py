@@ -1,0 +1,54 @@
+"""How the help of a command shows its options: those of a comparison in groups, silent on defaults that say nothing."""
+
+import dataclasses
+import typing
+from dataclasses import fields
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from .lab.runs.request import Execution
+
+GROUPS = {
+    "training": {
+        *("epochs", "steps", "batch_size", "learning_rate", "width", "context", "micro_batch", "precision"),
+        *("channels_last", "compiled", "model", "initialisation", "scale", "data_dir", "rates"),
+    },
+    "execution": {"device", "engine", "ray_address", "replicas"},
+    "storage": {"out", "retry_failed", "allow_changed", "keep_checkpoints", "track"},
+}
+"""Groups of the options of a comparison, as its help shows them."""
+
+
+def grouped(kind: Any) -> type:
+    """Return a command as its help shows it: silent on defaults of None, () and False; options of runs in groups.
+
+    The words beside such an option say what holds without it. A group is a subclass in which the fields of
+    the others are not asked for, since tyro reads the words from a class's source.
+    """
+    hints = typing.get_type_hints(kind, include_extras=True)
+    groups = {name: options for name, options in GROUPS.items() if issubclass(kind, Execution)}
+    members: dict[str, list[Any]] = {name: [] for name in ("", *groups)}
+    for each in fields(kind):
+        silent = each.default is None or each.default is False or each.default == ()
+        hint = Annotated[hints[each.name], arg(help_behavior_hint="")] if silent else hints[each.name]
+        own = next((name for name, options in groups.items() if each.name in options), "")
+        for name, shown in members.items():
+            if name == own:
+                default = {"default": each.default, "default_factory": each.default_factory, "kw_only": each.kw_only}
+                shown.append((each.name, hint, dataclasses.field(**default)))
+            else:
+                shown.append((each.name, hint, dataclasses.field(init=False)))
+    for name in groups:
+        group = dataclasses.make_dataclass(name, members[name], bases=(kind,), frozen=True)
+        members[""].append((name, group, dataclasses.field(kw_only=True)))
+    namespace = {"__doc__": kind.__doc__}
+    return dataclasses.make_dataclass(kind.__name__, members[""], bases=(kind,), namespace=namespace, frozen=True)
+
+
+def ungrouped(given: Any, kind: Any) -> Any:
+    """Return the command of a kind whose options, in groups, tyro has read from the command line."""
+    options = dict(vars(given))
+    for group in GROUPS:
+        options |= vars(options.pop(group)) if group in options else {}
+    return kind(**options)
