@@ -1,11 +1,12 @@
-"""Train ResNets on CIFAR-10 on one GPU, several runs at once, and write one row a run.
+"""Train ResNets on CIFAR-10 or CIFAR-100 on one GPU, several runs at once, and write one row a run.
 
     python benchmarks/gpu_cifar.py --data DATA --depths 20 56 --seeds 0 1 2 --out benchmarks/results/cifar10-short
 
-DATA holds cifar-10-batches-bin. A run is He's network on full images by a short schedule: one cycle up to
-`--learning-rate`, 45,000 training images, random crops and flips, bfloat16 autocast, SGD. The arms of a seed share the
-first weights, order and crops. The test set is scored once, after the last epoch, and nothing is chosen by it. Runs
-that stand in results.csv are not run again, so that the same command goes on where it was cut off.
+DATA holds cifar-10-batches-bin, or cifar-100-binary for `--classes 100`. A run is He's network on full images by a
+short schedule: one cycle up to `--learning-rate`, 45,000 training images, random crops and flips, bfloat16 autocast,
+SGD. The arms of a seed share the first weights, order and crops. The test set is scored once, after the last epoch,
+and nothing is chosen by it. Runs that stand in results.csv are not run again, so that the same command goes on where
+it was cut off.
 
 A training step is one CUDA graph, and `--replicas` runs at a time each have a stream: small images leave a GPU idle
 otherwise. An arm is a string of the catalog; ` +gain` behind it asks for weights corrected for the activation's gain.
@@ -42,18 +43,23 @@ from gem_activations.torch import make_activation
 ARMS = ("relu", "gelu", "gem", "gem(n=2)", "gem(n=3)", "egem(eps=1e-2)", "egem(eps=1e-4)", "egem(eps=1e-6)")
 TRAINED, BATCH, PADDING = 45_000, 128, 4
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
+FILES = {
+    10: ("cifar-10-batches-bin", "data_batch_*.bin", "test_batch.bin"),
+    100: ("cifar-100-binary", "train.bin", "test.bin"),
+}
 
 
 class Data:
-    """CIFAR-10 on the device: padded training images as bytes, height and width before the channels."""
+    """CIFAR on the device: padded training images as bytes, height and width before the channels."""
 
-    def __init__(self, folder: Path) -> None:
-        files = sorted((folder / "cifar-10-batches-bin").glob("data_batch_*.bin"))
-        images, labels = _read(files)
+    def __init__(self, folder: Path, classes: int) -> None:
+        self.classes = classes
+        place, training, test = FILES[classes]
+        images, labels = _read(sorted((folder / place).glob(training)), classes)
         self.mean, self.deviation = images[:TRAINED].mean((0, 1, 2)) / 255, images[:TRAINED].std((0, 1, 2)) / 255
         padded = np.pad(images[:TRAINED], ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)))
         self.images, self.labels = torch.from_numpy(padded).cuda(), torch.from_numpy(labels[:TRAINED]).cuda()
-        test_images, test_labels = _read([folder / "cifar-10-batches-bin" / "test_batch.bin"])
+        test_images, test_labels = _read([folder / place / test], classes)
         self.test_images, self.test_labels = torch.from_numpy(test_images).cuda(), torch.from_numpy(test_labels).cuda()
         self.shift = torch.tensor(self.mean, dtype=torch.float32).cuda()
         self.scale = torch.tensor(1 / self.deviation, dtype=torch.float32).cuda()
@@ -70,7 +76,7 @@ class Training:
         self.arm, self.seed, self.depth, self.data = arm, seed, depth, data
         name, gain, _ = arm.partition(" +gain")
         torch.manual_seed(seed)
-        model = ResNet((depth - 2) // 6, 10, lambda: make_activation(name))
+        model = ResNet((depth - 2) // 6, data.classes, lambda: make_activation(name))
         if gain:
             scale_to_gain(model, name, torch.zeros(1, 3, 32, 32))
         self.model = model.cuda().to(memory_format=torch.channels_last)
@@ -145,10 +151,12 @@ class Training:
         return {"status": "finished" if finite else "failed", **(figures if finite else dict.fromkeys(figures, ""))}
 
 
-def _read(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    records = np.concatenate([np.fromfile(file, dtype=np.uint8) for file in files]).reshape(-1, 3073)
-    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
+def _read(files: list[Path], classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return images (N, 32, 32, 3) as bytes, and labels: with 100 classes the second byte, after the coarse class."""
+    labels = 1 if classes == 10 else 2
+    records = np.concatenate([np.fromfile(file, dtype=np.uint8) for file in files]).reshape(-1, labels + 3072)
+    images = records[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), records[:, labels - 1].astype(np.int64)
 
 
 def _one_cycle(steps: int, peak: float) -> np.ndarray:
@@ -161,13 +169,13 @@ def main() -> None:
     arguments = _arguments()
     if not arguments.tables_only:
         _train(arguments)
-    _write_comparison(arguments.out, arguments.learning_rate)
+    _write_comparison(arguments.out, arguments.learning_rate, arguments.classes)
 
 
 def _train(arguments: argparse.Namespace) -> None:
     measuring.require_cuda()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    begun, data = time.monotonic(), Data(arguments.data)
+    begun, data = time.monotonic(), Data(arguments.data, arguments.classes)
     environment = {**measuring.machine(), "epochs": arguments.epochs, "learning_rate": arguments.learning_rate}
     (arguments.out / f"environment-{int(time.time())}.json").write_text(json.dumps(environment, indent=2) + "\n")
     waiting = list(_plan(arguments))
@@ -233,13 +241,13 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
     partial.replace(path)
 
 
-def _write_comparison(out: Path, rate: float) -> None:
+def _write_comparison(out: Path, rate: float, classes: int) -> None:
     """Write the runs of depth 56 that the lab could have made, as its `comparison.json` and `results.parquet`."""
     with (out / "results.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["depth"] == "56" and "+gain" not in row["activation"]]
     if not rows:
         return
-    recipe = make_recipe("cifar10-resnet56")
+    recipe = make_recipe(f"cifar{classes}-resnet56")
     training = dataclasses.replace(
         recipe.training,
         epochs=int(rows[0]["epochs"]),
@@ -273,7 +281,8 @@ def _write_comparison(out: Path, rate: float) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder that holds cifar-10-batches-bin")
+    parser.add_argument("--data", type=Path, help="folder that holds cifar-10-batches-bin or cifar-100-binary")
+    parser.add_argument("--classes", type=int, choices=list(FILES), default=10, help="CIFAR-10 or CIFAR-100")
     parser.add_argument(
         "--tables-only", action="store_true", help="write the lab's tables from results.csv, train nothing"
     )
