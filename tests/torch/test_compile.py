@@ -163,3 +163,24 @@ def test_an_exported_program_can_be_trained():
     x = torch.randn(4, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(program.module()(x).sum(), x)
     torch.testing.assert_close(slope, torch.from_numpy(GemSpec(2, 0.1).derivative(x.detach())), **SAME_MATHEMATICS)
+
+
+def test_a_compiled_function_is_differentiated_once_and_its_inside_twice():
+    """As docs/kernels.md says; once PyTorch allows the first, that page and the benchmark can be simpler."""
+    x, weight = torch.randn(64, dtype=torch.float64), torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+
+    def slope_by_autograd(function):
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad(function(leaf, weight).sum(), leaf, create_graph=True)[0]
+
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        slope_by_autograd(compiled(lambda x, weight: gem(x * weight))).square().sum().backward()
+
+    def penalty(x, weight):
+        value, pull, *_ = torch.func.vjp(lambda x: gem(x * weight), x)
+        return pull(torch.ones_like(value))[0].square().sum()
+
+    want = slope_by_autograd(lambda x, weight: gem(x * weight)).square().sum()
+    got = compiled(penalty)(x, weight)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(torch.autograd.grad(got, weight), torch.autograd.grad(want, weight))

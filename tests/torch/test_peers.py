@@ -148,8 +148,8 @@ def test_few_of_our_frames_are_between_a_call_and_the_kernel(monkeypatch):
     import traceback
 
     kernels = load_cpu()
-    if kernels is None:
-        pytest.skip("the C kernels are not built")
+    if kernels is None or kernels.compute.__name__ != "compute":
+        pytest.skip("the C kernels are not built, or without the short way to them")
     depths = {"compute": [], "call": []}
 
     def note(owner, name):

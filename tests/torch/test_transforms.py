@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gem_activations import GemError, GemSpec
-from gem_activations.torch import EGEM, GEM, SEGEM, activate, egem, gem, segem
+from gem_activations.torch import EGEM, GEM, SEGEM, activate, egem, gem, gem_glu, segem
 
 from ..tolerances import HIGHER_DERIVATIVE, SAME_MATHEMATICS, value_ulps
 from ..ulps import ulps_apart
@@ -209,3 +209,31 @@ def test_float32_values_under_a_tracer_meet_the_bound_of_eager_mode(spec):
     x = torch.linspace(-3, 6, 5001) * spec.scale
     got = make_fx(lambda x: activate(x, spec))(x)(x)
     assert ulps_apart(got, spec(x), "float32").max() <= value_ulps(spec.n)
+
+
+PULLED = {
+    "gem": lambda x: gem(x, n=2),
+    "egem from the output": lambda x: egem(x, eps=0.5, save="output"),
+    "segem": lambda x: segem(x, eps=0.5),
+    "gem_glu": lambda x: gem_glu(x, 1 - x, n=2),
+    "softplus": torch.nn.functional.softplus,  # The control.
+}
+
+
+@pytest.mark.parametrize("name", PULLED)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_pullback_called_outside_of_vjp_leads_to_what_is_differentiated_there(name, depth):
+    """By then the level has ended at which the tensors that were kept are wrapped."""
+    x = torch.randn(8, dtype=torch.float64)
+
+    def pulled(function, x, depth):
+        value, pull, *_ = torch.func.vjp(lambda x: pulled(function, x, depth - 1) if depth > 1 else function(x), x)
+        return pull(torch.ones_like(value))[0]
+
+    def loss(weight):
+        return pulled(lambda x: PULLED[name](x * weight), x, depth).square().sum()
+
+    weight = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, weight)
+    with torch.no_grad():
+        torch.testing.assert_close(loss(weight), loss(weight.detach()))

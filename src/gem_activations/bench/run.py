@@ -53,7 +53,7 @@ class Plan:
 
 
 SHORT = Plan(
-    log2_sizes=(12, 22),
+    log2_sizes=(8, 12, 22),
     dtypes=("float32",),
     layouts=("contiguous",),
     directions=DIRECTIONS,
@@ -63,7 +63,7 @@ SHORT = Plan(
     seconds=3.0,
 )
 FULL = Plan(
-    log2_sizes=tuple(range(10, 27, 2)),
+    log2_sizes=tuple(range(8, 27, 2)),
     dtypes=("float32", "bfloat16", "float16"),
     layouts=LAYOUTS,
     directions=DIRECTIONS,

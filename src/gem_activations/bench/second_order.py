@@ -177,7 +177,7 @@ def _kept(slope: Tensor, leaf: Tensor) -> Any:
     """Return what the first backward pass was differentiated by: the output if that was kept, else the input."""
     node: Any = slope.grad_fn
     for following, index in node.next_functions:
-        if following is not None and following.name().startswith("Activation"):
+        if following is not None and "Activation" in following.name():
             return torch.autograd.graph.GradientEdge(following, index)
     return leaf
 

@@ -181,17 +181,17 @@ class Activation(_Elementwise):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return grad d1."""
-        (kept,) = ctx.saved_tensors
+        (kept,) = _saved(ctx)
         return _gradient(grads[0], kept, ctx.settings), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return tangent d1."""
-        (kept,) = ctx.saved_tensors
+        (kept,) = _saved(ctx)
         return _gradient(tangents[0], kept, ctx.settings)
 
 
-class Direct(Function):
+class DirectActivation(Function):
     """f(x) if nothing but autograd looks, in as few calls as can be; the settings come as the arguments of Settings."""
 
     @staticmethod
@@ -218,7 +218,7 @@ class Direct(Function):
         return _gradient(grads[0], kept, Settings(*ctx.settings)), None, None
 
 
-_bare: Any = super(Function, Direct)
+_bare: Any = super(Function, DirectActivation)
 apply_directly = _bare.apply  # As `_apply` calls it, without asking for transforms.
 
 
@@ -255,13 +255,13 @@ class Gradient(_Elementwise):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return gg d1 and gg grad d2."""
-        grad, kept = ctx.saved_tensors
+        grad, kept = _saved(ctx)
         return *_curvature(grads[0], grad, kept, ctx.settings), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return (tangent of grad) d1 + (tangent of k) grad d2."""
-        grad, kept = ctx.saved_tensors
+        grad, kept = _saved(ctx)
         of_grad, of_kept = tangents[:2]
         if of_kept is None:
             return _gradient(of_grad, kept, ctx.settings)
@@ -301,7 +301,7 @@ class Curvature(_Elementwise):
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return the gradients of gg, grad and what was kept."""
         a, b = grads
-        grad_grad, grad, kept = ctx.saved_tensors
+        grad_grad, grad, kept = _saved(ctx)
         settings = ctx.settings
         if torch.is_grad_enabled() or _has_tangents() or is_traced(a):
             results = _third(a, b, grad_grad, grad, kept, settings)
@@ -313,7 +313,7 @@ class Curvature(_Elementwise):
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return the tangents of both results."""
         # Both are bilinear in gg and grad, so that the passes above serve with one of them replaced by its tangent.
-        grad_grad, grad, kept = ctx.saved_tensors
+        grad_grad, grad, kept = _saved(ctx)
         nothing = torch.zeros_like(kept)
         of_grad_grad, of_grad, of_kept = (nothing if tangent is None else tangent for tangent in tangents[:3])
         first, second = _curvature(of_grad_grad, grad, kept, ctx.settings)
@@ -353,12 +353,12 @@ class Inverse(_Elementwise):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return grad / f'(x), and 0 where f' is 0: there every product with f' is 0 as well."""
-        return grads[0] * formula.reciprocal(formula.derivative(ctx.saved_tensors[0], ctx.spec)), None
+        return grads[0] * formula.reciprocal(formula.derivative(_saved(ctx)[0], ctx.spec)), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return tangent / f'(x), and 0 where f' is 0."""
-        return tangents[0] * formula.reciprocal(formula.derivative(ctx.saved_tensors[0], ctx.spec))
+        return tangents[0] * formula.reciprocal(formula.derivative(_saved(ctx)[0], ctx.spec))
 
 
 class GatedUnit(_Elementwise):
@@ -380,7 +380,7 @@ class GatedUnit(_Elementwise):
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return grad * f(gate) and grad * x * f'(gate)."""
         grad, settings = grads[0], ctx.settings
-        x, gate = (kept.to(grad) for kept in ctx.saved_tensors)
+        x, gate = (kept.to(grad) for kept in _saved(ctx))
         if torch.is_grad_enabled() or _has_tangents() or is_traced(grad):
             # Half types are widened before the products, which may overflow where f' is 0.
             wide, wide_gate = formula.widen(grad), formula.widen(gate)
@@ -392,7 +392,7 @@ class GatedUnit(_Elementwise):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return (tangent of x) * f(gate) + x * f'(gate) * (tangent of gate)."""
-        x, gate = ctx.saved_tensors
+        x, gate = _saved(ctx)
         wide = formula.widen(gate)
         result = torch.zeros_like(wide)
         if tangents[0] is not None:
@@ -400,6 +400,20 @@ class GatedUnit(_Elementwise):
         if tangents[1] is not None:
             result = result + _gradient(formula.widen(x) * tangents[1], wide, ctx.settings)
         return result.to(x.dtype)
+
+
+def _saved(ctx: Any) -> tuple[Tensor, ...]:
+    """Return the saved tensors as they are outside of levels of torch.func that have ended.
+
+    A pullback of torch.func.vjp runs there, and what wraps a tensor at a level knows nothing of the graph outside.
+    """
+    return tuple(_outside(tensor) for tensor in ctx.saved_tensors)
+
+
+def _outside(tensor: Tensor) -> Tensor:
+    while functorch.is_functorch_wrapped_tensor(tensor) and (value := functorch.unwrap_if_dead(tensor)) is not tensor:
+        tensor = value
+    return tensor
 
 
 def _has_tangents() -> bool:
