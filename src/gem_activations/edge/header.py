@@ -62,41 +62,34 @@ def make_header(layers: Mapping[str, IntegerLayer], command: str = "gem-act c") 
         " *",
         f" * int32_t y = gem_{method}(&{first}, q); takes one quantised number to another.",
         " *",
-        *(f" * {line}" for name, layer in layers.items() for line in _description(name, layer)),
-        " */",
-        *(_division_lines(division) if method == "q31" else []),
-        Path(__file__).with_name(f"{method}.h").read_text().rstrip(),
-        "",
-        *(layer_struct(layer, name) for name, layer in layers.items()),
     ]
+    for name, layer in layers.items():
+        q, report = layer.quantization, layer.report
+        exact = "every result exactly rounded"
+        if report.inexact:
+            exact = f"{report.inexact} results off by at most {report.largest_error}"
+        ties = "away from zero" if q.rounding == "away" else "to even"
+        lines += [
+            f" * {name}: {layer.spec}, int{q.bits}, x = {q.in_scale!r} (q - {q.in_zero}), "
+            f"y = {q.out_scale!r} (result - {q.out_zero});",
+            f" *     of {report.inputs} inputs, ties {ties}: {exact}.",
+        ]
+    lines.append(" */")
+    if method == "q31":
+        number = _DIVISIONS.index(division)
+        lines += [
+            f"#if defined(GEM_Q31_DIVISION) && GEM_Q31_DIVISION != {number}",
+            '#error "headers made with several divisions cannot be included together: '
+            'make them with the same --division"',
+            "#endif",
+            "#ifndef GEM_Q31_DIVISION",
+            f"#define GEM_Q31_DIVISION {number} /* {division} */",
+            "#endif",
+            "",
+        ]
+    lines += [Path(__file__).with_name(f"{method}.h").read_text().rstrip(), ""]
+    lines += [layer_struct(layer, name) for name, layer in layers.items()]
     return "\n".join(lines) + "\n"
-
-
-def _description(name: str, layer: IntegerLayer) -> list[str]:
-    quantization, report = layer.quantization, layer.report
-    scales = f"x = {quantization.in_scale!r} (q - {quantization.in_zero})"
-    scales += f", y = {quantization.out_scale!r} (result - {quantization.out_zero})"
-    exact = "every result exactly rounded"
-    if report.inexact:
-        exact = f"{report.inexact} results off by at most {report.largest_error}"
-    ties = "away from zero" if quantization.rounding == "away" else "to even"
-    return [
-        f"{name}: {layer.spec}, int{quantization.bits}, {scales};",
-        f"    of {report.inputs} inputs, ties {ties}: {exact}.",
-    ]
-
-
-def _division_lines(division: str) -> list[str]:
-    number = _DIVISIONS.index(division)
-    return [
-        f"#if defined(GEM_Q31_DIVISION) && GEM_Q31_DIVISION != {number}",
-        '#error "headers made with several divisions cannot be included together: make them with the same --division"',
-        "#endif",
-        "#ifndef GEM_Q31_DIVISION",
-        f"#define GEM_Q31_DIVISION {number} /* {division} */",
-        "#endif",
-        "",
-    ]
 
 
 def make_vectors(layers: Mapping[str, IntegerLayer], header: str) -> str:

@@ -93,8 +93,11 @@ class IntegerLayer:
         Raises: TensorError: q holds no integers, or one out of range.
         """
         t = self.quantization.steps(q)
-        levels = _levels(self.constants, _products(self.constants, t, self.method, self.division), t)
-        results = np.clip(levels + self.constants.out_zero, self.constants.low, self.constants.high)
+        c, products = self.constants, _products(self.constants, t, self.method, self.division)
+        up = (products + np.uint64(c.half_pos)) >> np.uint64(c.shift)
+        down = (products + np.uint64(c.half_neg)) >> np.uint64(c.n_shift)
+        size = np.minimum(np.where(t > 0, up, down), np.uint64(_LIMIT)).astype(np.int64)
+        results = np.clip(np.where(t > 0, size, -size) + c.out_zero, c.low, c.high)
         return results.astype(self.quantization.dtype)
 
     def c_struct(self, name: str = "layer") -> str:
@@ -281,10 +284,3 @@ def _quotient(num: Words, den: Words, bits: np.uint64, division: Division) -> Wo
         inverse = (inverse * (np.uint64(1 << 31) - ((den * inverse) >> bits))) >> np.uint64(30)
     # Without this bound a quotient near 1 wraps to 0.
     return np.where(num >= den, one, np.minimum((num * inverse) >> np.uint64(30), one))
-
-
-def _levels(constants: Constants, products: Words, t: NDArray[np.int64]) -> NDArray[np.int64]:
-    up = (products + np.uint64(constants.half_pos)) >> np.uint64(constants.shift)
-    down = (products + np.uint64(constants.half_neg)) >> np.uint64(constants.n_shift)
-    size = np.minimum(np.where(t > 0, up, down), np.uint64(_LIMIT)).astype(np.int64)
-    return np.where(t > 0, size, -size)

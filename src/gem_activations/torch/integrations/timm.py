@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-from types import ModuleType
 from typing import Any
 
 from ... import catalog
@@ -35,7 +34,11 @@ def register_timm() -> tuple[str, ...]:
             f"this version of timm does not keep its activations in layers.create_act.{_TABLE}, as 1.0 does; give "
             "act_layer=gem_activations.torch.act_layer(...) to its models instead"
         )
-    refuse_conflicts("timm's table of activations", _names(home), _names(_as_installed(home)))
+    # The file of the module once more, apart from the module: timm keeps no second list of its names.
+    spec: Any = importlib.util.find_spec(home.__name__)
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    refuse_conflicts("timm's table of activations", _names(home), _names(fresh))
     if not isinstance(table, CatalogNames):
         table = CatalogNames(table)
         setattr(home, _TABLE, table)
@@ -44,13 +47,3 @@ def register_timm() -> tuple[str, ...]:
 
 def _names(home: Any) -> set[str]:
     return {*getattr(home, _TABLE, ()), *getattr(home, _FIRST, ())}
-
-
-def _as_installed(home: ModuleType) -> ModuleType:
-    """Run the file of a module once more, apart from the module: timm keeps no second list of its names."""
-    spec = importlib.util.find_spec(home.__name__)
-    assert spec is not None
-    assert spec.loader is not None
-    fresh = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fresh)
-    return fresh

@@ -97,7 +97,8 @@ class _Reader:
             self.reasons.append("its forward goes through its children, and would meet the new activation among them")
         owner, value = _resolve(path, function, this, first)
         of_module = isinstance(owner, nn.Module)
-        if of_module and vars(owner).get(str(path[-1]), _MISSING) is value and _family_of_held(value):
+        held = value.func if isinstance(value, partial) else value
+        if of_module and vars(owner).get(str(path[-1]), _MISSING) is value and family_of(held):
             return  # What a module holds is replaced where it is held.
         # What is known at the call only may be a method of a tensor.
         known = [path[-1] if len(path) > 1 else None] if value is _MISSING else inside(value)
@@ -123,17 +124,11 @@ class _Reader:
             if home in ("torch", "gem_activations") or home in sys.stdlib_module_names - {"__main__"}:
                 return
             # A decorator's function is given the same first argument.
-            takes_it = isinstance(value, property) or _arguments(value)[:1] == ("self",)
+            takes_it = True
+            if not isinstance(value, property):
+                code = inspect.unwrap(getattr(value, "__func__", value)).__code__
+                takes_it = code.co_argcount > 0 and code.co_varnames[0] == "self"
             self.read(value, getattr(value, "__self__", this) if takes_it else None)
-
-
-def _arguments(function: Any) -> tuple[str, ...]:
-    code = inspect.unwrap(getattr(function, "__func__", function)).__code__
-    return code.co_varnames[: code.co_argcount]
-
-
-def _family_of_held(value: Any) -> str | None:
-    return family_of(value.func if isinstance(value, partial) else value)
 
 
 @lru_cache(maxsize=1024)
