@@ -93,7 +93,8 @@ class ScaleReport:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is likely to go wrong, a sentence each."""
-        found = [warn_of_scale(row.name, row.scale, row.sigma) for row in self.rows if row.rho and row.rho > 1]
+        # A scale calibrated to 1 sigma is not above it but for rounding.
+        found = [warn_of_scale(row.name, row.scale, row.sigma) for row in self.rows if (row.rho or 0) > 1.001]
         if self.chi > math.e:
             found.append(
                 f"the product of chi over the depth is {self.chi:.3g}, above e: gradients grow on their way back; "

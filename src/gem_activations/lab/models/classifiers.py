@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from ...torch import make_activation
+from ..recipes.arms import parse_arm
 from ..recipes.pipeline import Cnn, Mlp, PreActPlan, ResNetPlan, VitPlan
 from .resnet import STAGES, Factory, PreActResNet, ResNet
 from .vit import VisionTransformer
@@ -15,8 +15,8 @@ Model = Mlp | Cnn | ResNetPlan | PreActPlan | VitPlan
 
 
 def as_factory(activation: str | Factory) -> Factory:
-    """Return what makes a module of an activation, which is a string of the catalog or such a factory itself."""
-    return (lambda: make_activation(activation)) if isinstance(activation, str) else activation
+    """Return what makes a module of an activation: a string as `parse_arm` reads it, or such a factory itself."""
+    return parse_arm(activation) if isinstance(activation, str) else activation
 
 
 def build_model(model: Model, activation: str | Factory, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:

@@ -184,6 +184,7 @@ class Recipe:
         task: What makes batches and models of the data: a key of `tasks.LOADERS`.
         scale: "full" as in the literature, "small" for a CPU, "smoke" to try the code path.
         subset: Examples that are used.
+        input_scale: Factor on the inputs after their standardisation, of images.
         shrink: Side of the squares of a colour image whose mean becomes one pixel; 1 leaves images as they are.
         augmentation: "none", or "crop-flip": training images are padded with zeros by 1/8 of their height (4
             pixels of CIFAR's 32), cropped back at random, and mirrored with probability 1/2.
@@ -193,7 +194,7 @@ class Recipe:
             the "last".
         metric: What arms are compared by: a name in `metrics.METRICS`.
         margin: Margin of equivalence in the metric's stored unit; None for the metric's own.
-        activations: Arms of the comparison, as strings of the catalog.
+        activations: Arms of the comparison, as `parse_arm` reads them.
         baseline: Arm that the others are compared with.
         seeds: Number of runs of each arm.
         threads: CPU threads of torch; None for torch's own choice. The first run's number is kept for the comparison.
@@ -211,6 +212,7 @@ class Recipe:
     scale: Scale = "full"
     subset: Subset = Subset()
     shrink: int = 1
+    input_scale: float = 1.0
     augmentation: Literal["none", "crop-flip"] = "none"
     initialisation: Initialisation = "model"
     selection: Selection = "lowest-validation-loss"
@@ -225,7 +227,7 @@ class Recipe:
 
     _OWN: ClassVar[tuple[str, ...]] = ("activations", "baseline", "seeds")
     # Left out of the pipeline at their default, so that what earlier versions began has the identity it had then.
-    _LATER: ClassVar[dict[str, Any]] = {"rates": {}, "scored": "test"}
+    _LATER: ClassVar[dict[str, Any]] = {"rates": {}, "scored": "test", "input_scale": 1.0}
 
     @property
     def rule(self) -> str:

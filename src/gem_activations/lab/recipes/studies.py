@@ -22,6 +22,13 @@ TWENTY = tuple(
 """Lee's twenty activations, as canonical strings."""
 SMALL_EPS = tuple(str(parse(f"egem(eps={eps})")) for eps in ("1e-6", "1e-5", "1e-4"))
 LARGE_EPS = tuple(str(parse(f"egem(eps={eps})")) for eps in ("0.01", "0.1", "1", "10"))
+SCALES = tuple(
+    f"egem({scale})"
+    for scale in (
+        *("eps=1e-4", "eps=1", "a=0.1sigma", "a=1sigma"),
+        *("a=1sigma, trainable=true", "a=1sigma..0.1sigma"),
+    )
+)
 ORDERS = ("gem", "gem(n=2)", "gem(n=3)", "gem(n=4)")
 
 
@@ -40,7 +47,17 @@ def twenty(recipe: Recipe) -> Recipe:
     return _with_arms(recipe, TWENTY, baseline="gelu")
 
 
-STUDIES: dict[str, Study] = {"n-ablation": n_ablation, "eps-ablation": eps_ablation, "twenty": twenty}
+def eps_automatic(recipe: Recipe) -> Recipe:
+    """E-GEM with eps fixed, calibrated to the pre-activations, trained and scheduled, against ReLU, beside GELU."""
+    return _with_arms(recipe, ("relu", *SCALES, "gelu"), baseline="relu")
+
+
+STUDIES: dict[str, Study] = {
+    "n-ablation": n_ablation,
+    "eps-ablation": eps_ablation,
+    "eps-automatic": eps_automatic,
+    "twenty": twenty,
+}
 """Name -> study. The docstring of a study is its help."""
 
 

@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from ... import __version__
+from ...catalog import ENTRIES
 from ...errors import StoreError
 from ..claims.evidence import Finding, judge_comparison
 from ..statistics.analysis import Analysis
@@ -29,6 +30,7 @@ from ..statistics.formatting import (
     failure_lines,
     headline,
     looking_sentences,
+    scale_sentences,
     value_text,
 )
 from ..statistics.reading import analyse_comparison
@@ -48,7 +50,7 @@ from ..statistics.tables import (
 from ..store.comparison import write_atomically
 from ..store.rates import FILE as RATES
 from ..store.records import Comparison
-from .drawing import INK, find_known, render
+from .drawing import INK, render
 from .plots import comparison_figures
 
 FILES = {
@@ -173,7 +175,8 @@ def analyse(comparison: Comparison, baseline: str | None = None) -> Report:
     """Compute all that a report says of a comparison; it may be unfinished, and have one arm or one seed."""
     analysis = analyse_comparison(comparison, baseline)
     looking = looking_sentences(comparison, analysis.baseline)
-    sentences = (*analysis.sentences, *looking, *control_sentences(comparison.recipe))
+    scales = scale_sentences(comparison)
+    sentences = (*analysis.sentences, *looking, *scales, *control_sentences(comparison.recipe))
     if baseline is not None:
         comparison = replace(comparison, baseline=baseline)
     return Report(comparison, analysis, tuple(judge_comparison(comparison)), sentences, _banners(comparison, analysis))
@@ -286,7 +289,7 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
             (name, _caption(name, analysis), _inline(name, figure, _alternative(name, analysis)))
             for name, figure in figures.items()
         ],
-        entries=[(name, known.entry) for name in comparison.activations if (known := find_known(name))],
+        entries=[(arm, ENTRIES[name]) for arm in comparison.activations if (name := arm.partition("(")[0]) in ENTRIES],
         recipe=list(_flatten(comparison.recipe)),
         environment=[item for item in _flatten(comparison.environment) if item[0] != "command"],
         command=command if isinstance(command, str) else shlex.join(map(str, command)),

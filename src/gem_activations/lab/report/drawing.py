@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from ...catalog import Activation, parse
 from ...errors import ActivationNameError, SettingError
+from ...spec import MEMBERS
 
 INK = "#1f2328"
 GREY = "#7d8590"
@@ -108,9 +109,9 @@ def styles(activations: Sequence[str]) -> dict[str, Style]:
 def _style(activation: str) -> Style:
     if activation == "relu":
         return Style(GREY, "D")
-    known = find_known(activation)
-    member = known is not None and known.entry.group == "family"
-    palette, markers, first = (FAMILY, "o8h", _MEMBERS) if member else (RIVALS, "s^vPX<>", _COMMON)
+    palette, markers, first = (
+        (FAMILY, "o8h", _MEMBERS) if activation.partition("(")[0] in MEMBERS else (RIVALS, "s^vPX<>", _COMMON)
+    )
     number = first.index(activation) if activation in first else len(first) + zlib.crc32(activation.encode())
     return Style(palette[number % len(palette)], markers[number // len(palette) % len(markers)])
 

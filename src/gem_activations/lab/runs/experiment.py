@@ -23,7 +23,7 @@ from torch import nn
 
 from ... import __version__, catalog
 from ...errors import ActivationNameError, ExperimentError, GemError, SettingError
-from ...torch import make_activation
+from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import Recipe
 from ..store.rates import to_plain
 from ..store.records import CORE
@@ -93,13 +93,12 @@ def of_recipe(
 ) -> Experiment:
     """Return the experiment of a recipe with all of the user's choices in it; its arms may be the user's own."""
     arms = arms or make_arms(recipe.activations)
-    own = {name: factory for name, factory in arms.items() if not _is_known(factory)}
 
     def load(device: torch.device) -> Loaded:
         task = load_task(recipe, data_dir).to(device)
 
         def trainer(run: Run, group: Group) -> Trainer:
-            return Trainer(recipe, run.name, run.seed, task, group, own.get(run.name))
+            return Trainer(recipe, run.name, run.seed, task, group, arms[run.name])
 
         return Loaded(
             lambda run, group: trainer(run, group).train(run),
@@ -115,7 +114,7 @@ def of_recipe(
         seeds=seeds,
         threads=recipe.threads,
         deterministic=True,
-        versions={**_versions(), **_hash_files(*own.values())},
+        versions={**_versions(), **_hash_files(*arms.values())},
         load=load,
         headline=partial(_say_recipe, recipe.metric),
     )
@@ -139,6 +138,12 @@ def of_function(request: FunctionRequest) -> Experiment:
     if request.margin is not None and not 0 < request.margin < math.inf:
         raise SettingError(f"--margin {request.margin:g}: give a positive number in the unit of {request.metric}")
     arms = request.arms or make_arms(request.activations or ())
+    calibrated = [name for name, arm in arms.items() if isinstance(arm, Arm) and arm.ratio is not None]
+    if calibrated:
+        raise SettingError(
+            f"{calibrated[0]} is calibrated on a batch of a recipe; in a training function of your own give egem, and "
+            "call gem_activations.torch.calibrate_(model, batch)"
+        )
     baseline = request.baseline or ("gelu" if "gelu" in arms else next(iter(arms)))
     baseline = baseline if baseline in arms else str(_parse_known(baseline))
     if baseline not in arms:
@@ -229,15 +234,15 @@ def make_arms(choices: Sequence[Choice] | Mapping[str, Choice]) -> dict[str, Fac
             that make a module. A mapping gives the names itself.
     Raises: SettingError: none, two of one name, or a name that cannot be one; as `load_object`.
     Example:
-        >>> list(make_arms(("gelu", "egem( n=2 )", nn.CELU, "c=torch.nn.CELU")))
-        ['gelu', 'egem(n=2, eps=1e-4)', 'CELU', 'c']
+        >>> list(make_arms(("gelu", "egem( n=2 )", "egem(a=.1sigma)", nn.CELU, "c=torch.nn.CELU")))
+        ['gelu', 'egem(n=2, eps=1e-4)', 'egem(a=0.1sigma)', 'CELU', 'c']
     """
     named = choices.items() if isinstance(choices, Mapping) else ((None, choice) for choice in choices)
     arms: dict[str, Factory] = {}
     for given, choice in named:
         name, factory = _make_arm(choice, given)
         if name in arms:
-            if given is None and _is_known(factory):
+            if given is None and isinstance(factory, Arm):
                 continue
             raise SettingError(f"two activations are called {name}; name one of them, as in other={name}")
         arms[name] = factory
@@ -254,7 +259,7 @@ def _make_arm(choice: Choice, given: str | None) -> tuple[str, Factory]:
         dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", place)
         if ":" not in place and not dotted:
             activation = _parse_known(place)
-            return given or (name if named else str(activation)), partial(make_activation, activation)
+            return given or (name if named else str(activation)), activation
         factory = _check_factory(load_object(place, "an activation"), place)
         given = given or (name if named else None)
         return _check_name(given) if given else _own_name(factory), factory
@@ -267,14 +272,9 @@ def _make_arm(choice: Choice, given: str | None) -> tuple[str, Factory]:
     return _check_name(given) if given else _own_name(factory), factory
 
 
-def _is_known(factory: Factory) -> bool:
-    """Return whether a factory makes an activation of the catalog."""
-    return isinstance(factory, partial) and factory.func is make_activation
-
-
-def _parse_known(text: str) -> catalog.Activation:
+def _parse_known(text: str) -> Arm:
     try:
-        return catalog.parse(text)
+        return parse_arm(text)
     except ActivationNameError as error:
         raise ActivationNameError(
             f"{error}; an activation of your own is given as mine.py:NAME or package.module:NAME"

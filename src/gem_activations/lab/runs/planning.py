@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from ... import catalog
 from ...errors import SettingError, StoreError
+from ..recipes.arms import parse_arm
 from ..recipes.pipeline import Cnn, Initialisation, Mlp, Recipe, Training
 from ..recipes.registry import make_recipe
 from ..recipes.studies import make_study
@@ -62,9 +63,13 @@ def _resolve_lab(request: Execution) -> Experiment:
         raise SettingError(f"--data-dir {request.data_dir}: there is no such folder; make it, or name another")
     seeds = tuple(range(request.seed_start, request.seed_start + recipe.seeds))
     arms = make_arms(request.activations or recipe.activations)
-    if recipe.initialisation == "gain" and any(name.partition("(")[0] not in catalog.ENTRIES for name in arms):
+    if recipe.initialisation == "gain" and not all(map(_has_gain, arms)):
         raise SettingError("--initialisation gain needs activations of the catalog, whose gain is known; leave it out")
     return of_recipe(recipe, request.data_dir, seeds, arms)
+
+
+def _has_gain(name: str) -> bool:
+    return name.partition("(")[0] in catalog.ENTRIES and str(parse_arm(name).base) == name
 
 
 def _check_looks(request: Execution) -> None:
@@ -99,7 +104,7 @@ def resolve_recipe(request: Request) -> Recipe:
     arms = make_arms(given)
     activations = tuple(arms)
     baseline = request.baseline or recipe.baseline
-    baseline = baseline if baseline in arms else str(catalog.parse(baseline))
+    baseline = baseline if baseline in arms else str(parse_arm(baseline))
     if baseline not in activations:
         if request.baseline is not None:
             raise SettingError(f"--baseline {baseline} is not among the activations; add it to --activations")
@@ -112,6 +117,7 @@ def resolve_recipe(request: Request) -> Recipe:
         training=_choose_means(_choose_training(recipe.training, request), request, recipe),
         model=_choose_model(recipe, request),
         initialisation=_choose_initialisation(recipe, request.initialisation),
+        input_scale=_choose_input_scale(recipe, request.input_scale),
     )
     if request.trial is not None:
         training = dataclasses.replace(recipe.training, learning_rate=request.trial)
@@ -136,6 +142,16 @@ def _choose_initialisation(recipe: Recipe, name: str | None) -> Initialisation:
     if name is not None and name not in known:
         raise SettingError(f"--initialisation {name}: expected one of {', '.join(known)}")
     return recipe.initialisation if name is None else known[name]
+
+
+def _choose_input_scale(recipe: Recipe, factor: float | None) -> float:
+    if factor is None:
+        return recipe.input_scale
+    if recipe.task != "images":
+        raise SettingError(f"--input-scale: {recipe.name} has no images; leave it out")
+    if not 0 < factor < math.inf:
+        raise SettingError(f"--input-scale {factor:g}: give a positive number")
+    return factor
 
 
 def _choose_training(training: Training, request: Request) -> Training:

@@ -23,8 +23,8 @@ _RECIPES = (
 )
 _STUDIES = f"Activations and baseline of a study.{_list(STUDIES)}"
 _ACTIVATIONS = (
-    'Activations to compare: names of the catalog such as gelu gem "egem(eps=1e-4)", or your own as mine.py:Snake, '
-    "torch.nn.CELU or snake=mine.py:Snake"
+    'Activations to compare: names of the catalog such as gelu gem "egem(eps=1e-4)" "egem(a=0.1sigma)", or your own '
+    "as mine.py:Snake, torch.nn.CELU or snake=mine.py:Snake"
 )
 
 _MOST = 40
@@ -103,6 +103,8 @@ class Request(Execution):
     """Keep images and convolutions in that memory format."""
     compiled: Annotated[bool, FlagCreatePairsOff] = False
     """Run the training steps through torch.compile."""
+    input_scale: float | None = None
+    """Factor on the standardised pixels of images, such as 0.05; 1 where not given."""
     model: str | None = None
     """Another model of the recipe, such as mlp or cnn; the recipe's own where not given."""
     initialisation: Literal["model", "gain"] | None = None
@@ -122,7 +124,8 @@ class Request(Execution):
     def folder(self) -> Path:
         """The output folder."""
         gain, tuned = "gain" if self.initialisation == "gain" else None, "tuned" if self.rates else None
-        parts = (part for part in (self.recipe, self.study, gain, tuned) if part)
+        scaled = None if self.input_scale is None else f"x{self.input_scale:g}"
+        parts = (part for part in (self.recipe, self.study, gain, tuned, scaled) if part)
         return self.out or Path("runs") / "-".join(parts)
 
 

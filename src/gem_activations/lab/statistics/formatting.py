@@ -170,6 +170,25 @@ def control_sentences(recipe: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def scale_sentences(comparison: "Comparison") -> list[str]:
+    """Warn of activations whose scale was above the deviation of their pre-activations before the first step."""
+    sentences: list[str] = []
+    for activation in comparison.activations:
+        found = [
+            rho
+            for run in comparison.results
+            if run.activation == activation and (rho := run.figures.get("rho")) is not None
+        ]
+        high = [rho for rho in found if rho > 1.001]  # Not 1 sigma, rounded.
+        if high:
+            sentences.append(
+                f"{activation}: at the start its scale a was up to {max(high):.2g} times the deviation of its "
+                f"pre-activations, in {len(high)} of {_runs(len(found))}: its gate was mostly closed. "
+                "egem(a=0.1sigma) is calibrated."
+            )
+    return sentences
+
+
 def looking_sentences(comparison: "Comparison", baseline: str) -> list[str]:
     """Say when the results were looked at while seeds were added, and which seeds were added without a schedule."""
     sentences = [

@@ -2,9 +2,10 @@
 
 An output folder holds `comparison.json` (the identity of the comparison and its plan), `looks.json` if seeds are added
 until the arms are decided, and one folder a run:
-`runs/<activation>/seed-000/` with `config.json`, `env.json`, `metrics.jsonl`, `checkpoint.pt`, `depth.json` and
-`result.json`. `result.json` is written last: a run without it is not finished. Every file appears by atomic rename,
-but for `metrics.jsonl`, to which a run appends one line after each epoch.
+`runs/<activation>/seed-000/` with `config.json`, `env.json`, `metrics.jsonl`, `checkpoint.pt`, `depth.json`,
+`result.json`, and for a member of the family `scale.json`: what `check_scale` says before the first step. `result.json`
+is written last: a run without it is not finished. Every file appears by atomic rename, but for `metrics.jsonl`, to
+which a run appends one line after each epoch.
 """
 
 import os
@@ -18,6 +19,7 @@ from ...errors import StoreError
 from .records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, Depth, EpochRow, Look, Plan, RunKey, RunResult
 
 DEPTH = "depth.json"
+SCALE = "scale.json"
 LOOKS = "looks.json"
 _FORMAT = 2
 

@@ -45,6 +45,11 @@ class ImageTask:
         """Return the task of one seed: with the seed's fold where the data set has folds."""
         return ImageTask(self.recipe, self.dataset.fold(seed))
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return pixels as the model takes them: float32, standardised, times the recipe's factor."""
+        factor = self.recipe.input_scale
+        return self.dataset.scaled(x) if factor == 1 else self.dataset.scaled(x) * factor
+
     def make_model(self, activation: str | Factory, seed: int) -> nn.Module:
         """Build the recipe's model on the device, with its initialisation."""
         shape, classes = self.dataset.shape, self.dataset.classes
@@ -57,7 +62,7 @@ class ImageTask:
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """Return the images of the indices, augmented where the recipe says so."""
         split = self.dataset.train
-        x = self.dataset.scaled(split.x[indices])
+        x = self.scaled(split.x[indices])
         if self.recipe.augmentation == "crop-flip":
             x = crop_and_flip(x, generator)
         return Batch(x, split.y[indices])
@@ -68,7 +73,7 @@ class ImageTask:
         _, height, width = self.dataset.shape
         size = max(1, min(1000, _EVALUATION_PIXELS // (height * width)))
         for x, y in zip(examples.x.split(size), examples.y.split(size), strict=True):
-            yield Batch(self.dataset.scaled(x), y)
+            yield Batch(self.scaled(x), y)
 
 
 def load_task(recipe: Recipe, data_dir: Path | None) -> ImageTask:

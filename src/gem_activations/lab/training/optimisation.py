@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ...torch import weight_decay_groups
 from ..recipes.pipeline import Training
 
 _DROP = 0.1
@@ -16,7 +17,8 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
     """Make the optimiser of a run; its learning rates are set step by step, see `learning_rates`.
 
     Args:
-        model: Its trained parameters are optimised, in one group, or in two where only matrices decay.
+        model: Its trained parameters are optimised, in one group, or in two where some do not decay: all but matrices
+            if the training says so, and a learnt scale always.
         training: The recipe's training.
     Example:
         >>> training = Training(epochs=1, batch_size=2, learning_rate=0.1, decay="matrices")
@@ -32,9 +34,9 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
 
 
 def _groups(model: nn.Module, training: Training) -> list[dict[str, object]]:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if training.decay == "all":
-        return [{"params": parameters, "weight_decay": training.weight_decay}]
+        return weight_decay_groups(model, training.weight_decay)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
     others = [parameter for parameter in parameters if parameter.dim() < 2]
     groups: list[dict[str, object]] = [{"params": matrices, "weight_decay": training.weight_decay}]

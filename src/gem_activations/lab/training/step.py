@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...torch import ScaleSchedule
 from ..recipes.pipeline import Training
 from .group import Group
 from .optimisation import make_optimizer
@@ -55,13 +56,20 @@ class Stepper:
         training: The recipe's training.
         generator: Random stream of the batches, on the task's device.
         group: The processes that share each batch.
+        schedule: Moves the scales of the model's activations, a step after each of the optimiser.
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, training: Training, generator: torch.Generator, group: Group
+        self,
+        model: nn.Module,
+        task: Task,
+        training: Training,
+        generator: torch.Generator,
+        group: Group,
+        schedule: ScaleSchedule | None = None,
     ) -> None:
         self.model, self.task, self.training, self.generator, self.group = model, task, training, generator, group
-        self.optimizer = make_optimizer(model, training)
+        self.optimizer, self.schedule = make_optimizer(model, training), schedule
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         wrapped = group.wrap(model)
         self.network = torch.compile(wrapped) if training.compiled else wrapped
@@ -87,6 +95,8 @@ class Stepper:
         if self.training.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
         optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
         return loss
 
     def _whole(self, batch: Batch) -> Tensor:

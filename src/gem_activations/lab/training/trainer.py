@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...torch import ScaleSchedule, calibrate_, check_scale
+from ...torch.scale import named_members
 from ..models.classifiers import count_parameters
 from ..models.resnet import Factory
+from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import Recipe
-from ..store.comparison import DEPTH, write_json
+from ..store.comparison import DEPTH, SCALE, write_json
 from .diagnostics import describe_depth, profile
 from .evaluation import Score, evaluate
 from .group import Group, SingleProcess
@@ -28,9 +31,10 @@ from .optimisation import learning_rates
 from .run import NotFiniteError, Run
 from .step import Record, Stepper, autocast
 from .streams import AUGMENTATION, NOISE, WEIGHTS, derive_seed, epoch_order, step_batches
-from .tasks import SplitName, Task
+from .tasks import Batch, SplitName, Task
 from .timing import measure_step_ratio
 
+SCALE_COLUMNS = ("name", "sigma", "scale", "eps", "rho", "chi", "gain", "gate_closed", "reason")
 _UNTESTED: dict[str, Any] = dict.fromkeys(("test_accuracy", "test_loss", "step_time_ratio"))
 
 
@@ -62,11 +66,11 @@ class Trainer:
 
     Args:
         recipe: How it is trained.
-        activation: Canonical string of the catalog.
+        activation: Name of the arm.
         seed: Seed of the run.
         task: What is trained, on the device of the run.
         group: The processes that train this run together; all of them construct it and call `train` or `advance`.
-        make: Makes a module of the activation, if it is none of the catalog.
+        make: The arm, or what makes a module of the user's own activation; None for the arm that the string names.
     """
 
     def __init__(
@@ -80,7 +84,9 @@ class Trainer:
     ) -> None:
         recipe = recipe.for_arm(activation)
         self.recipe, self.activation, self.seed, self.task = recipe, activation, seed, task.replicate(seed)
-        self.group, self.own = group or SingleProcess(), make or activation
+        make = make or parse_arm(activation)
+        self.group = group or SingleProcess()
+        self.arm, self.own = (make, str(make)) if isinstance(make, Arm) else (None, make)
         self.device, self.examples = self.task.device, self.task.sizes["train"]
         self.metrics: list[EpochMetrics] = []
         self.best: dict[str, Tensor] = {}
@@ -88,15 +94,43 @@ class Trainer:
         self.peak = 0
         self.model = self.make_model(self.own)
         self.rates = learning_rates(recipe.training, recipe.training.total_steps(self.examples))
-        self.stepper = Stepper(self.model, self.task, recipe.training, torch.Generator(self.device), self.group)
+        noise = torch.Generator(self.device)
+        self.schedule = self._schedule(self.model)
+        self.stepper = Stepper(self.model, self.task, recipe.training, noise, self.group, self.schedule)
         torch.manual_seed(derive_seed(seed, NOISE))
 
     def make_model(self, activation: str | Factory) -> nn.Module:
-        """Build the model with the initial weights of this run's seed and any activation."""
+        """Build the model with the initial weights of this run's seed; this run's own activation is calibrated."""
         model = self.task.make_model(activation, derive_seed(self.seed, WEIGHTS))
         if self.recipe.training.channels_last:
             model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- the stubs leave it out
+        if activation is self.own and self.arm is not None and self.arm.ratio is not None:
+            with autocast(self.device, self.recipe.training):
+                calibrate_(model, self._first_batch().inputs, float(self.arm.ratio))
         return model
+
+    def _first_batch(self) -> Batch:
+        """Return the examples of the first step, as many as one process has room for, with noise of their own."""
+        noise = torch.Generator(self.device).manual_seed(derive_seed(self.seed, AUGMENTATION, 0))
+        indices = epoch_order(self.seed, 0, self.examples)[: self._most_at_once()].to(self.device)
+        return self.task.train_batch(indices, noise)
+
+    def _schedule(self, model: nn.Module) -> ScaleSchedule | None:
+        """Return the schedule of the scales of a model of this run's own activation, None if they have none."""
+        if self.arm is None or self.arm.end is None:
+            return None
+        assert self.arm.ratio is not None
+        return ScaleSchedule(model, 1.0, float(self.arm.end / self.arm.ratio), len(self.rates), relative=True)
+
+    def _check_scale(self, run: Run) -> dict[str, float | None]:
+        """Check the scales of a member of the family before the first step; store the table, return its extremes."""
+        if self.arm is None or self.arm.base.spec is None:
+            return {}
+        with autocast(self.device, self.recipe.training):
+            report = check_scale(self.model, self._first_batch().inputs)
+        rows = [{name: getattr(row, name) for name in SCALE_COLUMNS} for row in report.rows]
+        write_json(run.folder / SCALE, {"rows": rows, "warnings": report.warnings})
+        return {"rho": max((row.rho for row in report.rows if row.rho is not None), default=None), "chi": report.chi}
 
     def train(self, run: Run) -> dict[str, float | None]:
         """Train from the run's checkpoint, or from the start, and score the split of the recipe.
@@ -115,13 +149,18 @@ class Trainer:
             brier: Brier score on the test set, summed over the classes, 0 to 2.
             dead_share: Share of the activation's units whose slope is below 1e-6 on every example looked at, 0 to 1,
                 of the weights the rule chose.
+            rho: Of a member of the family, the largest scale over the deviation of its pre-activations, before the
+                first step; chi: the product of chi over the depth there, see `gem_activations.torch.check_scale`.
+            scale_change: Of a learnt scale, the largest change of a module's scale over what it was at the start, of
+                the weights the rule chose.
             peak_memory: Most memory of the run in bytes: on a GPU, what torch held; on a CPU, the whole process. None
                 if the system does not tell.
         A recipe that leaves the test set alone has the figures of the test set as None, or not at all.
         Raises: NotFiniteError: a loss is NaN or infinite; StoreError: the checkpoint cannot be written.
         """
+        checked = self._check_scale(run)
         self.advance(run)
-        return self._score(run)
+        return self._score(run) | checked
 
     def advance(self, run: Run) -> None:
         """Train to the last epoch without scoring, which is all that ranks above 0 do; see `train`."""
@@ -166,6 +205,8 @@ class Trainer:
         whole = training.epoch_steps is not None
         batches = step_batches(self.seed, range(first, last), training.batch_size, self.examples, whole=whole)
         self.stepper.generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch))
+        if self.schedule is not None:
+            self.schedule.step(to=first)
         if self.group.rank:  # Noise of its own in each process, and the same whether the run was resumed or not.
             torch.manual_seed(derive_seed(self.seed, NOISE, epoch, self.group.rank))
         record = self.stepper.train(self.rates[first:last], [batch.to(self.device) for batch in batches])
@@ -207,6 +248,8 @@ class Trainer:
         if self.recipe.selection == "lowest-validation-loss":
             chosen = min(self.metrics, key=lambda epoch: epoch.validation_loss)
             self.model.load_state_dict(self.best)
+        if self.schedule is not None:  # It is not in the state.
+            self.schedule.step(to=self._steps_before(chosen.epoch + 1))
         tested = self._test(run) if self.recipe.scored == "test" else _UNTESTED
         steps = [self._steps_before(epoch.epoch + 1) - self._steps_before(epoch.epoch) for epoch in self.metrics]
         return {
@@ -231,20 +274,21 @@ class Trainer:
             "test_loss": score.loss,
             "calibration_error": score.calibration_error,
             "brier": score.brier,
-            "dead_share": self._look_inside(run),
+            **self._look_inside(run),
             "step_time_ratio": self._measure_ratio(),
             "peak_memory": peak or None,
         }
 
-    def _look_inside(self, run: Run) -> float | None:
-        """Profile the model at its start and with the chosen weights; give the share of dead units of the latter."""
-        noise = torch.Generator(self.device).manual_seed(derive_seed(self.seed, AUGMENTATION, 0))
-        training = self.recipe.training
-        indices = epoch_order(self.seed, 0, self.examples)[: self._most_at_once()].to(self.device)
-        batch = self.task.train_batch(indices, noise)
-        start, end = (profile(model, self.own, batch, training) for model in (self.make_model(self.own), self.model))
+    def _look_inside(self, run: Run) -> dict[str, float | None]:
+        """Profile the model at its start and with the chosen weights; return figures of the latter."""
+        batch, fresh = self._first_batch(), self.make_model(self.own)
+        start, end = (profile(model, self.own, batch, self.recipe.training) for model in (fresh, self.model))
         write_json(run.folder / DEPTH, describe_depth(start, end))
-        return end.dead_share
+        looked: dict[str, float | None] = {"dead_share": end.dead_share}
+        if self.arm is not None and self.arm.trainable:
+            before, now = ([part.spec.scale for _, part in named_members(model)] for model in (fresh, self.model))
+            looked["scale_change"] = max((b / a - 1 for a, b in zip(before, now, strict=True)), key=abs)
+        return looked
 
     def _most_at_once(self) -> int:
         """Return the examples that are known to fit into this process's memory: those of one pass in training."""
@@ -263,7 +307,8 @@ class Trainer:
         def stepper(activation: str | Factory) -> Callable[[int], None]:
             noise = torch.Generator(self.device).manual_seed(0)
             model = self.make_model(activation)
-            timed = Stepper(model, self.task, training, noise, SingleProcess())
+            schedule = self._schedule(model) if activation is self.own else None
+            timed = Stepper(model, self.task, training, noise, SingleProcess(), schedule)
 
             def step(index: int) -> None:
                 timed.train([training.learning_rate], [batches[index % max(1, len(batches) - 1)]])

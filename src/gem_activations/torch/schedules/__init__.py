@@ -24,6 +24,7 @@ class ScaleSchedule:
         start, end: Scales a, in units of x; the gate is 1/2 at x = a.
         steps: Steps from start to end, at least 1; the scale stays at `end` afterwards.
         shape: "linear" in a, "exponential" (linear in log a), or "cosine" (slow at both ends).
+        relative: Whether start and end are multiples of the scale that each module has, as after `calibrate_`.
     Raises: SettingError: a scale that is not above 0, fewer than one step, or another shape; SpecError: a scale out of
         the range of eps; ModelError: no such module, or one whose scale is trainable or one a channel.
     Edge cases: What `torch.save` keeps of the model is without the scale: `freeze` writes it into the modules, and
@@ -42,28 +43,39 @@ class ScaleSchedule:
         EGEM(n=1, eps=1e-4)
     """
 
-    def __init__(self, model: nn.Module, start: float, end: float, steps: int, shape: Shape = "cosine") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        start: float,
+        end: float,
+        steps: int,
+        shape: Shape = "cosine",
+        *,
+        relative: bool = False,
+    ) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise SettingError(f"steps={steps!r}: expected a whole number from 1 up")
         if shape not in get_args(Shape):
             raise SettingError(f"shape={shape!r}: expected one of {', '.join(get_args(Shape))}")
-        self._modules = [module for _, module in named_members(model)]
+        self._units: list[tuple[Any, float]] = []
         for name, module in named_members(model):
             if "log_scale" in module._parameters or "log_scale" in module.state_dict():
                 raise ModelError(
                     f"{name or 'the model'}: its scale is trainable or one a channel; give it one or the other"
                 )
+            unit = module.spec.scale if relative else 1.0
             for scale in (start, end):
-                GemSpec.from_scale(module.n, scale)
+                GemSpec.from_scale(module.n, scale * unit)
+            self._units.append((module, unit))
         self.start, self.end, self.steps, self.shape = float(start), float(end), steps, shape
-        for module in self._modules:
+        for module, _ in self._units:
             module.hold_scale()
         self._step = 0
         self._write()
 
     @property
     def scale(self) -> float:
-        """The scale now, in units of x."""
+        """The scale now, in units of x; of a relative schedule, in units of each module's own."""
         share = self._step / self.steps
         if share >= 1:
             return self.end
@@ -88,11 +100,10 @@ class ScaleSchedule:
 
     def freeze(self) -> None:
         """Write the scale into the modules as a plain number; they have no buffer any more."""
-        for module in self._modules:
-            module.restore_scale((GemSpec.from_scale(module.n, self.scale, module.leak), False, 1, None))
+        for module, unit in self._units:
+            module.restore_scale((GemSpec.from_scale(module.n, self.scale * unit, module.leak), False, 1, None))
 
     def _write(self) -> None:
-        log_scale = math.log(self.scale)
         with torch.no_grad():
-            for module in self._modules:
-                module.log_scale.fill_(log_scale)
+            for module, unit in self._units:
+                module.log_scale.fill_(math.log(self.scale * unit))
