@@ -227,7 +227,7 @@ def test_compare_prints_and_writes_the_report_and_report_makes_it_again(
 def test_check_scale_shows_and_sets_the_scale_in_the_model_of_a_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check-scale", "digits", "--factor", "0.05", "--out", str(tmp_path / "scales.svg")]) == 0
+    assert main(["check-scale", "digits", "--input-scale", "0.05", "--out", str(tmp_path / "scales.svg")]) == 0
     shown = capsys.readouterr().out
     assert "warning: " in shown
     assert (tmp_path / "scales.svg").stat().st_size > 1000

@@ -418,8 +418,8 @@ class CheckScale:
     """A member of the family, such as "egem(n=2, scale=0.1)"."""
     calibrate: float | None = None
     """Set each scale to this ratio of the deviation first, and show the scales that this gives."""
-    factor: float = 1.0
-    """Multiply the inputs by this number; for images."""
+    input_scale: float = 1.0
+    """Factor on the standardised pixels of images."""
     seed: int = 0
     """Seed of the initial weights."""
     out: Path | None = None
@@ -435,7 +435,8 @@ class CheckScale:
         spec = catalog.parse(self.activation).spec
         if spec is None:
             raise SettingError(f"--activation {self.activation}: expected a member of the family, gem, egem or segem")
-        report = measure(make_recipe(self.recipe), spec, self.seed, self.data_dir, self.factor, self.calibrate)
+        recipe = dataclasses.replace(make_recipe(self.recipe), input_scale=self.input_scale)
+        report = measure(recipe, spec, self.seed, self.data_dir, self.calibrate)
         print_lines(str(report).splitlines(), make_console(sys.stdout))
         if self.out is not None:
             report.plot(self.out)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gem_activations import files
 from gem_activations.errors import DataError, ExperimentError, StoreError
-from gem_activations.lab.models import classifiers as models
+from gem_activations.lab.recipes.arms import Arm
 from gem_activations.lab.runs import engine
 from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.experiment import Experiment
@@ -285,8 +285,8 @@ class Poison(nn.Module):
 def test_failed_run_is_kept_with_its_reason_and_the_others_go_on(
     tmp_path: Path, whole: Comparison, monkeypatch: pytest.MonkeyPatch, error: Exception | None, reason: str
 ) -> None:
-    real = models.make_activation
-    monkeypatch.setattr(models, "make_activation", lambda text: Poison(error) if text == "rrelu" else real(text))
+    real = Arm.__call__
+    monkeypatch.setattr(Arm, "__call__", lambda arm: Poison(error) if str(arm) == "rrelu" else real(arm))
     comparison = run_comparison(request(tmp_path), Silent())
     failed = comparison.results[1]
     status = "failed" if error is None else "infrastructure"
@@ -366,7 +366,7 @@ def test_error_that_every_activation_raises_stops_at_once_and_leaves_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(models, "make_activation", lambda _: Poison(RuntimeError("mat1 and mat2 do not fit")))
+        patch.setattr(Arm, "__call__", lambda _: Poison(RuntimeError("mat1 and mat2 do not fit")))
         with pytest.raises(ExperimentError, match=r"RuntimeError: mat1 .* fit \(traceback in .*\.txt"):
             run_comparison(request(tmp_path, seeds=5), Silent())
     assert len(load_comparison(tmp_path).missing) == 15
@@ -380,8 +380,8 @@ def test_error_that_every_activation_raises_stops_at_once_and_leaves_no_result(
 def test_error_of_one_activation_fails_its_runs_with_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, error = models.make_activation, RuntimeError("mat1 and mat2 do not fit")
-    monkeypatch.setattr(models, "make_activation", lambda text: Poison(error) if text == "rrelu" else real(text))
+    real, error = Arm.__call__, RuntimeError("mat1 and mat2 do not fit")
+    monkeypatch.setattr(Arm, "__call__", lambda arm: Poison(error) if str(arm) == "rrelu" else real(arm))
     comparison = run_comparison(request(tmp_path), Silent())
     assert [result.status for result in comparison.results] == ["finished", "failed", "finished"]
     assert comparison.results[1].reason == "RuntimeError: mat1 and mat2 do not fit"

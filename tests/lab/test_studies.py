@@ -34,7 +34,8 @@ def test_a_study_changes_arms_and_baseline_of_any_recipe_alone(name: str, study:
     changed = resolve_recipe(Request(name, study=study, scale=scale))
     assert changed.pipeline() == recipe.pipeline()
     assert changed.seeds == (1 if scale == "smoke" else recipe.seeds)
-    assert changed.baseline == {"n-ablation": "gem", "eps-ablation": "relu", "twenty": "gelu"}[study]
+    baselines = {"n-ablation": "gem", "eps-ablation": "relu", "eps-automatic": "relu", "twenty": "gelu"}
+    assert changed.baseline == baselines[study]
     assert changed.activations != recipe.activations
     assert {changed.baseline, "relu", "gelu"} <= set(changed.activations)
 
@@ -81,7 +82,7 @@ def test_claims_name_their_commands_and_controls() -> None:
     ("changes", "words"),
     [
         ({"study": "n-ablations"}, "did you mean n-ablation"),
-        ({"study": "xyz"}, "the studies are n-ablation, eps-ablation, twenty"),
+        ({"study": "xyz"}, "the studies are n-ablation, eps-ablation, eps-automatic, twenty"),
         ({"study": "twenty", "activations": ("gelu",)}, "leave --activations out"),
         ({"study": "twenty", "baseline": "gem"}, "--baseline gem is not among"),
         ({"initialisation": "he"}, "--initialisation he: expected one of model, gain"),

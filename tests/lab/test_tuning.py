@@ -11,7 +11,7 @@ from gem_activations.cli import main
 from gem_activations.errors import ExperimentError, SettingError, StoreError
 from gem_activations.lab.claims.evidence import judge_comparison
 from gem_activations.lab.data.splits import Split
-from gem_activations.lab.models import classifiers as models
+from gem_activations.lab.recipes.arms import Arm
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs import tuning
 from gem_activations.lab.runs.engine import run_comparison
@@ -238,8 +238,8 @@ def test_a_failing_activation_is_counted_and_cannot_be_compared(tmp_path, monkey
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * torch.nan
 
-    real = models.make_activation
-    monkeypatch.setattr(models, "make_activation", lambda text: Poison() if text == "tanh" else real(text))
+    real = Arm.__call__
+    monkeypatch.setattr(Arm, "__call__", lambda arm: Poison() if str(arm) == "tanh" else real(arm))
     words = ["--activations", "gelu", "tanh", "--scale", "smoke", "--epochs", "1"]
     out = tmp_path / "tuning"
     assert main(["tune", "digits", *words, "--trials", "3", "--factor", "4", "--out", str(out)]) == 0

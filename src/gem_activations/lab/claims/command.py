@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ...catalog import parse
+from ..recipes.arms import parse_arm
 from ..recipes.registry import make_recipe
 from ..recipes.studies import STUDIES
 from .evidence import Finding, Status, find_comparisons, judge_all
@@ -80,7 +80,7 @@ def command_of(claim: Claim) -> str:
 
 
 def _has_arms(claim: Claim, activations: Sequence[str]) -> bool:
-    return set(claim.arms) <= {str(parse(text)) for text in activations}
+    return set(claim.arms) <= {str(parse_arm(text)) for text in activations}
 
 
 def _line(finding: Finding) -> str:

@@ -17,7 +17,7 @@ class RunResult:
     """The outcome of one run: one activation trained from one seed.
 
     Attributes:
-        activation: Name of the arm: a canonical string of `catalog.parse`, or the name of a user's own activation.
+        activation: Name of the arm: a canonical string of `parse_arm`, or the name of a user's own activation.
         seed: Seed of the run; runs of equal seed share initial weights and data order across activations.
         status: "finished"; "failed", because of the experiment itself; or "infrastructure": a full disk, unreadable
             data or too little memory, which the same command tries again.

@@ -10,9 +10,7 @@ from ..recipes.pipeline import Recipe
 from .tasks import load_task
 
 
-def measure(
-    recipe: Recipe, spec: GemSpec, seed: int, data_dir: Path | None, factor: float = 1.0, ratio: float | None = None
-) -> ScaleReport:
+def measure(recipe: Recipe, spec: GemSpec, seed: int, data_dir: Path | None, ratio: float | None = None) -> ScaleReport:
     """Check the scale of a member of the family in a recipe's model on its first batch, in training mode.
 
     Args:
@@ -20,7 +18,6 @@ def measure(
         spec: The activation.
         seed: Of the initial weights and of the batch's augmentation.
         data_dir: Folder with data files; None for the default one.
-        factor: Multiplies inputs that are not token numbers.
         ratio: Calibrate to this ratio instead; None checks the scale as it is.
     Raises: DataError: the data are missing or damaged; SettingError: a ratio that is not above 0; ModelError: a model
         without a module of the family.
@@ -28,6 +25,5 @@ def measure(
     task = load_task(recipe, data_dir)
     model = task.make_model(str(spec), seed).train()
     indices = torch.arange(min(recipe.training.batch_size, task.sizes["train"]), device=task.device)
-    inputs = task.train_batch(indices, torch.Generator(task.device).manual_seed(seed)).inputs
-    batch = inputs * factor if inputs.is_floating_point() else inputs
+    batch = task.train_batch(indices, torch.Generator(task.device).manual_seed(seed)).inputs
     return check_scale(model, batch) if ratio is None else calibrate_(model, batch, ratio)
