@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gem_activations import GemSpec
+from gem_activations.kernels.cpu import BACKWARD_SCALE, DTYPES
 
 from ..golden.table import Golden, read
 from ..tolerances import (
@@ -15,7 +16,7 @@ from ..tolerances import (
     value_ulps,
 )
 from ..ulps import smallest_normal, ulps_apart
-from .calls import OPERATIONS, decode, encode, every_pattern, run
+from .calls import OPERATIONS, bits, decode, encode, every_pattern, run
 
 ORDERS = [*range(1, 10), 20, 64]
 WIDTHS = [1e-12, 1e-4, 1.0, 10.0, 1e6]
@@ -160,3 +161,25 @@ def test_gated_unit(library, dtype, n):
             (grad_gate, wide_grad * wide_x * slope),
         ):
             assert ulps_apart(decode(got, dtype), want, dtype, floor).max() <= bound
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", [GemSpec(1, 1e-4), GemSpec(2, 0.3, 0.1), GemSpec(12, 1.0)], ids=str)
+def test_the_gradient_by_the_scale_is_summed_in_the_pass_of_the_input_gradient(library, dtype, spec):
+    noise = np.random.default_rng(4)
+    for count in (0, 1, 63, 512, 513, 70_001):
+        x, grad = (encode(2 * spec.scale * noise.standard_normal(count), dtype) for _ in range(2))
+        plain = run(library, "backward", spec, dtype, grad, x)[0] if count else x
+        sums = []
+        for threads in (1, 2, 3):
+            out, total = np.empty_like(x), np.full(1, np.nan)
+            addresses = [array.ctypes.data for array in (out, grad, x, total)]
+            library.call(BACKWARD_SCALE, spec, DTYPES[dtype], count, threads, *addresses)
+            assert np.array_equal(bits(out), bits(plain)), "the bits of the pass without the sum"
+            sums.append(total[0])
+        assert len(set(sums)) == 1, "the threads change no bit"
+        wide = decode(x, dtype)
+        relative = np.maximum(wide, 0) ** (2 * spec.n) / spec.eps
+        gate = relative / (1 + relative)
+        terms = -2 * spec.n * (1 - spec.leak) * decode(grad, dtype) * np.maximum(wide, 0) * gate * (1 - gate)
+        assert abs(sums[0] - terms.sum()) <= 1e-6 * np.abs(terms).sum()

@@ -234,3 +234,16 @@ def test_a_schedule_is_not_compiled_again():
         torch.testing.assert_close(compiled(x), model(x))
         schedule.step()
     assert len(graphs) == 1
+
+
+def test_a_tensor_that_is_not_contiguous_has_the_same_gradients():
+    x, grad = torch.randn(6, 5, 4, 3), torch.randn(6, 5, 4, 3)
+    found = []
+    for change in (lambda t: t, lambda t: t.to(memory_format=torch.channels_last), lambda t: t.mT.contiguous().mT):
+        module = EGEM(n=2, scale=0.5, trainable=True)
+        leaf = change(x).detach().requires_grad_()
+        module(leaf).backward(change(grad))
+        found.append((leaf.grad, module.log_scale.grad))
+    for by_x, by_scale in found[1:]:
+        assert torch.equal(by_x, found[0][0])
+        torch.testing.assert_close(by_scale, found[0][1], rtol=1e-6, atol=0)

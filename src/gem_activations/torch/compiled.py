@@ -1,5 +1,6 @@
 """The kernels on torch tensors: the C library for CPU tensors, Triton for CUDA tensors; both outside autograd."""
 
+import ctypes
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch.overrides import has_torch_function_unary  # pyright: ignore[reportUn
 
 from ..errors import MissingDependencyError
 from ..kernels import cpu
-from ..kernels.cpu import OPERATIONS, Operation, spec_handle
+from ..kernels.cpu import BACKWARD_SCALE, OPERATIONS, Operation, spec_handle
 from ..spec import GemSpec
 
 _FORWARD = OPERATIONS["forward"]
@@ -78,6 +79,15 @@ class Cpu:
         """Return grad * f'(x); see Backend."""
         return self._run(_BACKWARD[from_output], spec, grad, kept)
 
+    def backward_scale(self, grad: Tensor, x: Tensor, spec: GemSpec) -> tuple[Tensor, float]:
+        """Return grad * f'(x), and the gradient by the logarithm of the scale: the sum of grad (f(x) - x f'(x))."""
+        address = (spec.handle or spec_handle(spec)).address
+        result = self.compute(BACKWARD_SCALE.code, address, PLAINLY, grad, x)
+        if result is not None:
+            return result
+        total = ctypes.c_double()
+        return self._run(BACKWARD_SCALE, spec, grad, x, total=ctypes.addressof(total)), total.value
+
     def second(
         self, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
     ) -> tuple[Tensor, Tensor]:
@@ -102,10 +112,16 @@ class Cpu:
         """Return both gradients; see Backend."""
         return self._run(OPERATIONS["glu_backward"], spec, grad, x, gate)
 
-    def _run(self, operation: Operation, spec: GemSpec, *inputs: Tensor, out: Tensor | None = None) -> Any:
-        """Return the output, or a tuple of them: `out`, or new ones laid out as the tensor that was kept."""
+    def _run(
+        self, operation: Operation, spec: GemSpec, *inputs: Tensor, out: Tensor | None = None, total: int = 0
+    ) -> Any:
+        """Return the output, or a tuple of them: `out`, or new ones laid out as the tensor that was kept.
+
+        `total` is the address of a sum, behind the arrays of an operation that has one.
+        """
         address = (spec.handle or spec_handle(spec)).address
-        result = None if out is not None else self.compute(operation.code, address, PLAINLY, *inputs)
+        declined = out is not None or total
+        result = None if declined else self.compute(operation.code, address, PLAINLY, *inputs)
         if result is not None:
             return result
         kept = inputs[-2] if operation.code in _GATED else inputs[-1]
@@ -124,6 +140,7 @@ class Cpu:
             else:
                 copies.append(torch.empty_like(first).copy_(tensor))
                 addresses.append(copies[-1].data_ptr())
+        addresses += [total] if total else []
         self._library.call(operation, spec, _CODES[first.dtype], first.numel(), _threads(), *addresses)
         return outputs if operation.outputs > 1 else first
 

@@ -13,7 +13,7 @@ from ..grammar import format_number
 from ..spec import GemSpec
 from .dispatch import BackendName
 from .functional import Save, apply, apply_gated, check_options
-from .scale import activate_scaled
+from .scale import activate_scaled, spec_of
 
 
 class _Member(nn.Module):
@@ -62,8 +62,7 @@ class _Member(nn.Module):
         """The member of the family; of scales that differ between channels the geometric mean."""
         if not self._scaled:
             return self._spec
-        scale = math.exp(self.log_scale.detach().double().mean().item())
-        return GemSpec.from_scale(self._spec.n, scale, self._spec.leak)
+        return spec_of(self._spec.n, self.log_scale.detach().double().mean().item(), self._spec.leak)
 
     def set_scale(self, scale: float | Tensor, *, channel_dim: int = 1) -> None:
         """Set the scale a, the input at which the gate is 1/2, for all channels or for each.

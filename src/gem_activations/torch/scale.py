@@ -5,7 +5,9 @@ f_a(x) - x f_a'(x) = -(1 - leak) 2n x F (1 - F), with the gate F at x / a. The s
 (1,) or one a channel: FSDP takes no parameter without a dimension.
 """
 
+import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,13 +16,14 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from ..errors import ModelError, SettingError
+from ..kernels.cpu import BACKWARD_SCALE, spec_handle
 from ..spec import GemSpec
 from . import formula
+from .compiled import UNSEEN, Cpu
 from .dispatch import BackendName, choose_backend, is_traced, refuse_forced_kernel
 from .functional import check_tensor
 
-_PIECE = 2**15
-_HIGHEST = 8  # The n up to which float32 holds every power.
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
 def activate_scaled(
@@ -65,31 +68,12 @@ def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, chan
     return (wide * (leak + (1 - leak) * gate) if leak else wide.relu() * gate).to(x.dtype)
 
 
-def _scale_gradient(grad: Tensor, x: Tensor, spec: GemSpec) -> Tensor:
-    """Return the sum of grad (f(x) - x f'(x)), the gradient by log a, without the cancellation of that difference.
-
-    In pieces that stay in the cache, and in place: to ask for memory would take longer than to compute.
-    """
-    inverse_scale, eps, limit = spec.reduction
-    wide = torch.promote_types(x.dtype, torch.float32 if spec.n <= _HIGHEST else torch.float64)
-    value, rest = (torch.empty(min(_PIECE, x.numel()), dtype=wide, device=x.device) for _ in range(2))
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
-    for part, g in zip(x.reshape(-1).split(_PIECE), grad.reshape(-1).split(_PIECE), strict=True):
-        v, r = value[: part.numel()], rest[: part.numel()]
-        v.copy_(part).clamp_(0.0, limit / inverse_scale)
-        torch.mul(v, inverse_scale, out=r).pow_(2).pow_(spec.n).add_(eps).reciprocal_().mul_(eps)  # 1 - F
-        v.mul_(r)
-        v.mul_(r.neg_().add_(1))
-        total += torch.dot(v, g.to(wide))
-    return total * (-2 * spec.n * (1 - spec.leak))
-
-
 class _Scaled(torch.autograd.Function):
-    """f(x) by the kernels of a plain number, and the gradients by x and by log_scale."""
+    """f(x) by the kernels of a plain number, and the gradients by x and by log_scale in one pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_scale: Tensor, n: int, leak: float, backend_name: BackendName) -> Tensor:
-        spec = GemSpec.from_scale(n, log_scale.double().exp().item(), leak)
+        spec = spec_of(n, log_scale.item(), leak)
         backend = choose_backend(backend_name, x)
         ctx.save_for_backward(x, log_scale)
         ctx.settings = spec, backend
@@ -99,20 +83,33 @@ class _Scaled(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         x, log_scale = ctx.saved_tensors
         spec, backend = ctx.settings
-        grad = grads[0]
-        if torch.is_grad_enabled() or is_traced(grad) or (grad.dtype, grad.shape) != (x.dtype, x.shape):
-            # A second backward pass, a batch of gradients, or hooks that have changed what was saved.
+        grad, needed = grads[0], ctx.needs_input_grad
+        if type(backend) is Cpu and needed[1] and not is_dynamo_compiling() and forward_ad._current_level < 0:
+            address = (spec.handle or spec_handle(spec)).address
+            result = backend.compute(BACKWARD_SCALE.code, address, UNSEEN, grad, x)
+            if result is not None:
+                return result[0], torch.full_like(log_scale, result[1]), None, None, None
+        known = isinstance(backend, Cpu) and (grad.dtype, grad.shape) == (x.dtype, x.shape)
+        if not known or torch.is_grad_enabled() or is_traced(grad):
+            # A second backward pass, a batch of gradients, hooks that have changed what was saved, or no kernels.
             with torch.enable_grad():
                 y = _in_torch_operations(x, log_scale, spec.n, spec.leak, 1)
-                wanted = [tensor for tensor, needs in zip((x, log_scale), ctx.needs_input_grad, strict=False) if needs]
+                wanted = [tensor for tensor, needs in zip((x, log_scale), needed, strict=False) if needs]
                 found = list(torch.autograd.grad(y, wanted, grad.to(y.dtype), create_graph=torch.is_grad_enabled()))
-            return *(found.pop(0) if needs else None for needs in ctx.needs_input_grad[:2]), None, None, None
-        by_x = backend.backward(grad, x, spec, False) if ctx.needs_input_grad[0] else None
-        by_scale = None
-        if ctx.needs_input_grad[1]:
-            by_scale = _scale_gradient(grad, x, spec)
-            by_scale = by_scale.to(log_scale.dtype).reshape(log_scale.shape)
-        return by_x, by_scale, None, None, None
+            return *(found.pop(0) if needs else None for needs in needed[:2]), None, None, None
+        if not needed[1]:
+            return backend.backward(grad, x, spec, False), None, None, None, None
+        by_x, total = backend.backward_scale(grad, x, spec)
+        return by_x, torch.full_like(log_scale, total), None, None, None
+
+
+@lru_cache(maxsize=256)  # The modules of a model, at one step.
+def spec_of(n: int, log_scale: float, leak: float) -> GemSpec:
+    """Return the member of a logarithm of the scale.
+
+    Raises: SpecError: the scale leaves the range of eps.
+    """
+    return GemSpec(n, math.exp(min(2 * n * log_scale, 709.0)), leak)
 
 
 def weight_decay_groups(

@@ -5,10 +5,11 @@ pointers; the functions below call it with NumPy arrays. No framework is importe
 """
 
 from .arrays import backward, backward_from_output, forward, glu_backward, glu_forward, second
-from .library import DTYPES, OPERATIONS, Library, Operation, SpecHandle, spec_handle
+from .library import BACKWARD_SCALE, DTYPES, OPERATIONS, Library, Operation, SpecHandle, spec_handle
 from .loader import Status, load, status
 
 __all__ = [
+    "BACKWARD_SCALE",
     "DTYPES",
     "OPERATIONS",
     "Library",

@@ -12,7 +12,7 @@ from ...errors import BackendError
 from ...spec import GemSpec
 from .tables import GradientTable, gradient_table
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """GEM_ABI_VERSION of source/gem.h: a library with another one is refused."""
 
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
@@ -42,7 +42,9 @@ OPERATIONS = {
     "glu_backward": Operation(9, 2, 3),
 }
 """The operations of source/gem.h, which says what each computes."""
-_PACK = {arrays: struct.Struct(f"@P4q{arrays}P").pack for arrays in (2, 3, 5, 8)}
+BACKWARD_SCALE = Operation(10, 1, 2)
+"""Behind its arrays comes the address of a float64, for the gradient by the logarithm of the scale."""
+_PACK = {arrays: struct.Struct(f"@P4q{arrays}P").pack for arrays in (2, 3, 4, 5, 8)}
 
 
 class SpecHandle(ctypes.Structure):

@@ -17,7 +17,7 @@
 #endif
 
 /* Raise it when a signature, the layout of gem_spec or the meaning of a code changes; library.py asks for the same. */
-#define GEM_ABI_VERSION 2
+#define GEM_ABI_VERSION 3
 
 enum {
     GEM_OK = 0,
@@ -25,7 +25,8 @@ enum {
     GEM_ERROR_COUNT = -2,
     GEM_ERROR_SPEC = -3,
     GEM_ERROR_ISA = -4,
-    GEM_ERROR_OPERATION = -5
+    GEM_ERROR_OPERATION = -5,
+    GEM_ERROR_MEMORY = -6
 };
 enum { GEM_FLOAT32, GEM_FLOAT64, GEM_BFLOAT16, GEM_FLOAT16, GEM_DTYPES };
 enum { GEM_ISA_BASELINE, GEM_ISA_AVX2, GEM_ISA_AVX512, GEM_ISAS };
@@ -48,8 +49,11 @@ enum {
     GEM_INVERSE,              /* x with f(x) = y */
     GEM_GLU_FORWARD,          /* out = x f(gate);                                        x, gate */
     GEM_GLU_BACKWARD,         /* to_x, to_gate = grad f(gate), grad x f'(gate);          grad, x, gate */
+    GEM_BACKWARD_SCALE,       /* out = grad f'(x), *sum = sum of grad df / d(log scale);  grad, x; then double *sum */
     GEM_OPERATIONS
 };
+/* Sums are taken block by block, so that the number of threads changes no bit of them. */
+enum { GEM_BLOCK = 512 };
 enum { GEM_MAX_ARRAYS = 8 };
 /* Below this many elements the start of the threads costs more than they save. */
 enum { GEM_GRAIN = 32768 };
@@ -97,13 +101,14 @@ typedef struct gem_call {
 /* GEM_OK, or a negative GEM_ERROR code: then nothing was written. */
 GEM_EXPORT int gem_run(const gem_call *call);
 
-/* Inside the library. */
+/* Inside the library. Of GEM_BACKWARD_SCALE the kernel's last array is the sums, a double for each block. */
 typedef void (*gem_kernel)(const gem_spec *spec, char *const arrays[], int64_t count);
 typedef const gem_kernel gem_kernels[GEM_OPERATIONS][GEM_DTYPES];
 
 extern gem_kernels gem_kernels_baseline, gem_kernels_avx2, gem_kernels_avx512;
 
-void gem_parallel(gem_kernel kernel, const gem_spec *spec, char *const arrays[], int used, int64_t itemsize,
+/* `sums`: whether there is an array of sums after those in use. */
+void gem_parallel(gem_kernel kernel, const gem_spec *spec, char *const arrays[], int used, int sums, int64_t itemsize,
                   int64_t count, int threads);
 
 #endif

@@ -118,4 +118,5 @@ gem_kernels GEM_KERNELS = {
     [GEM_INVERSE] = DTYPES(inverse),
     [GEM_GLU_FORWARD] = DTYPES(glu_forward),
     [GEM_GLU_BACKWARD] = DTYPES(glu_backward),
+    [GEM_BACKWARD_SCALE] = DTYPES(backward_scale),
 };

@@ -3,9 +3,10 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdlib.h>
 
-const int gem_outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2};
-const int gem_inputs[GEM_OPERATIONS] = {1, 2, 2, 3, 3, 5, 5, 1, 2, 3};
+const int gem_outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2, 1};
+const int gem_inputs[GEM_OPERATIONS] = {1, 2, 2, 3, 3, 5, 5, 1, 2, 3, 2};
 static const int64_t itemsizes[GEM_DTYPES] = {4, 8, 2, 2};
 static _Atomic(gem_kernels *) active;
 static atomic_int active_isa;
@@ -55,7 +56,20 @@ int gem_run(const gem_call *call)
     if (call->dtype < 0 || call->dtype >= GEM_DTYPES) return GEM_ERROR_DTYPE;
     if (call->count < 0) return GEM_ERROR_COUNT;
     if (spec == NULL || spec->n < 1 || spec->n > 64 || (spec->n > 8 && !spec->wide)) return GEM_ERROR_SPEC;
-    gem_parallel((*active_kernels())[call->operation][call->dtype], spec, (char *const *)call->arrays,
-                 gem_outputs[call->operation] + gem_inputs[call->operation], itemsizes[call->dtype], call->count, (int)call->threads);
+    const gem_kernel kernel = (*active_kernels())[call->operation][call->dtype];
+    const int used = gem_outputs[call->operation] + gem_inputs[call->operation];
+    const int64_t itemsize = itemsizes[call->dtype];
+    if (call->operation != GEM_BACKWARD_SCALE) {
+        gem_parallel(kernel, spec, (char *const *)call->arrays, used, 0, itemsize, call->count, (int)call->threads);
+        return GEM_OK;
+    }
+    const int64_t blocks = (call->count + GEM_BLOCK - 1) / GEM_BLOCK;
+    double *sums = malloc((size_t)(blocks + 1) * sizeof *sums), total = 0;
+    if (sums == NULL) return GEM_ERROR_MEMORY;
+    char *arrays[] = {call->arrays[0], call->arrays[1], call->arrays[2], (char *)sums};
+    gem_parallel(kernel, spec, arrays, used, 1, itemsize, call->count, (int)call->threads);
+    for (int64_t k = 0; k < blocks; k++) total += sums[k];
+    *(double *)call->arrays[used] = total * -2.0 * (double)spec->n * (1.0 - spec->leak) / spec->inverse_scale;
+    free(sums);
     return GEM_OK;
 }

@@ -38,6 +38,35 @@ static ALWAYS_INLINE void NAME(backward_loop)(const gem_spec *spec, char *const 
     for (int64_t i = 0; i < count; i++) out[i] = grad[i] * NAME(derivative)(c, x[i], n);
 }
 
+/* The derivative by log a is -2n (1 - leak) x F (1 - F), summed over blocks: here t F (1 - F), whose factor is the same
+ * everywhere. The compiler keeps the order of a sum, so that the lanes of a vector are written out. */
+static ALWAYS_INLINE void NAME(backward_scale_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
+{
+    enum { LANES = 64 }; /* several vectors, so that one addition need not wait for the last */
+    const NAME(constants) c = NAME(constants_of)(spec, spec->n);
+    double *sums = (double *)arrays[3];
+    for (int64_t begin = 0; begin < count; begin += GEM_BLOCK) {
+        REAL *out = (REAL *)arrays[0] + begin;
+        const REAL *grad = (const REAL *)arrays[1] + begin, *x = (const REAL *)arrays[2] + begin;
+        const int length = count - begin < GEM_BLOCK ? (int)(count - begin) : GEM_BLOCK;
+        REAL terms[GEM_BLOCK], lanes[LANES] = {0};
+        INDEPENDENT
+        for (int i = 0; i < length; i++) {
+            const REAL g = grad[i];
+            const NAME(gate_pair) gate = NAME(gate_of)(c, x[i], n);
+            terms[i] = g * NAME(clamped)(x[i], c.inverse_scale, c.limit) * (gate.rise * gate.rest);
+            out[i] = g * NAME(slope_of)(c, gate);
+        }
+        for (int i = length; i % LANES != 0; i++) terms[i] = 0;
+        for (int i = 0; i < length; i += LANES)
+            for (int lane = 0; lane < LANES; lane++) lanes[lane] += terms[i + lane];
+        UNROLL(8)
+        for (int half = LANES / 2; half > 0; half /= 2)
+            for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
+        *sums++ = (double)lanes[0];
+    }
+}
+
 /* Both kinds compute from x; they differ in what they differentiate by. */
 static ALWAYS_INLINE void NAME(second_by)(const gem_spec *spec, char *const arrays[], int64_t count, int n,
                                           int by_output)
@@ -111,6 +140,7 @@ static ALWAYS_INLINE void NAME(glu_backward_loop)(const gem_spec *spec, char *co
 
 DEFINE_KERNEL(forward)
 DEFINE_KERNEL(backward)
+DEFINE_KERNEL(backward_scale)
 DEFINE_KERNEL(second)
 DEFINE_KERNEL(second_of_output)
 DEFINE_KERNEL(third)

@@ -128,13 +128,15 @@ static int alike(const dl_tensor *a, const dl_tensor *b)
     return same;
 }
 
-/* compute(operation, address of the spec, how, *inputs): the output or a tuple of them, or None if it is declined. */
+/* compute(operation, address of the spec, how, *inputs): the output or a tuple of them, or None if it is declined.
+ * Of GEM_BACKWARD_SCALE: the output and the sum, a float. */
 static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
 {
     enum { FIRST = 3 };
     PyObject *made[GEM_MAX_ARRAYS] = {NULL}, *result = NULL;
     dl_tensor tensors[GEM_MAX_ARRAYS], output;
     gem_call call = {.threads = 1};
+    double sum;
     int outputs = 0, attach = 0;
     (void)module;
     if (given < FIRST || exchange == NULL) goto refuse;
@@ -145,6 +147,7 @@ static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_
     if (call.operation < 0 || call.operation >= GEM_OPERATIONS) goto refuse;
     outputs = gem_outputs[call.operation];
     const int inputs = gem_inputs[call.operation];
+    if (call.operation == GEM_BACKWARD_SCALE) call.arrays[outputs + inputs] = &sum;
     if (given != FIRST + inputs || (how == IN_PLACE && outputs != 1)) goto refuse;
     if (how >= UNSEEN && is_recorded()) goto decline;
     for (int k = 0; k < inputs; k++) {
@@ -185,6 +188,7 @@ static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_
         Py_END_ALLOW_THREADS
     }
     if (code != GEM_OK) goto decline;
+    if (call.operation == GEM_BACKWARD_SCALE) return Py_BuildValue("Nd", made[0], sum);
     if (outputs == 1 && !attach) return made[0];
     result = PyTuple_New(outputs);
     for (int k = 0; k < outputs && result != NULL; k++) PyTuple_SetItem(result, k, Py_NewRef(made[k]));

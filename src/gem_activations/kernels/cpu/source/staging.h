@@ -4,7 +4,7 @@
  */
 
 /* Small enough that up to eight buffers stay in the nearest caches, large enough to hide the calls. */
-enum { BLOCK = 512 };
+enum { BLOCK = GEM_BLOCK };
 
 static void widen_float(double *out, const float *x, int64_t count)
 {
@@ -56,6 +56,30 @@ DEFINE_FLOAT(third, 3, 8)
 DEFINE_FLOAT(third_of_output, 3, 8)
 DEFINE_FLOAT(glu_forward, 1, 3)
 DEFINE_FLOAT(glu_backward, 2, 5)
+
+/* With a sum for each block, which is as wide as it is. */
+#define DEFINE_SUMMED(NAME, KERNEL, TYPE, STORED, COMPUTED)                                                       \
+    static void NAME(const gem_spec *spec, char *const arrays[], int64_t count)                                   \
+    {                                                                                                             \
+        COMPUTED grad[BLOCK], x[BLOCK];                                                                           \
+        double *sums = (double *)arrays[3];                                                                       \
+        for (int64_t begin = 0; begin < count; begin += BLOCK) {                                                  \
+            const int64_t length = count - begin < BLOCK ? count - begin : BLOCK;                                 \
+            char *const staging[4] = {(char *)grad, (char *)grad, (char *)x, (char *)sums++};                     \
+            widen_##TYPE(grad, (const STORED *)arrays[1] + begin, length);                                        \
+            widen_##TYPE(x, (const STORED *)arrays[2] + begin, length);                                           \
+            KERNEL(spec, staging, length);                                                                        \
+            narrow_##TYPE((STORED *)arrays[0] + begin, grad, length);                                             \
+        }                                                                                                         \
+    }
+
+DEFINE_SUMMED(backward_scale_wide, backward_scale_in_double, float, float, double)
+static void backward_scale_float(const gem_spec *spec, char *const arrays[], int64_t count)
+{
+    (spec->wide ? backward_scale_wide : backward_scale_in_float)(spec, arrays, count);
+}
+DEFINE_SUMMED(backward_scale_bfloat16, backward_scale_float, bfloat16, uint16_t, float)
+DEFINE_SUMMED(backward_scale_float16, backward_scale_float, float16, uint16_t, float)
 
 /* From the output: the last array, y, is replaced by x, block by block. */
 #define DEFINE_FROM_OUTPUT(NAME, COMPUTE, INVERSE, REAL, USED)                                                    \

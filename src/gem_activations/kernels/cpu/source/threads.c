@@ -14,7 +14,7 @@
 #include <string.h>
 
 /* Chunks start at multiples of this many elements: no cache line is written by two threads. */
-enum { ALIGNMENT = 512 };
+enum { ALIGNMENT = GEM_BLOCK };
 
 typedef void (*parallel_function)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 typedef int (*query_function)(void);
@@ -49,7 +49,7 @@ typedef struct {
     gem_kernel kernel;
     const gem_spec *spec;
     char *const *arrays;
-    int used;
+    int used, sums;
     int64_t itemsize, count;
 } job;
 
@@ -63,24 +63,25 @@ static void run_share(void *data)
     if (begin >= end) return;
     char *arrays[GEM_MAX_ARRAYS];
     for (int k = 0; k < work->used; k++) arrays[k] = work->arrays[k] + begin * work->itemsize;
+    if (work->sums) arrays[work->used] = work->arrays[work->used] + begin / GEM_BLOCK * (int64_t)sizeof(double);
     work->kernel(work->spec, arrays, end - begin);
 }
 
-void gem_parallel(gem_kernel kernel, const gem_spec *spec, char *const arrays[], int used, int64_t itemsize,
+void gem_parallel(gem_kernel kernel, const gem_spec *spec, char *const arrays[], int used, int sums, int64_t itemsize,
                   int64_t count, int threads)
 {
     if (threads > 1 && count >= GEM_GRAIN && !atomic_load(&forked) && find_runtime() && !runtime.nested()) {
-        job work = {kernel, spec, arrays, used, itemsize, count};
+        job work = {kernel, spec, arrays, used, sums, itemsize, count};
         runtime.parallel(run_share, &work, (unsigned)threads, 0);
     } else {
         kernel(spec, arrays, count);
     }
 }
 #else
-void gem_parallel(gem_kernel kernel, const gem_spec *spec, char *const arrays[], int used, int64_t itemsize,
+void gem_parallel(gem_kernel kernel, const gem_spec *spec, char *const arrays[], int used, int sums, int64_t itemsize,
                   int64_t count, int threads)
 {
-    (void)used, (void)itemsize, (void)threads;
+    (void)used, (void)sums, (void)itemsize, (void)threads;
     kernel(spec, arrays, count);
 }
 #endif
