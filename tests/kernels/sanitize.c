@@ -13,8 +13,8 @@
 #include <string.h>
 
 static const int itemsizes[GEM_DTYPES] = {4, 8, 2, 2};
-static const int outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2};
-static const int used[GEM_OPERATIONS] = {2, 3, 3, 5, 5, 8, 8, 2, 3, 5};
+static const int outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2, 1};
+static const int used[GEM_OPERATIONS] = {2, 3, 3, 5, 5, 8, 8, 2, 3, 5, 3};
 static long checks;
 
 static void fail(const char *what, int operation, int dtype, int isa, int64_t count)
@@ -26,7 +26,9 @@ static void fail(const char *what, int operation, int dtype, int isa, int64_t co
 static int call(int operation, const gem_spec *spec, int dtype, char **a, int64_t count, int threads)
 {
     gem_call call = {.spec = spec, .operation = operation, .dtype = dtype, .count = count, .threads = threads};
+    double sum;
     memcpy(call.arrays, a, sizeof(char *) * (size_t)used[operation]);
+    if (operation == GEM_BACKWARD_SCALE) call.arrays[used[operation]] = &sum;
     return gem_run(&call);
 }
 
