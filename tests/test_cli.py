@@ -12,6 +12,7 @@ from gem_activations import __version__, catalog
 from gem_activations.cli import main
 from gem_activations.console import make_console
 from gem_activations.lab.recipes.registry import RECIPES
+from gem_activations.options import GROUPS
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = ("torch", "sklearn", "scipy", "polars", "matplotlib", "pooch", "jinja2")
@@ -64,6 +65,27 @@ def test_help_has_a_line_for_each_recipe(capsys: pytest.CaptureFixture[str]) -> 
         main(["compare", "--help"])
     lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
     assert [name for name in RECIPES if not any(line.startswith(f"- {name}: ") for line in lines)] == []
+
+
+def test_options_of_a_comparison_are_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    main_part, *groups = re.split(rf"({'|'.join(GROUPS)}) options ", re.sub("\x1b[^m]*m", "", capsys.readouterr().out))
+    parts = dict(zip(groups[::2], groups[1::2], strict=True))
+    assert "--activations" in main_part
+    for group, options in GROUPS.items():
+        assert all(f"--{option.replace('_', '-')} " in parts[group] for option in options), group
+
+
+@pytest.mark.parametrize(
+    ("names", "file"), [(["x*tanh(x)"], "one.svg"), (["gelu", "egem(n=2, eps=0.01)"], "two.png"), ([], "family.svg")]
+)
+def test_a_plot_is_of_any_activation_or_expression_and_says_where_it_is(
+    names: list[str], file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plot", *names, "--out", str(tmp_path / file)]) == 0
+    assert capsys.readouterr().out == f"Picture: {tmp_path / file}\n"
+    assert (tmp_path / file).read_bytes().startswith(b"<?xml" if file.endswith("svg") else b"\x89PNG")
 
 
 def test_completion_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
