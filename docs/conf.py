@@ -117,7 +117,9 @@ def _legible(_app, what, _name, _documented, _options, signature, returned) -> t
 
 def _write_formula(translator, node) -> None:
     """Write a formula as MathML, which browsers set without a script or a font from elsewhere."""
-    translator.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    # docutils sets the prime of f' on the line, where the letter hides it.
+    text = re.sub("'+", lambda primes: "^{" + r"\prime" * len(primes[0]) + "}", node.astext())
+    translator.body.append(tex2mathml(text, as_block=isinstance(node, nodes.math_block)))
     raise nodes.SkipNode
 
 
