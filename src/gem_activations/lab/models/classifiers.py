@@ -48,8 +48,7 @@ def build_model(model: Model, activation: str | Factory, shape: tuple[int, ...],
                 height, width = (height + 1) // 2, (width + 1) // 2
             return nn.Sequential(*layers, nn.Flatten(), nn.Linear(model.channels[-1] * height * width, classes))
         if isinstance(model, VitPlan):
-            sizes = {"layers": model.layers, "width": model.width, "heads": model.heads, "patch": model.patch}
-            return VisionTransformer(shape, classes, factory, **sizes, hidden=model.width * model.feed_forward)
+            return VisionTransformer(shape, classes, factory, model)
         blocks, rest = divmod(model.depth - 2, 2 * STAGES)
         if rest or blocks < 1:
             raise ValueError(f"a residual network of depth {model.depth}: expected 6m + 2")

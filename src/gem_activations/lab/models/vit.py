@@ -1,12 +1,12 @@
 """A Vision Transformer for small images, with pre-normalisation, a class token and learnt positions."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Factory = Callable[[], nn.Module]
+from ..recipes.pipeline import VitPlan
+from .resnet import Factory
+
 _DEVIATION = 0.02
 
 
@@ -46,39 +46,25 @@ class VisionTransformer(nn.Module):
     """A Vision Transformer that classifies images of one size.
 
     Args:
-        shape: (channels, height, width) of an image; `patch` divides both sides.
+        shape: (channels, height, width) of an image; the plan's patch divides both sides.
         classes: Number of classes.
         activation: Makes one activation module; called once a block.
-        layers: Blocks.
-        width: Width of a token.
-        heads: Attention heads; they divide the width.
-        patch: Side of a patch in pixels.
-        hidden: Width of the feed-forward layers.
+        plan: Its sizes.
     Source: A. Dosovitskiy et al., arXiv:2010.11929.
     Example:
-        >>> model = VisionTransformer((3, 8, 8), 10, nn.GELU, layers=1, width=12, heads=3, patch=4, hidden=24)
+        >>> model = VisionTransformer((3, 8, 8), 10, nn.GELU, VitPlan(layers=1, width=12, heads=3, feed_forward=2))
         >>> model(torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 10])
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        classes: int,
-        activation: Factory,
-        *,
-        layers: int,
-        width: int,
-        heads: int,
-        patch: int,
-        hidden: int,
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], classes: int, activation: Factory, plan: VitPlan) -> None:
         super().__init__()
         channels, height, breadth = shape
+        width, patch, hidden = plan.width, plan.patch, plan.width * plan.feed_forward
         self.patches = nn.Conv2d(channels, width, patch, patch)
         self.token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.zeros(1, 1 + (height // patch) * (breadth // patch), width))
-        self.blocks = nn.Sequential(*(Block(width, heads, hidden, activation) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(Block(width, plan.heads, hidden, activation) for _ in range(plan.layers)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
         for parameter in (self.token, self.positions):
