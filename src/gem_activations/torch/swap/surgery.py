@@ -152,6 +152,10 @@ class Surgery:
         for name, module in self._places.items():
             self._names.setdefault(id(module), []).append(name)
         self._modules = [*model.modules()]
+        self._parents: dict[int, list[tuple[dict[str, Any], str]]] = {}
+        for children in [module._modules for module in self._modules]:
+            for name, child in children.items():
+                self._parents.setdefault(id(child), []).append((children, name))
         self._activations = [module for _, module in named_activations(model)]
         self._replaced: dict[int, Replaced] = {}
 
@@ -242,10 +246,8 @@ class Surgery:
         if weights and not is_known_class(module):
             old += f" with its weights {name_some(weights)}"
         _hand_over(module, new)
-        for parent in self._modules:
-            children: dict[str, Any] = parent._modules
-            for child in [child for child, held in children.items() if held is module]:
-                self._put(children, child, new)
+        for children, child in self._parents[id(module)]:
+            self._put(children, child, new)
         self._replaced[id(module)] = Replaced(name, module, new, string)
         self._add(name, old, new, overwrites)
 
