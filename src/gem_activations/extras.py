@@ -1,4 +1,4 @@
-"""Optional frameworks: one clear error where one is not installed or too old."""
+"""Optional frameworks: one clear error if one is not installed or too old."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ def framework(name: str, *, at_least: str, install: str = "", hint: str = "") ->
         name: The framework's import name, which is also its name on the package index.
         at_least: First version that is supported, such as "0.8".
         install: What pip is to install, quoted for a shell; the extra of the framework's name if empty.
-        hint: What else to do where the framework is there and something that it needs is not.
+        hint: What else to do if the framework is there and something that it needs is not.
     Raises: MissingDependencyError: not installed, too old, of another layout, or without something that it needs
         itself.
     Example:
