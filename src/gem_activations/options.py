@@ -12,7 +12,8 @@ from .lab.runs.request import Execution
 GROUPS = {
     "training": {
         *("epochs", "steps", "batch_size", "learning_rate", "width", "context", "micro_batch", "precision"),
-        *("channels_last", "compiled", "model", "initialisation", "scale", "data_dir", "rates"),
+        *("channels_last", "compiled", "model", "initialisation", "scale", "input_scale", "data_dir"),
+        "rates",
     },
     "execution": {"device", "engine", "ray_address", "replicas"},
     "storage": {"out", "retry_failed", "allow_changed", "keep_checkpoints", "track"},
