@@ -247,3 +247,12 @@ def test_a_tensor_that_is_not_contiguous_has_the_same_gradients():
     for by_x, by_scale in found[1:]:
         assert torch.equal(by_x, found[0][0])
         torch.testing.assert_close(by_scale, found[0][1], rtol=1e-6, atol=0)
+
+
+def test_a_relative_schedule_moves_each_module_from_its_own_scale():
+    model = nn.Sequential(EGEM(scale=2.0), nn.Linear(3, 3), EGEM(n=2, scale=0.01))
+    schedule = ScaleSchedule(model, 1.0, 0.1, 2, "exponential", relative=True)
+    schedule.step(to=2)
+    assert [model[0].spec.scale, model[2].spec.scale] == pytest.approx([0.2, 0.001], rel=1e-6)
+    schedule.freeze()
+    assert [model[0].spec.scale, model[2].spec.scale] == pytest.approx([0.2, 0.001], rel=1e-12)
