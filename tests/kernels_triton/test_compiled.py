@@ -110,3 +110,27 @@ def test_older_gpus_are_compiled_for(compiled):
 def test_constants_of_float64_keep_all_their_digits(compiled):
     code = compiled("gem_forward_kernel", "float64", GemSpec(1, 1.1))
     assert "0d3FF199999999999A" in code.ptx
+
+
+@pytest.mark.parametrize("dtype", POINTERS)
+@pytest.mark.parametrize("name", ["gem_scaled_forward_kernel", "gem_scaled_backward_kernel"])
+def test_the_scale_is_no_constant_of_the_compiled_code(kernels, tmp_path, monkeypatch, name, dtype):
+    if kernels.INTERPRETED:
+        pytest.skip("the interpreter compiles nothing")
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from gem_activations.kernels.triton import scale
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    function = getattr(scale, name)
+    constants = {"n": 2, "leak": 0.0, "limit": 2.0**15, "block": kernels.BLOCK}
+    wide = "*fp64" if dtype == "float64" else "*fp32"
+    signature = {argument: "constexpr" if argument in constants else "i64" for argument in function.arg_names}
+    for argument in function.arg_names:
+        if argument.endswith("_ptr"):
+            signature[argument] = wide if argument in ("scale_ptr", "sums_ptr") else "*" + POINTERS[dtype]
+    source = ASTSource(fn=function, signature=signature, constexprs=constants)
+    code = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm
+    assert "ld.global" in code["ptx"]

@@ -18,7 +18,7 @@ def test_the_kernels_in_the_interpreter():
     pytest.importorskip("triton", reason="Triton is not installed")
     tests = [
         str(HERE.with_name(f"test_{name}.py"))
-        for name in ("values", "from_output", "higher_orders", "layouts", "gpu_checks")
+        for name in ("values", "from_output", "higher_orders", "layouts", "gpu_checks", "scale")
     ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *tests, "-p", "no:cacheprovider", "-p", "no:xdist"],

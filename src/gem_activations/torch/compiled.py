@@ -156,6 +156,8 @@ class Triton:
         self.inverse = kernels.inverse
         self.glu_forward = kernels.glu_forward
         self.glu_backward = kernels.glu_backward
+        self.scaled_forward = kernels.scaled_forward
+        self.scaled_backward = kernels.scaled_backward
         self.reason_not_served = kernels.reason_not_served
 
     def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:

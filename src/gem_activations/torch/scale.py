@@ -19,7 +19,7 @@ from ..errors import ModelError, SettingError
 from ..kernels.cpu import BACKWARD_SCALE, spec_handle
 from ..spec import GemSpec
 from . import formula
-from .compiled import UNSEEN, Cpu
+from .compiled import UNSEEN, Cpu, Triton
 from .dispatch import BackendName, choose_backend, is_traced, refuse_forced_kernel
 from .functional import check_tensor
 
@@ -36,8 +36,8 @@ def activate_scaled(
         log_scale: Shape (1,), or (C,) with C the size of x along `channel_dim`.
         n, leak: As for GemSpec.
         channel_dim: The dimension that a scale for each channel belongs to.
-        backend: As for `activate`. The kernels serve ordinary CPU tensors with one scale; all others get torch
-            operations.
+        backend: As for `activate`. The kernels serve ordinary CPU and CUDA tensors with one scale; all others get
+            torch operations.
     Returns: Same shape, dtype and device as x.
     Raises: SpecError: n or leak out of its range; TensorError: an integer, boolean, complex or sparse tensor, or no
         tensor; BackendError: a forced backend that cannot serve x.
@@ -49,10 +49,14 @@ def activate_scaled(
         options: Any = {"channel_dim": channel_dim, "backend": backend}
         return handle_torch_function(activate_scaled, (x, log_scale), x, log_scale, n, leak, **options)
     check_tensor(x)
-    ordinary = log_scale.numel() == 1 and x.is_cpu and not is_traced(x) and forward_ad._current_level < 0
-    if ordinary and backend != "triton":
-        return _Scaled.apply(x, log_scale, n, leak, backend)  # pyright: ignore[reportReturnType]
-    refuse_forced_kernel(backend)
+    if log_scale.numel() == 1 and not is_traced(x) and forward_ad._current_level < 0:
+        kernels = choose_backend(backend, x)
+        if isinstance(kernels, Cpu):
+            return _Scaled.apply(x, log_scale, n, leak, kernels)  # pyright: ignore[reportReturnType]
+        if isinstance(kernels, Triton):
+            return _ScaledOnDevice.apply(x, log_scale, n, leak, kernels)  # pyright: ignore[reportReturnType]
+    else:
+        refuse_forced_kernel(backend)
     return _in_torch_operations(x, log_scale, n, leak, channel_dim)
 
 
@@ -72,9 +76,8 @@ class _Scaled(torch.autograd.Function):
     """f(x) by the kernels of a plain number, and the gradients by x and by log_scale in one pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, log_scale: Tensor, n: int, leak: float, backend_name: BackendName) -> Tensor:
+    def forward(ctx: Any, x: Tensor, log_scale: Tensor, n: int, leak: float, backend: Cpu) -> Tensor:
         spec = spec_of(n, log_scale.item(), leak)
-        backend = choose_backend(backend_name, x)
         ctx.save_for_backward(x, log_scale)
         ctx.settings = spec, backend
         return backend.forward(x, spec, False)
@@ -84,23 +87,46 @@ class _Scaled(torch.autograd.Function):
         x, log_scale = ctx.saved_tensors
         spec, backend = ctx.settings
         grad, needed = grads[0], ctx.needs_input_grad
-        if type(backend) is Cpu and needed[1] and not is_dynamo_compiling() and forward_ad._current_level < 0:
+        if needed[1] and not is_dynamo_compiling() and forward_ad._current_level < 0:
             address = (spec.handle or spec_handle(spec)).address
             result = backend.compute(BACKWARD_SCALE.code, address, UNSEEN, grad, x)
             if result is not None:
                 return result[0], torch.full_like(log_scale, result[1]), None, None, None
-        known = isinstance(backend, Cpu) and (grad.dtype, grad.shape) == (x.dtype, x.shape)
-        if not known or torch.is_grad_enabled() or is_traced(grad):
-            # A second backward pass, a batch of gradients, hooks that have changed what was saved, or no kernels.
-            with torch.enable_grad():
-                y = _in_torch_operations(x, log_scale, spec.n, spec.leak, 1)
-                wanted = [tensor for tensor, needs in zip((x, log_scale), needed, strict=False) if needs]
-                found = list(torch.autograd.grad(y, wanted, grad.to(y.dtype), create_graph=torch.is_grad_enabled()))
-            return *(found.pop(0) if needs else None for needs in needed[:2]), None, None, None
+        if torch.is_grad_enabled() or is_traced(grad) or (grad.dtype, grad.shape) != (x.dtype, x.shape):
+            return *_gradients(grad, x, log_scale, spec.n, spec.leak, needed), None, None, None
         if not needed[1]:
             return backend.backward(grad, x, spec, False), None, None, None, None
         by_x, total = backend.backward_scale(grad, x, spec)
         return by_x, torch.full_like(log_scale, total), None, None, None
+
+
+class _ScaledOnDevice(torch.autograd.Function):
+    """The same by Triton, whose kernels read the scale from the device's memory: nothing waits for the device."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, log_scale: Tensor, n: int, leak: float, backend: Triton) -> Tensor:
+        scale = log_scale.detach().to(torch.promote_types(x.dtype, torch.float32)).exp()
+        ctx.save_for_backward(x, log_scale, scale)
+        ctx.settings = n, leak, backend
+        return backend.scaled_forward(x, scale, n, leak)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, log_scale, scale = ctx.saved_tensors
+        (n, leak, backend), grad = ctx.settings, grads[0]
+        if torch.is_grad_enabled() or is_traced(grad) or (grad.dtype, grad.shape) != (x.dtype, x.shape):
+            return *_gradients(grad, x, log_scale, n, leak, ctx.needs_input_grad), None, None, None
+        by_x, by_scale = backend.scaled_backward(grad, x, scale, n, leak)
+        return by_x, by_scale.to(log_scale.dtype).reshape(log_scale.shape), None, None, None
+
+
+def _gradients(grad: Tensor, x: Tensor, log_scale: Tensor, n: int, leak: float, needed: Any) -> list[Tensor | None]:
+    """Return both gradients by torch: of a second backward pass, a batch of gradients, or what hooks have changed."""
+    with torch.enable_grad():
+        y = _in_torch_operations(x, log_scale, n, leak, 1)
+        wanted = [tensor for tensor, needs in zip((x, log_scale), needed, strict=False) if needs]
+        found = list(torch.autograd.grad(y, wanted, grad.to(y.dtype), create_graph=torch.is_grad_enabled()))
+    return [found.pop(0) if needs else None for needs in needed[:2]]
 
 
 @lru_cache(maxsize=256)  # The modules of a model, at one step.

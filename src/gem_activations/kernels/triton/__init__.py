@@ -17,5 +17,17 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .launch import backward, forward, glu_backward, glu_forward, inverse, reason_not_served, second, third
+from .scale import scaled_backward, scaled_forward
 
-__all__ = ["backward", "forward", "glu_backward", "glu_forward", "inverse", "reason_not_served", "second", "third"]
+__all__ = [
+    "backward",
+    "forward",
+    "glu_backward",
+    "glu_forward",
+    "inverse",
+    "reason_not_served",
+    "scaled_backward",
+    "scaled_forward",
+    "second",
+    "third",
+]

@@ -155,13 +155,15 @@ def failure_lines(analysis: "Analysis") -> list[str]:
 
 
 def control_sentences(recipe: Mapping[str, Any]) -> list[str]:
-    """Say what a stored recipe gives each activation of its own: initial weights of its gain, a tuned learning rate.
+    """Say what sets a stored recipe apart: scaled inputs; initial weights or a learning rate for each activation.
 
     Example:
         >>> control_sentences({"initialisation": "model", "rates": {"gelu": 0.01, "gem": 0.005}})
         ['Learning rates, tuned on the validation split: gelu 0.01, gem 0.005.']
     """
     sentences: list[str] = []
+    if recipe.get("input_scale", 1) != 1:
+        sentences.append(f"Pixels are multiplied by {recipe['input_scale']:g} after their standardisation.")
     if recipe.get("initialisation") == "gain":
         sentences.append("Initial weights that read an activation's output are scaled by its gain over ReLU's.")
     if recipe.get("rates"):

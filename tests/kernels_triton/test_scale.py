@@ -1,0 +1,68 @@
+"""The kernels of a learnt scale against the float64 oracle."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+
+from gem_activations import GemSpec
+from gem_activations.torch import EGEM
+
+TOLERANCES = {torch.float32: 4e-6, torch.float64: 1e-13, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+@pytest.fixture(scope="session")
+def scaled(kernels):
+    del kernels  # Skips where Triton is not installed.
+    return importlib.import_module("gem_activations.kernels.triton.scale")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("spec", [GemSpec(1, 0.25), GemSpec(2, 1e-4, 0.1), GemSpec(8, 10.0)], ids=str)
+def test_values_and_both_gradients_are_those_of_the_oracle(scaled, device, spec, dtype):
+    noise = np.random.default_rng(2)
+    for size in (0, 1, 1000, 70_001):
+        x, grad = (torch.tensor(2 * spec.scale * noise.standard_normal(size)).to(device, dtype) for _ in range(2))
+        scale = torch.tensor([spec.scale], dtype=torch.promote_types(dtype, torch.float32), device=device)
+        wide, upstream = x.double().cpu().numpy(), grad.double().cpu().numpy()
+        gate = (spec.gate(wide) - spec.leak) / (1 - spec.leak)
+        slope = spec.derivative(wide)
+        terms = -2 * spec.n * (1 - spec.leak) * upstream * np.maximum(wide, 0) * gate * (1 - gate)
+        y = scaled.scaled_forward(x, scale, spec.n, spec.leak).double().cpu().numpy()
+        np.testing.assert_allclose(y, spec(wide), rtol=spec.n * TOLERANCES[dtype], atol=1e-7)
+        by_x, by_scale = scaled.scaled_backward(grad, x, scale, spec.n, spec.leak)
+        found = by_x.double().cpu().numpy()
+        np.testing.assert_allclose(found, upstream * slope, rtol=spec.n * TOLERANCES[dtype], atol=1e-6)
+        assert abs(float(by_scale) - terms.sum()) <= 1e-5 * np.abs(terms).sum()
+
+
+def test_extremes_and_layouts(scaled, device):
+    scale = torch.tensor([0.5], device=device)
+    x = torch.tensor([np.inf, -np.inf, np.nan, 0.0, 3e38, -3e38, 1e-45], device=device)
+    y = scaled.scaled_forward(x, scale, 2, 0.0)
+    assert y[0] == np.inf
+    assert y[2].isnan()
+    assert y[[1, 3, 5, 6]].eq(0).all()
+    by_x, by_scale = scaled.scaled_backward(torch.ones_like(x), x.nan_to_num(0), scale, 2, 0.0)
+    assert by_x.isfinite().all()
+    assert by_scale.isfinite()
+    x = torch.randn(6, 5, 4, device=device)
+    whole = scaled.scaled_backward(x, x, scale, 1, 0.0)
+    turned = scaled.scaled_backward(x.mT.contiguous().mT, x, scale, 1, 0.0)
+    assert all(torch.equal(one, other) for one, other in zip(whole, turned, strict=True))
+
+
+def test_a_module_takes_the_kernels_and_torchs_gradients_of_second_order(device):
+    module = EGEM(n=2, scale=0.5, trainable=True, backend="triton").to(device)
+    twin = EGEM(n=2, scale=0.5, trainable=True, backend="plain").to(device)
+    x = torch.randn(40, device=device, requires_grad=True)
+    for order in (1, 2):
+        found = []
+        for each in (module, twin):
+            wanted = (x, each.log_scale)
+            grads = torch.autograd.grad(each(x).square().sum(), wanted, create_graph=order == 2)
+            if order == 2:
+                grads = torch.autograd.grad(sum(grad.square().sum() for grad in grads), wanted)
+            found.append(grads)
+        torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
