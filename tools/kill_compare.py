@@ -22,7 +22,7 @@ import torch
 
 from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import Silent
+from gem_activations.lab.runs.runner import ProgressCallback
 from gem_activations.lab.store.comparison import load_comparison, run_folder
 from gem_activations.lab.store.records import FINISHED, EpochRow
 from gem_activations.lab.training.checkpoint import load_checkpoint
@@ -40,7 +40,7 @@ _EARLY, _LOADING = 0.1, 1.0  # Share of the kills that may come before the runs 
 _CPU = torch.device("cpu")
 
 
-class Telling(Silent):
+class Telling(ProgressCallback):
     """An observer that tells the process which is to kill it when a run begins."""
 
     def __init__(self, begun: Event) -> None:

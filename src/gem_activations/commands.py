@@ -9,6 +9,7 @@ import difflib
 import json
 import sys
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,7 @@ from .console import make_console, print_json, print_lines, print_report
 from .edge.command import HeaderRequest, write_header
 from .errors import SettingError
 from .grammar import format_call, quote
-from .lab.runs.request import Execution, FunctionRequest, Request
+from .lab.runs.request import Arms, Execution, FunctionRequest, Request
 from .options import GROUPS, grouped, ungrouped
 
 
@@ -45,6 +46,11 @@ class CompareFunction(FunctionRequest):
     The same command run again goes on where it was stopped; more activations or seeds extend the comparison.
     """
 
+    train: Annotated[Positional[str], arg(metavar="MODULE:FUNCTION")]
+    """The training function, as mine.py:train or package.module:train."""
+    activations: Arms = dataclasses.field(default=None, kw_only=True)
+    options: Suppress[Mapping[str, Any]] = dataclasses.field(default_factory=dict[str, Any], kw_only=True)
+
     def run(self) -> int:
         """Run the comparison, then write and print its report."""
         known = {field.name: getattr(self, field.name) for field in fields(FunctionRequest)}
@@ -53,21 +59,21 @@ class CompareFunction(FunctionRequest):
 
 
 def _compare(request: Execution) -> int:
-    from .lab.report.document import read_report
+    from .lab.report.document import analyse
     from .lab.runs.distributed import is_rank_zero
     from .lab.runs.engine import run_comparison
     from .lab.runs.progress import show_progress
-    from .lab.runs.runner import Silent
+    from .lab.runs.runner import ProgressCallback
 
     try:
         if not is_rank_zero():
-            run_comparison(request, Silent())
+            run_comparison(request, ProgressCallback())
             return 0
         with show_progress(make_console(sys.stderr)) as callback:
-            run_comparison(request, callback)
+            comparison = run_comparison(request, callback)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"run the same command again to go on in {request.folder}") from None
-    return print_report(read_report(request.folder))
+    return print_report(analyse(comparison))
 
 
 def _function_command(place: str) -> type[CompareFunction]:
@@ -84,7 +90,10 @@ def _function_command(place: str) -> type[CompareFunction]:
     for name, parameter in parameters.items():
         default = dataclasses.field(default_factory=lambda value=parameter.default: copy.copy(value), kw_only=True)
         own.append((name, hints.get(name, type(parameter.default)), default))
-    return dataclasses.make_dataclass("CompareFunction", own, bases=(CompareFunction,), frozen=True)
+    namespace = {"__doc__": CompareFunction.__doc__}
+    return dataclasses.make_dataclass(
+        "CompareFunction", own, bases=(CompareFunction,), namespace=namespace, frozen=True
+    )
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,9 @@ class Report:
     json: Annotated[bool, FlagCreatePairsOff] = False
     """Print statistics, sentences and files as JSON."""
     out: Path | None = None
-    """Folder for the report of a table; TABLE-report if not given."""
+    """Folder for the report; the comparison's own, or TABLE-report, if not given."""
+    target: float | None = None
+    """Value of the metric to which steps are counted; where the baseline's runs end on average if not given."""
     arm: str = "activation"
     """Column of a table with what is compared."""
     seed: str = "seed"
@@ -152,17 +163,29 @@ class Report:
 
     def run(self) -> int:
         """Write and print the report."""
-        from .lab.report.document import analyse, read_report
-        from .lab.statistics.across import across_lines
+        from .lab.report.document import analyse, read_report, write_report
+        from .lab.statistics.across import across_lines, rank_arms
         from .lab.statistics.reading import read_table
 
         if len(self.sources) > 1:
-            found = {str(folder): read_report(folder, self.baseline).analysis for folder in self.sources}
-            print_lines(across_lines(found), make_console(sys.stdout))
+            if self.out is not None:
+                raise SettingError("--out: each comparison's page is written to its own folder; leave it out")
+            reports = [read_report(folder, self.baseline, self.target) for folder in self.sources]
+            found = {str(report.comparison.folder): report.analysis for report in reports}
+            lines = across_lines(found)
+            if not self.json:
+                print_lines(lines, make_console(sys.stdout))
+            pages = [path for report in reports for path in write_report(report) if path.suffix == ".html"]
+            if self.json:
+                standings, critical = rank_arms(found)
+                rows = [standing._asdict() for standing in standings]
+                print_json({"standings": rows, "critical_difference": critical, "sentences": lines, "pages": pages})
+            else:
+                print_lines(["Pages:", *(f"  {page}" for page in pages)], make_console(sys.stdout))
             return 0
         (source,) = self.sources or (Path(),)
         if source.is_dir() or not source.suffix:
-            return print_report(read_report(source, self.baseline), self.json)
+            return print_report(read_report(source, self.baseline, self.target), self.json, self.out)
         out = self.out or source.with_name(f"{source.stem}-report")
         names = ("arm", "seed", "metric", "better", "baseline", "margin", "unit", "chance")
         given: dict[str, Any] = {name: getattr(self, name) for name in names}

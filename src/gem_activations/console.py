@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -33,23 +34,27 @@ def make_console(stream: TextIO) -> "Console":
     return Console(file=stream, width=None if stream.isatty() else _WIDE)
 
 
-def print_report(report: "Report", as_json: bool = False) -> int:
+def print_report(report: "Report", as_json: bool = False, out: Path | None = None) -> int:
     """Print a report, then write it: what cannot be written has been shown. Return the exit status."""
-    from .lab.report.document import FILES, store_report
+    from .lab.report.document import FILES, write_report
     from .lab.statistics.tables import summary_frame, terminal_table
     from .lab.store.records import FINISHED
 
     status = RUNS_FAILED if any(run.status != FINISHED for run in report.comparison.results) else 0
-    folder = report.comparison.folder
-    if as_json:
-        written = store_report(report)
-        summary, sentences = summary_frame(report.analysis).to_dicts(), report.sentences
-        print_json({"summary": summary, "sentences": sentences, "files": written})
-        return status
     console = make_console(sys.stdout)
-    console.print(terminal_table(report.analysis))
-    print_lines([*report.banners, *report.sentences, *(finding.sentence for finding in report.findings)], console)
-    written = store_report(report)
+    if not as_json:
+        console.print(terminal_table(report.analysis))
+        print_lines([*report.banners, *report.sentences, *(finding.sentence for finding in report.findings)], console)
+    written: list[Path] = []
+    try:
+        written = write_report(report, out)
+    finally:
+        if as_json:
+            summary, sentences = summary_frame(report.analysis).to_dicts(), report.sentences
+            print_json({"summary": summary, "sentences": sentences, "files": written})
+    if as_json:
+        return status
+    folder = out or report.comparison.folder
     names = [path.relative_to(folder).as_posix() for path in written]
     lines = ["", f"Report: {folder / 'report.html'}", f"Written to {folder}:"]
     lines += [f"  {name}: {FILES[name]}" for name in FILES if name in names]

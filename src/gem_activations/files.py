@@ -9,7 +9,7 @@ from pathlib import Path
 _TOKEN_BYTES = 8
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None:
     """Write a file under a name of its own in the same folder, then rename it. Missing folders are made.
 
     A reader sees the old content or the new, whatever happens to the writer; of two writers at once one wins. A writer
@@ -18,6 +18,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Args:
         path: The file. Its permissions follow the process's umask.
         content: All of its bytes.
+        sync: Wait until the disk has them, which a power cut after the rename asks for, and a kill does not.
     Raises: OSError: the folder or the file cannot be written; nothing of the attempt is left.
     Example:
         >>> import tempfile
@@ -31,8 +32,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with temporary.open("xb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from .lab.runs.request import Execution
 GROUPS = {
     "training": {
         *("epochs", "steps", "batch_size", "learning_rate", "width", "context", "micro_batch", "precision"),
-        *("channels_last", "compiled", "model", "initialisation", "scale", "input_scale", "data_dir"),
+        *("channels_last", "compiled", "model", "initialisation", "resplit", "scale", "input_scale", "data_dir"),
         "rates",
     },
     "execution": {"device", "engine", "ray_address", "replicas"},

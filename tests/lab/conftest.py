@@ -98,6 +98,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the plots out of the reports of a test that does not look at them: they take most of its time."""
+    monkeypatch.setattr("gem_activations.lab.report.document.comparison_figures", lambda *_: {})
+
+
+@pytest.fixture
 def fabricate(tmp_path: Path) -> Callable[..., Comparison]:
     """Return `fabricate_comparison` for the test's own folder."""
 

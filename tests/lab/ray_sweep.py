@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 
 from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import Silent
+from gem_activations.lab.runs.runner import ProgressCallback
 
 SEEDS = 2
 
@@ -63,7 +63,7 @@ class Watcher(threading.Thread):
 
 
 def sweep(request: Request) -> None:
-    run_comparison(request, Silent())
+    run_comparison(request, ProgressCallback())
 
 
 def join_in(request: Request) -> "subprocess.Popen[bytes]":

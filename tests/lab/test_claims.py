@@ -16,7 +16,7 @@ from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.report.document import analyse, write_report
 from gem_activations.lab.statistics.archive import read_comparison
 from gem_activations.lab.store.comparison import load_comparison
-from gem_activations.lab.store.records import Depth
+from gem_activations.lab.store.records import Depth, Look
 
 MNIST = Path(__file__).parents[2] / "benchmarks/results/mnist"
 EVERY = {claim.name: claim for claim in CLAIMS}
@@ -63,6 +63,22 @@ def test_an_arm_that_is_shown_ahead_supports_or_contradicts(fabricate, segem, ge
     found = judge(EVERY["cifar10-segem"], comparison)
     assert (found.status, found.setting, found.seeds) == (status, "full", 4)
     assert "segem(eps=1e-4, leak=0.01) beside gelu" in found.detail
+
+
+def test_a_claim_is_judged_by_the_look_at_which_its_first_arm_left(fabricate):
+    values = {"gelu": 0.92, "segem(eps=1e-4)": 0.9208}
+    comparison = compared(fabricate, "cifar10-resnet56", values, seeds=8)
+    segem = comparison.activations[1]
+    looks = (
+        Look(3, 0.01, {segem: "not decided"}, ()),
+        Look(5, 0.01, {segem: "shown better"}, (segem,)),
+    )
+    looked = dataclasses.replace(comparison, max_seeds=40, looks=looks)
+    found = judge(EVERY["cifar10-segem"], looked)
+    assert (found.status, found.seeds) == (Status.SUPPORTED, 5)
+    strict = dataclasses.replace(looked, looks=(looks[0], dataclasses.replace(looks[1], level=1e-7)))
+    assert judge(EVERY["cifar10-segem"], strict).status is Status.UNDECIDED
+    assert judge(EVERY["cifar10-segem"], dataclasses.replace(looked, looks=())) is None
 
 
 def test_at_another_scale_results_speak_of_the_direction_and_full_stays_not_run(fabricate):

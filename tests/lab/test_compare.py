@@ -20,6 +20,7 @@ from gem_activations.lab.runs import engine
 from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.experiment import Experiment
 from gem_activations.lab.runs.request import Request
+from gem_activations.lab.runs.runner import ProgressCallback
 from gem_activations.lab.store.comparison import load_comparison, run_folder
 from gem_activations.lab.store.records import Comparison, EpochRow, RunResult
 from gem_activations.lab.training import run as training_run
@@ -30,7 +31,7 @@ EPOCHS = 3
 TIMINGS = ("seconds", "step_seconds", "step_time_ratio", "peak_memory")
 
 
-class Silent:
+class Silent(ProgressCallback):
     """An observer that only counts."""
 
     def __init__(self) -> None:
@@ -150,8 +151,8 @@ def test_line_of_metrics_that_was_broken_off_or_has_no_checkpoint_is_dropped(
     for kept in (1.0, 0.5):  # Of the line of the second epoch, after which the process is killed.
         folder = tmp_path / str(kept)
 
-        def append(path: Path, row: EpochRow, kept: float = kept) -> None:
-            real(path, row)
+        def append(path: Path, row: EpochRow, *, sync: bool, kept: float = kept) -> None:
+            real(path, row, sync=sync)
             if row["epoch"] == 2:
                 line = path.read_bytes().splitlines(keepends=True)[-1]
                 content = path.read_bytes()
@@ -308,10 +309,10 @@ def test_disk_that_is_full_for_a_while_costs_one_run(
 ) -> None:
     real: Callable[..., None] = files.write_atomically
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes, **how: bool) -> None:
         if "rrelu" in str(path) and path.name == "checkpoint.pt":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        real(path, content)
+        real(path, content, **how)
 
     monkeypatch.setattr(files, "write_atomically", full)
     comparison = run_comparison(request(tmp_path), Silent())
@@ -328,10 +329,10 @@ def test_disk_that_is_full_for_a_run_s_every_file_leaves_the_run_missing(
 ) -> None:
     real: Callable[..., None] = files.write_atomically
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes, **how: bool) -> None:
         if "rrelu" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        real(path, content)
+        real(path, content, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_atomically", full)

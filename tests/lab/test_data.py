@@ -199,3 +199,16 @@ def test_unreachable_address_is_one_clear_error(tmp_path: Path, server: tuple[st
     closed = "http://127.0.0.1:1/"
     with pytest.raises(DataError, match=f"is missing: .*{closed}train-images.gz: no connection"):
         load(with_urls(source, closed), tmp_path / "none")
+
+
+def test_resplit_draws_every_split_anew_and_loses_no_example():
+    whole = load_dataset("digits")
+    first, again, other = whole.resplit(1), whole.resplit(1), whole.resplit(2)
+    sizes = [len(getattr(whole, name).y) for name in ("train", "validation", "test")]
+    for one in (first, other):
+        assert [len(getattr(one, name).y) for name in ("train", "validation", "test")] == sizes
+        assert float(one.train.x.mean()) == pytest.approx(0, abs=1e-6)
+        classes = torch.cat([one.train.y, one.validation.y, one.test.y]).bincount()
+        assert classes.tolist() == torch.cat([whole.train.y, whole.validation.y, whole.test.y]).bincount().tolist()
+    assert torch.equal(first.test.x, again.test.x)
+    assert not torch.equal(first.test.y, other.test.y)

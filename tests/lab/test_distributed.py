@@ -1,5 +1,6 @@
 """One run trained by two processes that torchrun starts: the numbers of one process, whatever is killed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,12 +15,13 @@ import torch
 from torch import nn
 
 from gem_activations.errors import SettingError, StoreError
+from gem_activations.lab import Run, compare
 from gem_activations.lab.recipes.pipeline import Training
-from gem_activations.lab.runs import distributed
+from gem_activations.lab.runs import distributed, engine
 from gem_activations.lab.runs.distributed import ProcessGroup
 from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import Silent
+from gem_activations.lab.runs.runner import ProgressCallback
 from gem_activations.lab.store.comparison import load_comparison, run_folder
 from gem_activations.lab.store.records import Comparison
 from gem_activations.lab.training.group import SingleProcess
@@ -33,8 +35,9 @@ ARM = "gem(n=2)"
 EPOCHS = 3
 
 
-def start(folder: Path, epochs: int = EPOCHS) -> "subprocess.Popen[str]":
-    words = ["compare", "digits", "--activations", ARM, "--seeds", "1", "--epochs", str(epochs), "--out", str(folder)]
+def start(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    words = words or ("--activations", ARM, "--seeds", "1", "--epochs", str(EPOCHS))
+    words = ("compare", "digits", *words, "--out", str(folder))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -67,7 +70,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_give_the_losses_of_one(together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd_batches.install(monkeypatch.setitem)
-    alone = run_comparison(Request("digits", out=tmp_path, activations=(ARM,), seeds=1, epochs=EPOCHS), Silent())
+    alone = run_comparison(
+        Request("digits", out=tmp_path, activations=(ARM,), seeds=1, epochs=EPOCHS), ProgressCallback()
+    )
     found = load_comparison(together)
     for epoch, expected in zip(found.curves[ARM, 0], alone.curves[ARM, 0], strict=True):
         assert epoch["train_loss"] == pytest.approx(expected["train_loss"], rel=TWO_PROCESSES)
@@ -90,6 +95,26 @@ def test_killed_process_ends_all_and_the_same_command_goes_on(together: Path, tm
     _, errors = again.communicate(timeout=180)
     assert again.returncode == 0, errors
     assert outcome(load_comparison(tmp_path)) == outcome(load_comparison(together))
+
+
+def test_two_processes_add_seeds_until_the_activations_are_decided(tmp_path: Path) -> None:
+    words = ("--activations", "gelu", ARM, "--epochs", "1", "--until-decided", "--max-seeds", "4")
+    process = start(tmp_path, *words)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "Look at 3 seeds" in output
+    assert not load_comparison(tmp_path).missing
+
+
+def test_a_function_of_the_user_is_refused_by_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(run: Run) -> dict[str, float]:  # noqa: ARG001
+        return {"loss": 1.0}
+
+    for rank in range(2):
+        group = contextlib.nullcontext(Rank(rank, 2))
+        monkeypatch.setattr(engine, "init_processes", lambda _, group=group: group)
+        with pytest.raises(SettingError, match="runs in one process; start it without torchrun"):
+            compare(train, activations=["relu"], metric="loss", better="lower", out=tmp_path)
 
 
 class Rank:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from gem_activations.lab.runs import engine_ray
 from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.engine_ray import Job
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import Silent
-from gem_activations.lab.store.comparison import load_comparison, write_plan
+from gem_activations.lab.runs.runner import ProgressCallback
+from gem_activations.lab.store.comparison import load_comparison, read_looks, write_plan
 from gem_activations.lab.store.records import Plan, RunResult
 
 from .test_compare import outcome
@@ -74,10 +75,33 @@ def test_node_that_dies_loses_no_run_and_doubles_none(tmp_path: Path) -> None:
     assert seen["local"] == 0
     swept = load_comparison(tmp_path / "ray")
     local = run_comparison(
-        Request("digits", out=tmp_path / "local", activations=ARMS, seeds=SEEDS, epochs=EPOCHS), Silent()
+        Request("digits", out=tmp_path / "local", activations=ARMS, seeds=SEEDS, epochs=EPOCHS), ProgressCallback()
     )
     assert not swept.missing
     assert outcome(swept) == outcome(local)
+
+
+def test_seeds_are_added_until_decided_on_a_cluster_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+
+    def run_here(job: Job, pending: dict[tuple[str, int], RunResult | None], callback: ProgressCallback) -> None:
+        jobs.append(pickle.loads(pickle.dumps(job)))
+        for run, stale in pending.items():
+            result = engine_ray._attempt(jobs[-1], *run, stale)
+            assert result is not None
+            callback.ended(result)
+
+    monkeypatch.setattr(engine_ray, "run_on_ray", run_here)
+    found = run_comparison(
+        Request(
+            "digits", scale="smoke", activations=("relu", "gelu"), epochs=1, out=tmp_path / "out",
+            engine="ray", until_decided=True, max_seeds=4,
+        ),
+        ProgressCallback(),
+    )  # fmt: skip
+    assert [len(job.plan.seeds) for job in jobs][: len(found.looks)] == [look.seeds for look in found.looks]
+    assert found.looks == read_looks(tmp_path / "out")
+    assert not found.missing
 
 
 class FakeError(Exception):
@@ -120,7 +144,7 @@ ANSWERS: dict[str, Any] = {
 }
 
 
-class Counting(Silent):
+class Counting(ProgressCallback):
     def __init__(self) -> None:
         self.results: list[RunResult] = []
 
@@ -221,7 +245,7 @@ def test_machine_that_sees_other_folders_or_data_says_so(tmp_path: Path) -> None
 )
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        run_comparison(Request("digits", out=tmp_path / "out", **changes), Silent())
+        run_comparison(Request("digits", out=tmp_path / "out", **changes), ProgressCallback())
     assert not (tmp_path / "out").exists()
 
 
@@ -229,12 +253,13 @@ def test_ray_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "host")
     with pytest.raises(SettingError, match="leave torchrun away"):
-        run_comparison(Request("digits", out=tmp_path / "out", engine="ray"), Silent())
+        run_comparison(Request("digits", out=tmp_path / "out", engine="ray"), ProgressCallback())
 
 
 def test_missing_ray_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"ray.*pip install .*gem-activations\[ray\]"):
         run_comparison(
-            Request("digits", out=tmp_path / "out", activations=("gelu",), seeds=1, epochs=1, engine="ray"), Silent()
+            Request("digits", out=tmp_path / "out", activations=("gelu",), seeds=1, epochs=1, engine="ray"),
+            ProgressCallback(),
         )

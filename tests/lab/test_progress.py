@@ -1,6 +1,5 @@
 import dataclasses
 import io
-import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from rich.progress import Progress
 
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs.experiment import Experiment, of_recipe
-from gem_activations.lab.runs.progress import Bars, Lines, show_progress
+from gem_activations.lab.runs.progress import Bars, Lines
 from gem_activations.lab.store.records import RunResult
 
 SCORES = {"test_accuracy": 0.25, "test_loss": 3.0, "validation_accuracy": 0.5, "validation_loss": 2.0}
@@ -50,28 +49,3 @@ def test_the_bar_of_a_run_has_the_metric_on_validation() -> None:
     assert progress.tasks[-1].description == "gelu, seed 0"
     bars.epoch("gelu", 0, [{"epoch": 1, "validation_loss": 4.5}], 2)
     assert progress.tasks[-1].description == "gelu, seed 0, validation loss 4.500 nats"
-
-
-class Finalised:
-    """Is interrupted while it is finalised, where Python drops the exception."""
-
-    def __del__(self) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("terminal", [False, True])
-def test_ctrl_c_that_python_drops_ends_the_comparison_after_the_epoch(terminal: bool) -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with show_progress(Console(file=io.StringIO(), force_terminal=terminal)) as observer:
-            observer.epoch("relu", 0, [], 2)
-            Finalised()
-            with pytest.raises(KeyboardInterrupt):
-                observer.epoch("relu", 0, [], 2)
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, handler)

@@ -1,7 +1,9 @@
 import base64
 import dataclasses
+import errno
 import hashlib
 import io
+import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -13,9 +15,18 @@ import pytest
 from rich.console import Console
 
 from gem_activations.cli import main
+from gem_activations.console import print_report
 from gem_activations.errors import StoreError
 from gem_activations.lab.report import document as report
-from gem_activations.lab.statistics.formatting import SHORT, difference_text, interval_text, signed, value_text
+from gem_activations.lab.report.document import analyse
+from gem_activations.lab.statistics.formatting import (
+    SHORT,
+    control_sentences,
+    difference_text,
+    interval_text,
+    signed,
+    value_text,
+)
 from gem_activations.lab.statistics.metrics import ACCURACY
 from gem_activations.lab.statistics.reading import analyse_comparison
 from gem_activations.lab.statistics.tables import markdown_text, terminal_table
@@ -117,7 +128,7 @@ def test_the_folder_holds_every_file_and_no_rest(reported):
     names = {path.relative_to(comparison.folder).as_posix() for path in comparison.folder.rglob("*") if path.is_file()}
     stems = ("accuracy", "differences", "slopes", "pareto", "validation-accuracy", "train-loss", "activations")
     plots = {f"plots/{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")}
-    assert names == plots | report.FILES.keys() - {"depth.parquet"}
+    assert names == plots | {".report.lock"} | report.FILES.keys() - {"depth.parquet"}
     for stem in stems:
         assert ET.parse(comparison.folder / f"plots/{stem}.svg").getroot().tag.endswith("svg")
         assert (comparison.folder / f"plots/{stem}.png").read_bytes().startswith(b"\x89PNG")
@@ -287,7 +298,7 @@ def test_a_folder_that_cannot_be_written_is_one_error(fabricate):
     comparison = fabricate()
     comparison.folder.parent.mkdir(exist_ok=True)
     comparison.folder.write_text("a file, not a folder")
-    with pytest.raises(StoreError, match="cannot write"):
+    with pytest.raises(StoreError, match="cannot be written"):
         write_report(comparison)
     assert comparison.folder.read_text() == "a file, not a folder"
 
@@ -475,3 +486,62 @@ def test_the_command_says_which_files_it_wrote(tmp_path, capsys):
     names = re.findall(r"^  (\S+): ", printed[printed.index(f"Written to {folder}:") :], re.MULTILINE)
     assert {"report.html", "report.md", "summary.tex", "results.parquet", "plots/"} <= set(names)
     assert all((folder / name).exists() for name in names)
+
+
+def test_a_report_that_cannot_be_written_is_shown(fabricate, monkeypatch, capsys):
+    comparison = fabricate()
+    print_report(analyse(comparison))
+    whole = capsys.readouterr().out
+
+    def full(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("gem_activations.lab.report.document.write_atomically", full)
+    with pytest.raises(StoreError, match=r"the report cannot be written to .*: Permission denied; name another folder"):
+        print_report(analyse(comparison))
+    shown = capsys.readouterr().out
+    assert shown
+    assert whole.startswith(shown)
+    with pytest.raises(StoreError):
+        print_report(analyse(comparison), as_json=True)
+    assert json.loads(capsys.readouterr().out)["files"] == []
+
+
+def test_a_report_goes_to_another_folder(fabricate, tmp_path):
+    comparison = fabricate()
+    written = report.write_report(analyse(comparison), tmp_path / "other")
+    assert tmp_path / "other/report.html" in written
+    assert not comparison.folder.exists()
+
+
+def test_steps_to_a_target_are_those_of_the_runs_that_reach_it(fabricate):
+    comparison = fabricate(arms={"gelu": 0.96, "relu": 0.9, "gem": 0.97}, seeds=2)
+    (name,) = [name for name in analyse(comparison).analysis.arms[0].measures if " to " in name]
+    assert re.fullmatch(r"epochs to validation accuracy 9\d\.\d\d %", name)
+    found = {arm.activation: arm.measures.get(name) for arm in analyse(comparison).analysis.arms}
+    assert found["relu"] is None
+    assert found["gem"].mean <= 6
+    early = analyse(comparison, target=40.0).analysis
+    assert {arm.measures["epochs to validation accuracy 40.00 %"].mean for arm in early.arms} == {1.0}
+    curves = {
+        key: tuple({**row, "steps": 50 * row["epoch"]} for row in rows) for key, rows in comparison.curves.items()
+    }
+    early = analyse(dataclasses.replace(comparison, curves=curves), target=40.0).analysis
+    assert {arm.measures["steps to validation accuracy 40.00 %"].mean for arm in early.arms} == {50.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, ["this split, this test set and one learning rate for all arms, 0.005", "gem-act tune digits"]),
+        ({"resplit": True}, ["a split drawn anew for each seed and one learning rate"]),
+        ({"rates": {"gelu": 0.01}}, ["and a learning rate tuned for each arm", "gelu 0.01"]),
+        ({"training": None, "options": {}}, ["this training function with its options"]),
+        ({"training": None}, ["what the seeds of the table vary"]),
+    ],
+)
+def test_the_unit_of_the_verdicts_is_stated(fabricate, fields, words):
+    recipe = {**fabricate().recipe, **fields}
+    said = " ".join(control_sentences(recipe))
+    assert [word for word in words if word not in said] == []
+    assert ("gem-act tune" in said) == (bool(recipe["training"]) and not recipe.get("rates"))

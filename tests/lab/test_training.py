@@ -143,7 +143,7 @@ def test_checkpoint_of_another_run_is_not_continued(tmp_path: Path, dataset: Dat
     assert first_epochs(0) == 4
     state = load_checkpoint(tmp_path / CHECKPOINT, CPU)
     assert state is not None
-    assert (state["format"], state["epochs"], state["states"]["trainer"]["steps"]) == (3, 4, 20)
+    assert (state["format"], state["epochs"], state["states"]["trainer"]["steps"]) == (4, 4, 20)
     assert first_epochs(1) == 0
     save_checkpoint(tmp_path / CHECKPOINT, {**state, "format": 0})
     assert first_epochs(0) == 0

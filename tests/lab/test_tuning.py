@@ -17,7 +17,7 @@ from gem_activations.lab.runs import tuning
 from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.planning import resolve_recipe
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import Silent
+from gem_activations.lab.runs.runner import ProgressCallback
 from gem_activations.lab.runs.tuning import make_rates, tune, tuning_folder, tuning_lines
 from gem_activations.lab.store.comparison import load_comparison, read_result
 from gem_activations.lab.store.rates import Trial, Tuned, Tuning, read_rates, write_tuning
@@ -66,13 +66,13 @@ class Bench:
 def search(monkeypatch, folder: Path, values: dict[str, dict[float, list[float | None]]], **changes: Any) -> Tuning:
     monkeypatch.setattr(tuning, "run_comparison", Bench(values))
     trials = len(next(iter(values.values())))
-    return tune(request(folder, activations=tuple(values), **changes), trials, 4.0, Silent())
+    return tune(request(folder, activations=tuple(values), **changes), trials, 4.0, ProgressCallback())
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tuning]:
     folder = tmp_path_factory.mktemp("tuned")
-    return folder, tune(request(folder), 3, 4.0, Silent())
+    return folder, tune(request(folder), 3, 4.0, ProgressCallback())
 
 
 def test_rates_go_outwards_from_the_recipes_own() -> None:
@@ -102,9 +102,9 @@ def test_no_trial_scores_the_test_set(tmp_path, tuned: tuple[Path, Tuning], monk
         return real(task, split)
 
     monkeypatch.setattr(ImageTask, "evaluation_batches", guarded)
-    assert tune(request(tmp_path / "guarded"), 3, 4.0, Silent()) == tuned[1]
+    assert tune(request(tmp_path / "guarded"), 3, 4.0, ProgressCallback()) == tuned[1]
     with pytest.raises(ExperimentError, match="the test set was read"):  # The guard does guard.
-        run_comparison(request(tmp_path / "compared"), Silent())
+        run_comparison(request(tmp_path / "compared"), ProgressCallback())
     for path in (tmp_path / "guarded").rglob("result.json"):
         result = json.loads(path.read_text())
         figures = result["figures"]
@@ -129,11 +129,11 @@ def test_other_test_data_give_the_same_rates(tmp_path, tuned: tuple[Path, Tuning
         return dataclasses.replace(dataset, test=Split(torch.full_like(dataset.test.x, torch.nan), dataset.test.y))
 
     monkeypatch.setattr(images, "load_dataset", altered)
-    tune(request(tmp_path), 3, 4.0, Silent())
+    tune(request(tmp_path), 3, 4.0, ProgressCallback())
     assert (tmp_path / "rates.json").read_bytes() == (tuned[0] / "rates.json").read_bytes()
 
 
-class Counting(Silent):
+class Counting(ProgressCallback):
     def __init__(self) -> None:
         self.ran: list[str] = []
 
@@ -166,7 +166,7 @@ def test_a_search_goes_on_and_extends_with_equal_trials_for_all(tmp_path, tuned:
 def test_an_activation_that_another_search_adds_meanwhile_is_not_lost(tmp_path, monkeypatch) -> None:
     began: list[str] = []
 
-    def compare_beside_another(request: Request, observer: Silent) -> Comparison:
+    def compare_beside_another(request: Request, observer: ProgressCallback) -> Comparison:
         found = run_comparison(request, observer)
         if not began:  # What a search that begins now does first.
             began.append("relu")
@@ -174,7 +174,7 @@ def test_an_activation_that_another_search_adds_meanwhile_is_not_lost(tmp_path, 
         return found
 
     monkeypatch.setattr(tuning, "run_comparison", compare_beside_another)
-    found = tune(request(tmp_path, activations=("gelu",)), 3, 4.0, Silent())
+    found = tune(request(tmp_path, activations=("gelu",)), 3, 4.0, ProgressCallback())
     assert set(found.arms) == {"gelu", "relu"}
     assert all(len(arm.trials) == 3 for arm in found.arms.values())
     recipe = resolve_recipe(request(tmp_path, activations=("gelu", "relu")))
@@ -258,14 +258,14 @@ def test_a_failing_activation_is_counted_and_cannot_be_compared(tmp_path, monkey
 )  # fmt: skip
 def test_wrong_budgets_are_refused(tmp_path, trials, factor, words) -> None:
     with pytest.raises(SettingError, match=words):
-        tune(request(tmp_path / "out"), trials, factor, Silent())
+        tune(request(tmp_path / "out"), trials, factor, ProgressCallback())
     assert not (tmp_path / "out").exists()
 
 
 def test_torchrun_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tuning, "is_launched", lambda: True)
     with pytest.raises(SettingError, match="without torchrun"):
-        tune(request(tmp_path / "out"), 3, 2.0, Silent())
+        tune(request(tmp_path / "out"), 3, 2.0, ProgressCallback())
     assert not (tmp_path / "out").exists()
 
 

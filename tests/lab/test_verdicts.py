@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 
@@ -217,3 +220,18 @@ def test_wide_rows_do_not_hide_each_other_from_the_check_of_spreads():
     assert found.pooled.tolist() == [True, True, False, False, False]
     assert found.shown[0]
     assert not found.shown[1]
+
+
+def test_the_page_has_the_figures_of_the_simulation():
+    root = Path(__file__).parents[2]
+    table = pl.read_csv(root / "benchmarks/results/verdicts.csv")
+    worst: dict[tuple[str, str, str], float] = {}
+    for row in table.iter_rows(named=True):
+        key = row["law"], row["procedure"].removesuffix(", Holm"), row["counted"]
+        worst[key] = max(row["share"], worst.get(key, 0.0))
+    rivals = ("paired t", "Welch", "unblocked Dunnett", "pooled Dunnett", "permutation", "Brunner-Munzel")
+    columns = [*((name, "false difference") for name in ("lab", *rivals)), ("lab", "false equivalence")]
+    page = (root / "docs/statistics.md").read_text()
+    for law in table["law"].unique(maintain_order=True):
+        shares = [worst.get((law, *column)) for column in columns]
+        assert f"| {law} | {' | '.join('-' if share is None else f'{100 * share:.1f}' for share in shares)} |" in page

@@ -1,22 +1,24 @@
 """`compare`: train a user's own model with several activations from several seeds, and report what the results say."""
 
-import os
+import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 import polars as pl
 from rich.console import Console
 
-from .report.document import Report, make_report
+from .report.document import Report, analyse, write_report
 from .runs.engine import run_comparison
-from .runs.experiment import make_arms
 from .runs.progress import show_progress
-from .runs.request import Choice, FunctionRequest
+from .runs.request import FunctionRequest
 from .statistics.tables import results_frame
 from .statistics.verdicts import Verdict
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -45,30 +47,21 @@ class ComparisonResult:
         return self.report_path.read_text(encoding="utf-8")
 
 
-def compare(
-    train: Callable[..., Mapping[str, Any]] | str,
-    *,
-    activations: Sequence[Choice] | Mapping[str, Choice],
-    metric: str,
-    better: Literal["higher", "lower"],
-    seeds: int | None = None,
-    out: str | os.PathLike[str] | None = None,
-    baseline: str | None = None,
-    margin: float | None = None,
-    unit: str = "",
-    options: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    seed_start: int = 0,
-    engine: Literal["local", "ray"] = "local",
-    ray_address: str | None = None,
-    replicas: int = 1,
-    until_decided: bool = False,
-    max_seeds: int | None = None,
-    retry_failed: bool = False,
-    allow_changed: bool = False,
-    keep_checkpoints: bool = False,
-    track: Sequence[Literal["tensorboard", "wandb", "mlflow"]] = (),
-) -> ComparisonResult:
+def _takes(maker: Callable[_P, Any]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
+    """Give a function the parameters of a class, for editors and checkers as well as for `inspect`."""
+
+    def give(function: Callable[..., _R]) -> Callable[_P, _R]:
+        hints = get_type_hints(maker)
+        parameters = [one.replace(annotation=hints[one.name]) for one in inspect.signature(maker).parameters.values()]
+        signature = inspect.Signature(parameters, return_annotation=ComparisonResult)
+        function.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess] -- what inspect looks for
+        return function
+
+    return give
+
+
+@_takes(FunctionRequest)
+def compare(*arguments: Any, **options: Any) -> ComparisonResult:
     """Train with each activation from each seed, store every run, and report what the results allow to say.
 
     The same call again goes on where it was stopped; more activations or seeds extend the comparison.
@@ -109,33 +102,10 @@ def compare(
         >>> list(result.verdicts), result.table.height
         (['CELU'], 4)
     """
-    request = FunctionRequest(
-        train if isinstance(train, str) else "",
-        function=None if isinstance(train, str) else train,
-        arms=make_arms(activations),
-        metric=metric,
-        better=better,
-        seeds=seeds,
-        out=None if out is None else Path(out),
-        baseline=baseline,
-        margin=margin,
-        unit=unit,
-        options=options or {},
-        device=device,
-        seed_start=seed_start,
-        engine=engine,
-        ray_address=ray_address,
-        replicas=replicas,
-        until_decided=until_decided,
-        max_seeds=max_seeds,
-        retry_failed=retry_failed,
-        allow_changed=allow_changed,
-        keep_checkpoints=keep_checkpoints,
-        track=tuple(track),
-    )
+    request = FunctionRequest(*arguments, **options)
     with show_progress(Console(file=sys.stderr)) as callback:
-        run_comparison(request, callback)
-    report, _ = make_report(request.folder)
+        report = analyse(run_comparison(request, callback))
+    write_report(report)
     return ComparisonResult(
         folder=request.folder,
         verdicts=report.analysis.verdicts,

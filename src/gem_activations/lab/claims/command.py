@@ -37,7 +37,11 @@ def claims_lines(folders: Sequence[Path]) -> Iterator[str]:
             yield f"  {_READING}"
         for claim, of_claim in groupby(of_source, key=lambda finding: finding.claim):
             yield f"  {claim.statement}" + (f"; reported: {claim.reported}" if claim.reported else "")
-            yield from (f"    {_line(finding)}" for finding in of_claim)
+            for finding in of_claim:
+                found = f": {finding.detail}" if finding.detail else ""
+                folder, here = finding.folder, Path.cwd()
+                folder = folder.relative_to(here) if folder and folder.is_relative_to(here) else folder
+                yield f"    {finding.setting}: {finding.verdict}{found}" + (f" ({folder})" if folder else "")
             yield f"    to run: {command_of(claim)}"
         yield ""
     yield from (_CONTROLS, _count(findings))
@@ -81,17 +85,6 @@ def command_of(claim: Claim) -> str:
 
 def _has_arms(claim: Claim, activations: Sequence[str]) -> bool:
     return set(claim.arms) <= {str(parse_arm(text)) for text in activations}
-
-
-def _line(finding: Finding) -> str:
-    found = f": {finding.detail}" if finding.detail else ""
-    where = "" if finding.folder is None else f" ({_short(finding.folder)})"
-    return f"{finding.setting}: {finding.verdict}{found}{where}"
-
-
-def _short(folder: Path) -> Path:
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _count(findings: Sequence[Finding]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import GemError, SettingError, StoreError
 from ..recipes.registry import make_recipe
-from ..statistics.analysis import Difference, Interval, analyse_runs
+from ..statistics.analysis import Difference, analyse_runs
 from ..statistics.archive import read_comparison
 from ..statistics.contrasts import ALPHA
 from ..statistics.formatting import amount, interval_text, signed
@@ -152,7 +152,7 @@ def setting_of(recipe: dict[str, Any]) -> str:
         own = make_recipe(str(recipe.get("name")), scale=scale).pipeline()
     except GemError:
         return scale
-    parts = ("data", "model", "training", "subset", "augmentation", "initialisation", "selection")
+    parts = ("data", "model", "training", "subset", "augmentation", "initialisation", "selection", "resplit")
     found = [name for part in parts if part in recipe for name in _differing(part, recipe[part], own.get(part))]
     found += ["learning rates"] if recipe.get("rates") else []
     named = ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
@@ -174,24 +174,29 @@ def find_comparisons(folders: Sequence[Path]) -> list[Comparison]:
         )
     comparisons: list[Comparison] = []
     for folder in folders or [RESULTS]:
-        inside = [folder] if (folder / "comparison.json").exists() else _comparisons_inside(folder)
+        kept = sorted(path.parent for path in folder.glob("*/comparison.json"))
+        inside = [folder] if (folder / "comparison.json").exists() else kept
         if not inside:
             raise StoreError(f"{folder} holds no comparison: neither it nor a folder in it has a comparison.json")
         comparisons += map(read_comparison, inside)
     return comparisons
 
 
-def _comparisons_inside(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob("*/comparison.json"))
-
-
 def _compare_parts(claim: Claim, comparison: Comparison, criterion: Criterion) -> tuple[list[_Part], list[str]]:
     """Compare the arms of each part that has runs; give the parts, and the activations of the claim without any.
 
     The leaders of a part are a family beside their rival, at 5 % over the number of rivals. All arms of the claim help
-    to estimate the spread.
+    to estimate the spread. If seeds were added until verdicts came, the claim is judged by the look at which its first
+    arm left, and at that look's level: by Boole's inequality all looks together keep the 5 %.
     """
     runs = [run for run in comparison_runs(comparison, criterion.metric) if run.arm in claim.arms]
+    level = ALPHA
+    if comparison.max_seeds is not None:
+        left = (look for look in comparison.looks if not {*look.left}.isdisjoint(claim.arms))
+        look = next(left, comparison.looks[-1] if comparison.looks else None)
+        level = look.level if look else 0.0
+        seeds = sorted({run.seed for run in runs})[: look.seeds if look else 0]
+        runs = [run for run in runs if run.seed in seeds]
     there = [name for name in claim.arms if any(run.arm == name and run.value is not None for run in runs)]
     runs = [run for run in runs if run.arm in there]
     rivals = {part.rival for part in claim.parts}
@@ -202,7 +207,7 @@ def _compare_parts(claim: Claim, comparison: Comparison, criterion: Criterion) -
             continue
         others = [name for name in there if name not in (part.rival, *leaders)]
         arms = [part.rival, *leaders, *others]
-        analysis = analyse_runs(runs, criterion, part.rival, arms, alpha=ALPHA / len(rivals), family=len(leaders))
+        analysis = analyse_runs(runs, criterion, part.rival, arms, alpha=level / len(rivals), family=len(leaders))
         differences = {arm.activation: one for arm, one in analysis.compared if arm.activation in leaders and one.pairs}
         if differences:
             found.append(_Part(part, differences))
@@ -246,7 +251,7 @@ def _detail(claim: Claim, closest: _Part, absent: Sequence[str], setting: str, m
     if best.interval is not None and best.error:
         words += f" {interval_text(best.interval, metric)}"
         if claim.size is not None and setting == "full" and closest.part == claim.parts[0]:
-            inside = "inside" if _reaches(best.interval, metric.sign * claim.size) else "outside"
+            inside = "inside" if best.interval.low <= metric.sign * claim.size <= best.interval.high else "outside"
             words += f"; the paper's {amount(claim.size, metric)} is {inside} the interval"
     if absent:
         words += f"; without {', '.join(absent)}"
@@ -259,10 +264,6 @@ def _criterion(claim: Claim, recipe: dict[str, Any]) -> Criterion:
     if found.metric is PERPLEXITY:
         found = Criterion(LOSS, LOSS.margin)
     return found if claim.margin is None else found._replace(margin=claim.margin)
-
-
-def _reaches(interval: Interval, value: float) -> bool:
-    return interval.low <= value <= interval.high
 
 
 def _differing(name: str, stored: Any, own: Any) -> list[str]:

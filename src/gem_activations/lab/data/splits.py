@@ -95,6 +95,21 @@ class Dataset:
         train, validation = (self.train.take(torch.from_numpy(places)) for places in chosen)
         return dataclasses.replace(self, train=train, validation=validation, folds=()).standardised()
 
+    def resplit(self, seed: int) -> "Dataset":
+        """Return the same examples in splits of the same sizes that are drawn anew, every class in proportion."""
+        splits = self.train, self.validation, self.test
+        whole = Split(torch.cat([split.x for split in splits]), torch.cat([split.y for split in splits]))
+        labels = whole.y.cpu().numpy()
+        rest, test = _draw(labels, len(self.test.y), seed)
+        train, validation = (rest[places] for places in _draw(labels[rest], len(self.validation.y), seed))
+        drawn = [whole.take(torch.from_numpy(places)) for places in (train, validation, test)]
+        if self.scaling is None:  # Pixels as numbers are standardised by the training split that they now have.
+            pixels = drawn[0].x.double()
+            mean, deviation = float(pixels.mean()), float(pixels.std(correction=0))
+            drawn = [Split((split.x - mean) / deviation, split.y) for split in drawn]
+        found = dataclasses.replace(self, train=drawn[0], validation=drawn[1], test=drawn[2])
+        return found if self.scaling is None else found.standardised()
+
     def to(self, device: torch.device) -> "Dataset":
         """Return the same data set on a device."""
         train, validation, test = (split.to(device) for split in (self.train, self.validation, self.test))
@@ -121,11 +136,13 @@ def pick(labels: NDArray[np.integer], places: NDArray[np.integer], size: int | N
     return places if size is None or size >= len(places) else places[_draw(labels[places], size)[1]]
 
 
-def _draw(labels: NDArray[np.integer], size: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+def _draw(
+    labels: NDArray[np.integer], size: int, seed: int = _SPLIT_SEED
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     from sklearn.model_selection import train_test_split
 
     every = np.arange(len(labels))
-    rest, drawn = train_test_split(every, test_size=size, stratify=labels, random_state=_SPLIT_SEED)
+    rest, drawn = train_test_split(every, test_size=size, stratify=labels, random_state=seed)
     return np.asarray(rest), np.asarray(drawn)
 
 

@@ -201,6 +201,7 @@ class Recipe:
         rates: Activation -> its own highest learning rate, which takes the place of the training's.
         scored: Split on which the chosen weights are scored: "test", once at the end of a run, or "validation", which
             leaves the test set alone, as a search over settings must.
+        resplit: Whether each seed draws training, validation and test set anew from all of them, in the same sizes.
     """
 
     name: str
@@ -224,10 +225,11 @@ class Recipe:
     threads: int | None = None
     rates: Mapping[str, float] = field(default_factory=dict[str, float])
     scored: Literal["test", "validation"] = "test"
+    resplit: bool = False
 
     _OWN: ClassVar[tuple[str, ...]] = ("activations", "baseline", "seeds")
     # Left out of the pipeline at their default, so that what earlier versions began has the identity it had then.
-    _LATER: ClassVar[dict[str, Any]] = {"rates": {}, "scored": "test", "input_scale": 1.0}
+    _LATER: ClassVar[dict[str, Any]] = {"rates": {}, "scored": "test", "input_scale": 1.0, "resplit": False}
 
     @property
     def rule(self) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -67,7 +66,10 @@ def _figure(
     axes = figure.subplots()
     for name, group in groups.items():
         color, marker = looks[next(iter(group.values()))]
-        means, errors = _means_and_errors([arms[activation] for activation in group.values()], metric.scale)
+        drawn = [arms[activation] for activation in group.values()]
+        means = [metric.scale * (arm.mean or 0.0) for arm in drawn]
+        ends = [arm.interval or (0.0, 0.0) for arm in drawn]  # One run gives no interval.
+        errors = [metric.scale * (high - low) / 2 for low, high in ends]
         axes.errorbar(
             list(group), means, errors, color=color, marker=marker, markersize=5, capsize=0, linewidth=1.6, label=name
         )
@@ -76,7 +78,10 @@ def _figure(
             axes.plot([value] * len(seeds), metric.scale * np.array(seeds), "_", color=color, markersize=9)
     curved = {activation for group in groups.values() for activation in group.values()}
     references = dict.fromkeys([analysis.baseline, *_REFERENCES])
-    _draw_references(axes, [arms[name] for name in references if name in arms and name not in curved], metric.scale)
+    straight = [arms[name] for name in references if name in arms and name not in curved]
+    for arm, dash in zip(straight, _DASHES[1:], strict=False):
+        level, color = metric.scale * (arm.mean or 0.0), INK if dash == _DASHES[1] else GREY
+        axes.axhline(level, color=color, linestyle=dash, linewidth=1.2, label=arm.activation)
     if parameter == "eps":
         axes.set_xscale("log")
     else:
@@ -85,16 +90,3 @@ def _figure(
     axes.set_ylabel(f"{metric.heading} ({metric.direction} is better)")
     figure.legend(loc="outside upper left", ncols=3)
     return figure
-
-
-def _means_and_errors(arms: Sequence[Arm], scale: float) -> tuple[list[float], list[float]]:
-    """Return the shown means, and the half width of Student's interval; 0 where one run gives none."""
-    means = [scale * (arm.mean or 0.0) for arm in arms]
-    halves = [0.0 if arm.interval is None else scale * (arm.interval.high - arm.interval.low) / 2 for arm in arms]
-    return means, halves
-
-
-def _draw_references(axes: Axes, arms: Sequence[Arm], scale: float) -> None:
-    for arm, dash in zip(arms, _DASHES[1:], strict=False):
-        color = INK if dash == _DASHES[1] else GREY
-        axes.axhline(scale * (arm.mean or 0.0), color=color, linestyle=dash, linewidth=1.2, label=arm.activation)

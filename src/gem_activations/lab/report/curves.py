@@ -119,7 +119,8 @@ def _panel_figure(comparison: Comparison, looks: dict[str, Style], plot: _Plot) 
         color, curves = looks[activation].color, _stack(plot.curves(activation))
         if curves.size:
             x = _positions(curves[0])
-            middle, error = curves.mean(axis=0), _standard_error(curves)
+            middle = curves.mean(axis=0)
+            error = curves.std(axis=0, ddof=min(len(curves) - 1, 1)) / np.sqrt(len(curves))  # 0 for one run.
             axes.fill_between(x, middle - error, middle + error, color=color, alpha=0.3, linewidth=0)
             axes.plot(x, middle, color=color, marker="o", markersize=2.5)
         else:
@@ -178,11 +179,6 @@ def _stack(curves: list[Array]) -> Array:
     """Put curves into one array, (runs, points), up to the point that all of them reached."""
     shortest = min(map(len, curves), default=0)
     return np.array([curve[:shortest] for curve in curves])
-
-
-def _standard_error(curves: Array) -> Array:
-    """Return the standard error of the mean of curves (runs, points); 0 for one run."""
-    return curves.std(axis=0, ddof=1) / np.sqrt(len(curves)) if len(curves) > 1 else np.zeros(curves.shape[1])
 
 
 def _mean(curves: list[Array]) -> list[Array]:

@@ -137,18 +137,13 @@ class Report:
     banners: tuple[str, ...] = ()
 
 
-def make_report(folder: Path, baseline: str | None = None) -> tuple[Report, list[Path]]:
-    """Read a comparison and write its report; see `read_report` and `store_report`."""
-    report = read_report(folder, baseline)
-    return report, store_report(report)
-
-
-def read_report(folder: Path, baseline: str | None = None) -> Report:
+def read_report(folder: Path, baseline: str | None = None, target: float | None = None) -> Report:
     """Read a comparison, and compute all that its report says.
 
     Args:
         folder: An output folder of `gem-act compare`, finished or not, or one of kept results without their runs.
         baseline: Another baseline than the comparison's own.
+        target: Value of the metric, as a report shows it, to which steps are counted; None for where the baseline ends.
     Raises: StoreError: the folder holds no comparison, or a trial of a search without test scores, or is damaged.
     """
     found = read_comparison(folder)
@@ -156,24 +151,38 @@ def read_report(folder: Path, baseline: str | None = None) -> Report:
         raise StoreError(
             f"{folder} is a trial of `gem-act tune` without test scores; its outcome is in {folder.parent / RATES}"
         )
-    return analyse(found, baseline)
+    return analyse(found, baseline, target)
 
 
-def store_report(report: Report) -> list[Path]:
-    """Write a report into its folder; processes that do so at the same time take turns.
+def write_report(report: Report, out: Path | None = None) -> list[Path]:
+    """Write a report into a folder, replacing an older one; processes that do so at the same time take turns.
 
-    Returns: The files that were written.
-    Raises: StoreError, OSError: a file cannot be written.
+    The files of `FILES`, and `plots/NAME.png` and `.svg`. Each file appears by atomic rename. The same store gives the
+    same bytes.
+
+    Args:
+        report: The report.
+        out: The folder; None for that of the comparison.
+    Returns: The files, in the order in which they were written.
+    Raises: StoreError: the folder or a file cannot be written.
     """
-    folder = report.comparison.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".report.lock"):
-        return write_report(report)
+    folder = out or report.comparison.folder
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".report.lock"):
+            for name, content in _contents(report):
+                write_atomically(folder / name, content)
+                written.append(folder / name)
+    except OSError as error:
+        reason = error.strerror or error
+        raise StoreError(f"the report cannot be written to {folder}: {reason}; name another folder by --out") from error
+    return written
 
 
-def analyse(comparison: Comparison, baseline: str | None = None) -> Report:
+def analyse(comparison: Comparison, baseline: str | None = None, target: float | None = None) -> Report:
     """Compute all that a report says of a comparison; it may be unfinished, and have one arm or one seed."""
-    analysis = analyse_comparison(comparison, baseline)
+    analysis = analyse_comparison(comparison, baseline, target)
     looking = looking_sentences(comparison, analysis.baseline)
     scales = scale_sentences(comparison)
     sentences = (*analysis.sentences, *looking, *scales, *control_sentences(comparison.recipe))
@@ -198,23 +207,6 @@ def _banners(comparison: Comparison, analysis: Analysis) -> tuple[str, ...]:
         named = "; ".join(sorted(f"{device} with torch {version}" for device, version in places))
         banners.append(f"The runs come from different environments: {named}.")
     return tuple(banners)
-
-
-def write_report(report: Report) -> list[Path]:
-    """Write a report into its comparison's folder, replacing an older one.
-
-    The files of `FILES`, and `plots/NAME.png` and `.svg`. Each file appears by atomic rename. The same store gives the
-    same bytes. The caller sees to it that no other process writes the report of this folder at the same time.
-
-    Returns: The files, in the order in which they were written.
-    Raises: StoreError: a file cannot be written.
-    """
-    written: list[Path] = []
-    for name, content in _contents(report):
-        path = report.comparison.folder / name
-        write_atomically(path, content)
-        written.append(path)
-    return written
 
 
 def _contents(report: Report) -> Iterator[tuple[str, bytes]]:

@@ -103,17 +103,14 @@ def styles(activations: Sequence[str]) -> dict[str, Style]:
         >>> styles(["relu", "gem"])
         {'relu': Style(color='#7d8590', marker='D'), 'gem': Style(color='#3f9be0', marker='o')}
     """
-    return {activation: _style(activation) for activation in activations}
-
-
-def _style(activation: str) -> Style:
-    if activation == "relu":
-        return Style(GREY, "D")
-    palette, markers, first = (
-        (FAMILY, "o8h", _MEMBERS) if activation.partition("(")[0] in MEMBERS else (RIVALS, "s^vPX<>", _COMMON)
-    )
-    number = first.index(activation) if activation in first else len(first) + zlib.crc32(activation.encode())
-    return Style(palette[number % len(palette)], markers[number // len(palette) % len(markers)])
+    found: dict[str, Style] = {}
+    for name in activations:
+        member = name.partition("(")[0] in MEMBERS
+        palette, markers, first = (FAMILY, "o8h", _MEMBERS) if member else (RIVALS, "s^vPX<>", _COMMON)
+        number = first.index(name) if name in first else len(first) + zlib.crc32(name.encode())
+        color, marker = palette[number % len(palette)], markers[number // len(palette) % len(markers)]
+        found[name] = Style(GREY, "D") if name == "relu" else Style(color, marker)
+    return found
 
 
 def render(figure: Figure, suffix: str, *, transparent: bool = False) -> bytes:

@@ -55,7 +55,7 @@ def monitor_table(window: Window) -> Table:
         table.add_column(heading, justify="right")
     for layer in window.layers:
         gate = (_percent(layer.gate_closed), _percent(layer.gate_open))
-        spread = (_number(layer.quantile(share)) for share in (0.05, 0.5, 0.95))
+        spread = ("-" if value is None else f"{value:.2g}" for value in map(layer.quantile, (0.05, 0.5, 0.95)))
         counts = (_count(layer.never_active), _count(layer.zero_gradient))
         name, unit = window.label(layer), "rms" if layer.scale is None else f"a = {layer.scale:.3g}"
         table.add_row(*map(escape, (name, layer.activation, str(layer.units), *counts, *gate, *spread, unit)))
@@ -64,10 +64,6 @@ def monitor_table(window: Window) -> Table:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"
 
 
 def _count(units: Sequence[int] | None) -> str:
@@ -107,15 +103,11 @@ def recording_figure(recording: Recording) -> Figure:
         shares = [_draw_shares(axes, recording.windows, rows, part) for axes, part in zip(panels, _PARTS, strict=False)]
         shades = _draw_distributions(panels[2], last, rows)
         panels[2].set_title(f"pre-activations, steps {last.first_step} to {last.last_step}")
-        panels[0].set_yticks(range(len(rows)), [_short(row) for row in rows])
+        panels[0].set_yticks(range(len(rows)), [row if len(row) <= _NAME else f"...{row[3 - _NAME :]}" for row in rows])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         figure.colorbar(shares[-1], ax=panels[1], label="of the units", ticks=[0, 1])
         figure.colorbar(shades, ax=panels[2], label="of the fullest bin", ticks=[0, 1])
     return figure
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME else f"...{name[3 - _NAME :]}"
 
 
 def _draw_shares(axes: Axes, windows: Sequence[Window], rows: Sequence[str], part: tuple[str, str]) -> QuadMesh:
@@ -140,7 +132,11 @@ def _draw_distributions(axes: Axes, window: Window, rows: Sequence[str]) -> Quad
     mesh = axes.pcolormesh(
         range(len(EDGES)), np.arange(len(rows) + 1) - 0.5, shares, vmin=0, vmax=1, cmap="Blues", rasterized=True
     )
-    labelled = [number for number, edge in enumerate(EDGES) if _is_label(edge)]
+    labelled = [
+        number
+        for number, edge in enumerate(EDGES)
+        if any(math.isclose(abs(edge), label) for label in (0, 1, 100, 10_000))
+    ]
     axes.set_xticks(labelled, [f"{EDGES[number]:g}" for number in labelled], rotation=90)
     axes.axvline(EDGES.index(0.0), color=GREY, linewidth=0.8)
     axes.set_xlabel(" or ".join(sorted({f"x / {layer.unit}" for layer in window.layers})))
@@ -155,10 +151,6 @@ def _inner_bins(layer: LayerCount) -> np.ndarray:
     inner[0] += counts[0]
     inner[-1] += counts[-1]
     return inner / max(inner.max(), 1)
-
-
-def _is_label(edge: float) -> bool:
-    return any(math.isclose(abs(edge), label) for label in (0, 1, 100, 10_000))
 
 
 def _finish(axes: Axes) -> None:

@@ -135,7 +135,7 @@ def _difference_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
         pairs = [value - base for base, value in _paired(analysis, arm.activation)]
         _draw_row(axes, row, pairs, metric, looks[arm.activation], difference.interval)
     axes.axvline(0, color=INK, linewidth=1)
-    _legend(figure, "mean difference", "95 % interval, all arms together")
+    _legend(figure, "mean difference", f"{analysis.interval_name}, all arms together")
     unit = "percentage points" if metric.difference_unit == "points" else metric.heading
     grey = "; grey: margin of equivalence" if margin else ""
     axes.set_xlabel(f"difference to {analysis.baseline}, {unit}\n{metric.direction} is better{grey}")

@@ -6,7 +6,6 @@ nothing. All of them read the data and the checkpoints, so the folders must be t
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -126,17 +125,13 @@ class ProcessGroup:
 
     def announce(self, message: dict[str, Any] | None) -> None:
         """Tell the other processes what comes next; None that nothing does. Rank 0 alone calls this."""
-        content = torch.frombuffer(bytearray(json.dumps(message).encode()), dtype=torch.uint8)
-        distributed.broadcast(torch.tensor([len(content)]), 0, group=self.control)
-        distributed.broadcast(content, 0, group=self.control)
+        distributed.broadcast_object_list([message], 0, group=self.control)
 
     def listen(self) -> dict[str, Any] | None:
         """Wait for what rank 0 announces; the other processes call this."""
-        length = torch.zeros(1, dtype=torch.int64)
-        distributed.broadcast(length, 0, group=self.control)
-        content = torch.empty(int(length), dtype=torch.uint8)
-        distributed.broadcast(content, 0, group=self.control)
-        return json.loads(bytes(content.tolist()))
+        heard: list[Any] = [None]
+        distributed.broadcast_object_list(heard, 0, group=self.control)
+        return heard[0]
 
 
 def follow(folder: Path, experiment: Experiment, loaded: Loaded, device: torch.device, processes: ProcessGroup) -> None:

@@ -36,27 +36,29 @@ def run_comparison(request: Execution, callback: ProgressCallback) -> Comparison
     request = _check_engine(request)
     device = find_device(local_device(request.device), here=request.engine == "local")
     with init_processes(device) as group:
-        if isinstance(group, ProcessGroup) and group.rank > 0:
-            follow(request.folder, experiment, experiment.load(device), device, group)
-            return load_comparison(request.folder)
-        check_folder(request.folder)
+        if group.rank == 0:
+            check_folder(request.folder)
         loaded = experiment.load(device)
         if group.size > 1 and loaded.advance is None:
             raise SettingError("a training function of your own runs in one process; start it without torchrun")
+        if isinstance(group, ProcessGroup) and group.rank > 0:
+            follow(request.folder, experiment, loaded, device, group)
+            return load_comparison(request.folder)
         if request.most is None:
             plan = agree_on_plan(request, experiment, device, loaded.checksums)
             _bring_to_end(request, experiment, plan, loaded, device, callback, group)
             return load_comparison(request.folder)
-        arms = tuple(experiment.arms)
+        arms, comparison = tuple(experiment.arms), None
         for number, count in enumerate(make_schedule(request.most).looks, start=1):
             seeds = tuple(range(request.seed_start, request.seed_start + count))
             plan = agree_on_plan(request, dataclasses.replace(experiment, seeds=seeds), device, loaded.checksums)
             part = dataclasses.replace(experiment, seeds=seeds, arms={arm: experiment.arms[arm] for arm in arms})
             _bring_to_end(request, part, plan, loaded, device, callback, group)
-            looks, arms = look(request.folder)
-            if looks < number or not arms:  # A run is left out for want of memory or disk, or all is decided.
+            comparison, arms = look(request.folder)
+            if len(comparison.looks) < number or not arms:  # A run lacks memory or disk, or all is decided.
                 break
-    return load_comparison(request.folder)
+    assert comparison is not None  # A schedule has a look.
+    return comparison
 
 
 def _bring_to_end(
@@ -73,7 +75,7 @@ def _bring_to_end(
     before = {run: read_result(request.folder, *run) for run in experiment.runs}
     pending = {run: result for run, result in before.items() if result is None or result.status in again}
     callback.started(experiment, request.folder, str(device), len(before), len(before) - len(pending))
-    if request.engine == "ray":
+    if request.engine == "ray" and pending:
         from .engine_ray import Job, run_on_ray
 
         run_on_ray(Job(request, plan), pending, callback)
@@ -155,10 +157,7 @@ def _check_engine(request: Execution) -> Execution:
     if isinstance(request, Request):
         chosen = request.data_dir or os.environ.get(DATA_DIR_VARIABLE)
         return dataclasses.replace(request, data_dir=Path(chosen).absolute() if chosen else None)
-    assert isinstance(request, FunctionRequest)
-    file, separator, name = request.train.rpartition(":")
-    return (
-        dataclasses.replace(request, train=f"{Path(file).absolute()}:{name}")
-        if separator and file.endswith(".py")
-        else request
-    )
+    if not isinstance(request, FunctionRequest) or not isinstance(request.train, str):
+        return request
+    file, _, name = request.train.rpartition(":")
+    return dataclasses.replace(request, train=f"{Path(file).absolute()}:{name}") if file.endswith(".py") else request

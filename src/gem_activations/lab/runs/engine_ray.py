@@ -20,7 +20,7 @@ from ..store.comparison import read_plan
 from ..store.records import Plan, RunKey, RunResult
 from .planning import find_device, resolve
 from .request import Execution
-from .runner import ProgressCallback, Runner, Silent, reproducible
+from .runner import ProgressCallback, Runner, reproducible
 
 _POLL_SECONDS = 1.0
 _RETRIES = 20  # A run goes on from its checkpoint, so each may bring it further.
@@ -129,7 +129,7 @@ def _prepare(job: Job) -> Runner:
     loaded = experiment.load(device)
     if loaded.checksums != job.plan.data:
         raise DataError(f"the machine {platform.node()} has other data in its data folder")
-    return Runner(request, experiment, job.plan, loaded, device, Silent())
+    return Runner(request, experiment, job.plan, loaded, device, ProgressCallback())
 
 
 @contextlib.contextmanager

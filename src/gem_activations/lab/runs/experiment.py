@@ -127,7 +127,7 @@ def of_function(request: FunctionRequest) -> Experiment:
         ExperimentError: the function takes no run, or its file cannot be imported; ActivationNameError, SpecError: a
         string that names no activation.
     """
-    train = request.function or load_object(request.train, "a training function")
+    train = load_object(request.train, "a training function") if isinstance(request.train, str) else request.train
     unknown = request.options.keys() - (parameters := own_parameters(train)).keys()
     if unknown:
         known = ", ".join(parameters) or "none"
@@ -137,7 +137,7 @@ def of_function(request: FunctionRequest) -> Experiment:
         raise SettingError("--metric: name one of the figures that the training function returns")
     if request.margin is not None and not 0 < request.margin < math.inf:
         raise SettingError(f"--margin {request.margin:g}: give a positive number in the unit of {request.metric}")
-    arms = request.arms or make_arms(request.activations or ())
+    arms = make_arms(request.activations or ())
     calibrated = [name for name, arm in arms.items() if isinstance(arm, Arm) and arm.ratio is not None]
     if calibrated:
         raise SettingError(
@@ -170,7 +170,7 @@ def of_function(request: FunctionRequest) -> Experiment:
         deterministic=False,
         versions={**_versions(), **sources},
         load=lambda _device: Loaded(checked, None, {}),
-        headline=partial(_say_own, request.metric, request.unit),
+        headline=lambda figures: _say_own(request, figures.get(request.metric)),
     )
 
 
@@ -334,9 +334,8 @@ def _train_checked(
     return {key: finite(figure) for key, figure in figures.items()}
 
 
-def _say_own(metric: str, unit: str, figures: Figures) -> str:
-    value = figures.get(metric)
-    return "" if value is None else f"{metric} {value:.4g}{f' {unit}' if unit else ''}"
+def _say_own(request: FunctionRequest, value: float | None) -> str:
+    return "" if value is None else f"{request.metric} {value:.4g} {request.unit}".rstrip()
 
 
 def _say_recipe(metric: str, figures: Figures) -> str:

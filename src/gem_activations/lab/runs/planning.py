@@ -3,8 +3,9 @@
 import dataclasses
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -12,7 +13,7 @@ from filelock import FileLock
 from ... import catalog
 from ...errors import SettingError, StoreError
 from ..recipes.arms import parse_arm
-from ..recipes.pipeline import Cnn, Initialisation, Mlp, Recipe, Training
+from ..recipes.pipeline import Cnn, Mlp, Recipe, Training
 from ..recipes.registry import make_recipe
 from ..recipes.studies import make_study
 from ..statistics.reading import look_again
@@ -27,7 +28,7 @@ from ..store.comparison import (
     write_plan,
 )
 from ..store.rates import flatten, read_rates
-from ..store.records import FINISHED, Plan
+from ..store.records import FINISHED, Comparison, Plan
 from ..training.run import MOST_EPOCHS
 from .experiment import Experiment, make_arms, of_function, of_recipe
 from .request import Execution, FunctionRequest, Request
@@ -114,11 +115,15 @@ def resolve_recipe(request: Request) -> Recipe:
         activations=activations,
         baseline=baseline,
         seeds=request.seeds or recipe.seeds,
-        training=_choose_means(_choose_training(recipe.training, request), request, recipe),
+        training=_choose_training(recipe.training, request, recipe),
         model=_choose_model(recipe, request),
-        initialisation=_choose_initialisation(recipe, request.initialisation),
+        initialisation=request.initialisation or recipe.initialisation,
         input_scale=_choose_input_scale(recipe, request.input_scale),
     )
+    if request.resplit and (recipe.task != "images" or recipe.data == "stl10"):
+        why = "its text has one split" if recipe.task != "images" else "its seeds have the data set's own folds"
+        raise SettingError(f"--resplit: {recipe.name} cannot draw splits, {why}; leave it out")
+    recipe = dataclasses.replace(recipe, resplit=request.resplit)
     if request.trial is not None:
         training = dataclasses.replace(recipe.training, learning_rate=request.trial)
         recipe = dataclasses.replace(recipe, training=training, scored="validation")
@@ -137,13 +142,6 @@ def _check_numbers(request: Request) -> None:
         raise SettingError(f"--epochs {request.epochs}: give at most {MOST_EPOCHS:,}")
 
 
-def _choose_initialisation(recipe: Recipe, name: str | None) -> Initialisation:
-    known = {known: known for known in get_args(Initialisation)}
-    if name is not None and name not in known:
-        raise SettingError(f"--initialisation {name}: expected one of {', '.join(known)}")
-    return recipe.initialisation if name is None else known[name]
-
-
 def _choose_input_scale(recipe: Recipe, factor: float | None) -> float:
     if factor is None:
         return recipe.input_scale
@@ -154,34 +152,19 @@ def _choose_input_scale(recipe: Recipe, factor: float | None) -> float:
     return factor
 
 
-def _choose_training(training: Training, request: Request) -> Training:
-    epochs = request.epochs or training.epochs
+def _choose_training(training: Training, request: Request, recipe: Recipe) -> Training:
+    """Return the training with the request's choices; it refuses those that the recipe does not have."""
+    if request.channels_last and recipe.task != "images":
+        raise SettingError(f"--channels-last: {recipe.name} has no images; leave it out")
+    names = ("epochs", "steps", "batch_size", "learning_rate", "micro_batch", "precision", "channels_last", "compiled")
+    chosen = {name: value for name in names if (value := getattr(request, name))}
     if request.steps is not None:
         if request.epochs is not None:
             raise SettingError("--steps and --epochs both set the length of a run; give one of them")
         if training.epoch_steps is None:
             raise SettingError(f"--steps {request.steps}: a run of this recipe is counted in epochs; give --epochs")
-        epochs = math.ceil(request.steps / training.epoch_steps)
-    return dataclasses.replace(
-        training,
-        epochs=epochs,
-        steps=request.steps or training.steps,
-        batch_size=request.batch_size or training.batch_size,
-        learning_rate=request.learning_rate or training.learning_rate,
-    )
-
-
-def _choose_means(training: Training, request: Request, recipe: Recipe) -> Training:
-    """Choose how a step is computed. It stays the same step but for rounding, and BatchNorm sees micro-batches."""
-    if request.channels_last and recipe.task != "images":
-        raise SettingError(f"--channels-last: {recipe.name} has no images; leave it out")
-    return dataclasses.replace(
-        training,
-        micro_batch=request.micro_batch or training.micro_batch,
-        precision=request.precision or training.precision,
-        channels_last=request.channels_last or training.channels_last,
-        compiled=request.compiled or training.compiled,
-    )
+        chosen["epochs"] = math.ceil(request.steps / training.epoch_steps)
+    return dataclasses.replace(training, **chosen)
 
 
 def _choose_model(recipe: Recipe, request: Request) -> Any:
@@ -283,7 +266,10 @@ def _join(stored: Plan, wanted: Plan, request: Execution) -> Plan:
         baseline=wanted.baseline if request.baseline else stored.baseline,
         extended=stored.extended,
     )
-    differing = _differences(stored, joined)
+    old, new = _settings(stored), _settings(joined)
+    if stored.recipe.get("name") != joined.recipe["name"]:
+        old, new = {"recipe": stored.recipe.get("name")}, {"recipe": joined.recipe["name"]}  # All else follows.
+    differing = _differing(old, new, "there", "now")
     if differing:
         raise StoreError(
             f"{folder} belongs to another comparison, which differs in {', '.join(differing)}; "
@@ -306,7 +292,7 @@ def _finished(folder: Path, plan: Plan) -> list[bool]:
 
 def _join_versions(stored: Plan, wanted: Plan, request: Execution) -> dict[str, str]:
     """Return the versions that the plan is to hold; a change is refused if it would come between the runs."""
-    changed = _changes(stored.versions, wanted.versions)
+    changed = _differing(stored.versions, wanted.versions, "then", "now")
     if not changed:
         return wanted.versions
     ended = _finished(request.folder, stored)
@@ -321,22 +307,14 @@ def _join_versions(stored: Plan, wanted: Plan, request: Execution) -> dict[str, 
     return wanted.versions
 
 
-def _changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    def short(value: str | None) -> str | None:
-        return f"source {value[:8]}" if value and len(value) == 64 else value
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], *when: str) -> list[str]:
+    """Name each setting in which two differ, with both values; one that only one of them has differs too."""
 
-    keys = dict.fromkeys((*old, *new))
-    return [
-        f"{key} ({short(old.get(key))} then, {short(new.get(key))} now)" for key in keys if old.get(key) != new.get(key)
-    ]
+    def short(value: Any) -> Any:
+        return f"source {value[:8]}" if isinstance(value, str) and len(value) == 64 else value
 
-
-def _differences(stored: Plan, wanted: Plan) -> list[str]:
-    old, new = _settings(stored), _settings(wanted)
-    if stored.recipe.get("name") != wanted.recipe["name"]:
-        old, new = {"recipe": stored.recipe.get("name")}, {"recipe": wanted.recipe["name"]}  # All else follows.
-    keys = dict.fromkeys((*new, *old))  # A setting that was given then and is not given now differs too.
-    return [f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in keys if old.get(key) != new.get(key)]
+    keys = [key for key in dict.fromkeys((*new, *old)) if old.get(key) != new.get(key)]
+    return [f"{key} ({short(old.get(key))} {when[0]}, {short(new.get(key))} {when[1]})" for key in keys]
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -346,11 +324,11 @@ def _settings(plan: Plan) -> dict[str, Any]:
     return flat | flatten(plan.recipe)
 
 
-def look(folder: Path) -> tuple[int, tuple[str, ...]]:
+def look(folder: Path) -> tuple[Comparison, tuple[str, ...]]:
     """Look at the results of a comparison that adds seeds until its arms are decided, and record it in `looks.json`.
 
-    Returns: Number of looks that have all of their runs; the arms that get more seeds, the baseline first, or none if
-        all are decided.
+    Returns: The comparison, with the looks that have all of their runs; the arms that get more seeds, the baseline
+        first, or none if all are decided.
     Raises: StoreError: the results are no longer those that were looked at before.
     """
     comparison = load_comparison(folder)
@@ -365,7 +343,8 @@ def look(folder: Path) -> tuple[int, tuple[str, ...]]:
             )
         if len(looks) > shared:
             write_json(folder / LOOKS, looks)
-    return len(looks), (comparison.baseline, *still_open) if still_open else ()
+    comparison = dataclasses.replace(comparison, looks=looks)
+    return comparison, (comparison.baseline, *still_open) if still_open else ()
 
 
 def _lock(folder: Path) -> FileLock:

@@ -1,8 +1,8 @@
 """What a user asks for, in frozen dataclasses that the command line is made from. Nothing here imports a framework."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,20 +30,23 @@ _ACTIVATIONS = (
 _MOST = 40
 Choice = str | Callable[..., Any]
 """An activation: a string, or a class or factory of modules."""
+Arms = Annotated[tuple[str, ...] | None, arg(metavar="A [B ...]", help=_ACTIVATIONS)]
+"""Activations on a command line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """How, where and how often the runs of any comparison are executed; None leaves the choice to the experiment."""
 
-    activations: Annotated[tuple[str, ...] | None, arg(metavar="A [B ...]", help=_ACTIVATIONS)] = None
+    activations: Sequence[Choice] | Mapping[str, Choice] | None = None
+    """The activations that are compared, or a mapping of names to them."""
     baseline: str | None = None
     """Activation that the others are compared with; the experiment's, else the first, where not given."""
     seeds: int | None = None
     """Number of runs of each activation; the experiment's where not given."""
     seed_start: int = 0
     """First seed; with 10 and --seeds 10 the runs have the seeds 10 to 19."""
-    out: Path | None = None
+    out: Annotated[Path | str | None, arg(metavar="PATH")] = None
     """Output folder; runs/NAME, with what sets the command apart after it, where not given."""
     device: str = "auto"
     """cpu, cuda or cuda:N; auto: cuda if torch finds it."""
@@ -63,7 +66,7 @@ class Execution:
     """Go on although torch, this package or the experiment's source has changed since the comparison was begun."""
     keep_checkpoints: Annotated[bool, FlagCreatePairsOff] = False
     """Keep the checkpoints of finished runs."""
-    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    track: Sequence[Literal["tensorboard", "wandb", "mlflow"]] = ()
     """Export every run to these trackers, which must be installed."""
 
     @property
@@ -82,6 +85,7 @@ class Request(Execution):
     """A comparison by a recipe of the lab; None leaves the choice to the recipe."""
 
     recipe: Annotated[Positional[str], arg(metavar="EXPERIMENT", help=_RECIPES)]
+    activations: Arms = field(default=None, kw_only=True)
     study: Annotated[str | None, arg(metavar="STUDY", help=_STUDIES)] = None
     epochs: int | None = None
     """Epochs of each run; the recipe's where not given."""
@@ -110,6 +114,8 @@ class Request(Execution):
     initialisation: Literal["model", "gain"] | None = None
     """model: initial weights as the model draws them. gain: the weights that read an activation's output are also
     multiplied by its gain over ReLU's; the recipe's choice where not given."""
+    resplit: Annotated[bool, FlagCreatePairsOff] = False
+    """Draw training, validation and test images anew for each seed, so that verdicts hold beyond one split."""
     scale: Literal["full", "small", "smoke"] = "full"
     """full: as in the literature. small: a form that a CPU trains in minutes. smoke: seconds, to try the code path."""
     data_dir: Path | None = None
@@ -126,32 +132,28 @@ class Request(Execution):
         gain, tuned = "gain" if self.initialisation == "gain" else None, "tuned" if self.rates else None
         scaled = None if self.input_scale is None else f"x{self.input_scale:g}"
         parts = (part for part in (self.recipe, self.study, gain, tuned, scaled) if part)
-        return self.out or Path("runs") / "-".join(parts)
+        return Path(self.out or Path("runs") / "-".join(parts))
 
 
 @dataclass(frozen=True)
 class FunctionRequest(Execution):
-    """A comparison by a training function of the user's own."""
+    """A comparison by a training function of the user's own: the arguments of `compare`, and options of `gem-act`."""
 
-    train: Annotated[Positional[str], arg(metavar="MODULE:FUNCTION")]
-    """The training function, as mine.py:train or package.module:train."""
-    metric: str = field(kw_only=True)
+    train: str | Callable[..., Mapping[str, Any]]
+    _: KW_ONLY
+    metric: str
     """Figure that the activations are compared by, one of those that the function returns."""
-    better: Literal["higher", "lower"] = field(kw_only=True)
+    better: Literal["higher", "lower"]
     """Whether a higher or a lower value of it is the better one."""
     margin: float | None = None
     """Differences below it are too small to matter: the margin of equivalence, in the metric's unit."""
     unit: str = ""
     """Unit of the metric, such as % or nats."""
-    options: Suppress[Mapping[str, Any]] = field(default_factory=dict[str, Any])
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Values of the function's own parameters."""
-    function: Suppress[Callable[..., Any] | None] = None
-    """The training function itself, in the place of `train`."""
-    arms: Suppress[Mapping[str, Callable[..., Any]] | None] = None
-    """Name -> factory of each activation, in the place of `activations`."""
 
     @property
     def folder(self) -> Path:
         """The output folder."""
-        name = self.train or getattr(self.function, "__qualname__", "experiment")
-        return self.out or Path("runs") / name.rpartition(os.sep)[2].replace(".py:", "-").replace(":", "-")
+        name = self.train if isinstance(self.train, str) else getattr(self.train, "__qualname__", "experiment")
+        return Path(self.out or Path("runs") / name.rpartition(os.sep)[2].replace(".py:", "-").replace(":", "-"))

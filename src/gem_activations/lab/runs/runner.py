@@ -6,7 +6,7 @@ import random
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,40 +28,20 @@ TRACEBACK = "traceback.txt"
 _STARVED = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
-class ProgressCallback(Protocol):
-    """Is told what happens in a comparison, to show it."""
+class ProgressCallback:
+    """Is told what happens in a comparison, to show it; this one shows nothing."""
 
     def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
         """Take the number of runs this request wants, and how many of them had ended before."""
-        ...
 
     def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:
         """Take the finished epochs, none at a start, of the run that is under way; `epochs` are wanted."""
-        ...
 
     def ended(self, result: RunResult) -> None:
         """Take the result of a run, finished or failed, of this process or of another."""
-        ...
 
     def waiting(self, runs: int) -> None:
         """Take the number of runs that other processes are working on, while nothing is left for this one."""
-        ...
-
-
-class Silent:
-    """A callback that shows nothing."""
-
-    def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
-        """Show nothing."""
-
-    def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:
-        """Show nothing."""
-
-    def ended(self, result: RunResult) -> None:
-        """Show nothing."""
-
-    def waiting(self, runs: int) -> None:
-        """Show nothing."""
 
 
 class Runner:

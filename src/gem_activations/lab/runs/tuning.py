@@ -16,7 +16,7 @@ from ...errors import SettingError
 from ..recipes.pipeline import Recipe
 from ..store.comparison import read_plan
 from ..store.rates import Trial, Tuned, Tuning, write_tuning
-from ..store.records import FINISHED, Comparison
+from ..store.records import FINISHED
 from .distributed import is_launched
 from .engine import run_comparison
 from .planning import resolve_recipe
@@ -76,8 +76,20 @@ def _search(request: Request, recipe: Recipe, rates: list[float], callback: Prog
         rate: run_comparison(dataclasses.replace(request, out=folder / _name(rate), trial=rate), callback)
         for rate in rates
     }
-    outcomes = {arm: [_outcome(found[rate], rate, arm, recipe.metric) for rate in rates] for arm in arms}
-    return Tuning(recipe.pipeline(), seeds, {arm: _choose(trials, recipe.metric) for arm, trials in outcomes.items()})
+    field = "validation_accuracy" if recipe.metric == "accuracy" else "validation_loss"
+    sign = -1 if recipe.metric == "accuracy" else 1
+    tuned: dict[str, Tuned] = {}
+    for arm in arms:
+        trials: list[Trial] = []
+        for rate in rates:
+            runs = [run for run in found[rate].results if run.activation == arm]
+            failed = sum(run.status != FINISHED for run in runs)
+            values = [value for run in runs if (value := run.figures.get(field)) is not None]
+            trials.append(Trial(rate, None if failed else sum(values) / len(values), failed))
+        finished = [trial for trial in trials if trial.value is not None]
+        best = min(finished, key=lambda trial: sign * (trial.value or 0.0), default=None)  # The first of equals.
+        tuned[arm] = Tuned(tuple(sorted(trials, key=lambda trial: trial.rate)), best.rate if best else None)
+    return Tuning(recipe.pipeline(), seeds, tuned)
 
 
 def tuning_folder(request: Request) -> Path:
@@ -87,7 +99,7 @@ def tuning_folder(request: Request) -> Path:
         >>> tuning_folder(Request("digits", study="twenty")).as_posix()
         'runs/digits-twenty-tuning'
     """
-    return request.out or request.folder.with_name(f"{request.folder.name}-tuning")
+    return Path(request.out) if request.out else request.folder.with_name(f"{request.folder.name}-tuning")
 
 
 def make_rates(own: float, trials: int, factor: float) -> list[float]:
@@ -115,23 +127,6 @@ def tuning_lines(tuning: Tuning) -> Iterator[str]:
         yield f"{name}: learning rate {arm.rate:g}, validation {score} ({count} trials{failed})"
         if arm.at_edge:
             yield f"  the edge of {lowest:g} to {highest:g}: a better rate may lie beyond; give --trials {count + 2}"
-
-
-def _outcome(found: Comparison, rate: float, arm: str, metric: str) -> Trial:
-    """Return the mean validation metric of an arm's runs at one rate, or that one of them failed."""
-    runs = [run for run in found.results if run.activation == arm]
-    failed = sum(run.status != FINISHED for run in runs)
-    field = "validation_accuracy" if metric == "accuracy" else "validation_loss"
-    values = [value for run in runs if (value := run.figures.get(field)) is not None]
-    return Trial(rate, None if failed else sum(values) / len(values), failed)
-
-
-def _choose(trials: list[Trial], metric: str) -> Tuned:
-    """Choose the best of an arm's trials, which are in the order of their distance from the recipe's own rate."""
-    finished = [trial for trial in trials if trial.value is not None]
-    sign = -1 if metric == "accuracy" else 1
-    best = min(finished, key=lambda trial: sign * (trial.value or 0.0), default=None)  # The first of equals.
-    return Tuned(tuple(sorted(trials, key=lambda trial: trial.rate)), best.rate if best else None)
 
 
 def _name(rate: float) -> str:

@@ -9,7 +9,7 @@ from scipy import stats
 
 from ...errors import SettingError
 from .analysis import Analysis, Interval, student_interval
-from .contrasts import ALPHA
+from .contrasts import ALPHA, RESOLUTION
 from .formatting import p_text
 from .verdicts import Verdict
 
@@ -53,8 +53,9 @@ def rank_arms(analyses: Mapping[str, Analysis]) -> tuple[list[Standing], float]:
             if means[name] is None or found.verdicts.get(name) is Verdict.UNSTABLE:
                 scores[column] = -math.inf
         ranks[task] = stats.rankdata([-score for score in scores])
-        gaps[task] = [(max(scores) - score) / (found.spread or math.inf) if score > -math.inf else math.inf
-                      for score in scores]  # fmt: skip
+        # Without a spread, whoever is behind at all is out of reach.
+        gaps[task] = [gap / found.spread if found.spread else (math.inf if gap > RESOLUTION else 0.0)
+                      for gap in (max(scores) - score for score in scores)]  # fmt: skip
     standings = [
         Standing(
             name,
@@ -84,6 +85,7 @@ def across_lines(analyses: Mapping[str, Analysis]) -> list[str]:
         f"  {task}: {arm.activation} {difference.verdict} than {found.baseline}, p {p_text(p_value)}"
         for task, found in analyses.items()
         for arm, difference in found.compared
-        if difference.shown and (p_value := min(1.0, (difference.p_adjusted or 0.0) * len(analyses))) <= ALPHA
+        if difference.shown
+        and (p_value := min(1.0, (difference.p_adjusted or 0.0) * len(analyses))) <= difference.level
     ]
     return lines + (shown or ["  none"])

@@ -7,9 +7,9 @@ minus the baseline; whether more is better is the metric's affair.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +19,7 @@ from ...errors import SettingError
 from ..store.records import FAILED, INFRASTRUCTURE
 from .contrasts import ALPHA, RESOLUTION, dunnett_critical, dunnett_p, pooled_variance
 from .metrics import Criterion, Metric
-from .verdicts import ORDER, Verdict, judge, probability_better
+from .verdicts import ORDER, Judgement, Verdict, judge, probability_better
 
 POWER = 0.8
 SEEDS_CAP = 10_000
@@ -51,7 +51,8 @@ class Difference:
         verdict: What is said.
         pairs: Number of such seeds.
         mean: Mean difference; None without pairs.
-        interval: 95 % interval that holds for all arms together: it leaves 0 out if the mean is shown to differ.
+        interval: Interval that holds for all arms together, at 1 - `level`: it leaves 0 out if the mean is shown to
+            differ.
         error, freedom: Standard error of the mean and its degrees of freedom; None if there is no error to speak of.
         pooled: Whether the error comes from the spread of all arms; else from this arm's alone.
         critical: Critical value of the test of the whole family, in standard errors.
@@ -63,6 +64,7 @@ class Difference:
         cautious: Whether a run of arm or baseline failed or collapsed, so that mean and ranks had to agree.
         mean_shown, ranks_shown: Whether the mean, and the ranks, differ by themselves.
         smallest_shown: True difference that would be shown at 80 % power with these seeds and this error.
+        level: Level of the family of tests: 5 %, or what a schedule of looks spends on this one.
     """
 
     criterion: Criterion
@@ -83,6 +85,7 @@ class Difference:
     mean_shown: bool = False
     ranks_shown: bool = False
     smallest_shown: float | None = None
+    level: float = ALPHA
 
     @property
     def shown(self) -> bool:
@@ -173,6 +176,12 @@ class Analysis:
         return {arm.activation: difference.verdict for arm, difference in self.compared}
 
     @property
+    def interval_name(self) -> str:
+        """What the intervals of the differences are, as a heading: those of a schedule of looks are wider."""
+        looked = any(difference.level != ALPHA for _, difference in self.compared)
+        return "interval of its look" if looked else "95 % interval"
+
+    @property
     def sentences(self) -> list[str]:
         """The headline, then one line an arm, then what limits the whole."""
         from .formatting import analysis_sentences
@@ -238,81 +247,92 @@ def analyse_runs(
     rows, columns = {arm: row for row, arm in enumerate(order)}, {seed: column for column, seed in enumerate(seeds)}
     values = np.full((len(order), max(len(seeds), 1)), np.nan)
     failed = np.zeros(values.shape, bool)
+    of_arm: dict[str, list[Run]] = {arm: [] for arm in arms}
     for run in runs:
+        of_arm[run.arm].append(run)
         place = rows[run.arm], columns[run.seed]
         values[place] = np.nan if run.value is None else run.value
         failed[place] = run.status == FAILED
-    sign, margin = criterion.metric.sign, criterion.margin or None
-    judged = judge(sign * values, failed, margin, alpha=alpha, family=family)
-    variance, freedom, _ = pooled_variance(values)
     family = family or len(order) - 1
-    worst_last = np.where(failed, -np.inf, sign * values)
-
-    def difference(row: int) -> Difference:
-        column, means = row - 1, judged.means
-        mean, pairs = float(means.mean[column]), int(means.pairs[column])
-        verdict = ORDER[int(judged.code[column])]
-        ours, theirs = (line[~np.isnan(line)] for line in (worst_last[row], worst_last[0]))
-        chance = probability_better(ours, theirs)
-        found = Difference(
-            criterion,
-            verdict,
-            pairs,
-            sign * mean if pairs else None,
-            probability_better=None if chance is None else chance[0],
-            probability_interval=None if chance is None else Interval(*chance[1:]),
-            cautious=bool(judged.cautious[column]),
-            within_margin=bool(margin and means.within(margin)[column]),
-            mean_shown=bool(means.shown[column]),
-            ranks_shown=bool(judged.ranks.shown[column]) and bool(judged.cautious[column]),
-        )
-        error = float(means.error[column])
-        if not math.isfinite(error):
-            return found
-        pooled, degrees = bool(means.pooled[column]), int(means.freedom[column])
-        critical, half = float(means.critical[column]), float(means.critical[column]) * error
-        return _replace(
-            found,
-            interval=Interval(sign * mean - half, sign * mean + half),
-            error=error,
-            freedom=degrees,
-            pooled=pooled,
-            critical=critical,
-            p_adjusted=_adjusted_p(abs(mean), error, degrees, pooled, family, pairs, sides=2),
-            equivalence_p=_adjusted_p(margin - abs(mean), error, degrees, pooled, family, pairs, sides=1)
-            if margin
-            else None,
-            smallest_shown=detectable(critical, degrees) * error if error > 0 else None,
-        )
-
+    improvement = criterion.metric.sign * values
+    judged = judge(improvement, failed, criterion.margin or None, alpha=alpha, family=family)
+    variance, freedom, _ = pooled_variance(values)
+    ranked = np.where(failed, -np.inf, improvement)
+    chances = [probability_better(row, ranked[0]) for row in ranked[1:]]
+    found = {
+        name: _difference(judged, place, criterion, alpha, family, chances[place])
+        for place, name in enumerate(order[1:])
+    }
+    collapsed = {name: int(judged.collapsed[row].sum()) for name, row in rows.items()}
     return Analysis(
         criterion=criterion,
         baseline=baseline,
-        arms=tuple(
-            _arm(name, [run for run in runs if run.arm == name], criterion, int(judged.collapsed[rows[name]].sum()),
-                 None if name == baseline else difference(rows[name]))
-            for name in arms
-        ),
-        values={
-            name: {seed: float(values[rows[name], columns[seed]]) for seed in seeds
-                   if not np.isnan(values[rows[name], columns[seed]])}
-            for name in arms
-        },
-        failures={name: _failures([run for run in runs if run.arm == name]) for name in arms},
+        arms=tuple(_arm(name, of_arm[name], criterion, collapsed[name], found.get(name)) for name in arms),
+        values={arm: {run.seed: run.value for run in own if run.value is not None} for arm, own in of_arm.items()},
+        failures={arm: _failures(own) for arm, own in of_arm.items()},
         spread=float(np.sqrt(variance)) if freedom > 0 else None,
         freedom=int(freedom),
-    )  # fmt: skip
+    )
 
 
-def _replace(difference: Difference, **changes: Any) -> Difference:
-    return Difference(**{**difference.__dict__, **changes})
+def _difference(
+    judged: Judgement,
+    place: int,
+    criterion: Criterion,
+    level: float,
+    family: int,
+    chance: tuple[float, float, float] | None,
+) -> Difference:
+    """Return what the judgement of a table says of one of its arms, with the figures behind it."""
+    means, sign, margin = judged.means, criterion.metric.sign, criterion.margin
+    mean, pairs, error = float(means.mean[place]), int(means.pairs[place]), float(means.error[place])
+    cautious = bool(judged.cautious[place])
+    found = Difference(
+        criterion,
+        ORDER[int(judged.code[place])],
+        pairs,
+        sign * mean if pairs else None,
+        probability_better=None if chance is None else chance[0],
+        probability_interval=None if chance is None else Interval(*chance[1:]),
+        cautious=cautious,
+        within_margin=bool(margin and means.within(margin)[place]),
+        mean_shown=bool(means.shown[place]),
+        ranks_shown=cautious and bool(judged.ranks.shown[place]),
+        level=level,
+    )
+    if not math.isfinite(error):
+        return found
+    pooled, freedom, critical = bool(means.pooled[place]), int(means.freedom[place]), float(means.critical[place])
+
+    def adjusted_p(distance: float, sides: int) -> float:
+        """Correct the p-value of a distance for the family: by Dunnett's law if pooled, else by Bonferroni."""
+        if error == 0:  # Equal differences: the sign test is all there is.
+            return min(1.0, family * 0.5 ** (pairs - 1)) if distance > RESOLUTION else 1.0
+        if pooled:
+            return min(1.0, max(0.0, dunnett_p(distance / error, family, freedom, sides)))
+        return min(1.0, family * sides * float(special.stdtr(freedom, -distance / error)))
+
+    return replace(
+        found,
+        interval=Interval(sign * mean - critical * error, sign * mean + critical * error),
+        error=error,
+        freedom=freedom,
+        pooled=pooled,
+        critical=critical,
+        p_adjusted=adjusted_p(abs(mean), 2),
+        equivalence_p=adjusted_p(margin - abs(mean), 1) if margin else None,
+        smallest_shown=detectable(critical, freedom) * error if error > 0 else None,
+    )
 
 
 def _arm(name: str, runs: Sequence[Run], criterion: Criterion, collapsed: int, difference: Difference | None) -> Arm:
     finished = [run for run in runs if run.value is not None]
     sample = [run.value for run in finished if run.value is not None]
     counts = {status: sum(run.status == status for run in runs) for status in (FAILED, INFRASTRUCTURE, "missing")}
-    names = dict.fromkeys(key for run in finished for key in run.measures)
+    measured: dict[str, list[float]] = {}
+    for run in finished:
+        for key, value in run.measures.items():
+            measured.setdefault(key, []).append(value)
     return Arm(
         activation=name,
         finished=len(finished),
@@ -324,7 +344,7 @@ def _arm(name: str, runs: Sequence[Run], criterion: Criterion, collapsed: int, d
         mean=float(np.mean(sample)) if sample else None,
         sd=spread(sample),
         interval=student_interval(sample),
-        measures={key: _spread([run.measures[key] for run in finished if key in run.measures]) for key in names},
+        measures={key: Spread(float(np.mean(found)), spread(found), len(found)) for key, found in measured.items()},
         difference=difference,
     )
 
@@ -335,23 +355,6 @@ def _failures(runs: Sequence[Run]) -> dict[str, tuple[int, ...]]:
         if run.status in (FAILED, INFRASTRUCTURE):
             reasons.setdefault(run.reason or run.status, []).append(run.seed)
     return {reason: tuple(sorted(seeds)) for reason, seeds in reasons.items()}
-
-
-def _spread(sample: Sequence[float]) -> Spread:
-    return Spread(float(np.mean(sample)), spread(sample), len(sample))
-
-
-def _adjusted_p(
-    distance: float, error: float, freedom: int, pooled: bool, family: int, pairs: int, sides: int
-) -> float:
-    """Return the p-value of a distance, corrected for the family: by Dunnett's law if pooled, else by Bonferroni."""
-    if error == 0:  # Equal differences: the sign test is all there is.
-        sign_test = min(1.0, family * 0.5 ** (pairs - 1))
-        return sign_test if distance > RESOLUTION else 1.0
-    statistic = distance / error
-    if pooled:
-        return min(1.0, max(0.0, dunnett_p(statistic, family, freedom, sides)))
-    return min(1.0, family * sides * float(special.stdtr(freedom, -statistic)))
 
 
 @lru_cache(maxsize=1024)
@@ -405,7 +408,7 @@ def plan_seeds(analysis: Analysis, effect: float) -> tuple[int, int, int]:
     Raises: SettingError: the effect is not positive, or the comparison knows no spread.
     """
     if not 0 < effect < math.inf:
-        raise SettingError(f"--effect {effect}: expected a positive difference")
+        raise SettingError("--effect: expected a positive difference")
     if not analysis.spread:
         raise SettingError("the runs have no spread to plan with; a plan needs two arms and two seeds at least")
     ends = spread_range(analysis.spread, analysis.freedom)

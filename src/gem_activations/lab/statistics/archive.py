@@ -6,14 +6,13 @@ report made from them has the same figures.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from ...errors import StoreError
-from ..store.comparison import load_comparison
+from ..store.comparison import load_comparison, read_json
 from ..store.records import CORE, Comparison, Depth, EpochRow, RunResult
 from .tables import DEPTH_PARTS
 
@@ -41,7 +40,7 @@ def read_comparison(folder: Path) -> Comparison:
         missing=tuple(run for run in comparison.missing if run not in ended),
         curves={**dict.fromkeys(ended, ()), **_curves(folder / EPOCHS)},
         depths=_depths(folder / DEPTH),
-        environment=_environment(folder / ENVIRONMENT),
+        environment=read_json(folder / ENVIRONMENT, dict[str, Any]) or {},
     )
 
 
@@ -73,18 +72,11 @@ def _depths(path: Path) -> dict[_Run, Depth]:
     for row in rows:
         parts = found.setdefault((row["activation"], row["seed"]), {part: [] for part in DEPTH_PARTS})
         parts[row["part"]].append(row)
-    return {run: _depth(parts["gradient"], parts["dead"]) for run, parts in found.items()}
-
-
-def _depth(layers: list[dict[str, Any]], activations: list[dict[str, Any]]) -> Depth:
-    return Depth(
-        layers=tuple(row["layer"] for row in layers),
-        start_gradients=tuple(row["start"] for row in layers),
-        gradients=tuple(row["end"] for row in layers),
-        activations=tuple(row["layer"] for row in activations),
-        start_dead=tuple(row["start"] for row in activations),
-        dead=tuple(row["end"] for row in activations),
-    )
+    columns = ("layer", "start", "end")
+    return {
+        run: Depth(*(tuple(row[column] for row in parts[part]) for part in DEPTH_PARTS for column in columns))
+        for run, parts in found.items()
+    }
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -94,14 +86,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return pl.read_parquet(path).to_dicts()
     except (OSError, pl.exceptions.PolarsError) as error:
         raise StoreError(_damage(path, "it cannot be read")) from error
-
-
-def _environment(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise StoreError(_damage(path, "it cannot be read")) from error
-    return values if isinstance(values, dict) else {}
 
 
 def _damage(path: Path, reason: str) -> str:

@@ -4,9 +4,10 @@ Accuracies are written in percent and their differences in percentage points, lo
 `Difference.verdict`: nothing is said to differ, or to be equal, beyond it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .contrasts import ALPHA
 from .metrics import Measure, Metric
 from .verdicts import Verdict
 
@@ -76,11 +77,6 @@ def amount(difference: float, metric: Metric) -> str:
     return f"{signed(abs(difference), metric).removeprefix('+')} {metric.difference_unit}".rstrip()
 
 
-def ratio_text(value: float | None) -> str:
-    """Write a probability or a ratio with two decimals."""
-    return NOTHING if value is None else f"{value:.2f}"
-
-
 def chance_text(difference: "Difference") -> str:
     """Write the probability of being better and its interval: `0.71 [0.45, 0.88]`."""
     if difference.probability_better is None or difference.probability_interval is None:
@@ -121,6 +117,9 @@ def headline(analysis: "Analysis") -> str:
         for verdict, word in ((Verdict.BETTER, "better"), (Verdict.WORSE, "worse"))
         if groups[verdict]
     ] or [f"No activation is shown to differ from {baseline}."]
+    failing = next(arm for arm in analysis.arms if arm.difference is None)
+    if failing.failed:
+        parts.append(f"Of the baseline's own runs {failing.failed} of {failing.planned} failed.")
     if groups[Verdict.EQUIVALENT]:
         names = ", ".join(groups[Verdict.EQUIVALENT])
         parts.append(f"Equivalent to it within {amount(analysis.criterion.margin, metric)}: {names}.")
@@ -148,19 +147,26 @@ def failure_lines(analysis: "Analysis") -> list[str]:
             named = ", ".join(map(str, seeds[:_MOST_SEEDS])) + ", ..." * (len(seeds) > _MOST_SEEDS)
             lines.append(f"{arm.activation}, seed{'s' if len(seeds) > 1 else ''} {named}: failed, {reason}")
         if arm.infrastructure:
-            lines.append(f"{arm.activation}: {_runs(arm.infrastructure)} left out; the same command tries them again.")
+            lines.append(
+                f"{arm.activation}: {_plural(arm.infrastructure, 'run')} left out; the same command tries them again."
+            )
         if arm.missing:
-            lines.append(f"{arm.activation}: {_runs(arm.missing)} without a result yet.")
+            lines.append(f"{arm.activation}: {_plural(arm.missing, 'run')} without a result yet.")
     return lines
 
 
 def control_sentences(recipe: Mapping[str, Any]) -> list[str]:
-    """Say what sets a stored recipe apart: scaled inputs; initial weights or a learning rate for each activation.
+    """Say what the verdicts are about, and what sets a stored recipe apart: inputs, initial weights, learning rates.
 
     Example:
-        >>> control_sentences({"initialisation": "model", "rates": {"gelu": 0.01, "gem": 0.005}})
-        ['Learning rates, tuned on the validation split: gelu 0.01, gem 0.005.']
+        >>> control_sentences({"name": "digits", "training": {"learning_rate": 0.005}})[0]
+        'The unit is this split, this test set and one learning rate for all arms, 0.005.'
     """
+    training = recipe.get("training")
+    if training is None:
+        what = "this training function with its options" if "options" in recipe else "what the seeds of the table vary"
+        return [f"The unit is {what}: of other splits, test sets or learning rates the verdicts say nothing."]
+    split = "a split drawn anew for each seed" if recipe.get("resplit") else "this split, this test set"
     sentences: list[str] = []
     if recipe.get("input_scale", 1) != 1:
         sentences.append(f"Pixels are multiplied by {recipe['input_scale']:g} after their standardisation.")
@@ -169,7 +175,12 @@ def control_sentences(recipe: Mapping[str, Any]) -> list[str]:
     if recipe.get("rates"):
         rates = ", ".join(f"{name} {rate:g}" for name, rate in recipe["rates"].items())
         sentences.append(f"Learning rates, tuned on the validation split: {rates}.")
-    return sentences
+        return [f"The unit is {split} and a learning rate tuned for each arm.", *sentences]
+    shared = f"one learning rate for all arms, {training['learning_rate']:g}" if training else "one learning rate"
+    offer = (
+        f"Another rate may suit another arm: `gem-act tune {recipe.get('name')}` searches one for each, then --rates."
+    )
+    return [f"The unit is {split} and {shared}.", offer, *sentences]
 
 
 def scale_sentences(comparison: "Comparison") -> list[str]:
@@ -185,7 +196,7 @@ def scale_sentences(comparison: "Comparison") -> list[str]:
         if high:
             sentences.append(
                 f"{activation}: at the start its scale a was up to {max(high):.2g} times the deviation of its "
-                f"pre-activations, in {len(high)} of {_runs(len(found))}: its gate was mostly closed. "
+                f"pre-activations, in {len(high)} of {_plural(len(found), 'run')}: its gate was mostly closed. "
                 "egem(a=0.1sigma) is calibrated."
             )
     return sentences
@@ -255,7 +266,8 @@ def _limits(analysis: "Analysis") -> list[str]:
         lines.append(f"Runs no better than chance: {', '.join(guessing)}.")
     apart = [arm.activation for arm, difference in compared if difference.error is not None and not difference.pooled]
     if apart and len(compared) > 1:
-        lines.append(f"Spread of its own, and tested with it: {_names(apart, len(compared))}.")
+        named = "every arm" if len(apart) == len(compared) else ", ".join(apart)
+        lines.append(f"Spread of its own, and tested with it: {named}.")
     reach = {
         amount(difference.smallest_shown, analysis.metric): arm.activation
         for arm, difference in compared
@@ -264,20 +276,12 @@ def _limits(analysis: "Analysis") -> list[str]:
     if reach:
         each = [size if len(reach) == 1 else f"{size} ({name})" for size, name in reach.items()]
         lines.append(f"Smallest difference that these seeds show at 80 % power: {', '.join(each)}.")
-    if len(compared) > 1:
+    if len(compared) > 1 and all(difference.level == ALPHA for _, difference in compared):
         lines.append(
             f"Verdicts and 95 % intervals hold for the {len(compared)} arms together: of comparisons without any "
             "difference, about 5 % show one."
         )
     return lines
-
-
-def _names(names: Sequence[str], of: int) -> str:
-    return "every arm" if len(names) == of else ", ".join(names)
-
-
-def _runs(count: int) -> str:
-    return _plural(count, "run")
 
 
 def _plural(count: int, word: str) -> str:

@@ -1,6 +1,6 @@
 """What a comparison compares, which direction is better, how it is written, and what else is recorded of a run.
 
-A recipe names its metric; recipes of older results name none and have the accuracy. Values are kept as they are stored
+A recipe names its metric. Values are kept as they are stored
 (accuracies are fractions); texts and plots show them scaled.
 """
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...errors import SettingError, StoreError
-from ..recipes.registry import make_recipe
 from ..store.records import RunResult
 
 
@@ -140,35 +139,23 @@ def measures_beside(metric: Metric) -> tuple[Measure, ...]:
 def criterion_of(recipe: Mapping[str, Any], values: Sequence[float] = ()) -> Criterion:
     """Return the metric and the margin that a stored recipe names.
 
-    `metric` is a name in `METRICS`, with or without `test_` before it; `margin` is in its stored unit. A recipe that
-    names no metric has the accuracy, or the loss where its task is not images; one that names no margin has that of the
-    lab's recipe of its name, else the metric's own. `direction`, where it is given, must be the metric's.
-
     Args:
         recipe: The recipe as nested plain values.
         values: What was measured, which sets the decimals of a metric that is not one of the lab's.
-    Raises: StoreError: a metric, direction or margin that is none.
+    Raises: StoreError: a metric or margin that is none.
     Example:
-        >>> criterion_of({}).metric.name, criterion_of({"metric": "loss", "margin": 0.02}).margin
-        ('accuracy', 0.02)
-        >>> criterion_of({"name": "mnist"}).margin, criterion_of({"name": "of another version"}).margin
-        (0.001, 0.005)
+        >>> criterion_of({"metric": "loss", "margin": 0.02})[1:]
+        (0.02, None)
     """
     if recipe.get("task") == "own":
         margin = float(recipe.get("margin") or 0.0)
         named = str(recipe["metric"]), recipe.get("better"), margin, recipe.get("unit") or None
         return own_criterion(*named, recipe.get("chance"), values)
-    usual = ACCURACY if recipe.get("task", "images") == "images" else LOSS
-    name = str(recipe.get("metric") or usual.name)
-    metric = METRICS.get(name.removeprefix("test_"))
+    name = str(recipe.get("metric", ACCURACY.name))
+    metric = METRICS.get(name)
     if metric is None:
         raise StoreError(f"the recipe names the metric {name!r}; expected one of {', '.join(METRICS)}")
-    direction = recipe.get("direction") or metric.direction
-    if direction != metric.direction:
-        raise StoreError(f"the recipe calls {direction!r} better for {name}; expected {metric.direction!r}")
-    margin = recipe.get("margin")
-    if margin is None:
-        margin = _own_margin(str(recipe.get("name")), metric) or metric.margin
+    margin = metric.margin if recipe.get("margin") is None else recipe["margin"]
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
         raise StoreError(f"the recipe's margin is {margin!r}; expected a positive number")
     classes = _CLASSES.get(str(recipe.get("data")))
@@ -213,14 +200,6 @@ def own_criterion(
     width = max(values, default=0.0) - min(values, default=0.0)
     decimals = 4 if width <= 0 else min(max(2 - math.floor(math.log10(width)), 0), 8)
     return Criterion(Metric(name, name, name, better, margin, 1.0, unit or "", points, decimals), margin, chance)
-
-
-def _own_margin(name: str, metric: Metric) -> float | None:
-    try:
-        recipe = make_recipe(name)
-    except SettingError:
-        return None
-    return recipe.margin if recipe.metric == metric.name else None
 
 
 def _figure(value: float | None, exponential: bool) -> float | None:

@@ -9,33 +9,39 @@ from typing import Any, Literal
 import polars as pl
 
 from ...errors import DataError, SettingError
-from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, Look, RunResult
+from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, Look, RunKey, RunResult
 from .analysis import Analysis, Run, analyse_runs
-from .metrics import Criterion, Metric, criterion_of, measures_beside, own_criterion
+from .metrics import ACCURACY, Criterion, Metric, criterion_of, measures_beside, own_criterion
 from .sequential import make_schedule, replay
 
 
-def analyse_comparison(comparison: Comparison, baseline: str | None = None) -> Analysis:
+def analyse_comparison(comparison: Comparison, baseline: str | None = None, target: float | None = None) -> Analysis:
     """Analyse a comparison of the lab, finished or not.
 
     Args:
         comparison: What the store holds.
         baseline: Another baseline than its own.
+        target: Value of the metric, as a report shows it, to which epochs or steps are counted; None for where the
+            baseline's runs end on average.
     Raises: StoreError: the recipe names a metric or margin that is none; SettingError: no such arm.
     """
     baseline = baseline or comparison.baseline
     if baseline not in comparison.activations:
         raise SettingError(f"the baseline {baseline!r} is not among {', '.join(comparison.activations)}")
-    if comparison.max_seeds is not None and baseline == comparison.baseline:
-        return look_again(comparison)[0]
     criterion = _criterion(comparison)
-    return analyse_runs(comparison_runs(comparison, criterion.metric), criterion, baseline, comparison.activations)
+    reached = _steps_to_target(comparison, criterion.metric, baseline, target)
+    if comparison.max_seeds is not None and baseline == comparison.baseline:
+        return look_again(comparison, reached)[0]
+    runs = comparison_runs(comparison, criterion.metric, reached)
+    return analyse_runs(runs, criterion, baseline, comparison.activations)
 
 
-def look_again(comparison: Comparison) -> tuple[Analysis, tuple[Look, ...], tuple[str, ...]]:
+def look_again(
+    comparison: Comparison, beside: Mapping[RunKey, Mapping[str, float]] | None = None
+) -> tuple[Analysis, tuple[Look, ...], tuple[str, ...]]:
     """Repeat the looks of a comparison that adds seeds until its arms are decided; see `sequential.replay`."""
     criterion, schedule = _criterion(comparison), make_schedule(comparison.max_seeds or comparison.seeds)
-    runs = comparison_runs(comparison, criterion.metric)
+    runs = comparison_runs(comparison, criterion.metric, beside)
     return replay(runs, criterion, comparison.baseline, comparison.activations, schedule)
 
 
@@ -45,8 +51,54 @@ def _criterion(comparison: Comparison) -> Criterion:
     return criterion_of(comparison.recipe, values)
 
 
-def comparison_runs(comparison: Comparison, metric: Metric) -> list[Run]:
-    """List the runs of a comparison with a metric, planned ones without a result among them."""
+def _steps_to_target(
+    comparison: Comparison, metric: Metric, baseline: str, target: float | None
+) -> dict[RunKey, dict[str, float]]:
+    """Return of each finished run that reaches the target how many steps, or epochs, that took, under a heading.
+
+    The runs of a recipe are followed by their validation metric, a user's by the metric if that was logged each epoch.
+    """
+    rows = {key: curve for key, curve in comparison.curves.items() if curve}
+    logged = {name for curve in rows.values() for row in curve for name in row}
+    own = comparison.recipe.get("task") == "own"
+    usual = "validation_accuracy" if metric is ACCURACY else "validation_loss"
+    names = (metric.name, f"validation_{metric.name}") if own else (usual,)
+    field = next((name for name in names if name in logged), None)
+    if field is None:
+        return {}
+    counted = "steps" if "steps" in logged else "epoch"
+    curves: dict[RunKey, list[tuple[float, float]]] = {}
+    for run in comparison.results:
+        key = run.activation, run.seed
+        for row in rows.get(key, ()) if run.status == FINISHED else ():
+            if (place := row.get(counted)) is not None and (value := row.get(field)) is not None:
+                curves.setdefault(key, []).append((place, value))
+    ends = [curve[-1][1] for (arm, _), curve in curves.items() if arm == baseline]
+    if target is None and not ends:
+        return {}
+    goal = sum(ends) / len(ends) if target is None else target / metric.scale
+    unit = " %" if metric.scale == 100 else ""
+    heading = (
+        f"{counted.removesuffix('s')}s to {field.replace('_', ' ')} {metric.scale * goal:.{metric.decimals}f}{unit}"
+    )
+    found: dict[RunKey, dict[str, float]] = {}
+    for key, curve in curves.items():
+        place = next((place for place, value in curve if metric.sign * (value - goal) >= 0), None)
+        if place is not None:
+            found[key] = {heading: float(place)}
+    return found
+
+
+def comparison_runs(
+    comparison: Comparison, metric: Metric, beside: Mapping[RunKey, Mapping[str, float]] | None = None
+) -> list[Run]:
+    """List the runs of a comparison with a metric, planned ones without a result among them.
+
+    Args:
+        comparison: What the store holds.
+        metric: What is compared.
+        beside: Run -> further figures by name.
+    """
     own = comparison.recipe.get("task") == "own"
     runs = [Run(arm, seed, "missing", None) for arm, seed in comparison.missing]
     for result in comparison.results:
@@ -58,6 +110,7 @@ def comparison_runs(comparison: Comparison, metric: Metric) -> list[Run]:
         if own:
             found = {name: figure for name, figure in result.figures.items() if name != metric.field}
         figures = {name: figure for name, figure in found.items() if figure is not None}
+        figures |= (beside or {}).get((result.activation, result.seed), {})
         runs.append(Run(result.activation, result.seed, status, value, reason, figures))
     return runs
 
@@ -131,14 +184,11 @@ def read_table(
     values = _numbers(name, frame[metric])
     arms, seeds = _labels(name, frame[arm]), _labels(name, frame[seed])
     numbers = _seed_numbers(seeds)
-    seen: dict[tuple[str, str], int] = {}
+    lines: dict[tuple[str, str], int] = {}
     for line, key in enumerate(zip(arms, seeds, strict=True), start=1):
-        if key in seen:
-            raise DataError(
-                f"{name} has two rows of {arm} {key[0]}, {seed} {key[1]} (rows {seen[key]} and {line}); "
-                "expected one a run"
-            )
-        seen[key] = line
+        if lines.setdefault(key, line) != line:
+            both = f"rows {lines[key]} and {line}"
+            raise DataError(f"{name} has two rows of {arm} {key[0]}, {seed} {key[1]} ({both}); expected one a run")
     states = [str(value) for value in frame[status]] if status in frame.columns else [FINISHED] * len(arms)
     order = list(dict.fromkeys(arms))
     first = baseline or ("gelu" if "gelu" in order else order[0])
@@ -150,8 +200,8 @@ def read_table(
         raise SettingError(f"the margin is {margin}; expected a positive number, or 0 for no test of equivalence")
     finite = [value for value in values if value is not None]
     direction = own_criterion(metric, better, margin, unit, chance, finite).metric.direction
-    recipe = {"name": name, "title": f"{metric}, from {name}", "task": "own", "metric": metric, "better": direction}
-    recipe |= {"margin": margin, "unit": unit, "chance": chance}
+    recipe = {"name": name, "title": f"{metric}, from {name}", "task": "own", "metric": metric, "better": direction,
+              "margin": margin, "unit": unit, "chance": chance}  # fmt: skip
     results = [
         RunResult(one, numbers[key], *_outcome(state, value), figures={metric: value})
         for one, key, state, value in zip(arms, seeds, states, values, strict=True)

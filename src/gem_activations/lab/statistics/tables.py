@@ -90,7 +90,7 @@ def recorded(analysis: Analysis) -> list[Measure]:
     """List the further figures that at least one arm has, in the order of the report."""
     beside = {measure.name: measure for measure in measures_beside(analysis.metric)}
     names = dict.fromkeys(name for arm in analysis.arms for name in arm.measures)
-    own = [Measure(name, name, name, decimals=4) for name in names if name not in beside]
+    own = [Measure(name, name, name, decimals=1 if " to " in name else 4) for name in names if name not in beside]
     return [*(measure for name, measure in beside.items() if name in names), *own]
 
 
@@ -102,7 +102,7 @@ def result_columns(analysis: Analysis) -> list[Column]:
         Column("activation", lambda arm: arm.activation),
         Column(f"{metric.heading}, mean ± sd (n)", lambda arm: value_text(arm, metric)),
         Column(
-            f"minus {baseline}{unit} [95 % interval]",
+            f"minus {baseline}{unit} [{analysis.interval_name}]",
             lambda arm: "baseline" if arm.difference is None else difference_text(arm.difference),
         ),
         Column("verdict", verdict_text),
@@ -130,7 +130,12 @@ def measure_columns(analysis: Analysis) -> list[Column]:
     """Return the columns of the table of further figures; the activation's name alone if nothing was recorded."""
 
     def column(measure: Measure) -> Column:
-        return Column(measure.heading, lambda arm: measure_text(arm.measures.get(measure.name), measure))
+        def cell(arm: Arm) -> str:
+            found = arm.measures.get(measure.name)
+            part = f" ({found.runs} of {arm.finished})" if found and found.runs < arm.finished else ""
+            return measure_text(found, measure) + part
+
+        return Column(measure.heading, cell)
 
     return [Column("activation", lambda arm: arm.activation), *map(column, recorded(analysis))]
 
@@ -213,7 +218,7 @@ def terminal_table(analysis: Analysis) -> Table:
     table.add_column("activation", overflow="fold", min_width=15)
     table.add_column(f"{metric.heading}\nmean ± sd (n)", justify="right", no_wrap=True)
     points = ", pts" if metric.difference_unit == "points" else ""
-    table.add_column(f"minus baseline{points}\n[95 % interval]", justify="right", overflow="fold")
+    table.add_column(f"minus baseline{points}\n[{analysis.interval_name}]", justify="right", overflow="fold")
     table.add_column("ver-\ndict", justify="right", no_wrap=True)
     table.add_column("failed", justify="right", no_wrap=True)
     for arm in analysis.arms:

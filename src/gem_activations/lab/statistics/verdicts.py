@@ -96,7 +96,9 @@ def judge(
     equivalent = np.zeros(shown.shape, bool)
     if margin is not None:
         equivalent = means.within(margin) & ~(cautious & ranks_shown)
-        equivalent |= (means.pairs >= EQUAL_SEEDS) & _all_equal(improvement)
+        distance = np.abs(improvement[..., 1:, :] - improvement[..., :1, :])
+        same = np.all(np.isnan(distance) | (distance <= 10.0**-_DIGITS), axis=-1)
+        equivalent |= (means.pairs >= EQUAL_SEEDS) & same
         equivalent &= ~(unstable | baseline_unstable)
     code = np.select(
         [unstable, shown & better, shown & ~better & ~baseline_unstable, equivalent],
@@ -151,13 +153,15 @@ def probability_better(improvement: Array, baseline: Array) -> tuple[float, floa
     """Return the chance that a run of the arm is better than one of the baseline, ties counted half, and its interval.
 
     Args:
-        improvement, baseline: Values counted so that more is better, shapes (m,) and (n,); -inf for a failed run.
+        improvement, baseline: Values counted so that more is better, shapes (m,) and (n,); -inf for a failed run, NaN
+            for one without a value.
     Returns: Estimate and 95 % interval; None if one side is empty.
     Source: Mann-Whitney's measure; Newcombe 2006, method 5, which has an interval at 0 and 1 too.
     Example:
         >>> [round(value, 2) for value in probability_better(np.array([0.9, 0.8]), np.array([0.8, 0.7]))]
         [0.88, 0.3, 0.99]
     """
+    improvement, baseline = (values[~np.isnan(values)] for values in (improvement, baseline))
     if not improvement.size or not baseline.size:
         return None
     ours, theirs = np.round(improvement, _DIGITS)[:, None], np.round(baseline, _DIGITS)
@@ -178,9 +182,3 @@ def _row_median(values: Array) -> Array:
     ordered, counts = np.sort(values, -1), (~np.isnan(values)).sum(-1, keepdims=True)
     low, high = np.maximum(counts - 1, 0) // 2, np.minimum(counts // 2, values.shape[-1] - 1)
     return (np.take_along_axis(ordered, low, -1) + np.take_along_axis(ordered, high, -1)) / 2
-
-
-def _all_equal(values: Array) -> Flags:
-    """Return whether every pair of an arm and the baseline has no difference, over the pairs that there are."""
-    difference = np.abs(values[..., 1:, :] - values[..., :1, :])
-    return np.asarray(np.all(np.isnan(difference) | (difference <= 10.0**-_DIGITS), axis=-1))

@@ -133,8 +133,8 @@ def write_result(folder: Path, result: RunResult) -> None:
     write_json(run_folder(folder, result.activation, result.seed) / "result.json", result)
 
 
-def append_metrics(path: Path, row: EpochRow) -> None:
-    """Append a finished epoch to a run's `metrics.jsonl`, as one line.
+def append_metrics(path: Path, row: EpochRow, *, sync: bool = True) -> None:
+    """Append a finished epoch to a run's `metrics.jsonl`, as one line; `sync` as for `write_atomically`.
 
     Raises: StoreError: the file cannot be written.
     """
@@ -142,8 +142,9 @@ def append_metrics(path: Path, row: EpochRow) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(msgspec.json.encode(row) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
     except OSError as error:
         raise StoreError(_unwritable(path, error)) from error
 
@@ -174,15 +175,16 @@ def write_json(path: Path, values: object) -> None:
     write_atomically(path, msgspec.json.format(msgspec.json.encode(values), indent=2) + b"\n")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None:
     """Make a file appear with its whole content or not at all; missing folders are made.
 
-    The caller holds the lock of what it writes: what a killed process has left of the same file is removed.
+    The caller holds the lock of what it writes: what a killed process has left of the same file is removed. Without
+    `sync` a power cut in the next seconds may damage the file.
 
     Raises: StoreError: the file cannot be written.
     """
     try:
-        files.write_atomically(path, content)
+        files.write_atomically(path, content, sync=sync)
         files.remove_leftovers(path)
     except OSError as error:
         raise StoreError(_unwritable(path, error)) from error

@@ -42,8 +42,8 @@ class ImageTask:
         return ImageTask(self.recipe, self.dataset.to(device))
 
     def replicate(self, seed: int) -> "ImageTask":
-        """Return the task of one seed: with the seed's fold where the data set has folds."""
-        return ImageTask(self.recipe, self.dataset.fold(seed))
+        """Return the task of one seed: with the seed's fold, or with splits of its own if the recipe says so."""
+        return ImageTask(self.recipe, self.dataset.resplit(seed) if self.recipe.resplit else self.dataset.fold(seed))
 
     def scaled(self, x: Tensor) -> Tensor:
         """Return pixels as the model takes them: float32, standardised, times the recipe's factor."""

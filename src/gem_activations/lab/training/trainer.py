@@ -167,7 +167,8 @@ class Trainer:
         for epoch in run.epochs(self.epochs, trainer=self):
             metrics = self._run_epoch(epoch + 1)
             self.metrics.append(metrics)
-            run.log(**{name: value for name, value in dataclasses.asdict(metrics).items() if name != "epoch"})
+            logged = {name: value for name, value in dataclasses.asdict(metrics).items() if name != "epoch"}
+            run.log(steps=self._steps_before(epoch + 2), **logged)
 
     @property
     def epochs(self) -> int:
