@@ -25,8 +25,7 @@ from gem_activations.torch import (
     gem_glu,
     segem,
 )
-from gem_activations.torch.backends import PLAIN
-from gem_activations.torch.compiled import load_cpu
+from gem_activations.torch.backends import PLAIN, load_cpu
 
 from . import known_warnings
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 from gem_activations import GemSpec
 from gem_activations.kernels import cpu
 from gem_activations.torch import GEM, GEMGLU, SEGEM, egem, gem, gem_glu, segem
-from gem_activations.torch.compiled import load_cpu
+from gem_activations.torch.backends import load_cpu
 
 from .known_warnings import forward_mode, tracing
 

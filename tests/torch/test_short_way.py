@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gem_activations import GemSpec
 from gem_activations.kernels.cpu import OPERATIONS, spec_handle
 from gem_activations.torch import gem, segem
-from gem_activations.torch.compiled import ATTACHED, IN_PLACE, PLAINLY, UNSEEN, load_cpu
+from gem_activations.torch.backends import ATTACHED, IN_PLACE, PLAINLY, UNSEEN, load_cpu
 
 from .known_warnings import tracing
 

@@ -27,8 +27,7 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from ..kernels.cpu import spec_handle
 from ..spec import GemSpec
 from . import formula
-from .backends import PLAIN, Backend
-from .compiled import UNSEEN, Cpu
+from .backends import PLAIN, UNSEEN, Backend, Cpu
 from .dispatch import is_traced
 
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling

@@ -1,12 +1,37 @@
-"""Where the arithmetic of an eager call runs: the plain formula, the C kernels or the Triton kernels."""
+"""Where the arithmetic of an eager call runs, outside autograd: the plain formula, the C or the Triton kernels."""
 
-from typing import Protocol
+import ctypes
+from functools import cache
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_unary  # pyright: ignore[reportUnknownVariableType] -- torch types it loosely
 
+from ..errors import MissingDependencyError
+from ..kernels import cpu
+from ..kernels.cpu import BACKWARD_SCALE, OPERATIONS, Operation, spec_handle
 from ..spec import GemSpec
 from . import formula
+
+_FORWARD = OPERATIONS["forward"]
+_BACKWARD, _SECOND, _THIRD = (
+    (OPERATIONS[name], OPERATIONS[f"{name}_from_output"]) for name in ("backward", "second", "third")
+)
+PLAINLY, IN_PLACE, UNSEEN, ATTACHED = range(4)
+"""How `Cpu.compute` takes a call: as it is; into its input; declined if something has to see it, be it autograd or an
+override, a transform or a tracer; or with a tuple as the result if the caller has to tell autograd."""
+RECORDERS: Any = (
+    torch._C._are_functorch_transforms_active,  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    torch._C._len_torch_dispatch_stack,  # pyright: ignore[reportPrivateUsage]
+    torch._C._get_tracing_state,  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+)
+"""They tell of transforms of torch.func, of dispatch modes and of torch.jit.trace; false, 0 or None: there is none."""
+_threads = torch.get_num_threads
+_is_copy_on_write: Any = torch._C._is_cow_tensor  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+_storage_address: Any = torch._C._data_address  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+_GATED = (OPERATIONS["glu_forward"].code, OPERATIONS["glu_backward"].code)
+_CODES = {getattr(torch, name): code for name, code in cpu.DTYPES.items()}
 
 
 class Backend(Protocol):
@@ -107,3 +132,160 @@ class Plain:
 
 
 PLAIN = Plain()
+
+
+class Cpu:
+    """The C library on ordinary CPU tensors.
+
+    `compute(operation, address of the spec, how, *inputs)` is the short way, in C, for contiguous tensors of one shape
+    and dtype; it declines all others, by None. They go the long way: memory is read and written in place if it is
+    dense, whatever the order of its dimensions (channels_last, say); a tensor with gaps or repeated elements is first
+    copied to dense memory, as its result is dense anyway.
+    """
+
+    def __init__(self, library: cpu.Library) -> None:
+        self._library = library
+        self._has_table_lookup = library.isa == "avx512"
+        self.compute = library.bind(
+            Tensor,
+            getattr(Tensor, "__dlpack_c_exchange_api__", None),
+            torch.empty_like,
+            _threads,
+            torch.is_grad_enabled,
+            Tensor.is_neg,
+            _is_copy_on_write,
+            has_torch_function_unary,
+            RECORDERS,
+        )
+
+    def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
+        """Return whether it is, as measured (benchmarks/results/cpu_save.jsonl): see Backend.
+
+        These are the cases that read a table held in registers, and wait for the memory rather than for the
+        arithmetic; half precision is half the memory.
+        """
+        return self._has_table_lookup and dtype == torch.float32 and spec.leak == 0 and spec.n <= 4
+
+    def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
+        """Return f(x); see Backend."""
+        address = (spec.handle or spec_handle(spec)).address
+        out = self.compute(_FORWARD.code, address, IN_PLACE if inplace else PLAINLY, x)
+        if out is not None:
+            return out
+        if inplace and (x.is_neg() or not (x.is_contiguous() or _is_dense(x))):
+            return x.copy_(self.forward(x, spec, False))
+        return self._run(_FORWARD, spec, x, out=x if inplace else None)
+
+    def backward(self, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
+        """Return grad * f'(x); see Backend."""
+        return self._run(_BACKWARD[from_output], spec, grad, kept)
+
+    def backward_scale(self, grad: Tensor, x: Tensor, spec: GemSpec) -> tuple[Tensor, float]:
+        """Return grad * f'(x), and the gradient by the logarithm of the scale: the sum of grad (f(x) - x f'(x))."""
+        address = (spec.handle or spec_handle(spec)).address
+        result = self.compute(BACKWARD_SCALE.code, address, PLAINLY, grad, x)
+        if result is not None:
+            return result
+        total = ctypes.c_double()
+        return self._run(BACKWARD_SCALE, spec, grad, x, total=ctypes.addressof(total)), total.value
+
+    def second(
+        self, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return gg d1 and gg grad d2; see Backend."""
+        return self._run(_SECOND[from_output], spec, grad_grad, grad, kept)
+
+    def third(
+        self, a: Tensor, b: Tensor, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the backward pass of `second`; see Backend."""
+        return self._run(_THIRD[from_output], spec, a, b, grad_grad, grad, kept)
+
+    def inverse(self, y: Tensor, spec: GemSpec) -> Tensor:
+        """Return x; see Backend."""
+        return self._run(OPERATIONS["inverse"], spec, y)
+
+    def glu_forward(self, x: Tensor, gate: Tensor, spec: GemSpec) -> Tensor:
+        """Return x * f(gate); see Backend."""
+        return self._run(OPERATIONS["glu_forward"], spec, x, gate)
+
+    def glu_backward(self, grad: Tensor, x: Tensor, gate: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
+        """Return both gradients; see Backend."""
+        return self._run(OPERATIONS["glu_backward"], spec, grad, x, gate)
+
+    def _run(
+        self, operation: Operation, spec: GemSpec, *inputs: Tensor, out: Tensor | None = None, total: int = 0
+    ) -> Any:
+        """Return the output, or a tuple of them: `out`, or new ones laid out as the tensor that was kept.
+
+        `total` is the address of a sum, behind the arrays of an operation that has one.
+        """
+        address = (spec.handle or spec_handle(spec)).address
+        declined = out is not None or total
+        result = None if declined else self.compute(operation.code, address, PLAINLY, *inputs)
+        if result is not None:
+            return result
+        kept = inputs[-2] if operation.code in _GATED else inputs[-1]
+        outputs = (out,) if out is not None else tuple(torch.empty_like(kept) for _ in range(operation.outputs))
+        first = outputs[0]
+        contiguous, itemsize = first.is_contiguous(), first.itemsize
+        copies: list[Tensor] = []
+        addresses = [output.data_ptr() for output in outputs]
+        for tensor in inputs:
+            # Unlike data_ptr(), the address of the storage leaves a copy-on-write tensor shared. Of zeros that are not
+            # stored it is 0.
+            start = _storage_address(tensor)
+            alike = tensor.is_contiguous() if contiguous else tensor.stride() == first.stride()
+            if start and alike and not tensor.is_neg():
+                addresses.append(start + tensor.storage_offset() * itemsize)
+            else:
+                copies.append(torch.empty_like(first).copy_(tensor))
+                addresses.append(copies[-1].data_ptr())
+        addresses += [total] if total else []
+        self._library.call(operation, spec, _CODES[first.dtype], first.numel(), _threads(), *addresses)
+        return outputs if operation.outputs > 1 else first
+
+
+class Triton:
+    """The Triton kernels on CUDA tensors."""
+
+    def __init__(self, kernels: Any) -> None:
+        self.forward = kernels.forward
+        self.backward = kernels.backward
+        self.second = kernels.second
+        self.third = kernels.third
+        self.inverse = kernels.inverse
+        self.glu_forward = kernels.glu_forward
+        self.glu_backward = kernels.glu_backward
+        self.scaled_forward = kernels.scaled_forward
+        self.scaled_backward = kernels.scaled_backward
+        self.reason_not_served = kernels.reason_not_served
+
+    def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
+        """Return whether it is, as measured on an H100 (benchmarks/results/gpu_kernels.jsonl): see Backend.
+
+        In float32 both wait for the memory; in bfloat16 more steps of the inverse than n = 1 takes are seen.
+        """
+        return spec.leak == 0 and (spec.n <= 4 if dtype == torch.float32 else dtype == torch.bfloat16 and spec.n == 1)
+
+
+@cache
+def load_cpu() -> Cpu | None:
+    """Return the C library's backend, or None where the library cannot be used."""
+    library = cpu.load()
+    return None if library is None else Cpu(library)
+
+
+@cache
+def load_triton() -> tuple[Triton | None, str]:
+    """Return the Triton backend, or None and the reason."""
+    try:
+        from ..kernels import triton
+    except MissingDependencyError as error:
+        return None, str(error)
+    return Triton(triton), ""
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Return whether the elements of x fill their memory in some order, each once."""
+    return x.stride() == torch.empty_like(x, device="meta").stride()

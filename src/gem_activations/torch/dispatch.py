@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..errors import BackendError
 from ..kernels import cpu
-from .backends import PLAIN, Backend
-from .compiled import RECORDERS, load_cpu, load_triton
+from .backends import PLAIN, RECORDERS, Backend, load_cpu, load_triton
 
 BackendName = Literal["auto", "plain", "cpu", "triton"]
 

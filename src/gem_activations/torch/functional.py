@@ -18,8 +18,7 @@ from ..kernels.cpu import spec_handle
 from ..spec import GemSpec
 from . import formula
 from .autograd import apply_directly, apply_eagerly, apply_gated_eagerly
-from .backends import PLAIN
-from .compiled import ATTACHED, load_cpu
+from .backends import ATTACHED, PLAIN, load_cpu
 from .dispatch import (
     BackendName,
     check_name,

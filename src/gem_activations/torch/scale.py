@@ -19,7 +19,7 @@ from ..errors import ModelError, SettingError
 from ..kernels.cpu import BACKWARD_SCALE, spec_handle
 from ..spec import GemSpec
 from . import formula
-from .compiled import UNSEEN, Cpu, Triton
+from .backends import UNSEEN, Cpu, Triton
 from .dispatch import BackendName, choose_backend, is_traced, refuse_forced_kernel
 from .functional import check_tensor
 
