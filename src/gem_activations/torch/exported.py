@@ -27,8 +27,8 @@ _EXACT_ORDERS = 8  # Up to here p is a power of two and x/p exact; e lies within
 def value(wide: Tensor, spec: GemSpec) -> Tensor:
     """Return f(x) for x of float32 or float64; any shape, same dtype."""
     unit, eps = coordinates(spec)
-    rise = wide.relu()
-    t = rise if unit == 1 else rise * (1 / unit) if spec.n <= _EXACT_ORDERS else rise / unit
+    positive = wide.relu()
+    t = positive if unit == 1 else positive * (1 / unit) if spec.n <= _EXACT_ORDERS else positive / unit
     low = t.clamp(0.0, 1.0)
     # max(t, 1). A second clamp would count the gradient twice where t is 1.
     high = t - low - (-1.0)
@@ -36,7 +36,7 @@ def value(wide: Tensor, spec: GemSpec) -> Tensor:
     total = below - above / (-1 / eps)
     if spec.leak:
         return wide * ((below - above / (-1 / (eps * spec.leak))) / total)
-    return rise * (below / total)
+    return positive * (below / total)
 
 
 def coordinates(spec: GemSpec) -> tuple[float, float]:

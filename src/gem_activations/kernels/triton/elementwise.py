@@ -10,7 +10,7 @@ the offsets within a block stay 32 bits wide. Everything is computed in float32,
 import triton
 import triton.language as tl
 
-from .gate import derivatives, gate_power, rise_and_rest, slope, value, widen
+from .gate import derivatives, gate_of, gate_power, slope, value, widen
 from .inverse import derivatives_from_output, input_from_output, slope_from_output
 
 
@@ -23,11 +23,11 @@ def gem_forward_kernel(x_ptr, y_ptr, size, member: tl.constexpr, block: tl.const
     x = tl.load(x_ptr + first + lane, mask=inside)
     wide = widen(x)
     p = gate_power(wide, member)
-    rise = p / (p + member.eps)
+    gate = p / (p + member.eps)
     if x.dtype == tl.float32:
         # Triton's division of float32 may be off by two ulp; the residual of the quotient corrects it without a branch.
-        rise += tl.fma(-rise, p + member.eps, p) / (p + member.eps)
-    tl.store(y_ptr + first + lane, value(wide, rise, member).to(x.dtype), mask=inside)
+        gate += tl.fma(-gate, p + member.eps, p) / (p + member.eps)
+    tl.store(y_ptr + first + lane, value(wide, gate, member).to(x.dtype), mask=inside)
 
 
 @triton.jit
@@ -49,8 +49,8 @@ def gem_backward_kernel(
     if len(start) > 0:
         factor = slope_from_output(widen(kept), member, start)
     else:
-        rise, rest = rise_and_rest(widen(kept), member)
-        factor = slope(rise, rest, member)
+        gate, one_minus_gate = gate_of(widen(kept), member)
+        factor = slope(gate, one_minus_gate, member)
     tl.store(out_ptr + first + lane, (widen(grad) * factor).to(grad.dtype), mask=inside)
 
 
@@ -132,9 +132,9 @@ def gem_glu_forward_kernel(x_ptr, gate_ptr, out_ptr, size, member: tl.constexpr,
     lane = tl.arange(0, block)
     inside = lane < size - first
     x = tl.load(x_ptr + first + lane, mask=inside)
-    gate = widen(tl.load(gate_ptr + first + lane, mask=inside))
-    rise, _ = rise_and_rest(gate, member)
-    out = widen(x) * value(gate, rise, member)
+    wide_gate = widen(tl.load(gate_ptr + first + lane, mask=inside))
+    gate, _ = gate_of(wide_gate, member)
+    out = widen(x) * value(wide_gate, gate, member)
     tl.store(out_ptr + first + lane, out.to(x.dtype), mask=inside)
 
 
@@ -156,9 +156,9 @@ def gem_glu_backward_kernel(
     grad = tl.load(grad_ptr + first + lane, mask=inside)
     wide_grad = widen(grad)
     x = widen(tl.load(x_ptr + first + lane, mask=inside))
-    gate = widen(tl.load(gate_ptr + first + lane, mask=inside))
-    rise, rest = rise_and_rest(gate, member)
-    grad_x = wide_grad * value(gate, rise, member)
-    grad_gate = wide_grad * x * slope(rise, rest, member)
+    wide_gate = widen(tl.load(gate_ptr + first + lane, mask=inside))
+    gate, one_minus_gate = gate_of(wide_gate, member)
+    grad_x = wide_grad * value(wide_gate, gate, member)
+    grad_gate = wide_grad * x * slope(gate, one_minus_gate, member)
     tl.store(grad_x_ptr + first + lane, grad_x.to(grad.dtype), mask=inside)
     tl.store(grad_gate_ptr + first + lane, grad_gate.to(grad.dtype), mask=inside)

@@ -38,7 +38,7 @@ def gate_power(x, member: tl.constexpr):
 
 
 @triton.jit
-def rise_and_rest(x, member: tl.constexpr):
+def gate_of(x, member: tl.constexpr):
     """Return F(x) and 1 - F(x), each with its own relative accuracy, from one division."""
     p = gate_power(x, member)
     reciprocal = 1.0 / (p + member.eps)
@@ -46,22 +46,22 @@ def rise_and_rest(x, member: tl.constexpr):
 
 
 @triton.jit
-def value(x, rise, member: tl.constexpr):
+def value(x, gate, member: tl.constexpr):
     """Return f(x) = x (leak + (1 - leak) F(x)) from x and F(x)."""
     if member.leak == 0.0:
-        # The maximum keeps -inf * 0 from becoming NaN; a NaN comes through `rise`.
-        return tl.maximum(x, 0.0) * rise
+        # The maximum keeps -inf * 0 from becoming NaN; a NaN comes through `gate`.
+        return tl.maximum(x, 0.0) * gate
     else:
-        return x * (member.leak + (1.0 - member.leak) * rise)
+        return x * (member.leak + (1.0 - member.leak) * gate)
 
 
 @triton.jit
-def slope(rise, rest, member: tl.constexpr):
+def slope(gate, one_minus_gate, member: tl.constexpr):
     """Return f' = leak + (1 - leak) F (1 + 2n (1 - F)) from F and 1 - F."""
     if member.leak == 0.0:
-        return rise * (1.0 + (2.0 * member.n) * rest)
+        return gate * (1.0 + (2.0 * member.n) * one_minus_gate)
     else:
-        return member.leak + (1.0 - member.leak) * rise * (1.0 + (2.0 * member.n) * rest)
+        return member.leak + (1.0 - member.leak) * gate * (1.0 + (2.0 * member.n) * one_minus_gate)
 
 
 @triton.jit
@@ -72,13 +72,13 @@ def derivatives(x, member: tl.constexpr):
     odd = t if member.n == 1 else power(t, 2 * member.n - 1)
     reciprocal = 1.0 / (odd * t + member.eps)
     gate = odd * t * reciprocal
-    rest = member.eps * reciprocal
-    common = (1.0 - member.leak) * (2.0 * member.n) * rest * member.inverse_scale
+    one_minus_gate = member.eps * reciprocal
+    common = (1.0 - member.leak) * (2.0 * member.n) * one_minus_gate * member.inverse_scale
     second = common * (odd * reciprocal) * curvature(gate, member)
     even = reciprocal if member.n == 1 else power(t, 2 * member.n - 2) * reciprocal
-    third = common * member.inverse_scale * even * change(gate, rest, member)
+    third = common * member.inverse_scale * even * change(gate, one_minus_gate, member)
     far = scaled >= member.limit
-    return slope(gate, rest, member), tl.where(far, 0.0, second), tl.where(far | (x <= 0.0), 0.0, third)
+    return slope(gate, one_minus_gate, member), tl.where(far, 0.0, second), tl.where(far | (x <= 0.0), 0.0, third)
 
 
 @triton.jit
@@ -88,7 +88,7 @@ def curvature(gate, member: tl.constexpr):
 
 
 @triton.jit
-def change(gate, rest, member: tl.constexpr):
+def change(gate, one_minus_gate, member: tl.constexpr):
     """Return f''' x^2 / ((1 - leak) 2n F (1 - F))."""
     narrow = (2.0 * member.n - 1.0) - (4.0 * member.n) * gate
-    return narrow * curvature(gate, member) - (8.0 * member.n * member.n) * gate * rest
+    return narrow * curvature(gate, member) - (8.0 * member.n * member.n) * gate * one_minus_gate

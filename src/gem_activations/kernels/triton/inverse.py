@@ -13,7 +13,7 @@ within a factor of two.
 import triton
 import triton.language as tl
 
-from .gate import change, curvature, derivatives, power, rise_and_rest, slope
+from .gate import change, curvature, derivatives, gate_of, power, slope
 
 
 @triton.jit
@@ -39,13 +39,13 @@ def derivatives_from_output(y, member: tl.constexpr, start: tl.constexpr):
     lowest: tl.constexpr = 2.2250738585072014e-308 if y.dtype == tl.float64 else 1.1754943508222875e-38
     bounded = tl.clamp(y, lowest, 1e38, propagate_nan=tl.PropagateNan.ALL)
     if member.leak == 0.0:
-        gate, rest = _gate_from_output(bounded, member, start)
-        first = slope(gate, rest, member)
+        gate, one_minus_gate = _gate_from_output(bounded, member, start)
+        first = slope(gate, one_minus_gate, member)
         inverse = gate / bounded
-        share = (2.0 * member.n) * rest / (1.0 + (2.0 * member.n) * rest)
-        bent = share * curvature(gate, member)
-        second = bent * inverse
-        third = (share * change(gate, rest, member) - bent * bent) * inverse * inverse / first
+        share = (2.0 * member.n) * one_minus_gate / (1.0 + (2.0 * member.n) * one_minus_gate)
+        relative = share * curvature(gate, member)
+        second = relative * inverse
+        third = (share * change(gate, one_minus_gate, member) - relative * relative) * inverse * inverse / first
     else:
         first, of_x, third = derivatives(_root_with_leak(bounded, member, start), member)
         second = of_x / first
@@ -77,8 +77,8 @@ def input_from_output(y, member: tl.constexpr, start: tl.constexpr):
 
 @triton.jit
 def _slope_without_leak(y, member: tl.constexpr, start: tl.constexpr):
-    gate, rest = _gate_from_output(y, member, start)
-    return slope(gate, rest, member)
+    gate, one_minus_gate = _gate_from_output(y, member, start)
+    return slope(gate, one_minus_gate, member)
 
 
 @triton.jit
@@ -89,11 +89,11 @@ def _gate_from_output(y, member: tl.constexpr, start: tl.constexpr):
     order: tl.constexpr = 2.0 * member.n + 1.0
     steps: tl.constexpr = member.steps
     for _ in tl.static_range(steps):
-        rest = power(h, 2 * member.n + 1)
+        one_minus_gate = power(h, 2 * member.n + 1)
         gate = q * h
-        excess = rest + gate - 1.0
-        first = order * rest + gate
-        h -= h * (excess * first / (first * first - excess * rest * (0.5 * order * (order - 1.0))))
+        excess = one_minus_gate + gate - 1.0
+        first = order * one_minus_gate + gate
+        h -= h * (excess * first / (first * first - excess * one_minus_gate * (0.5 * order * (order - 1.0))))
     return q * h, power(h, 2 * member.n + 1)
 
 
@@ -141,8 +141,8 @@ def _start(q, start: tl.constexpr):
 
 @triton.jit
 def _slope_with_leak(y, member: tl.constexpr, start: tl.constexpr):
-    rise, rest = rise_and_rest(_root_with_leak(y, member, start), member)
-    return slope(rise, rest, member)
+    gate, one_minus_gate = gate_of(_root_with_leak(y, member, start), member)
+    return slope(gate, one_minus_gate, member)
 
 
 @triton.jit
@@ -154,14 +154,14 @@ def _root_with_leak(y, member: tl.constexpr, start: tl.constexpr):
         x = _halve(x, y, member)
     steps: tl.constexpr = member.steps
     for _ in tl.static_range(steps):
-        rise, rest = rise_and_rest(x, member)
+        gate, one_minus_gate = gate_of(x, member)
         # Everything relative to the gate, which may be so small that its square is 0.
-        g = member.leak + (1.0 - member.leak) * rise
+        g = member.leak + (1.0 - member.leak) * gate
         reciprocal = 1.0 / (x * g)
         excess = 1.0 - y * reciprocal
-        change_of_gate = (1.0 - member.leak) * (2.0 * member.n) * rise * rest * (x * reciprocal)
+        change_of_gate = (1.0 - member.leak) * (2.0 * member.n) * gate * one_minus_gate * (x * reciprocal)
         first = 1.0 + change_of_gate
-        second = change_of_gate * (1.0 + 2.0 * member.n - 4.0 * member.n * rise)
+        second = change_of_gate * (1.0 + 2.0 * member.n - 4.0 * member.n * gate)
         x -= x * (excess * first / (first * first - 0.5 * excess * second))
     return x
 
@@ -187,8 +187,8 @@ def _halve(x, y, member: tl.constexpr):
     halvings: tl.constexpr = member.halvings
     for _ in tl.static_range(halvings):
         middle = 0.5 * (low + high)
-        rise, _ = rise_and_rest(middle, member)
-        below = middle * (member.leak + (1.0 - member.leak) * rise) < y
+        gate, _ = gate_of(middle, member)
+        below = middle * (member.leak + (1.0 - member.leak) * gate) < y
         low = tl.where(below, middle, low)
         high = tl.where(below, high, middle)
     return 0.5 * (low + high)

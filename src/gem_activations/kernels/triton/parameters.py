@@ -17,8 +17,7 @@ from ...spec import GemSpec
 class Member(NamedTuple):
     """A member of the family in the coordinates of `GemSpec.reduction`; one compile-time constant of the kernels.
 
-    `limit` bounds t = x * inverse_scale; `factor` is eps^(-1/(2n+1)) in the original coordinates, and `leak_over_rest`
-    is leak / (1 - leak).
+    `limit` bounds t = x * inverse_scale; `factor` is eps^(-1/(2n+1)) in the original coordinates.
     """
 
     n: int

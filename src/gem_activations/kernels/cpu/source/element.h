@@ -71,7 +71,7 @@ static ALWAYS_INLINE REAL NAME(clamped)(REAL x, REAL inverse_scale, REAL limit)
 }
 
 typedef struct {
-    REAL rise, rest; /* F and 1 - F */
+    REAL gate, one_minus_gate; /* F and 1 - F */
 } NAME(gate_pair);
 
 static ALWAYS_INLINE NAME(gate_pair) NAME(gate_of)(NAME(constants) c, REAL x, int n)
@@ -81,15 +81,15 @@ static ALWAYS_INLINE NAME(gate_pair) NAME(gate_of)(NAME(constants) c, REAL x, in
     return (NAME(gate_pair)){power * reciprocal, c.eps * reciprocal};
 }
 
-static ALWAYS_INLINE REAL NAME(value_of)(NAME(constants) c, REAL x, REAL rise)
+static ALWAYS_INLINE REAL NAME(value_of)(NAME(constants) c, REAL x, REAL gate)
 {
     const REAL base = c.floor > x ? c.floor : x;
-    return base * FMA(c.slope, rise, c.leak);
+    return base * FMA(c.slope, gate, c.leak);
 }
 
-static ALWAYS_INLINE REAL NAME(slope_of)(NAME(constants) c, NAME(gate_pair) gate)
+static ALWAYS_INLINE REAL NAME(slope_of)(NAME(constants) c, NAME(gate_pair) pair)
 {
-    return FMA(c.slope * gate.rise, FMA(c.two_n, gate.rest, (REAL)1), c.leak);
+    return FMA(c.slope * pair.gate, FMA(c.two_n, pair.one_minus_gate, (REAL)1), c.leak);
 }
 
 static ALWAYS_INLINE REAL NAME(value)(NAME(constants) c, REAL x, int n)
@@ -115,13 +115,13 @@ static ALWAYS_INLINE NAME(derivatives) NAME(derivatives_of)(NAME(constants) c, R
     const REAL t = NAME(clamped)(x, c.inverse_scale, c.far);
     const REAL even = n == 1 ? 1 : NAME(power)(t, n - 1, c.exponent), odd = even * t, power = odd * t;
     const REAL reciprocal = 1 / (power + c.eps);
-    const NAME(gate_pair) gate = {power * reciprocal, c.eps * reciprocal};
-    const REAL curvature = FMA(-2 * c.two_n, gate.rise, 1 + c.two_n);
-    const REAL change = FMA(FMA(-2 * c.two_n, gate.rise, c.two_n - 1), curvature,
-                            -2 * c.two_n * c.two_n * gate.rise * gate.rest);
-    const REAL common = c.slope * c.two_n * gate.rest;
+    const NAME(gate_pair) pair = {power * reciprocal, c.eps * reciprocal};
+    const REAL curvature = FMA(-2 * c.two_n, pair.gate, 1 + c.two_n);
+    const REAL change = FMA(FMA(-2 * c.two_n, pair.gate, c.two_n - 1), curvature,
+                            -2 * c.two_n * c.two_n * pair.gate * pair.one_minus_gate);
+    const REAL common = c.slope * c.two_n * pair.one_minus_gate;
     NAME(derivatives) d;
-    d.first = NAME(slope_of)(c, gate);
+    d.first = NAME(slope_of)(c, pair);
     d.second = x > c.largest ? 0 : common * (odd * reciprocal) * curvature;
     d.third = x > c.largest || x <= 0 ? 0 : common * (even * reciprocal) * change;
     if (by_output) {

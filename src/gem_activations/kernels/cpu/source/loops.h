@@ -133,7 +133,7 @@ static ALWAYS_INLINE void NAME(glu_backward_loop)(const gem_spec *spec, char *co
     for (int64_t i = 0; i < count; i++) {
         const REAL upstream = grad[i], factor = x[i], input = gate[i];
         const NAME(gate_pair) pair = NAME(gate_of)(c, input, n);
-        grad_x[i] = upstream * NAME(value_of)(c, input, pair.rise);
+        grad_x[i] = upstream * NAME(value_of)(c, input, pair.gate);
         grad_gate[i] = upstream * factor * NAME(slope_of)(c, pair);
     }
 }

@@ -1,7 +1,17 @@
 /* The gradient and the input from the output in float, for n = 1 .. 4 and no leak: piecewise polynomials, no root.
  *
- * tools/make_gradient_tables.py says how the tables are made and what their columns are. The column and the power of two
- * of the result come from the exponent bits of u = y / scale, the argument of the polynomial from its mantissa.
+ * For x > 0 f rises, so that f'(x) is a function of y = f(x), and of u = y / scale alone. To solve for x would take
+ * divisions and roots; a polynomial takes neither, and one for each octave of u, or part of an octave where f' bends most,
+ * needs few terms. The bits of the float u say all: the exponent is the octave, the upper bits of the mantissa the part,
+ * and the mantissa less 3/2 the argument.
+ *
+ * The tails need no octaves of their own. Far below the transition f' is V (1 + c V) with the power law
+ * V = (2n+1) u^(2n/(2n+1)): 2n + 1 octaves further down V is smaller by 2^(2n), so that the columns of one period serve
+ * all of them, and the exponent of the sum is lowered (`drop`). The table has V; `correction` is 1 + c V, or the constant
+ * that it becomes above. Above the last octave f' is 1. The input, less u / (2n+1), follows the same pieces.
+ *
+ * With AVX-512 a power's 32 coefficients are two registers, and one permute picks a column for each of 16 elements; with
+ * AVX2 four permutes and blends do; else they are read from memory. tools/make_gradient_tables.py makes the tables.
  */
 #include "gradient_table_32.h"
 #include "inverse_table_32.h"
@@ -52,8 +62,8 @@ static ALWAYS_INLINE int32_t table_column(int32_t whole, int32_t fine) { return 
 static ALWAYS_INLINE float table_finish(float sum, uint32_t drop, float y, float otherwise, const float factors[2])
 {
     const float value = float_of(bits_of(sum) - drop);
-    const float bend = fma_float(value, factors[0], 1);
-    return y > 0 ? value * (bend > factors[1] ? bend : factors[1]) : otherwise;
+    const float correction = fma_float(value, factors[0], 1);
+    return y > 0 ? value * (correction > factors[1] ? correction : factors[1]) : otherwise;
 }
 
 #if GEM_HAS_AVX2
@@ -138,8 +148,8 @@ static ALWAYS_INLINE void table_inputs(table_constants c, float *x, const float 
     INDEPENDENT
     for (int i = 0; i < length; i++) {
         const float otherwise = 0 > y[i] ? 0 : y[i];
-        const float bent = float_of(bits_of(block.sum[i]) - (block.periods[i] << 23)) * c.scale;
-        const float root = fma_float(y[i], 1.0f / (float)(2 * n + 1), bent);
+        const float curved = float_of(bits_of(block.sum[i]) - (block.periods[i] << 23)) * c.scale;
+        const float root = fma_float(y[i], 1.0f / (float)(2 * n + 1), curved);
         const int32_t bits = (int32_t)bits_of(y[i] * c.unit);
         x[i] = y[i] > 0 && bits <= c.highest ? root : otherwise;
     }
@@ -197,9 +207,9 @@ static ALWAYS_INLINE __m512 table_gradient_avx512(table_constants c, __m512 y, c
     const table_lanes lanes = table_sum_avx512(c, y, table, n, low, split, log2_parts, degree);
     const __m512i drop = _mm512_mullo_epi32(lanes.periods, _mm512_set1_epi32(n << 24));
     const __m512 value = _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(lanes.sum), drop));
-    const __m512 bend = larger(_mm512_fmadd_ps(value, _mm512_set1_ps(factors[0]), _mm512_set1_ps(1)), factors[1]);
+    const __m512 correction = larger(_mm512_fmadd_ps(value, _mm512_set1_ps(factors[0]), _mm512_set1_ps(1)), factors[1]);
     /* By class of y: a NaN stays, zero and below give 0, anything else takes the slope. */
-    return _mm512_fixupimm_ps(_mm512_mul_ps(value, bend), y, _mm512_set1_epi32(0x08080822), 0);
+    return _mm512_fixupimm_ps(_mm512_mul_ps(value, correction), y, _mm512_set1_epi32(0x08080822), 0);
 }
 
 static ALWAYS_INLINE __m512 table_input_avx512(table_constants c, __m512 y, const float table[][32], int n, int low,
@@ -207,9 +217,9 @@ static ALWAYS_INLINE __m512 table_input_avx512(table_constants c, __m512 y, cons
 {
     const table_lanes lanes = table_sum_avx512(c, y, table, n, low, split, log2_parts, INVERSE_DEGREE);
     const __m512i drop = _mm512_slli_epi32(lanes.periods, 23);
-    const __m512 bent = _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(lanes.sum), drop));
+    const __m512 curved = _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(lanes.sum), drop));
     const __m512 root = _mm512_fmadd_ps(y, _mm512_set1_ps(1.0f / (float)(2 * n + 1)),
-                                        _mm512_mul_ps(bent, _mm512_set1_ps(c.scale)));
+                                        _mm512_mul_ps(curved, _mm512_set1_ps(c.scale)));
     const __mmask16 above = _mm512_cmpgt_epi32_mask(lanes.product, _mm512_set1_epi32(c.highest));
     return _mm512_fixupimm_ps(_mm512_mask_mov_ps(root, above, y), y, _mm512_set1_epi32(0x08080822), 0);
 }
@@ -224,10 +234,10 @@ static ALWAYS_INLINE __m512 table_input_avx512(table_constants c, __m512 y, cons
         _mm512_storeu_ps(out + i, RESULT);                                         \
     }                                                                              \
     if (i < count) {                                                               \
-        const __mmask16 rest = (__mmask16)((1u << (count - i)) - 1);               \
-        const __m512 outputs = _mm512_maskz_loadu_ps(rest, y + i);                 \
-        const __m512 grads = _mm512_maskz_loadu_ps(rest, grad + i);                \
-        _mm512_mask_storeu_ps(out + i, rest, RESULT);                              \
+        const __mmask16 tail = (__mmask16)((1u << (count - i)) - 1);               \
+        const __m512 outputs = _mm512_maskz_loadu_ps(tail, y + i);                 \
+        const __m512 grads = _mm512_maskz_loadu_ps(tail, grad + i);                \
+        _mm512_mask_storeu_ps(out + i, tail, RESULT);                              \
     }
 #define TABLE_LOOP_OF(N)                                                                                          \
     TABLE_LOOP(_mm512_mul_ps(grads, table_gradient_avx512(c, outputs, table_##N, factors_##N, N, LOW_##N, SPLIT_##N, \

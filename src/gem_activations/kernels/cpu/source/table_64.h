@@ -59,10 +59,10 @@ static ALWAYS_INLINE __m512 long_gradient_avx512(long_constants c, const gem_tab
     const __m512i drop = _mm512_mullo_epi32(periods, _mm512_set1_epi32((table->period / 2) * (1 << 24)));
     const __m512 value = _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(sum), drop));
     const __m512 line = _mm512_fmadd_ps(value, _mm512_set1_ps(table->factors[0]), _mm512_set1_ps(1));
-    const __m512 bend = larger(line, table->factors[1]);
-    const __mmask16 rest = _mm512_cmp_ps_mask(y, zero, _CMP_LE_OQ);
-    const __m512 otherwise = _mm512_mask_mov_ps(y, rest, _mm512_set1_ps(c.leak)); /* NaN where y is */
-    return _mm512_mask_mul_ps(otherwise, positive, value, bend);
+    const __m512 correction = larger(line, table->factors[1]);
+    const __mmask16 not_positive = _mm512_cmp_ps_mask(y, zero, _CMP_LE_OQ);
+    const __m512 otherwise = _mm512_mask_mov_ps(y, not_positive, _mm512_set1_ps(c.leak)); /* NaN where y is */
+    return _mm512_mask_mul_ps(otherwise, positive, value, correction);
 }
 
 static void long_table_loop(const gem_spec *spec, const gem_table *table, char *const arrays[], int64_t count)
