@@ -1,17 +1,18 @@
 /* The gradient and the input from the output in float, for n = 1 .. 4 and no leak: piecewise polynomials, no root.
  *
  * For x > 0 f rises, so that f'(x) is a function of y = f(x), and of u = y / scale alone. To solve for x would take
- * divisions and roots; a polynomial takes neither, and one for each octave of u, or part of an octave where f' bends most,
- * needs few terms. The bits of the float u say all: the exponent is the octave, the upper bits of the mantissa the part,
- * and the mantissa less 3/2 the argument.
+ * divisions and roots; a polynomial takes neither, and one for each octave of u, or part of an octave where f' bends
+ * most, needs few terms. The bits of the float u say all: the exponent is the octave, the upper bits of the mantissa
+ * the part, and the mantissa less 3/2 the argument.
  *
- * The tails need no octaves of their own. Far below the transition f' is V (1 + c V) with the power law
- * V = (2n+1) u^(2n/(2n+1)): 2n + 1 octaves further down V is smaller by 2^(2n), so that the columns of one period serve
- * all of them, and the exponent of the sum is lowered (`drop`). The table has V; `correction` is 1 + c V, or the constant
+ * The tails need no octaves of their own. Far below the transition f' is V (1 + c V) with the power law V = (2n+1)
+ * u^(2n/(2n+1)): 2n + 1 octaves further down V is smaller by 2^(2n), so that the columns of one period serve all of
+ * them, and the exponent of the sum is lowered (`drop`). The table has V; `correction` is 1 + c V, or the constant
  * that it becomes above. Above the last octave f' is 1. The input, less u / (2n+1), follows the same pieces.
  *
- * With AVX-512 a power's 32 coefficients are two registers, and one permute picks a column for each of 16 elements; with
- * AVX2 four permutes and blends do; else they are read from memory. tools/make_gradient_tables.py makes the tables.
+ * With AVX-512 a power's 32 coefficients are two registers, and one permute picks a column for each of 16 elements;
+ * with AVX2 four permutes and blends do; else they are read from memory. tools/make_gradient_tables.py makes the
+ * tables.
  */
 #include "gradient_table_32.h"
 #include "inverse_table_32.h"
