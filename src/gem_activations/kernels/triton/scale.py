@@ -33,8 +33,8 @@ def gem_scaled_forward_kernel(
     inside = lane < size - first
     x = tl.load(x_ptr + first + lane, mask=inside)
     wide = widen(x)
-    _, rise, _ = scaled_gate(wide, tl.load(scale_ptr).to(wide.dtype), n, limit)
-    y = tl.maximum(wide, 0.0) * rise if leak == 0.0 else wide * (leak + (1.0 - leak) * rise)
+    _, gate, _ = scaled_gate(wide, tl.load(scale_ptr).to(wide.dtype), n, limit)
+    y = tl.maximum(wide, 0.0) * gate if leak == 0.0 else wide * (leak + (1.0 - leak) * gate)
     tl.store(y_ptr + first + lane, y.to(x.dtype), mask=inside)
 
 
@@ -57,10 +57,10 @@ def gem_scaled_backward_kernel(
     inside = lane < size - first
     grad = tl.load(grad_ptr + first + lane, mask=inside, other=0.0)
     wide = widen(tl.load(x_ptr + first + lane, mask=inside, other=0.0))
-    t, rise, rest = scaled_gate(wide, tl.load(scale_ptr).to(wide.dtype), n, limit)
-    slope = leak + (1.0 - leak) * rise * (1.0 + (2.0 * n) * rest)
+    t, gate, one_minus_gate = scaled_gate(wide, tl.load(scale_ptr).to(wide.dtype), n, limit)
+    slope = leak + (1.0 - leak) * gate * (1.0 + (2.0 * n) * one_minus_gate)
     tl.store(out_ptr + first + lane, (widen(grad) * slope).to(grad.dtype), mask=inside)
-    tl.store(sums_ptr + tl.program_id(0), tl.sum(widen(grad) * t * (rise * rest)))
+    tl.store(sums_ptr + tl.program_id(0), tl.sum(widen(grad) * t * (gate * one_minus_gate)))
 
 
 def scaled_forward(x: Tensor, scale: Tensor, n: int, leak: float) -> Tensor:

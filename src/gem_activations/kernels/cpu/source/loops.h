@@ -53,9 +53,9 @@ static ALWAYS_INLINE void NAME(backward_scale_loop)(const gem_spec *spec, char *
         INDEPENDENT
         for (int i = 0; i < length; i++) {
             const REAL g = grad[i];
-            const NAME(gate_pair) gate = NAME(gate_of)(c, x[i], n);
-            terms[i] = g * NAME(clamped)(x[i], c.inverse_scale, c.limit) * (gate.rise * gate.rest);
-            out[i] = g * NAME(slope_of)(c, gate);
+            const NAME(gate_pair) pair = NAME(gate_of)(c, x[i], n);
+            terms[i] = g * NAME(clamped)(x[i], c.inverse_scale, c.limit) * (pair.gate * pair.one_minus_gate);
+            out[i] = g * NAME(slope_of)(c, pair);
         }
         for (int i = length; i % LANES != 0; i++) terms[i] = 0;
         for (int i = 0; i < length; i += LANES)
