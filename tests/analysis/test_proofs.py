@@ -16,7 +16,7 @@ from gem_activations.analysis import signs
 from gem_activations.analysis.balls import Tape, X, constant_ball, decimals, tape
 from gem_activations.analysis.exact import Number, divided, equal, exact, factorise, greatest
 from gem_activations.analysis.formulas import Formula, Piece, line
-from gem_activations.analysis.limits import find_tail, limit, tail_sign
+from gem_activations.analysis.limits import NoLimitError, bound_beyond, find_tail, limit, tail_sign
 from gem_activations.analysis.proofs import Proved, attempt, remembered, time_limit
 from gem_activations.analysis.relu import gate
 from gem_activations.analysis.shape import inverse, stationarity, structure
@@ -210,10 +210,50 @@ def test_a_gate_that_tends_to_1_in_another_spelling_may_be_a_cdf():
     assert verdict["gate_cdf"] == "yes: rises from 0 to 1"
 
 
-def test_the_search_for_a_leading_term_ends():
-    root = sp.sqrt(X**2 + NESTED) - sp.sqrt(X**2 + 1 + sp.sqrt(2))  # The zero function, which no derivative shows.
-    with pytest.raises(UndecidedError, match="the search ends"):
-        limit(root * X**3, sp.oo)
+def test_a_zero_function_that_no_derivative_shows_has_the_limit_0_only_below_the_order_that_is_expanded():
+    root = sp.sqrt(X**2 + NESTED) - sp.sqrt(X**2 + 1 + sp.sqrt(2))
+    assert limit(root * X**3, sp.oo) == 0
+    with pytest.raises(UndecidedError, match="was not proved"):
+        limit(root * X**90, sp.oo)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [sp.sin(X), X * sp.cos(X), X + 2 * X * sp.sin(3 * X), sp.sin(X) + sp.exp(-X), sp.cos(X) ** 2 - sp.sin(X)],
+)
+def test_an_oscillation_is_proved_to_have_no_limit(expression):
+    with pytest.raises(NoLimitError, match="oscillates"):
+        limit(expression, sp.oo)
+    assert limit(expression / X**2, sp.oo) == 0
+    assert limit(expression + 4 * X, sp.oo) == sp.oo
+
+
+def test_an_oscillation_that_cancels_has_a_limit():
+    assert limit(sp.sin(X) ** 2 + sp.cos(X) ** 2 + 1 / X, sp.oo) == 1
+    assert limit((sp.sin(2 * X) - 2 * sp.sin(X) * sp.cos(X)) * X, sp.oo) == 0
+    with pytest.raises(UndecidedError):
+        limit(X * sp.sin(X) ** 2, sp.oo)  # It has none, which is not proved.
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        (sp.sin(X) / X, 1), ((sp.tanh(X) - X) / X**3, -sp.Rational(1, 3)), (X**sp.Rational(3, 2), 0),
+        (X * sp.log(X), 0),
+        (sp.exp(-1 / X**2) / X**9, 0), ((1 - sp.cos(X)) / X**2, sp.Rational(1, 2)), (1 / X, sp.oo), (1 / X**2, sp.oo),
+        (sp.atan(X) / sp.sqrt(X), 0), ((sp.exp(X) - 1 - X - X**2 / 2) / X**3, sp.Rational(1, 6)),
+    ],
+)  # fmt: skip
+def test_limits_at_0(expression, expected):
+    assert limit(expression, sp.Integer(0)) == expected
+
+
+def test_a_bound_on_a_half_line_holds():
+    for expression in (sp.erf(X) - 1, X * sp.exp(-X), sp.atan(X), sp.sin(X) / X, sp.log(X) / sp.sqrt(X)):
+        bound = bound_beyond(expression, 64)
+        assert not any(abs(tape(expression)(arb(64) * k)) > bound for k in (1, 1.01, 2, 100))
+    with pytest.raises(UndecidedError):
+        bound_beyond(sp.log(X), 64)
 
 
 def test_rounded_and_unknown_constants_are_refused():

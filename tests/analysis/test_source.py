@@ -10,7 +10,10 @@ from gem_activations import GemError, GemSpec
 from gem_activations.analysis import Certificate, CertificateError, certify, pages
 from gem_activations.analysis.balls import X
 from gem_activations.analysis.expressions import parse_expression
+from gem_activations.analysis.propagation import Moments
 from gem_activations.analysis.relu import distance
+from gem_activations.analysis.shape import stationarity
+from gem_activations.analysis.smoothness import boundedness, smoothness
 from gem_activations.analysis.source import read
 from gem_activations.errors import ActivationNameError, SpecError
 
@@ -57,7 +60,6 @@ def test_the_relu_as_an_expression_has_the_relu_s_certificate():
         (sp.Piecewise((0, x < 0), (5, sp.Eq(x, 0)), (x, True)), "isolated"),
         (sp.Piecewise((1 / x, x > 0), (0, True)), "pole|singularity"),
         (sp.exp(1 / x), "pole"),
-        (sp.sin(x), "does not know"),
         (lambda v: v, "not an activation"),
         (None, "not an activation"),
     ],
@@ -88,7 +90,25 @@ def test_a_variance_map_with_two_crossings_is_left_open():
     # h/2 - 1 = (x^4 - 2)^2 - 1 runs from 3 through -1 to infinity; V(q)/q = 945 q^4 - 60 q^2 + 4 is never 1.
     found = certify(x**5 - 2 * x)
     assert found["fixed_points"].value.kind == "open"
-    assert "changes sign 2 times" in found["fixed_points"].value.note
+    assert "not seen to cross its level 2 times" in found["fixed_points"].value.note
+
+
+def test_both_fixed_points_of_a_variance_map_are_found():
+    # V(q)/q of x^2 - 1/4 is 3 q - 1/2 + 1/(16 q): it is 1 twice, and at 1/48 what it is at 1.
+    found = certify(x**2 - sp.Rational(1, 4))
+    assert found["fixed_points"].value.exact == "2"
+    points = [float(point.approx) for point in found["fixed_points"].where]
+    assert points == pytest.approx([(1.5 - 1.5**0.5) / 6, (1.5 + 1.5**0.5) / 6], rel=1e-12)
+    assert [float(point.approx) for point in found["uniqueness"].where] == pytest.approx([1 / 48], rel=1e-12)
+
+
+def test_an_oscillation_has_no_limit_and_no_bound():
+    rows = {row.key: row for row in (*boundedness(read(x * sp.cos(x))), *distance(read(x * sp.cos(x))))}
+    assert rows["limit_right"].value.kind == rows["asymptote_left"].value.kind == "absent"
+    assert "no limit" in rows["limit_right"].value.note
+    assert (rows["supremum"].value.exact, rows["infimum"].value.exact) == ("oo", "-oo")
+    assert rows["distance_l2"].value.kind == "infinite"
+    assert {row.key: row for row in boundedness(read(sp.sin(x)))}["limit_left"].value.kind == "absent"
 
 
 def test_a_variance_map_that_starts_at_its_level_crosses_it_once():
@@ -101,9 +121,9 @@ def test_a_variance_map_that_starts_at_its_level_crosses_it_once():
     assert slope == pytest.approx(61 / 21, rel=1e-9)
 
 
-def test_an_extremum_that_is_not_proved_is_one_open_row():
+def test_a_root_of_third_degree_has_no_open_row():
     found = certify((x**2 + 1) ** sp.Rational(1, 3))
-    assert [row.key for row in found.properties if row.value.kind == "open"] == ["distance_sup"]
+    assert not [row.key for row in found.properties if row.value.kind == "open"]
     assert found["infimum"].value.exact == "1"
 
 
@@ -111,6 +131,35 @@ def test_a_difference_that_falls_slower_than_a_power_is_not_called_like_it():
     found = {row.key: row.value for row in distance(read(sp.Max(x, 0) + (x**2 + 1) ** sp.Rational(-1, 4)))}
     assert found["distance_l1"].kind == "infinite"
     assert "more slowly than |x|^-1" in found["distance_l1"].note
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("tanh(x)/x", {"supremum": "1", "order": "infinity", "inflection_points": "2", "second_moment": "0.703560645"}),
+        ("x/(1-exp(-x))", {"infimum": "0", "order": "infinity", "convexity": "convex", "mean": "1.079591451"}),
+        ("relu(x)^1.5", {"order": "1", "mean": "0.43001999", "second_moment": "sqrt(2)/sqrt(pi)", "kinks": "0"}),
+        ("sqrt(abs(x))", {"order": "0", "infimum": "0", "mean": "0.822178"}),
+        ("2^x", {"second_moment": "2.614063", "infimum": "0", "mean": "1.271537"}),
+        ("atan(x)", {"supremum": "pi/2", "inflection_points": "1", "asymptote_right": "y = pi/2"}),
+        ("asinh(x)", {"supremum": "oo", "asymptote_right": "f / x tends to 0", "monotonicity": "strictly increasing"}),
+    ],
+)
+def test_roots_at_joints_quotients_0_by_0_and_more_functions(text, values):
+    found = read(text)
+    rows = {row.key: row.value for rows in (smoothness, boundedness, stationarity) for row in rows(found)}
+    moments = Moments(found, sp.S.One)
+    for key, value in values.items():
+        moment = {"mean": "mean", "second_moment": "second"}.get(key)
+        row = getattr(moments, moment).to_value() if moment else rows[key]
+        shown = {"exact": row.exact, "infinite": row.exact, "enclosure": f"{row.approx}"}.get(row.kind, row.note)
+        assert shown.startswith(value), (key, row)
+
+
+@pytest.mark.parametrize("text", ["1/(1+exp(1/x))", "exp(1/x)", "1/x^2", "log(abs(x))", "tanh(x)/x^2"])
+def test_singularities_that_no_value_fills_are_refused(text):
+    with pytest.raises(CertificateError, match=r"singularity|pole|not defined"):
+        read(text)
 
 
 def test_a_discontinuity_is_stated():

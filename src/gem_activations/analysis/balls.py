@@ -47,6 +47,10 @@ FUNCTIONS: dict[Any, Callable[[Any, bool], Any]] = {
     sp.tanh: lambda value, _: _tanh(value),
     sp.sinh: lambda value, _: (value.exp() - (-value).exp()) / 2,
     sp.cosh: lambda value, _: (value.exp() + (-value).exp()) / 2,
+    sp.sin: lambda value, _: value.sin(),
+    sp.cos: lambda value, _: value.cos(),
+    sp.atan: lambda value, analytic: _atan(value, analytic),
+    sp.asinh: lambda value, analytic: _asinh(value, analytic),
 }
 _CONSTANTS = {sp.pi: arb.pi, sp.E: arb.const_e, sp.EulerGamma: arb.const_euler}
 
@@ -76,7 +80,7 @@ class Tape:
 
     def jet(self, x: arb, order: int) -> list[arb]:
         """Return balls around f, f', ..., f^(order), each valid for every point of the ball x."""
-        return [c * factorial(k) for k, c in enumerate(self._coefficients(x, order))]
+        return [c * factorial(k) for k, c in enumerate(self.coefficients(x, order))]
 
     def taylor(self, box: arb, order: int = 0) -> tuple[arb, arb]:
         """Return balls around f^(order) and f^(order+1) on a box, from the Taylor polynomial at its middle.
@@ -86,15 +90,16 @@ class Tape:
         """
         terms = order + _TAYLOR_TERMS
         middle = box.mid()
-        coefficients = self._coefficients(middle, terms - 1)
-        coefficients.append(self._coefficients(box, terms)[terms])
+        coefficients = self.coefficients(middle, terms - 1)
+        coefficients.append(self.coefficients(box, terms)[terms])
         value, slope, offset = arb(0), arb(0), box - middle
         for k in range(terms, order, -1):
             value = value * offset + coefficients[k] * (factorial(k) // factorial(k - order))
             slope = slope * offset + coefficients[k] * (factorial(k) // factorial(k - order - 1))
         return value * offset + coefficients[order] * factorial(order), slope
 
-    def _coefficients(self, x: arb, order: int) -> list[arb]:
+    def coefficients(self, x: arb, order: int) -> list[arb]:
+        """Return balls around the Taylor coefficients f^(k) / k! up to the order, valid for every point of the ball."""
         flint.ctx.cap = order + 1
         try:
             series = self(arb_series([x, 1], order + 1))
@@ -175,6 +180,20 @@ def _tanh(value: Any) -> Any:
     return 1 - 2 / ((2 * value).exp() + 1) if isinstance(value, arb_series) else value.tanh()
 
 
+def _atan(value: Any, analytic: bool) -> Any:
+    if not isinstance(value, acb):
+        return value.atan()
+    turned = value * acb(0, 1)  # By logarithms, which can refuse their branch cuts.
+    return ((1 + turned).log(analytic=analytic) - (1 - turned).log(analytic=analytic)) * acb(0, -0.5)
+
+
+def _asinh(value: Any, analytic: bool) -> Any:
+    if isinstance(value, arb):
+        return value.asinh()
+    root = _power([value * value + 1], (0, Fraction(1, 2)), analytic)
+    return FUNCTIONS[sp.log](value + root, analytic)
+
+
 @lru_cache(maxsize=4096)
 def constant_ball(expression: Expr) -> arb:
     """Enclose a real constant expression, with a higher precision where its terms cancel.
@@ -212,22 +231,11 @@ def _enclose(expression: Expr, precision: int) -> arb:
         return (_enclose(exponent, precision) * _enclose(base, precision).log()).exp()
     if expression.func in FUNCTIONS:
         return FUNCTIONS[expression.func](_enclose(expression.args[0], precision), False)
-    if expression.func in (sp.gamma, sp.beta, sp.sin, sp.cos):
-        return _special_constant(expression)
+    if expression.func in (sp.gamma, sp.beta):
+        balls = [constant_ball(part) for part in expression.args]
+        top = balls[0].gamma()
+        return top if len(balls) == 1 else top * balls[1].gamma() / (balls[0] + balls[1]).gamma()
     raise CertificateError(f"the analysis does not know the constant {expression}")
-
-
-def _special_constant(expression: Expr) -> arb:
-    """Enclose a Gamma or Beta value, or the sine or cosine of a rational multiple of pi."""
-    if expression.func in (sp.sin, sp.cos):
-        turn = expression.args[0] / sp.pi
-        if not turn.is_Rational:
-            raise CertificateError(f"the analysis does not know the constant {expression}")
-        half_turns = arb(flint.fmpq(int(turn.p), int(turn.q)))
-        return half_turns.sin_pi() if expression.func is sp.sin else half_turns.cos_pi()
-    balls = [constant_ball(part) for part in expression.args]
-    top = balls[0].gamma()
-    return top if len(balls) == 1 else top * balls[1].gamma() / (balls[0] + balls[1]).gamma()
 
 
 @lru_cache(maxsize=1024)
@@ -300,7 +308,18 @@ def integral(weight: Weight, low: arb, high: arb) -> arb:
         # The samples only choose the accuracy that is asked for; the integral is enclosed whatever they are.
         tolerance = arb(2) ** -_TOLERANCE_BITS
         goal = tolerance * size * abs(right - left) if size > 0 else tolerance
-        value = acb.integral(weight, low, high, rel_tol=tolerance, abs_tol=goal, eval_limit=_EVALUATIONS).real
+        failures: list[BaseException] = []
+
+        def guarded(x: acb, analytic: bool) -> acb:  # FLINT would go on after an exception.
+            try:
+                return acb("nan") if failures else weight(x, analytic)
+            except BaseException as error:
+                failures.append(error)
+                return acb("nan")
+
+        value = acb.integral(guarded, low, high, rel_tol=tolerance, abs_tol=goal, eval_limit=_EVALUATIONS).real
+        if failures:
+            raise failures[0]
         return value if value.is_finite() else _by_boxes(weight, low, high)
 
 

@@ -445,8 +445,8 @@ def identical(left: Expr, right: Expr) -> bool:
     """Whether two expressions are proved equal as functions of x; a ball at one point refutes most that are not."""
     if left == right:
         return True
-    probe = sp.Rational(13, 17)
-    difference = constant_ball((left - right).subs(X, probe))
+    probes = [(left - right).subs(X, probe) for probe in (sp.Rational(13, 17), -sp.Rational(13, 17))]
+    difference = constant_ball(probes[0] if not probes[0].has(sp.I) else probes[1])  # Roots are real on one side only.
     if difference.is_finite() and not difference.contains(0):
         return False
     if factorise(left - right).sign and simplest(left - right) != 0:

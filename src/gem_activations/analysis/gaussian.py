@@ -1,25 +1,25 @@
 """Expectations under a normal law, each a ball that holds the true value, and the asymptotes that they use.
 
 Polynomial pieces have closed forms in erf and exp. On the others the integrand is analytic, and FLINT integrates it
-with error bounds (`acb.integral`); what lies beyond `REACH` standard deviations is bounded by |f(x)| <= A + L |x|.
+with error bounds (`acb.integral`); what lies beyond `REACH` standard deviations is bounded by B exp(r x).
 If f comes within 2^-180 of a line before that, the line takes its place there: on [T, inf) the difference D from the
 line falls in magnitude if D and D' have opposite signs there, so that |D| is at most |D(T)|.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import flint
 import sympy as sp
-from flint import acb, arb
+from flint import acb, arb, arb_series
 
-from .balls import Expr, X, constant_ball, integral, tape
+from .balls import Expr, X, constant_ball, decimals, integral, tape
 from .exact import Number, constant_sign, enormous, exact, tidy
 from .formulas import Formula, Piece
-from .limits import limit, tail_sign
-from .proofs import remembered
-from .signs import supremum_of_magnitude
+from .limits import bound_beyond, limit, powers_beyond, tail_sign
+from .proofs import remembered, rests_on
 from .values import UndecidedError
 
 _STARTS = (2, 4, 8, 16, 32, 128, 512, 2048)
@@ -134,6 +134,8 @@ def exponent_of(unit: Expr) -> int:
 
 
 REACH = 18
+_RATES = (4, 8)  # Of the exponential that bounds a tail, in units of 1 / deviation; REACH is far beyond them.
+_WIDTHS, _WEIGHTS = (8, 16, 32), 14
 _SHARP = 64  # Bits; other closed forms than the ones in erfc lose none.
 
 
@@ -143,7 +145,7 @@ def expectation(formula: Formula, integrands: Sequence[Expr], growth: int, varia
     Args:
         growth: 0, 1 or 2 where h is f'^2, f or f^2; 4 where it is x^2 f^2. It chooses the bound of the tails.
         variance: Exact, above 0.
-    Raises: UndecidedError: f' has no proved bound, and a piece has no closed form.
+    Raises: UndecidedError: a tail has no proved bound, and a piece has no closed form.
     """
     parts: list[Any] = [_closed(piece, h) for piece, h in zip(formula.pieces, integrands, strict=True)]
     if None not in parts:
@@ -172,7 +174,6 @@ def enclose(formula: Formula, integrands: Sequence[Expr], growth: int, variance:
                 cut = sp.Integer(line.start)
                 near = replace(near, high=cut) if right else replace(near, low=-cut)
         total += _integral(near, integrand, deviation)
-        total += arb(0, _tail(formula, near, growth, deviation).upper())
     return total
 
 
@@ -276,44 +277,76 @@ def _distribution(end: Expr) -> Expr:
 
 
 def _integral(piece: Piece, integrand: Expr, deviation: arb) -> arb:
-    low, high = _ends(piece, deviation)
+    """Enclose E h(x) over the piece: by FLINT up to a power of 2 beyond `REACH` deviations, bounds beyond that."""
+    ends, rest = [], arb(0)
+    for right in (False, True):
+        end = piece.high if right else piece.low
+        if end.is_finite:
+            ends.append(end)
+            continue
+        far = integrand if right else integrand.subs(X, -X)
+        other = piece.low if right else -piece.high
+        begin = (deviation * REACH).max(constant_ball(other) + deviation) if other.is_finite else deviation * REACH
+        start = sp.Integer(2) ** max(math.ceil(float(begin.upper().log()) / math.log(2)), 1)
+        rest += _far_bound(far, int(start), deviation)
+        ends.append(start if right else -start)
+    (low, high), edge = cut_ends(integrand, ends[0], ends[1], lambda x: (x * x / (-2 * deviation**2)).exp())
     code = tape(integrand)
 
     def weighted(z: acb, analytic: bool) -> acb:
         return code(z * deviation, analytic) * (-z * z / 2).exp()
 
-    return integral(weighted, low / deviation, high / deviation) / (2 * arb.pi()).sqrt()
+    total = integral(weighted, low / deviation, high / deviation)
+    rests_on("integral", of=str(integrand), low=str(ends[0]), high=str(ends[1]), weight="normal", value=decimals(total))
+    return (total + edge / deviation) / (2 * arb.pi()).sqrt() + arb(0, rest.upper())
 
 
-def _ends(piece: Piece, deviation: arb) -> tuple[arb, arb]:
-    """Cut an infinite piece at REACH deviations, or one deviation inside it where it begins farther out."""
-    low = constant_ball(piece.low) if piece.low.is_finite else arb.neg_inf()
-    high = constant_ball(piece.high) if piece.high.is_finite else arb.pos_inf()
-    edge = deviation * REACH
-    if not high.is_finite():
-        high = edge if not low.is_finite() else edge.max(low + deviation)
-    if not low.is_finite():
-        low = -edge if not piece.high.is_finite else (-edge).min(high - deviation)
-    return low, high
+def _far_bound(far: Expr, start: int, deviation: arb) -> arb:
+    """Bound the expectation of |h| over [start, inf) by B exp(r x), r a few times 1 / deviation."""
+    for times in _RATES:
+        rate = sp.Integer(2) ** math.floor(math.log2(times / float(deviation)))
+        try:
+            bound = bound_beyond(far * sp.exp(-rate * X), start)
+        except UndecidedError:
+            continue
+        r = constant_ball(rate)
+        shifted = (arb(start) / deviation - r * deviation) / arb(2).sqrt()
+        return bound * (r * r * deviation**2 / 2).exp() * shifted.erfc() / 2
+    raise UndecidedError(f"the growth of {far} is not bounded by an exponential of x")
 
 
-def _tail(formula: Formula, piece: Piece, growth: int, deviation: arb) -> arb:
-    """Bound the integral of |h| over |x| > REACH * deviation, with |f| <= A + L |x|, A = |f(0)| and all jumps."""
-    if piece.low.is_finite and piece.high.is_finite:
-        return arb(0)
-    slope = supremum_of_magnitude(formula.pieces, 1).value
-    if not slope.finite:
-        raise UndecidedError("f' has no bound, so that the tails of the integral have none here")
-    jumps = sum((abs(constant_ball(right - left)) for left, right in formula.sides(0)), arb(0))
-    height, rise = abs(constant_ball(formula.at(sp.Integer(0)))) + jumps, slope.ball * deviation
-    # (a + b z)^2 <= 2 a^2 + 2 b^2 z^2; the truncated moments of the normal law are closed.
-    t = arb(REACH)
-    density, rest = (-t * t / 2).exp() / (2 * arb.pi()).sqrt(), (t / arb(2).sqrt()).erfc() / 2
-    second, fourth = t * density + rest, (t**3 + 3 * t) * density + 3 * rest
-    if growth == 0:
-        return 2 * slope.ball**2 * rest
-    if growth == 1:
-        return 2 * (height * rest + rise * density)
-    if growth == 2:
-        return 4 * (height**2 * rest + rise**2 * second)
-    return 4 * deviation**2 * (height**2 * second + rise**2 * fourth)
+def cut_ends(integrand: Expr, low: Expr, high: Expr, weight: Callable[[Any], Any]) -> tuple[tuple[arb, arb], arb]:
+    """Move ends at which balls do not bound the integrand inward, and enclose the weighted integrals left out.
+
+    There the integrand is a sum of powers of the distance s, and the weight a Taylor polynomial in s with a remainder.
+
+    Args:
+        weight: A function of arb or arb_series, in x.
+    """
+    ends, left_out = [], arb(0)
+    for end, inward in ((low, 1), (high, -1)):
+        ball = constant_ball(end)
+        if not tape(integrand)(ball + arb(0, arb(2) ** -300)).is_finite():
+            powers, width = _near(integrand, end, inward)
+            flint.ctx.cap = _WEIGHTS + 1
+            around = weight(arb_series([ball + inward * width.union(arb(0)), inward], _WEIGHTS + 1))
+            taylor = [*list(weight(arb_series([ball, inward], _WEIGHTS)))[:_WEIGHTS], around[_WEIGHTS]]
+            for power, coefficient in powers:
+                for j, w in enumerate(taylor):
+                    exponent = constant_ball(1 - power) + j
+                    if not exponent > 0:
+                        raise UndecidedError(f"{integrand} is not integrable at {end}")
+                    left_out += coefficient * w * (exponent * width.log()).exp() / exponent
+            ball += inward * width
+        ends.append(ball)
+    return (ends[0], ends[1]), left_out
+
+
+def _near(integrand: Expr, end: Expr, inward: int) -> tuple[list[tuple[Expr, arb]], arb]:
+    """Return the integrand as powers of 1 / s at distances s up to a width from a finite end, and the width."""
+    for bits in _WIDTHS:
+        try:
+            return powers_beyond(integrand.subs(X, end + inward / X), 2**bits), arb(2) ** -bits
+        except UndecidedError:
+            continue
+    raise UndecidedError(f"{integrand} is not expanded near its end {end}")

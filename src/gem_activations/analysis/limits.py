@@ -1,273 +1,67 @@
-"""Signs on half-lines and exact limits, by rules that are proved; what they do not settle is refused.
+"""Limits, and signs on half-lines, from sums of monomials whose coefficients are exact or balls.
 
-A newcomer needs one idea: dominance. For a polynomial in x and exponentials over x, one monomial m0 is the largest at
-infinity. The ratio m_i / m0 of every other one is positive, and it falls from `start` on if its logarithmic derivative
-is negative there, which is a statement of the same kind about something simpler. So from `start` on the other monomials
-together are at most their value at `start`, and if that is below the coefficient of m0, the sign of the whole is the
-sign of that coefficient: a half-line is settled by finitely many balls. For example exp(x) - 1000 x is positive from 16
-on: x exp(-x) falls beyond 1, and 1000 * 16 exp(-16) is below 1. A function with erf, log or roots is settled from its
-derivative: f is monotone between f(start) and its limit.
+A monomial is x^a (log x)^b exp(p), p itself a sum of monomials that tend to +-oo. Such sums are closed under addition,
+multiplication, powers, exp, log, erf, atan and more: a function is split at its leading monomial, F(c (1 + h)) or
+F(c + h) with h -> 0, and F is a Taylor polynomial in h plus a remainder, whose ball holds for all |h| <= eta. Here eta
+is the sum of |coefficient| * monomial at `start`, since every monomial of h is proved to fall from there on: its
+logarithmic derivative, a sum of simpler monomials, is negative. By the same argument all monomials beyond the first few
+are gathered in one with a ball for its coefficient.
 
-A limit at infinity comes from the dominant monomial of every factor, sums of limits that are not of opposite
-infinities, L'Hopital's rule, and for an algebraic function from its power series (algebraic.py). If those fail at
-first, log(A) is written as G + log(A exp(-G)), exp(G) the dominant monomial of A, and erf(g) as 1 - erfc(g) or
-erfc(-g) - 1, so that
-equal terms cancel. At a finite point top/bottom has the quotient of the first derivatives that do not vanish for its
-limit.
-
-Signs ask for limits and limits for signs: each step asks for something simpler, or gives up.
+So a sign on a half-line is that of the leading coefficient, if the rest is smaller at `start`; and the limit is 0, the
+coefficient or infinite, as the leading monomial says. sin(c x) and cos(c x) stay in coefficients, between -1 and 1: if
+such a coefficient leads, there may be no limit.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import cmp_to_key, lru_cache
+from typing import Any, NamedTuple
 
 import sympy as sp
 from flint import arb
-from sympy.polys.rings import PolyRing
 
-from .algebraic import algebraic_lead, algebraic_limit, limit_at
-from .balls import Expr, X, arguments, constant_ball, hull, sign_of, tape, whole_power
-from .exact import Factor, constant_sign, factorise, simplest, without_root
+from .balls import Expr, X, constant_ball, decimals, sign_of, tape, whole_power
+from .exact import constant_sign
 from .proofs import remembered, rests_on
-from .values import CertificateError, UndecidedError
+from .values import UndecidedError
 
-_MOST_TO_DIFFERENTIATE = 800
-
-
-LONGEST_TAIL = 2**60
+_STARTS, _LENGTHS, _LONGEST = (2**10, 2**60), (6, 14), 28
+_LONGEST_COEFFICIENT = 60
+_LONGEST_TAIL = 2**60
 _FINE = 4096  # Up to here the start of a tail is doubled, beyond it grows by 2^8.
-_DEPTH = 4
-_LONGEST_NAMED = 60
-_TERMS = 4
+_PROBES = 24
 
 
-def find_tail(expression: Expr, first: int = 2) -> tuple[int, int]:
-    """Return (start, sign) with the sign constant on [start, inf); 0 only for the zero function.
+class NoLimitError(UndecidedError):
+    """A function that is proved to have no limit: it oscillates, between bounds or to oo and -oo."""
 
-    Raises: UndecidedError: no start up to 2^60 could be proved.
-    """
-    start = first
-    while start <= LONGEST_TAIL:
-        try:
-            return start, tail_sign(expression, start)
-        except UndecidedError:
-            start *= 2 if start < _FINE else 2**8
-    raise UndecidedError(f"the sign of {expression} near infinity could not be proved")
+    def __init__(self, what: str, unbounded: bool) -> None:
+        super().__init__(what, unbounded)
+        self.unbounded = unbounded
+
+    def __str__(self) -> str:
+        """Say it."""
+        return f"no limit: {self.args[0]} oscillates"
 
 
-@remembered
-def tail_sign(expression: Expr, start: int, depth: int = 0) -> int:
-    """Return the sign that the expression keeps on [start, inf), start >= 1.
+class Monomial(NamedTuple):
+    """x^power (log x)^logs exp(sum of coefficient * monomial over `exponent`)."""
 
-    Raises: UndecidedError: not proved from this start.
-    """
-    product = factorise(expression)
-    sign = product.sign
-    try:
-        for factor in product.factors:
-            # An even power too must keep its sign: a double zero, or a pole, would be passed over else.
-            part = _factor_sign(factor, start, depth)
-            sign *= part if factor.multiplicity % 2 else part**2
-    except UndecidedError:
-        if all(isinstance(f, (sp.exp, sp.Pow)) for factor in product.factors for f in factor.generators.values()):
-            raise
-        # A factor of a sum over a common denominator may be harder than the sum itself.
-        sign = _from_derivative(expression, start, depth)
-    rests_on("tail", of=str(expression), start=start, sign=sign)
-    return sign
-
-
-def is_elementary(factor: Factor) -> bool:
-    """Whether a factor is a polynomial in x and exponentials."""
-    return all(isinstance(function, sp.exp) for function in factor.generators.values())
-
-
-def _factor_sign(factor: Factor, start: int, depth: int) -> int:
-    if factor.lifted.is_Symbol and factor.lifted != X and factor.lifted.is_positive:
-        return 1
-    if is_elementary(factor):
-        return dominant_term(factor, start, depth).sign
-    conjugate = without_root(factor)
-    if conjugate is not None:
-        return _conjugate_sign(conjugate, start, depth)
-    return _from_derivative(factor.expression, start, depth)
-
-
-def _conjugate_sign(parts: tuple[Expr, Expr, Expr], start: int, depth: int) -> int:
-    plain, root, norm = (tail_sign(part, start, depth) for part in parts)
-    if plain * root >= 0:
-        return plain or root
-    return plain * norm
-
-
-def _brief(expression: Expr) -> str:
-    # A proof tries many starts: to write out a long expression for each failure would take longer than the proof.
-    length = sp.count_ops(expression)
-    return str(expression) if length <= _LONGEST_NAMED else f"an expression with {length} operations"
-
-
-def _from_derivative(expression: Expr, start: int, depth: int) -> int:
-    if sp.count_ops(expression) > _MOST_TO_DIFFERENTIATE:
-        raise UndecidedError(f"an expression with more than {_MOST_TO_DIFFERENTIATE} operations was not differentiated")
-    if depth >= _DEPTH:
-        raise UndecidedError(f"the sign of {_brief(expression)} beyond {start} is not settled by {depth} derivatives")
-    slope = tail_sign(sp.diff(expression, X), start, depth + 1)
-    end = limit(expression, sp.oo)
-    here = sign_of(tape(expression)(arb(start)))
-    there = constant_sign(end) if end.is_finite else (1 if end == sp.oo else -1)
-    if there == 0:
-        return -slope
-    # f runs from f(start) towards a limit of the sign `there`: only a start strictly on that side excludes a zero.
-    if slope == there and here != there:
-        raise UndecidedError(f"{_brief(expression)} may change sign beyond {start}")
-    return there
-
-
-@dataclass(frozen=True)
-class DominantTerm:
-    """The dominant monomial x^power exp(exponent) of a factor on a half-line, times its coefficient.
-
-    Attributes:
-        sign: Sign of the coefficient, and of the factor on the whole half-line.
-        coefficient: The exact coefficient where every other monomial is proved to vanish beside this one, else None.
-        power, exponent: The monomial.
-    """
-
-    sign: int
-    coefficient: Expr | None
+    exponent: tuple[tuple["Monomial", Expr], ...]
     power: Expr
-    exponent: Expr
+    logs: Expr
 
 
-def dominant_term(factor: Factor, start: int, depth: int) -> DominantTerm:
-    """Find the dominant monomial of a factor in x and exponentials, and prove that it dominates on [start, inf).
+class Coefficient(NamedTuple):
+    """A factor of a monomial: exact (constants, and sin and cos of multiples of x) or None, and its enclosure."""
 
-    Proved: the ratio of every other monomial to it falls there, and their sum at `start` is below its coefficient. All
-    monomials are above 0, since x >= start >= 1.
-    Raises: UndecidedError: not proved from this start.
-    """
-    functions, terms, remainders = _terms(factor)
-    constants = {symbol: constant_ball(value) for symbol, value in factor.tower if not value.has(X)}
-    for remainder, function in remainders:
-        exponent = function.args[0]
-        if tail_sign(sp.diff(exponent, X), start) * tail_sign(exponent, start) >= 0:
-            raise UndecidedError(f"{exponent} does not shrink beyond {start}")
-        constants[remainder] = hull(arb(1), tape(function)(arb(start)))
-    sizes = [_enclose(c, constants) for _, c in terms]
-    values = [arb(start), *(tape(function)(arb(start)) for function in functions.values())]
-    first = max(range(len(terms)), key=lambda k: _far(functions, terms[k][0], start))
-    powers, coefficient = terms[first]
-    rest, vanishing = arb(0), True
-    for k, (others, _) in enumerate(terms):
-        if k == first:
-            continue
-        rate = _rate(functions, [p - q for p, q in zip(others, powers, strict=True)])
-        if not _negative(rate, start, depth):
-            raise UndecidedError(f"{_brief(factor.expression)}: no monomial dominates beyond {start}")
-        vanishing = vanishing and _to_zero(rate)
-        rest += abs(sizes[k]) * _monomial(values, others) / _monomial(values, powers)
-    sign = sign_of(sizes[first])
-    if sign is None or not rest < abs(sizes[first]):
-        raise UndecidedError(f"{_brief(factor.expression)} may change sign beyond {start}")
-    exact = sp.sympify(coefficient).xreplace(dict(factor.tower))
-    exponent = sum((b * f.args[0] for b, f in zip(powers[1:], functions.values(), strict=True)), sp.Integer(0))
-    known = vanishing and not exact.free_symbols
-    return DominantTerm(sign, exact if known else None, sp.Integer(powers[0]), exponent)
+    exact: Expr | None
+    ball: arb
 
 
-def _to_zero(rate: Expr) -> bool:
-    """Whether a monomial with x d/dx log = rate is proved to tend to 0; where the rate tends to 0 it may not."""
-    if not rate.has(X):
-        return constant_sign(rate) < 0
-    try:
-        end = limit(sp.expand(rate), sp.oo)
-    except UndecidedError:
-        return False
-    return end == -sp.oo or (end.is_finite and constant_sign(end) < 0)
-
-
-def _rate(functions: dict[sp.Symbol, Expr], powers: Sequence[int]) -> Expr:
-    slopes = (b * sp.diff(f.args[0], X) for b, f in zip(powers[1:], functions.values(), strict=True))
-    return sp.sympify(powers[0] + X * sum(slopes))
-
-
-_Terms = tuple[dict[sp.Symbol, Expr], list[tuple[tuple[int, ...], Expr]], list[tuple[sp.Symbol, Expr]]]
-
-
-@remembered
-def _terms(factor: Factor) -> _Terms:
-    """Return the functions of a factor, its monomials in x and them with their coefficients, and remainders of series.
-
-    Every exp(h) with h = c exp(g) -> 0 is written as its series to h^3 plus h^4 / 4! times a remainder, which lies
-    between 1 and exp(h) if h shrinks.
-    """
-    lifted, functions, remainders = factor.lifted, factor.generators, []
-    for symbol, function in list(functions.items()):
-        exponent = function.args[0]
-        if not exponent.has(sp.exp) or limit(exponent, sp.oo) != 0:
-            continue
-        power = _as_power(exponent, dict(factor.tower), functions)
-        remainder = sp.Dummy(positive=True)
-        remainders.append((remainder, function))
-        series = sum((power**j / sp.factorial(j) for j in range(_TERMS)), sp.Integer(0))
-        series += remainder * power**_TERMS / sp.factorial(_TERMS)
-        del functions[symbol]
-        ring = PolyRing(sorted(lifted.free_symbols | series.free_symbols, key=str), sp.QQ)
-        lifted = ring.from_expr(lifted).compose(ring(symbol), ring.from_expr(series)).as_expr()
-    terms: Any = sp.Poly(lifted, X, *functions).terms()
-    return functions, terms, remainders
-
-
-def _as_power(exponent: Expr, tower: dict[sp.Symbol, Expr], functions: dict[sp.Symbol, Expr]) -> Expr:
-    coefficient, inner = exponent.as_independent(X)
-    if not (coefficient.is_Rational and isinstance(inner, sp.exp)):
-        raise UndecidedError(f"exp({exponent}) tends to 1 and {exponent} is not a power of an exponential")
-    for symbol, function in tower.items():
-        if isinstance(function, sp.exp):
-            ratio = sp.cancel(arguments(inner)[0] / arguments(function)[0])
-            if ratio.is_Integer and ratio > 0:
-                functions[symbol] = function
-                return coefficient * symbol**ratio
-    symbol = sp.Dummy(positive=True)
-    functions[symbol] = inner
-    return coefficient * symbol
-
-
-def _enclose(coefficient: Expr, constants: dict[sp.Symbol, arb]) -> arb:
-    symbols = sorted(coefficient.free_symbols, key=str)
-    total = arb(0)
-    for powers, number in sp.Poly(coefficient, *symbols).terms() if symbols else [((), coefficient)]:
-        total += constant_ball(sp.sympify(number)) * _monomial([constants[s] for s in symbols], powers)
-    return total
-
-
-def _negative(rate: Expr, start: int, depth: int) -> bool:
-    if not rate.has(X):
-        return constant_sign(rate) < 0
-    return tail_sign(rate, start, depth) < 0
-
-
-def _monomial(values: list[arb], powers: tuple[int, ...]) -> arb:
-    product = arb(1)
-    for value, power in zip(values, powers, strict=True):
-        product *= whole_power(value, power)
-    return product
-
-
-def _far(functions: dict[sp.Symbol, Expr], powers: tuple[int, ...], start: int) -> float:
-    # Only a guess of which monomial leads; the proof does not rest on it.
-    point = arb(start) * 4
-    logarithm = powers[0] * point.log()
-    for power, function in zip(powers[1:], functions.values(), strict=True):
-        logarithm += power * tape(function.args[0])(point)
-    return float(logarithm.mid().min(arb(10) ** 300).max(-(arb(10) ** 300)))
-
-
-_MOST_RULES = 12
-_FUNCTIONS = (sp.erf, sp.erfc, sp.log)
-_Monomial = tuple[Expr, Expr, Expr]  # (c, k, g) for c x^k exp(g).
+Term = tuple[Monomial, Coefficient]
+Series = tuple[Term, ...]
+_ZERO, _ONE = sp.Integer(0), sp.Integer(1)
+_UNIT, _X, _LOG = (Monomial((), *powers) for powers in ((_ZERO, _ZERO), (_ONE, _ZERO), (_ZERO, _ONE)))
 
 
 @remembered
@@ -276,188 +70,414 @@ def limit(expression: Expr, point: Expr, side: str = "+") -> Expr:
 
     Args:
         point: A number (approached from `side`), oo or -oo.
-    Raises: UndecidedError: the rules do not settle it, or there is no limit on the extended line.
+    Raises: NoLimitError: there is proved to be none; UndecidedError: not proved.
     Example:
-        >>> limit(sp.log(1 + sp.exp(X)) - X, sp.oo)
-        0
+        >>> limit(sp.log(1 + sp.exp(X)) - X, sp.oo), limit(sp.tanh(X) / X, sp.Integer(0))
+        (0, 1)
     """
-    if point == -sp.oo:
-        return limit(expression.subs(X, -X), sp.oo)
-    if point != sp.oo:
-        value = limit_at(expression, point, from_right=side == "+")
-        rests_on("limit", of=str(expression), at=f"{point}{side}", value=str(value), by="power series")
-        return value
-    for spelling in (expression, _separated(expression)):
-        value = _direct(spelling, _MOST_RULES)
-        if value is None:
-            value = algebraic_limit(spelling)
-        if value is not None:
-            value = simplest(value) if value.has(sp.Add) else value
-            rests_on("limit", of=str(expression), at="oo", value=str(value), by="dominant terms")
+    near = {sp.oo: X, -sp.oo: -X}.get(point, point + 1 / X if side == "+" else point - 1 / X)
+    failure = ""
+    for start in _STARTS:
+        for length in (*_LENGTHS, _LONGEST):
+            line = _HalfLine(start, length)
+            try:
+                value = _limit(line, line.expand(expression.subs(X, near)))
+            except NoLimitError as error:
+                raise NoLimitError(str(expression), error.unbounded) from None
+            except UndecidedError as error:
+                failure = str(error)
+                continue
+            at = f"{point}{side}" if point.is_finite else str(point)
+            rests_on("limit", of=str(expression), at=at, value=str(value), by="monomials with remainders")
             return value
-    raise UndecidedError(f"the limit of {expression} at {point} was not proved")
+    raise UndecidedError(f"the limit of {expression} at {point} was not proved: {failure}")
 
 
-def _direct(expression: Expr, rules: int) -> Expr | None:
-    """Return the limit at infinity by at most so many nested rules; None where they do not settle it."""
-    if not expression.has(X):
-        return _settled(expression)
-    if rules == 0:
-        return None
-    if expression.func in _FUNCTIONS:
-        return _of_function(expression, rules)
-    product = factorise(expression)
-    if product.sign == 0:
-        return sp.Integer(0)
-    leads = {factor: _lead(factor) for factor in product.factors}
-    simple = {factor: found for factor, found in leads.items() if found is not None}
-    hard = [factor for factor in product.factors if factor not in simple]
-    size = _leading_limit(product.scale, simple)
-    if not hard or size is None:
-        return size
-    values = [size]
-    for factor in hard:
-        value = _of_sum(factor.expression, rules)
-        if value is None or (value == 0 and factor.multiplicity < 0):
-            return None
-        values.append(value**factor.multiplicity)
-    if not (0 in values and {sp.oo, -sp.oo} & set(values)):
-        return sp.Mul(*values)
-    if len(hard) > 1 or hard[0].multiplicity != 1:
-        return None
-    # L'Hopital's rule for weight * hard = hard / (1 / weight), both to 0 or both to infinity.
-    weight = product.scale * sp.Mul(*(factor.expression**factor.multiplicity for factor in simple))
-    return _direct(sp.diff(hard[0].expression, X) / sp.diff(1 / weight, X), rules - 1)
+def find_tail(expression: Expr, first: int = 2) -> tuple[int, int]:
+    """Return (start, sign) with the sign constant on [start, inf); 0 only for the zero function.
+
+    Raises: UndecidedError: no start up to 2^60 could be proved.
+    """
+    start = first
+    while start <= _LONGEST_TAIL:
+        try:
+            return start, tail_sign(expression, start)
+        except UndecidedError:
+            start *= 2 if start < _FINE else 2**8
+    raise UndecidedError(f"the sign of {expression} near infinity could not be proved")
 
 
-def _settled(value: Expr) -> Expr | None:
-    """Return a constant, as 0 where it is 0 in another spelling; None where its sign is not decided."""
-    if value.is_Rational or not value.is_finite:
-        return value
-    try:
-        return value if constant_sign(value) else sp.Integer(0)
-    except CertificateError:
-        return None
+@remembered
+def tail_sign(expression: Expr, start: int) -> int:
+    """Return the sign that the expression keeps on [start, inf), start >= 2.
+
+    Raises: UndecidedError: not proved from this start.
+    """
+    failure = UndecidedError()
+    for length in _LENGTHS:
+        line = _HalfLine(start, length)
+        try:
+            sign = line.sign(line.expand(expression))
+        except UndecidedError as error:
+            failure = error
+            continue
+        rests_on("tail", of=str(expression), start=start, sign=sign)
+        return sign
+    raise failure
 
 
-def _of_function(expression: Expr, rules: int) -> Expr | None:
-    inner = _direct(expression.args[0], rules - 1)
-    if inner is None:
-        return None
-    if isinstance(expression, sp.log) and inner != sp.oo and (inner == 0 or constant_sign(inner) <= 0):
-        return -sp.oo if inner == 0 else None
-    return _settled(expression.func(inner))
+@remembered
+def bound_beyond(expression: Expr, start: int) -> arb:
+    """Bound |expression| on [start, inf), start >= 2.
+
+    Raises: UndecidedError: not proved from this start, or not bounded.
+    """
+    line = _HalfLine(start, _LENGTHS[0])
+    series = line.expand(expression)
+    bound = sum((abs(c.ball) for m, c in series if m == _UNIT), arb(0)) + line.bound(t for t in series if t[0] != _UNIT)
+    rests_on("bound", of=str(expression), start=start, bound=decimals(bound)[1])
+    return arb(bound.upper())
 
 
-def _of_sum(expression: Expr, rules: int) -> Expr | None:
-    if expression.func in _FUNCTIONS:
-        return _of_function(expression, rules)
-    if not isinstance(expression, sp.Add):
-        return algebraic_limit(expression)
-    known = _all(expression.args, rules)
-    if known is not None and {sp.oo, -sp.oo} <= set(known):
-        return _of_difference(expression.args, known, rules)
-    return None if known is None else _settled(sp.Add(*known))
+@remembered
+def powers_beyond(expression: Expr, start: int) -> list[tuple[Expr, arb]]:
+    """Return (power, coefficient) with the expression a sum of coefficient * x^power on [start, inf).
+
+    Raises: UndecidedError: not proved from this start, or other functions than powers occur.
+    """
+    series = _HalfLine(start, _LENGTHS[1]).expand(expression)
+    if any(monomial.exponent or monomial.logs for monomial, _ in series):
+        raise UndecidedError(f"{expression} is no sum of powers")
+    return [(monomial.power, coefficient.ball) for monomial, coefficient in series]
 
 
-def _all(expressions: Sequence[Expr], rules: int) -> list[Expr] | None:
-    """Return the limits of all expressions; None where one is not settled."""
-    known: list[Expr] = []
-    for expression in expressions:
-        value = _direct(expression, rules - 1)
-        if value is None:
-            return None
-        known.append(value)
-    return known
+def _limit(line: "_HalfLine", series: Series) -> Expr:
+    if not series or line.order(series[0][0], _UNIT) < 0:
+        return _ZERO
+    monomial, (exact, ball) = series[0]
+    infinite = line.order(monomial, _UNIT) > 0
+    if infinite and sign_of(ball):
+        return sp.oo * sign_of(ball)
+    if exact is None:
+        raise UndecidedError("the leading coefficient is known as a ball only")
+    if not exact.has(X):
+        return exact
+    # An almost periodic function comes near each of its values again and again.
+    values = [tape(exact)(arb(k) / 4) for k in range(_PROBES)]
+    if {sign_of(v) for v in values} >= {1, -1} if infinite else not all(v.overlaps(values[0]) for v in values):
+        raise NoLimitError("it", infinite)
+    raise UndecidedError(f"the leading coefficient {exact} oscillates")
 
 
-def _of_difference(terms: tuple[Expr, ...], limits: list[Expr], rules: int) -> Expr | None:
-    """Return the limit of a sum with terms to oo and to -oo, from the ratios of all terms to one that is infinite."""
-    for term, end in zip(terms, limits, strict=True):
-        if end in (sp.oo, -sp.oo):
-            ratios = _all([other / term for other in terms], rules)
-            if ratios is not None and all(ratio.is_finite for ratio in ratios):
-                sign = constant_sign(sp.Add(*ratios))
-                return end * sign if sign else None
-    return None
+def _known(exact: Expr) -> Coefficient:
+    if exact.has(X):
+        return Coefficient(exact, _oscillating(exact))
+    ball = constant_ball(exact)
+    return Coefficient(None if sp.count_ops(exact) > _LONGEST_COEFFICIENT else exact, ball)
 
 
-def _leading_limit(scale: Expr, leads: dict[Factor, _Monomial]) -> Expr | None:
-    """Return the limit at infinity of a product from the dominant monomial of every factor."""
-    size: Expr = scale
-    power, exponent = sp.Integer(0), sp.Integer(0)
-    try:
-        for factor, found in leads.items():
-            size *= found[0] ** factor.multiplicity
-            power += found[1] * factor.multiplicity
-            exponent += found[2] * factor.multiplicity
-        exponent = sp.expand(exponent)
-        settled = _finite_limit(exponent)
-        if settled is not None:
-            # x^power times a constant.
-            size *= sp.exp(settled)
-            return size if power == 0 else sp.Integer(0) if power < 0 else sp.oo * constant_sign(size)
-        # x d/dx log of the monomial: where its limit is not 0, the monomial tends to 0 or to infinity.
-        end = limit(sp.expand(power + X * sp.diff(exponent, X)), sp.oo)
-    except UndecidedError:
-        return None
-    growth = constant_sign(end) if end.is_finite else (1 if end == sp.oo else -1)
-    return None if growth == 0 else sp.Integer(0) if growth < 0 else sp.oo * constant_sign(size)
+def _oscillating(node: Expr) -> arb:
+    """Enclose a polynomial in sines and cosines for all x at once."""
+    if not node.has(X):
+        return constant_ball(node)
+    if isinstance(node, (sp.Add, sp.Mul)):
+        total = arb(0) if isinstance(node, sp.Add) else arb(1)
+        for part in map(_oscillating, node.args):
+            total = total + part if isinstance(node, sp.Add) else total * part
+        return total
+    if isinstance(node, sp.Pow):
+        power = whole_power(_oscillating(node.base), int(node.exp))
+        return power if node.exp % 2 else arb(0).union(power.upper())
+    return arb(0, 1)
 
 
-def _finite_limit(expression: Expr) -> Expr | None:
-    """Return the limit at infinity where it is finite and proved, else None."""
-    if not expression.has(X):
-        return expression
-    try:
-        end = limit(expression, sp.oo)
-    except UndecidedError:
-        return None
-    return end if end.is_finite else None
+def _times(left: Coefficient, right: Coefficient) -> Coefficient:
+    if left.exact is None or right.exact is None:
+        return Coefficient(None, left.ball * right.ball)
+    product = left.exact * right.exact
+    return _known(sp.expand(product) if product.has(sp.Add) else product)
 
 
-def _lead(factor: Factor) -> _Monomial | None:
-    """Return (c, k, g) with the factor = x^k exp(g) (c + o(1)), c other than 0; None where that is not proved."""
-    try:
-        if is_algebraic(factor):
-            found = algebraic_lead(factor.expression)
-            return None if found is None or found[0] == 0 else (*found, sp.Integer(0))
-        if not is_elementary(factor):
-            return None
-        dominant = dominant_term(factor, find_tail(factor.expression)[0], 0)
-    except UndecidedError:
-        return None
-    return None if dominant.coefficient is None else (dominant.coefficient, dominant.power, dominant.exponent)
+def _sum(parts: Sequence[Coefficient]) -> Coefficient:
+    exact = [part.exact for part in parts if part.exact is not None]
+    if len(exact) < len(parts):
+        total = arb(0)
+        for part in parts:
+            total += part.ball
+        return Coefficient(None, total)
+    found = sp.expand(sp.Add(*exact))
+    if found.has(X):
+        # Sines of multiples of x may cancel, which shows in powers of one sine and cosine.
+        reduced = sp.expand(sp.expand_trig(found))
+        for cosine in reduced.atoms(sp.cos):
+            reduced = sp.expand(sp.rem(reduced, cosine**2 + sp.sin(cosine.args[0]) ** 2 - 1, cosine))
+        found = found if reduced.has(X) else reduced
+    return _known(found)
 
 
-def is_algebraic(factor: Factor) -> bool:
-    """Whether a factor holds roots, and no function but roots."""
-    return bool(factor.generators) and all(isinstance(function, sp.Pow) for function in factor.generators.values())
+def _vanishes(coefficient: Coefficient) -> bool:
+    exact, ball = coefficient
+    if exact is None or exact.has(X):
+        return bool(exact == 0 or ball.is_zero())
+    return not sign_of(ball) and constant_sign(exact) == 0
 
 
-@lru_cache(maxsize=256)
-def _separated(expression: Expr) -> Expr:
-    """Write every log and erf as a leading part and a rest, as the module says: the same function."""
-    swaps: dict[Expr, Expr] = {}
-    for node in expression.atoms(sp.erf):
-        end = _direct(node.args[0], _MOST_RULES)
-        if end in (sp.oo, -sp.oo):
-            swaps[node] = 1 - sp.erfc(node.args[0]) if end == sp.oo else sp.erfc(-node.args[0]) - 1
-    for node in expression.atoms(sp.log):
-        if node.has(X):
-            exponent = _dominant_exponent(node.args[0])
-            if exponent is not None:
-                swaps[node] = exponent + sp.log(sp.expand(sp.expand(node.args[0]) * sp.exp(-exponent)))
-    return sp.expand(expression.xreplace(swaps)) if swaps else expression
+def _scaled(series: Series, factor: Expr | int) -> Series:
+    return tuple((m, _times(c, _known(sp.sympify(factor)))) for m, c in series)
 
 
-def _dominant_exponent(expression: Expr) -> Expr | None:
-    product = factorise(expression)
-    if not all(is_elementary(factor) for factor in product.factors):
-        return None
-    try:
-        found = [(dominant_term(f, find_tail(f.expression)[0], 0), f.multiplicity) for f in product.factors]
-    except UndecidedError:
-        return None
-    exponent = sp.expand(sum((one.exponent * times for one, times in found), sp.Integer(0)))
-    return exponent if exponent.has(X) else None
+@lru_cache(maxsize=512)
+def _derivatives(function: Expr, centre: Expr, count: int) -> tuple[Coefficient, ...]:
+    """Return the first Taylor coefficients of a function of x at a centre."""
+    found = []
+    for order in range(count):
+        found.append(_known(function.subs(X, centre) / sp.factorial(order)))
+        function = sp.diff(function, X)
+    return tuple(found)
+
+
+class _HalfLine:
+    """Functions on [start, oo), start >= 2, as sums of at most `length` monomials from the leading one on.
+
+    Every method raises UndecidedError if a step is not proved from this start.
+    """
+
+    def __init__(self, start: int, length: int) -> None:
+        self.start, self.length = arb(start), length
+        self.expansions: dict[Expr, Series] = {}
+        self.sizes: dict[Monomial, arb] = {}
+        self.falling: dict[Monomial, bool] = {}
+
+    def expand(self, node: Expr) -> Series:
+        """Write a function of x as a sum of monomials."""
+        if node not in self.expansions:
+            self.expansions[node] = self._expand(node)
+        return self.expansions[node]
+
+    def sign(self, series: Series) -> int:
+        """Return the sign that a sum keeps on the half-line."""
+        if not series:
+            return 0
+        (first, lead), *rest = series
+        others = self.bound([(self._times(m, first, -1), c) for m, c in rest])
+        sign = sign_of(lead.ball)
+        if not sign or not others < abs(lead.ball):
+            raise UndecidedError("the leading monomial is not proved to dominate")
+        return sign
+
+    def _expand(self, node: Expr) -> Series:
+        if not node.has(X):
+            return self._collect([(_UNIT, _known(node))])
+        if node == X:
+            return ((_X, _known(_ONE)),)
+        if isinstance(node, sp.Add):
+            return self._collect([term for part in node.args for term in self.expand(part)])
+        if isinstance(node, sp.Mul):
+            product = self.expand(node.args[0])
+            for part in node.args[1:]:
+                product = self._product(product, self.expand(part))
+            return product
+        if isinstance(node, sp.Pow):
+            if node.exp.is_Rational:
+                return self._power(self.expand(node.base), node.exp)
+            return self._exponential(self.expand(node.exp * sp.log(node.base)))
+        return self._of_function(node, self.expand(node.args[0]))
+
+    def _of_function(self, node: Expr, inner: Series) -> Series:
+        if node.func is sp.exp:
+            return self._exponential(inner)
+        if node.func is sp.log:
+            return self._logarithm(inner)
+        large, constant, small = self._split(inner)
+        if not large:
+            return self._taylor(node.func(X), constant, small)
+        if node.func not in (sp.sin, sp.cos):
+            return self._far(node.func, inner)
+        if small or any(m != _X or c.exact is None or c.exact.has(X) for m, c in large):
+            return ((_UNIT, Coefficient(None, arb(0, 1))),)
+        return ((_UNIT, _known(node.func(sp.expand(node.args[0])))),)
+
+    def _far(self, function: Any, inner: Series) -> Series:
+        """Expand a function of g, which tends to +-oo, for |g| first."""
+        sign, one = self.sign(inner), (_UNIT, _known(_ONE))
+        g = _scaled(inner, sign)
+        if function in (sp.sinh, sp.cosh):
+            mirrored = self._exponential(_scaled(inner, -1))
+            terms = (*self._exponential(inner), *_scaled(mirrored, 1 if function is sp.cosh else -1))
+            return self._collect(_scaled(terms, sp.Rational(1, 2)))
+        if function is sp.asinh:
+            root = self._power(self._collect([*self._product(g, g), one]), sp.Rational(1, 2))
+            value = self._logarithm(self._collect([*g, *root]))
+        elif function is sp.atan:
+            rest = self._taylor(sp.atan(X), _ZERO, self._power(g, -_ONE))
+            value = self._collect([(_UNIT, _known(sp.pi / 2)), *_scaled(rest, -1)])
+        elif function is sp.tanh:
+            rest = self._power(self._collect([*self._exponential(_scaled(g, 2)), one]), -_ONE)
+            value = self._collect([one, *_scaled(rest, -2)])
+        elif function in (sp.erf, sp.erfc):
+            rest = self._erfc(g)
+            if function is sp.erfc:
+                return rest if sign > 0 else self._collect([(_UNIT, _known(2 * _ONE)), *_scaled(rest, -1)])
+            value = self._collect([one, *_scaled(rest, -1)])
+        else:
+            raise UndecidedError(f"the behaviour of {function.__name__} at infinity is not known")
+        return _scaled(value, sign)
+
+    def _erfc(self, g: Series) -> Series:
+        """Write erfc(g), g > 0, as exp(-g^2) / (sqrt(pi) g) (1 - t + 3 t^2 - 15 t^3 + ...), t = 1 / (2 g^2).
+
+        The error of this alternating sum is at most the first term left out.
+        """
+        square = self._product(g, g)
+        t = _scaled(self._power(square, -_ONE), sp.Rational(1, 2))
+        factors = [sp.factorial2(2 * order - 1) if order else _ONE for order in range(self.length + 1)]
+        total: Series = ((_UNIT, Coefficient(None, constant_ball(factors[-1]) * arb(0, 1))),)
+        for order in range(self.length - 1, -1, -1):
+            total = self._collect([*self._product(t, total), (_UNIT, _known(factors[order] * (-1) ** order))])
+        front = self._product(self._exponential(_scaled(square, -1)), self._power(g, -_ONE))
+        return _scaled(self._product(front, total), 1 / sp.sqrt(sp.pi))
+
+    def _split(self, series: Series) -> tuple[Series, Expr, Series]:
+        """Return the terms to +-oo, the constant term, which must be exact, and the terms to 0."""
+        large = tuple(term for term in series if self.order(term[0], _UNIT) > 0)
+        small = tuple(term for term in series if self.order(term[0], _UNIT) < 0)
+        constant = next((c.exact for m, c in series if m == _UNIT), _ZERO)
+        if constant is None or constant.has(X):
+            raise UndecidedError("a function of a number that is known as a ball only is not expanded")
+        return large, constant, small
+
+    def _exponential(self, series: Series) -> Series:
+        large, constant, small = self._split(series)
+        power, exponent = _ZERO, []
+        for monomial, (exact, _) in large:
+            if exact is None or exact.has(X):
+                raise UndecidedError("the exponent of an exponential is not known exactly")
+            if monomial == _LOG and exact.is_Rational:
+                power = exact
+            else:
+                exponent.append((monomial, exact))
+        front = ((Monomial(tuple(exponent), power, _ZERO), _known(sp.exp(constant))),)
+        return self._product(front, self._taylor(sp.exp(X), _ZERO, small))
+
+    def _logarithm(self, series: Series) -> Series:
+        (first, lead), rest = self._lead(series)
+        if first.logs != 0 or not lead.ball > 0:
+            raise UndecidedError("a logarithm of a logarithm, or of a number not proved above 0")
+        constant = Coefficient(None, lead.ball.log()) if lead.exact is None else _known(sp.log(lead.exact))
+        terms = [(_UNIT, constant), (_LOG, _known(first.power)), *((m, _known(c)) for m, c in first.exponent)]
+        return self._collect([*terms, *self._taylor(sp.log(X), _ONE, rest)])
+
+    def _power(self, series: Series, exponent: Expr) -> Series:
+        if exponent.is_Integer and 0 < exponent <= 2 * self.length:
+            result = series
+            for bit in bin(int(exponent))[3:]:
+                result = self._product(result, result)
+                result = self._product(result, series) if bit == "1" else result
+            return result
+        (first, lead), rest = self._lead(series)
+        if not (lead.ball > 0 or exponent.is_Integer):
+            raise UndecidedError("a root of a number not proved above 0")
+        coefficient = (
+            Coefficient(None, tape(X**exponent)(lead.ball)) if lead.exact is None else _known(lead.exact**exponent)
+        )
+        powers = tuple((m, c * exponent) for m, c in first.exponent)
+        front = ((Monomial(powers, first.power * exponent, first.logs * exponent), coefficient),)
+        return self._product(front, self._taylor(X**exponent, _ONE, rest))
+
+    def _lead(self, series: Series) -> tuple[Term, Series]:
+        """Return the leading term, its coefficient a constant other than 0, and the other terms over it."""
+        if not series or not sign_of(series[0][1].ball):
+            raise UndecidedError("a quotient, root or logarithm of a number that is not proved other than 0")
+        (first, lead), *rest = series
+        exact = None if lead.exact is None or lead.exact.has(X) else lead.exact
+        inverse = Coefficient(None, 1 / lead.ball) if exact is None else _known(1 / exact)
+        rest = tuple((self._times(m, first, -1), _times(c, inverse)) for m, c in rest)
+        return (first, Coefficient(exact, lead.ball)), rest
+
+    def _taylor(self, function: Expr, centre: Expr, small: Series) -> Series:
+        """Return F(centre + h) as its Taylor polynomial in h and a remainder, F an expression in x."""
+        if not small:
+            return self._collect([(_UNIT, _known(function.subs(X, centre)))])
+        around = constant_ball(centre) + arb(0, self.bound(small).upper())
+        remainder = tape(function).coefficients(around, self.length)[self.length]
+        if not remainder.is_finite():
+            raise UndecidedError(f"{function} is not bounded near {centre}")
+        total = self._collect([(_UNIT, Coefficient(None, remainder))])
+        for coefficient in reversed(_derivatives(function, centre, self.length)):
+            total = self._collect([*self._product(small, total), (_UNIT, coefficient)])
+        return total
+
+    def _product(self, left: Series, right: Series) -> Series:
+        return self._collect([(self._times(m, n), _times(c, d)) for m, c in left for n, d in right])
+
+    def _collect(self, terms: Iterable[Term]) -> Series:
+        """Add equal monomials, sort from the leading one, and gather the last ones in one term."""
+        sums: dict[Monomial, list[Coefficient]] = {}
+        for monomial, coefficient in terms:
+            sums.setdefault(monomial, []).append(coefficient)
+        found = [(m, parts[0] if len(parts) == 1 else _sum(parts)) for m, parts in sums.items()]
+        found = [(m, c) for m, c in found if not _vanishes(c)]
+        found.sort(key=cmp_to_key(lambda a, b: self.order(b[0], a[0])))
+        if len(found) <= self.length:
+            return tuple(found)
+        kept, (last, lead), rest = found[: self.length - 1], found[self.length - 1], found[self.length :]
+        bound = abs(lead.ball) + self.bound([(self._times(m, last, -1), c) for m, c in rest])
+        return (*kept, (last, Coefficient(None, arb(0, bound.upper()))))
+
+    def bound(self, terms: Iterable[Term]) -> arb:
+        """Bound the sum of |terms| on the half-line by its value at the start: each monomial is proved to fall."""
+        total = arb(0)
+        for monomial, coefficient in terms:
+            if not self._falls(monomial):
+                raise UndecidedError("a monomial is not proved to fall from the start of the half-line")
+            total += abs(coefficient.ball) * self._size(monomial)
+        return total
+
+    def _size(self, monomial: Monomial) -> arb:
+        if monomial not in self.sizes:
+            logarithm = self.start.log()
+            exponent = constant_ball(monomial.power) * logarithm + constant_ball(monomial.logs) * logarithm.log()
+            for inner, coefficient in monomial.exponent:
+                exponent += constant_ball(coefficient) * self._size(inner)
+            self.sizes[monomial] = exponent.exp()
+        return self.sizes[monomial]
+
+    def _falls(self, monomial: Monomial) -> bool:
+        """Whether a monomial is proved to fall: the slope of its logarithm is negative on the half-line."""
+        if monomial not in self.falling:
+            # Here log x only grows: logs / log x is between 0 and its value at the start.
+            edge = constant_ball(monomial.logs) / self.start.log()
+            constant = Coefficient(None, constant_ball(monomial.power) + edge.union(arb(0)))
+            rate = [(_UNIT, constant), *self._slope(monomial._replace(power=_ZERO, logs=_ZERO))]
+            try:
+                negative = self.sign(self._collect(rate)) < 0
+            except UndecidedError:
+                negative = False
+            self.falling[monomial] = negative or (not monomial.exponent and monomial.power == 0 and monomial.logs < 0)
+        return self.falling[monomial]
+
+    def _slope(self, monomial: Monomial) -> list[Term]:
+        """Return x d/dx log of a monomial as terms."""
+        terms = [(_UNIT, _known(monomial.power)), (Monomial((), _ZERO, -_ONE), _known(monomial.logs))]
+        for inner, coefficient in monomial.exponent:
+            terms += [(self._times(inner, m), _times(_known(coefficient), c)) for m, c in self._slope(inner)]
+        return [(m, c) for m, c in terms if c.exact != 0]
+
+    def order(self, left: Monomial, right: Monomial) -> int:
+        """Return the sign of log(left / right) at infinity; 0 for equal monomials."""
+        if left == right:
+            return 0
+        ratio = self._times(left, right, -1)
+        if ratio.exponent:
+            return constant_sign(ratio.exponent[0][1])
+        return constant_sign(ratio.power) or constant_sign(ratio.logs)
+
+    def _times(self, left: Monomial, right: Monomial, sign: int = 1) -> Monomial:
+        """Return the product of two monomials, or their quotient (sign -1)."""
+        sums = dict(left.exponent)
+        for monomial, coefficient in right.exponent:
+            sums[monomial] = sp.expand(sums.get(monomial, _ZERO) + sign * coefficient)
+        exponent = [(m, c) for m, c in sums.items() if c != 0 and (c.is_Rational or constant_sign(c))]
+        if len(exponent) > 1:
+            exponent.sort(key=cmp_to_key(lambda a, b: self.order(b[0], a[0])))
+        return Monomial(tuple(exponent), left.power + sign * right.power, left.logs + sign * right.logs)

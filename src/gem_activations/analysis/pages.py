@@ -116,11 +116,11 @@ These pages are made by `make properties`; do not edit them.
 Methods. "Exact algebra": derivatives by SymPy, factored into polynomials in x, one exponential or one square root,
 whose roots are exact. "Ball arithmetic, branch and bound": every box of a subdivision is either excluded by an
 enclosure of the value, or holds one root by the sign of the enclosed derivative; half-lines are closed by a proof of
-which term dominates. Integrals: FLINT's adaptive quadrature with error bounds, tails bounded. "Exact limit": dominant
-terms, power series and L'Hopital's rule, as `analysis/limits.py` states them; SymPy's own limits are not used. SymPy
-differentiates, factors and simplifies, and those results are taken from it; a simplified constant is kept only where
-its ball agrees. FLINT's balls carry every inequality. A sample is never evidence here; the tests use dense samples at
-50 digits to attack the certificates.
+which term dominates. Integrals: FLINT's adaptive quadrature with error bounds, tails bounded. "Exact limit": the
+leading monomial of an expansion with remainders in balls, as `analysis/limits.py` says; SymPy's own limits are not
+used. SymPy differentiates, factors and simplifies, and those results are taken from it; a simplified constant is kept
+only where its ball agrees. FLINT's balls carry every inequality. A sample is never evidence here; the tests use dense
+samples at 50 digits to attack the certificates.
 
 [The constants](constants.md) are also there [as CSV](constants.csv), rounded outward to float64 and float32; some that
 [are stated wrongly elsewhere](wrong-constants.md); [the table below with columns that sort](comparison.html); [bounds

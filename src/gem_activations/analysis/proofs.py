@@ -71,12 +71,12 @@ def remembered(function: Callable[..., Result]) -> Callable[..., Result]:
     """
 
     @lru_cache(maxsize=2048)
-    def prove(*args: Any) -> tuple[Any, tuple[Fact, ...], str]:
+    def prove(*args: Any) -> tuple[Any, tuple[Fact, ...], UndecidedError | None]:
         with _recording() as facts:
             try:
-                return function(*args), tuple(facts), ""
+                return function(*args), tuple(facts), None
             except UndecidedError as error:
-                return None, (), str(error)
+                return None, (), type(error)(*error.args)
 
     def call(*args: Any) -> Any:
         clock = _CLOCK.get()
@@ -88,8 +88,8 @@ def remembered(function: Callable[..., Result]) -> Callable[..., Result]:
             if clock is not None:
                 clock.stopped.add((function, *args))
             raise
-        if failure:
-            raise UndecidedError(failure)
+        if failure is not None:
+            raise type(failure)(*failure.args)
         outer = _FACTS.get()
         if outer is not None:
             outer.update(dict.fromkeys(facts))

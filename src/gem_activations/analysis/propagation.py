@@ -12,7 +12,7 @@ off the values of h/2 at 0, at its turning points, on both sides of joints, and 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, cmp_to_key, partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import sympy as sp
 from flint import arb
@@ -26,7 +26,9 @@ from .signs import sign_map
 from .values import Property, UndecidedError, Value
 
 _RELATIVE = arb(2) ** -60
-_FARTHEST = 9
+# Of log q, from near to far and back to what lies between.
+_SAMPLES = [0.0, *(side * t for t in (*range(1, 8), *(2**k for k in range(3, 9))) for side in (1.0, -1.0)),
+            *(side * t for t in (0.5, 0.25, 1.5, 0.125, 2.5, 3.5) for side in (1.0, -1.0))]  # fmt: skip
 _BY_SIZE = cmp_to_key(lambda a, b: compare(exact(a), exact(b)))
 
 
@@ -114,39 +116,42 @@ def _ratio_limits(formula: Formula) -> tuple[Number, Number]:
 
 
 def fixed_points(course: Course, unit: Expr = sp.S.One) -> tuple[Value, tuple[Value, ...]]:
-    """Return the number of fixed points above 0 for weight variance 1, with the fixed point and the slope there.
+    """Return the number of fixed points above 0 for weight variance 1, with each and the slope there.
 
     Args:
         unit: The u of the scaled function g(t) = f(u t) / u of this course; its fixed point times u^2 is that of f.
-    Raises: UndecidedError: more than one change of sign, or a fixed point that was not enclosed.
+    Raises: UndecidedError: a fixed point was not enclosed.
     """
     changes = course.changes(exact(1))
     if not changes:
         return Value("statement", note="every q"), ()
     if len(changes) == 1:
         return Value("exact", "0", "0", "0", 0.0, str(course)), ()
-    if len(changes) > 2:
-        raise UndecidedError(f"h/2 - 1 changes sign {len(changes) - 1} times: {course}")
-    point = _solve(course.formula, rises=changes[-1] > 0)
     f = squares(course.formula, 0)
-    fourth, second = enclose(course.formula, times_square(f), 4, point), enclose(course.formula, f, 2, point)
-    slope = Number(None, (fourth / point - second) / (2 * point))
-    where = Number(None, point).times(unit**2).to_value(f"slope of the map there {slope.to_value()}")
-    return Value("exact", "1", "1", "1", 1.0, str(course)), (where,)
+    where = []
+    for point in _crossings(course.formula, arb(1), changes):
+        fourth, second = enclose(course.formula, times_square(f), 4, point), enclose(course.formula, f, 2, point)
+        slope = Number(None, (fourth / point - second) / (2 * point))
+        where.append(Number(None, point).times(unit**2).to_value(f"slope of the map there {slope.to_value()}"))
+    return exact(len(where)).to_value(str(course)), tuple(where)
 
 
-def uniqueness(course: Course, level: Number) -> tuple[Value, tuple[Value, ...]]:
-    """Return whether V(q)/q takes the level, which it takes somewhere, at one q only.
+def uniqueness(course: Course, level: Number, point: Number, unit: Expr = sp.S.One) -> tuple[Value, tuple[Value, ...]]:
+    """Return whether V(q)/q takes the level, which it takes at a point, at one q only, or at which other q.
 
-    Raises: UndecidedError: h/2 - level changes sign more than once.
+    Raises: UndecidedError: h/2 - level changes sign more than twice, or another q was not enclosed.
     """
     changes = course.changes(level)
     if not changes:
         return Value("statement", note="every q is a fixed point: V(q)/q is constant"), ()
-    if len(changes) > 2:
-        raise UndecidedError(f"h/2 - V(q)/q changes sign {len(changes) - 1} times: {course}")
-    words = "repelling: V(q)/q rises there" if changes[-1] > 0 else "its slope is below 1: V(q)/q falls there"
-    return Value("statement", note=f"the only fixed point above 0, and {words}"), ()
+    if len(changes) == 2:
+        words = "repelling: V(q)/q rises there" if changes[-1] > 0 else "its slope is below 1: V(q)/q falls there"
+        return Value("statement", note=f"the only fixed point above 0, and {words}"), ()
+    others = [q for q in _crossings(course.formula, level.ball, changes, point.ball) if not q.overlaps(point.ball)]
+    where = tuple(Number(None, q).times(unit**2).to_value() for q in others)
+    if len(where) != len(changes) - 2:
+        raise UndecidedError("the fixed points were not told apart")
+    return Value("statement", note=f"one of {len(changes) - 1} fixed points above 0: {course}"), where
 
 
 def squares(formula: Formula, order: int) -> list[Expr]:
@@ -160,19 +165,41 @@ def times_square(parts: list[Expr]) -> list[Expr]:
     return [sp.expand(X**2 * e) if e.is_polynomial(X) else X**2 * e for e in parts]
 
 
-def _solve(formula: Formula, *, rises: bool) -> arb:
-    """Enclose the q with V(q) = q, which exists and is the only one.
+def _crossings(formula: Formula, level: arb, changes: list[int], known: arb | None = None) -> list[arb]:
+    """Enclose every q with V(q)/q = level, if there are as many as `changes`, the signs of h/2 - level, allow.
 
-    Regula falsi on log(V(q)/q) over log q, which is close to a line, finds it; proved signs on both sides enclose it.
+    Samples over log q find a sequence of signs with as many changes; between two of them regula falsi on
+    log(V(q)/q), which is close to a line, finds the zero, and proved signs on both sides enclose it.
     """
-    f = squares(formula, 0)
+    f, found = squares(formula, 0), dict[float, arb]()
 
     def excess(logarithm: arb) -> arb:
         q = logarithm.exp()
-        return (enclose(formula, f, 2, q) / q).log()
+        return (enclose(formula, f, 2, q) / q / level).log()
 
-    low, high = _bracket(excess, -1, rises=rises), _bracket(excess, 1, rises=rises)
-    at_low, at_high = excess(low).mid(), excess(high).mid()
+    def pattern() -> list[float]:
+        """Return the first and last sample of each run of equal signs."""
+        proved = [t for t in sorted(found) if sign_of(found[t])]
+        runs = [list(run) for _, run in groupby(proved, key=lambda t: sign_of(found[t]))]
+        return [t for run in runs for t in (run[0], run[-1])] if len(runs) == len(changes) else []
+
+    for t in _SAMPLES:
+        found[t] = excess(arb(t))
+        if edges := pattern():
+            break
+    else:
+        raise UndecidedError(f"V(q)/q was not seen to cross its level {len(changes) - 1} times")
+    points = []
+    for low, high in zip(edges[1:-1:2], edges[2::2], strict=True):
+        at_known = known is not None and arb(low).exp() < known < arb(high).exp()
+        points.append(
+            known if at_known else _between(excess, (arb(low), found[low].mid()), (arb(high), found[high].mid()))
+        )
+    return points
+
+
+def _between(excess: Callable[[arb], arb], left: tuple[arb, arb], right: tuple[arb, arb]) -> arb:
+    (low, at_low), (high, at_high) = left, right
     middle = low
     for _ in range(80):
         middle = ((low * at_high - high * at_low) / (at_high - at_low)).mid()
@@ -183,22 +210,17 @@ def _solve(formula: Formula, *, rises: bool) -> arb:
             high, at_high, at_low = middle, value, at_low / 2
         else:
             low, at_low, at_high = middle, value, at_high / 2
-    left, right = middle - _RELATIVE, middle + _RELATIVE
-    if {sign_of(excess(left)), sign_of(excess(right))} != {-1, 1}:
+    first, last = middle - _RELATIVE, middle + _RELATIVE
+    if {sign_of(excess(first)), sign_of(excess(last))} != {-1, 1}:
         raise UndecidedError("the fixed point was not bracketed")
-    return left.union(right).exp()
+    return first.union(last).exp()
 
 
-def _bracket(excess: Callable[[arb], arb], direction: int, *, rises: bool) -> arb:
-    wanted = direction if rises else -direction
-    for steps in (*range(8), *(2**k for k in range(3, _FARTHEST))):
-        if sign_of(excess(arb(direction * steps))) == wanted:
-            return arb(direction * steps)
-    raise UndecidedError(f"no fixed point was found between exp(-2^{_FARTHEST - 1}) and exp(2^{_FARTHEST - 1})")
-
-
-_METHOD = "FLINT integration with error bounds, tails bounded by the Lipschitz constant"
-_CLOSED = "closed form of the truncated normal moments"
+_METHOD = "FLINT integration with error bounds, tails bounded"
+_CLOSED = (
+    "closed form of the truncated normal moments",
+    "closed form: partial fractions in x^2, with E 1/(x^2 + b) by erfc",
+)
 
 
 @dataclass(frozen=True)
@@ -280,7 +302,7 @@ def propagation(formula: Formula, variance: Expr = sp.S.One) -> list[Property]:
 
 def _moment_row(formula: Formula, key: str, find: Callable[[], Number]) -> Proved:
     number = find()
-    method = _METHOD if number.exact is None else _CLOSED
+    method = _METHOD if number.exact is None else _CLOSED[number.exact.has(sp.erfc)]
     if key == "mean" and number.exact == 0 and is_odd(formula):
         method = "f is odd"
     return Proved(number.to_value(), (), method)
@@ -319,5 +341,10 @@ def _map_rows(found: Moments, variance: Expr) -> list[Property]:
     unique = f"Uniqueness of q = {variance} under the gain"
     return [
         attempt("propagation", "fixed_points", fixed, lambda: prove(lambda course: fixed_points(course, found.unit))),
-        attempt("propagation", "uniqueness", unique, lambda: prove(lambda course: uniqueness(course, level()))),
+        attempt(
+            "propagation",
+            "uniqueness",
+            unique,
+            lambda: prove(lambda course: uniqueness(course, level(), exact(variance / found.unit**2), found.unit)),
+        ),
     ]

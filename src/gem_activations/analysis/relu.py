@@ -13,15 +13,15 @@ from functools import partial
 from typing import Any
 
 import sympy as sp
-from flint import arb
+from flint import arb, arb_series
 from sympy import stats
 
-from .balls import Expr, X, arguments, constant_ball, integral, sign_of, tape, whole_power
+from .balls import Expr, X, arguments, constant_ball, decimals, integral, sign_of, tape, whole_power
 from .exact import LONGEST_EXACT, Number, constant_sign, equal, exact, factorise, tidy, without_root
 from .formulas import Formula, Piece
-from .gaussian import natural_unit, rescaled
-from .limits import limit, tail_sign
-from .proofs import Proved, attempt
+from .gaussian import cut_ends, natural_unit, rescaled
+from .limits import NoLimitError, limit, tail_sign
+from .proofs import Proved, attempt, rests_on
 from .signs import as_proved, sign_map, supremum_of_magnitude
 from .values import Property, UndecidedError, Value
 
@@ -290,7 +290,11 @@ def _is_bounded_polynomial(piece: Piece) -> bool:
 
 
 def _require_decay(far: Expr, p: int, sign: str) -> None:
-    end = limit(far, sp.oo)
+    try:
+        end = limit(far, sp.oo)
+    except NoLimitError:
+        # A multiple of x^a, a >= 0, that is almost periodic and not 0, leads: its powers have no integral.
+        raise _Diverges(f"f - ReLU oscillates at {sign}inf and does not tend to 0") from None
     if end != 0:
         raise _Diverges(f"f - ReLU tends to {end} at {sign}inf")
     order = _order(far)
@@ -332,18 +336,19 @@ def _integral(expression: Expr, low: Number, high: Number, p: int) -> arb:
     if low.exact == -sp.oo:
         return _integral(expression.subs(X, -X), -high, exact(sp.oo), p)
     if high.exact != sp.oo:
-        return _ball_integral(expression**p, low.ball, high.ball)
+        return _ball_integral(expression**p, low, high)
     if _order(expression) is not None:
-        return _power_tail(expression, low.ball, p)
-    return _exponential_tail(expression, low.ball, p)
+        return _power_tail(expression, low, p)
+    return _exponential_tail(expression, low, p)
 
 
-def _power_tail(expression: Expr, low: arb, p: int) -> arb:
-    cut = low.max(arb(1))
-    near = arb(0) if low > 1 else _ball_integral(expression**p, low, cut)
+def _power_tail(expression: Expr, low: Number, p: int) -> arb:
+    cut = low if low.ball > 1 else exact(1)
+    near = arb(0) if low.ball > 1 else _ball_integral(expression**p, low, cut)
     mirrored = _conjugate(expression).subs(X, 1 / _T) ** p / _T**2
     mirrored = sp.cancel(sp.simplify(mirrored)).subs(_T, X)
-    return near + _ball_integral(mirrored, arb(0), 1 / cut)
+    inverse = Number(None, 1 / cut.ball) if cut.exact is None else exact(1 / cut.exact)
+    return near + _ball_integral(mirrored, exact(0), inverse)
 
 
 def _conjugate(expression: Expr) -> Expr:
@@ -359,22 +364,33 @@ def _conjugate(expression: Expr) -> Expr:
     return result
 
 
-def _exponential_tail(f: Expr, low: arb, p: int) -> arb:
+def _exponential_tail(f: Expr, low: Number, p: int) -> arb:
     """Integrate |D|^p over [low, inf): with D' + r D against D in sign from T on, |D| <= |D(T)| exp(-r (x - T))."""
     for rate in _RATES:
-        start = max(int(128 / rate), int(low.upper().ceil().unique_fmpz() or 0) + 1)
+        start = max(int(128 / rate), int(low.ball.upper().ceil().unique_fmpz() or 0) + 1)
         try:
             sign, slope = tail_sign(f, start), tail_sign(sp.diff(f, X) + rate * f, start)
         except UndecidedError:
             continue
         if sign == -slope:
             rest = whole_power(abs(tape(f)(arb(start))), p) / (p * constant_ball(rate))
-            return _ball_integral(f**p, low, arb(start)) + arb(0, rest.upper())
+            return _ball_integral(f**p, low, exact(start)) + arb(0, rest.upper())
     raise UndecidedError(f"no exponential bound of {f} was proved")
 
 
-def _ball_integral(integrand: Expr, low: arb, high: arb) -> arb:
-    value = integral(tape(integrand), low, high)
+def _ball_integral(integrand: Expr, low: Number, high: Number) -> arb:
+    (start, end), left_out = (low.ball, high.ball), arb(0)
+    if low.exact is not None and high.exact is not None:
+        (start, end), left_out = cut_ends(integrand, low.exact, high.exact, lambda _: arb_series([1]))
+    value = integral(tape(integrand), start, end) + left_out
     if not value.is_finite():
         raise UndecidedError(f"the integral of {integrand} was not bounded")
+    rests_on(
+        "integral",
+        of=str(integrand),
+        low=decimals(low.ball),
+        high=decimals(high.ball),
+        weight="1",
+        value=decimals(value),
+    )
     return value

@@ -10,7 +10,7 @@ from the signs of the derivative.
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cmp_to_key
 from typing import Any, cast
@@ -35,7 +35,7 @@ from .exact import (
     without_root,
 )
 from .formulas import Piece
-from .limits import find_tail
+from .limits import NoLimitError, find_tail
 from .proofs import Proved, remembered, rests_on
 from .values import CertificateError, UndecidedError, Value
 
@@ -378,6 +378,8 @@ def supremum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
 
     Raises: UndecidedError: a proof could not be closed. PoleError: a pole inside a piece.
     """
+    if unbounded := _oscillates(pieces, order):
+        return unbounded
     found, methods = _candidates(pieces, order)
     best = greatest(candidate.value for candidate in found)
     _require_possible(best, -sp.oo)
@@ -386,6 +388,8 @@ def supremum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
 
 def infimum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
     """Return inf f^(order) over the line; see `supremum`."""
+    if unbounded := _oscillates(pieces, order):
+        return replace(unbounded, value=exact(-sp.oo))
     found, methods = _candidates(pieces, order)
     best = -greatest(-candidate.value for candidate in found)
     _require_possible(best, sp.oo)
@@ -394,9 +398,25 @@ def infimum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
 
 def supremum_of_magnitude(pieces: tuple[Piece, ...], order: int) -> Extremum:
     """Return sup |f^(order)| over the line; see `supremum`."""
+    if unbounded := _oscillates(pieces, order):
+        return unbounded
     found, methods = _candidates(pieces, order)
     sizes = [_Candidate(c.value.magnitude(), c.point, c.how, c.until) for c in found]
     return _collect(greatest(c.value for c in sizes), sizes, methods)
+
+
+def _oscillates(pieces: tuple[Piece, ...], order: int) -> Extremum | None:
+    """Return the supremum oo, approached at infinity, of a function that oscillates to oo and -oo there, else None."""
+    ends = []
+    for piece, right in ((pieces[0], False), (pieces[-1], True)):
+        try:
+            piece.end(order, right)
+        except NoLimitError as error:
+            ends += [sp.oo if right else -sp.oo] if error.unbounded else []
+        except UndecidedError:
+            continue
+    how = "the limit superior or inferior"
+    return Extremum(exact(sp.oo), tuple(map(exact, ends)), (how,) * len(ends), "leading term") if ends else None
 
 
 def _require_possible(best: Number, impossible: Expr) -> None:

@@ -1,6 +1,6 @@
 """Differentiability, boundedness and smoothness constants: one-sided derivatives, suprema of |f^(k)|, asymptotes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cmp_to_key, partial
 
@@ -10,9 +10,9 @@ from .balls import Expr, X
 from .exact import compare, constant_sign, equal, exact, identical, tidy
 from .formulas import Formula, Piece, line, member
 from .gaussian import offset_at_infinity, slope_at_infinity
-from .limits import limit
+from .limits import NoLimitError, limit
 from .proofs import Proved, attempt, remembered, within_share
-from .signs import PoleError, as_proved, infimum, sign_map, supremum, supremum_of_magnitude
+from .signs import as_proved, infimum, sign_map, supremum, supremum_of_magnitude
 from .values import CertificateError, Property, UndecidedError, Value
 
 MOST_ORDERS = 140
@@ -32,8 +32,8 @@ class Break:
     right: Expr
 
 
-def one_sided(expression: Expr, point: Expr) -> Iterator[Expr]:
-    """Return f, f', f'', ... at a point where the expression is analytic, exactly; symbols in it stay symbols.
+def one_sided(expression: Expr, point: Expr, side: str = "+") -> Iterator[Expr]:
+    """Return the limits of f, f', f'', ... at one side of a point, exactly; symbols in the expression stay symbols.
 
     A rational function is expanded by dividing power series, anything else by repeated differentiation.
     Example:
@@ -42,11 +42,12 @@ def one_sided(expression: Expr, point: Expr) -> Iterator[Expr]:
         [0, 0, 0, 6, 0]
     """
     top, bottom = sp.fraction(sp.together(expression.subs(X, X + point)))
-    if top.is_polynomial(X) and bottom.is_polynomial(X):
+    if top.is_polynomial(X) and bottom.is_polynomial(X) and bottom.subs(X, 0) != 0:
         yield from _series(sp.Poly(top, X), sp.Poly(bottom, X))
         return
     while True:
-        yield tidy(expression.subs(X, point))
+        value = expression.subs(X, point)
+        yield tidy(value) if value.is_finite else limit(expression, point, side)
         expression = sp.diff(expression, X)
 
 
@@ -75,42 +76,52 @@ def breaks(formula: Formula) -> list[Break | None]:
 
 def _first_break(left: Piece, right: Piece, value: Expr) -> Break | None:
     joint = left.high
-    if identical(left.expression, right.expression) and equal(left.end(0, right=True), value):
+    analytic = singularities(left).get(joint, True) and singularities(right).get(joint, True)
+    if analytic and identical(left.expression, right.expression) and equal(left.end(0, right=True), value):
         return None
-    sides = zip(one_sided(left.expression, joint), one_sided(right.expression, joint), range(MOST_ORDERS), strict=False)
+    before_it, after_it = one_sided(left.expression, joint, "-"), one_sided(right.expression, joint)
+    sides = zip(before_it, after_it, range(MOST_ORDERS), strict=False)
     for before, after, order in sides:
         if not equal(before, after) or (order == 0 and not equal(before, value)):
             return Break(joint, order, before, after)
     raise UndecidedError(f"{MOST_ORDERS} derivatives agree at x = {joint}")
 
 
-def require_analytic(piece: Piece) -> None:
-    """Prove that a piece is analytic on its interval, its finite ends included.
+@remembered
+def singularities(piece: Piece) -> dict[Expr, bool]:
+    """Return the points of a closed piece where a quotient, root or logarithm has its singularity.
 
-    Raises: CertificateError: a pole, a logarithm or root of a number that is not above 0, or an end at infinity.
+    Each with whether it is a pole at most: the piece is a quotient of analytic functions there. Elsewhere it is
+    analytic.
+    Raises: CertificateError: a logarithm or root of a negative number; a singularity without an exact form.
     """
-    for part in sp.preorder_traversal(piece.expression):
-        inside = None
-        if isinstance(part, sp.log):
-            inside = part.args[0]
-        elif isinstance(part, sp.Pow) and (not part.exp.is_Integer or part.exp < 0) and part.base.has(X):
-            inside = part.base
-        if inside is None:
-            continue
-        try:
+    found: dict[Expr, bool] = {}
+
+    def visit(node: Expr, rational: bool) -> set[Expr]:
+        whole = isinstance(node, sp.Pow) and node.exp.is_Integer
+        arithmetic = rational and (whole or isinstance(node, (sp.Add, sp.Mul)))
+        points = {point for part in node.args for point in visit(part, arithmetic)}
+        if isinstance(node, sp.log) or (isinstance(node, sp.Pow) and not (whole and node.exp > 0) and node.base.has(X)):
+            inside, ends = node.args[0], [end for end in (piece.low, piece.high) if end.is_finite]
+            at_ends = [inside.subs(X, end) for end in ends]
+            if points - set(ends) or not all(value.is_finite for value in at_ends):
+                raise CertificateError(
+                    f"{piece.expression} has a singularity inside the quotient, root or logarithm {node}"
+                )
             signs = sign_map(inside, piece.low, piece.high)
-        except PoleError as error:
-            raise CertificateError(str(error)) from None
-        whole = isinstance(part, sp.Pow) and part.exp.is_Integer
-        ends = [constant_sign(inside.subs(X, end)) for end in (piece.low, piece.high) if end.is_finite]
-        if signs.zeros or 0 in ends:
-            where = signs.zeros[0].to_value() if signs.zeros else f"an end of ({piece.low}, {piece.high})"
-            what = "a root or logarithm has its singularity there"
-            if whole:
-                what = "a pole, or a removable singularity, which must be written without the quotient"
-            raise CertificateError(f"{piece.expression} is not analytic at x = {where}, where {inside} = 0: {what}")
-        if not whole and signs.signs[0] < 0:
-            raise CertificateError(f"{piece.expression} is not real on ({piece.low}, {piece.high}): {inside} < 0")
+            if not whole and -1 in signs.signs:
+                raise CertificateError(f"{piece.expression} is not real on ({piece.low}, {piece.high}): {inside} < 0")
+            here = [zero.exact for zero in signs.zeros]
+            if None in here:
+                raise CertificateError(f"{piece.expression} has a singularity where {inside} = 0, at no exact point")
+            here += [end for end, value in zip(ends, at_ends, strict=True) if not constant_sign(value)]
+            for point in here:
+                found[point] = found.get(point, True) and rational and whole
+            points |= set(here)
+        return points
+
+    visit(piece.expression, True)
+    return found
 
 
 def family_jump(n: int) -> Expr:
@@ -148,17 +159,22 @@ def smoothness(formula: Formula) -> list[Property]:
 def _order(formula: Formula) -> Proved:
     found = [b.order for b in breaks(formula) if b is not None]
     if not found:
-        return Proved(Value("statement", note=_ANALYTIC), (), "one analytic piece")
+        method = "one analytic piece" if len(formula.pieces) == 1 else "the pieces continue each other analytically"
+        return Proved(Value("statement", note=_ANALYTIC), (), method)
     if min(found) == 0:
         return Proved(Value("absent", note="f is not continuous"), (), _AT_JOINTS)
     return Proved(exact(min(found) - 1).to_value(), (), _AT_JOINTS)
 
 
 def _branches(formula: Formula) -> Proved:
-    for piece in formula.pieces:
-        require_analytic(piece)
+    points = {point: pole for piece in formula.pieces for point, pole in singularities(piece).items()}
     note = f"{len(formula.pieces)} piece(s), each C^infinity (analytic) up to and including its ends"
     method = "no denominator, root or logarithm vanishes on a closed piece"
+    if points:
+        note = f"{len(formula.pieces)} piece(s), each C^infinity (analytic) inside"
+        for point, pole in points.items():
+            note += f"; {'a quotient continued by its limit' if pole else 'a root or logarithm of 0'} at x = {point}"
+        method = "signs of denominators and of what roots and logarithms are taken of"
     return Proved(Value("statement", note=note), (), method)
 
 
@@ -195,9 +211,16 @@ def boundedness(formula: Formula) -> list[Property]:
             ("limit", "lim f at", lambda f, end: exact(limit(f, end)).to_value()),
             ("asymptote", "Asymptote at", _asymptote),
         ):
-            find = partial(lambda prove, f, end: Proved(prove(f, end), (), "exact limit"), prove, piece.expression, end)
+            find = partial(_at_end, prove, piece.expression, end)
             rows.append(attempt("bounds", f"{row}_{key}", f"{title} {'-' if end < 0 else '+'}inf", find))
     return rows
+
+
+def _at_end(prove: Callable[[Expr, Expr], Value], expression: Expr, end: Expr) -> Proved:
+    try:
+        return Proved(prove(expression, end), (), "exact limit")
+    except NoLimitError as error:
+        return Proved(Value("absent", note=str(error)), (), "leading term, almost periodic")
 
 
 def _asymptote(expression: Expr, end: Expr) -> Value:

@@ -15,7 +15,7 @@ from .balls import FUNCTIONS, Expr, X, arguments
 from .exact import compare, constant_sign, equal, exact, factorise, tidy
 from .expressions import parse_expression
 from .formulas import Formula, Piece, formula
-from .smoothness import require_analytic
+from .smoothness import singularities
 from .values import CertificateError
 
 HIGHEST_POWER = 200
@@ -37,9 +37,7 @@ def read(target: Target) -> Formula:
     """
     named: Any = parse_target(str(target)) if isinstance(target, GemSpec | str) else target
     found = formula(named) if isinstance(named, Activation) else _from_expression(named)
-    for piece in found.pieces:
-        require_analytic(piece)
-    return replace(found, pieces=tuple(_constant_or_same(piece) for piece in found.pieces))
+    return _cut(replace(found, pieces=tuple(_constant_or_same(piece) for piece in found.pieces)))
 
 
 def parse_target(text: str) -> Activation | Expr:
@@ -66,6 +64,27 @@ def _constant_or_same(piece: Piece) -> Piece:
     return replace(piece, expression=tidy(piece.expression.subs(X, inside)))
 
 
+def _cut(found: Formula) -> Formula:
+    """Cut the pieces where a root or logarithm has its singularity, and where a quotient is 0/0: it has its limit."""
+    pieces: list[Piece] = []
+    values: list[Expr] = []
+    for piece, at_end in zip(found.pieces, (*found.at_joints, None), strict=True):
+        ends = (piece.low, piece.high)
+        inner = [exact(point) for point in singularities(piece) if point not in ends]
+        fences = [ends[0], *(point.exact for point in sorted(inner, key=cmp_to_key(compare))), ends[1]]
+        parts = [Piece(low, high, piece.expression) for low, high in itertools.pairwise(fences)]
+        for left, right in itertools.pairwise(parts):
+            before, after = left.end(0, right=True), right.end(0, right=False)
+            if not (before.is_finite and after.is_finite):
+                raise CertificateError(f"{found.name} has a pole at x = {left.high}")
+            if not equal(before, after):
+                raise CertificateError(f"{found.name} is not defined at x = {left.high}, between {before} and {after}")
+            values.append(before)
+        pieces += parts
+        values += [] if at_end is None else [at_end]
+    return replace(found, pieces=tuple(pieces), at_joints=tuple(values))
+
+
 def _from_expression(target: sp.Expr) -> Formula:
     if not isinstance(target, sp.Expr):
         raise CertificateError(
@@ -78,7 +97,7 @@ def _from_expression(target: sp.Expr) -> Formula:
     if target.atoms(sp.Float):
         raise CertificateError(f"{target} holds rounded numbers; write exact ones, such as Rational(1, 10) for 0.1")
     _require_real_line(symbols[0])
-    expression: Any = _without_hidden_zeros(target.subs(symbols[0], X))
+    expression: Any = _without_hidden_zeros(target.subs(symbols[0], X)).replace(_is_power_of_number, _as_exponential)
     if not expression.has(X):
         raise CertificateError(f"{target} is the constant {expression}; it must depend on its input")
     if expression.has(sp.I, sp.zoo, sp.nan) or any(_is_complex(node) for node in expression.atoms(sp.Pow)):
@@ -116,6 +135,15 @@ def _without_hidden_zeros(expression: Expr) -> Expr:
             return False
 
     return expression.replace(is_hidden_zero, lambda _: sp.Integer(0))
+
+
+def _is_power_of_number(node: Expr) -> bool:
+    return isinstance(node, sp.Pow) and node.exp.has(X) and not node.base.has(X) and constant_sign(node.base) > 0
+
+
+def _as_exponential(node: sp.Pow) -> Expr:
+    base, exponent = arguments(node)
+    return sp.exp(sp.expand(exponent * sp.expand_log(sp.log(base), force=True)))
 
 
 def _is_complex(node: sp.Pow) -> bool:
