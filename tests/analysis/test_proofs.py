@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gem_activations.analysis import signs
-from gem_activations.analysis.balls import Tape, X, constant_ball, decimals, tape
+from gem_activations.analysis.balls import Tape, X, constant_ball, decimals, integral, tape
 from gem_activations.analysis.exact import Number, divided, equal, exact, factorise, greatest
 from gem_activations.analysis.formulas import Formula, Piece, line
+from gem_activations.analysis.gaussian import cut_ends
 from gem_activations.analysis.limits import NoLimitError, bound_beyond, find_tail, limit, tail_sign
 from gem_activations.analysis.proofs import Proved, attempt, remembered, time_limit
 from gem_activations.analysis.relu import gate
@@ -246,6 +247,15 @@ def test_an_oscillation_that_cancels_has_a_limit():
 )  # fmt: skip
 def test_limits_at_0(expression, expected):
     assert limit(expression, sp.Integer(0)) == expected
+
+
+@pytest.mark.parametrize("expression", [sp.tanh(X) / X, sp.sqrt(X) * sp.exp(X), X ** sp.Rational(-1, 3)])
+def test_an_integral_up_to_a_singular_end_is_enclosed(expression):
+    (low, high), left_out = cut_ends(expression, sp.S.Zero, sp.S.One, lambda x: (x * x / -2).exp())
+    found = integral(lambda z, analytic: tape(expression)(z, analytic) * (-z * z / 2).exp(), low, high) + left_out
+    f = sp.lambdify(X, expression, "mpmath")
+    known = mp.quad(lambda s: 6 * s**5 * f(s**6) * mp.exp(-(s**12) / 2), [0, 0.3, 0.7, 1])  # x = s^6
+    assert abs(found - arb(mp.nstr(known, 45))) < arb("1e-24")
 
 
 def test_a_bound_on_a_half_line_holds():

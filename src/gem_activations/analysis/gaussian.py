@@ -330,7 +330,8 @@ def cut_ends(integrand: Expr, low: Expr, high: Expr, weight: Callable[[Any], Any
             powers, width = _near(integrand, end, inward)
             flint.ctx.cap = _WEIGHTS + 1
             around = weight(arb_series([ball + inward * width.union(arb(0)), inward], _WEIGHTS + 1))
-            taylor = [*list(weight(arb_series([ball, inward], _WEIGHTS)))[:_WEIGHTS], around[_WEIGHTS]]
+            at_end = weight(arb_series([ball, inward], _WEIGHTS + 1))
+            taylor = [*(at_end[j] for j in range(_WEIGHTS)), around[_WEIGHTS]]
             for power, coefficient in powers:
                 for j, w in enumerate(taylor):
                     exponent = constant_ball(1 - power) + j

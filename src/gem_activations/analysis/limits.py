@@ -155,6 +155,8 @@ def _limit(line: "_HalfLine", series: Series) -> Expr:
     if not series or line.order(series[0][0], _UNIT) < 0:
         return _ZERO
     monomial, (exact, ball) = series[0]
+    if len(series) > 1 and line.order(series[1][0], monomial) == 0:
+        raise UndecidedError("two leading monomials are equal in different spellings")
     infinite = line.order(monomial, _UNIT) > 0
     if infinite and sign_of(ball):
         return sp.oo * sign_of(ball)
@@ -290,7 +292,8 @@ class _HalfLine:
             return self._logarithm(inner)
         large, constant, small = self._split(inner)
         if not large:
-            return self._taylor(node.func(X), constant, small)
+            # The derivatives of tanh grow long.
+            return self._tanh(inner) if node.func is sp.tanh else self._taylor(node.func(X), constant, small)
         if node.func not in (sp.sin, sp.cos):
             return self._far(node.func, inner)
         if small or any(m != _X or c.exact is None or c.exact.has(X) for m, c in large):
@@ -312,8 +315,7 @@ class _HalfLine:
             rest = self._taylor(sp.atan(X), _ZERO, self._power(g, -_ONE))
             value = self._collect([(_UNIT, _known(sp.pi / 2)), *_scaled(rest, -1)])
         elif function is sp.tanh:
-            rest = self._power(self._collect([*self._exponential(_scaled(g, 2)), one]), -_ONE)
-            value = self._collect([one, *_scaled(rest, -2)])
+            value = self._tanh(g)
         elif function in (sp.erf, sp.erfc):
             rest = self._erfc(g)
             if function is sp.erfc:
@@ -322,6 +324,12 @@ class _HalfLine:
         else:
             raise UndecidedError(f"the behaviour of {function.__name__} at infinity is not known")
         return _scaled(value, sign)
+
+    def _tanh(self, g: Series) -> Series:
+        """Write tanh(g) as 1 - 2 / (exp(2 g) + 1), g not to -oo."""
+        one = (_UNIT, _known(_ONE))
+        rest = self._power(self._collect([*self._exponential(_scaled(g, 2)), one]), -_ONE)
+        return self._collect([one, *_scaled(rest, -2)])
 
     def _erfc(self, g: Series) -> Series:
         """Write erfc(g), g > 0, as exp(-g^2) / (sqrt(pi) g) (1 - t + 3 t^2 - 15 t^3 + ...), t = 1 / (2 g^2).
