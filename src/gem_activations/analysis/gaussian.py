@@ -296,6 +296,13 @@ def _integral(piece: Piece, integrand: Expr, deviation: arb) -> arb:
     def weighted(z: acb, analytic: bool) -> acb:
         return code(z * deviation, analytic) * (-z * z / 2).exp()
 
+    for right in (False, True):  # Far out a box has the whole tail of a narrow law, unless balls do not bound h there.
+        edge_of_law = deviation * (REACH if right else -REACH)
+        if low < edge_of_law < high:
+            height = abs(code(edge_of_law.union(high if right else low)))
+            if height.is_finite():
+                rest += height * (arb(REACH) / arb(2).sqrt()).erfc() / 2
+                low, high = (low, edge_of_law) if right else (edge_of_law, high)
     total = integral(weighted, low / deviation, high / deviation)
     rests_on("integral", of=str(integrand), low=str(ends[0]), high=str(ends[1]), weight="normal", value=decimals(total))
     return (total + edge / deviation) / (2 * arb.pi()).sqrt() + arb(0, rest.upper())
