@@ -135,6 +135,7 @@ def exponent_of(unit: Expr) -> int:
 
 REACH = 18
 _RATES = (4, 8)  # Of the exponential that bounds a tail, in units of 1 / deviation; REACH is far beyond them.
+_DOUBLINGS = 6
 _WIDTHS, _WEIGHTS = (8, 16, 32), 14
 _SHARP = 64  # Bits; other closed forms than the ones in erfc lose none.
 
@@ -288,7 +289,15 @@ def _integral(piece: Piece, integrand: Expr, deviation: arb) -> arb:
         other = piece.low if right else -piece.high
         begin = (deviation * REACH).max(constant_ball(other) + deviation) if other.is_finite else deviation * REACH
         start = sp.Integer(2) ** max(math.ceil(float(begin.upper().log()) / math.log(2)), 1)
-        rest += _far_bound(far, int(start), deviation)
+        for _ in range(_DOUBLINGS):
+            try:
+                bound = _far_bound(far, int(start), deviation)
+                break
+            except UndecidedError:  # Not beyond the place from which on the terms fall.
+                start *= 2
+        else:
+            raise UndecidedError(f"the growth of {far} is not bounded by an exponential of x")
+        rest += bound
         ends.append(start if right else -start)
     (low, high), edge = cut_ends(integrand, ends[0], ends[1], lambda x: (x * x / (-2 * deviation**2)).exp())
     code = tape(integrand)
