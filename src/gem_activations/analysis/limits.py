@@ -261,8 +261,8 @@ class _HalfLine:
         if not series:
             return 0
         (first, lead), *rest = series
-        others = self.bound([(self._times(m, first, -1), c) for m, c in rest])
         sign = sign_of(lead.ball)
+        others = self.bound([(self._times(m, first, -1), c) for m, c in rest if not sign or sign_of(c.ball) != sign])
         if not sign or not others < abs(lead.ball):
             raise UndecidedError("the leading monomial is not proved to dominate")
         return sign
