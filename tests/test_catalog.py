@@ -267,6 +267,40 @@ def test_names_are_read_in_any_case_and_by_their_aliases(text, canonical):
     assert str(catalog.parse(text)) == canonical
 
 
+@pytest.mark.parametrize(
+    ("printed", "canonical", "options"),
+    [
+        ("GEM(n=2, save='input')", "gem(n=2)", {"save": "input"}),
+        ("EGEM(inplace=True, n=2, backend='plain')", "egem(n=2, eps=1e-4)", {"inplace": True, "backend": "plain"}),
+        ("EGEM(n=1, eps=0.01, trainable=True, channels=8)", "egem(eps=0.01)", {"trainable": True, "channels": 8}),
+        ("GELU(approximate='tanh')", "gelu_tanh", {}),
+        ("GELU(approximate='none')", "gelu", {}),
+        ("ReLU(inplace=True)", "relu", {"inplace": True}),
+        (repr(GemSpec(2, 0.1)), "egem(n=2, eps=0.1)", {}),
+        (repr(GemSpec()), "gem", {}),
+        (repr(GemSpec(1, 1 / 3, 0.01)), "segem(eps=0.3333333333333333, leak=0.01)", {}),
+    ],
+)
+def test_what_is_printed_is_read_back(printed, canonical, options):
+    activation, read = catalog.parse_printed(printed)
+    assert (str(activation), read) == (canonical, options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("relu(save='input')", "relu has no option save"),
+        ("gelu(approximate='tahn')", "gelu has no option approximate"),
+        ("gem(inplace=True, inplace=False)", "given twice"),
+        ("EGEM(n=1, eps=0.01, trainable=True)", "leave out trainable"),
+        ("GemSpec(width=1)", "no activation is called"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(text, message):
+    with pytest.raises(ActivationNameError, match=message):
+        catalog.parse(text)
+
+
 def test_an_alias_hides_no_name_and_stands_for_one():
     squashed = {name.replace("_", "") for name in catalog.ENTRIES}
     assert len(squashed) == len(catalog.ENTRIES)

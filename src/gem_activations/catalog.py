@@ -20,7 +20,7 @@ from .errors import ActivationNameError, SpecError
 from .grammar import Number, format_call, parse_call, quote, scale_to_eps, to_exact
 from .spec import MEMBERS, GemSpec
 
-__all__ = ["ALIASES", "ENTRIES", "Activation", "Entry", "Flat", "check", "find_name", "parse"]
+__all__ = ["ALIASES", "ENTRIES", "Activation", "Entry", "Flat", "check", "find_name", "parse", "parse_printed"]
 
 Array = NDArray[np.float64]
 
@@ -225,24 +225,50 @@ def parse(text: str) -> Activation:
     """Read an activation: a name of the catalog, with arguments in parentheses if it takes any.
 
     Case, hyphens and underscores of the name are free, and `ALIASES` are names too: `Swish`, `E-GEM(n=2)`,
-    `LeakyReLU(negative_slope=0.1)`.
+    `LeakyReLU(negative_slope=0.1)`. So are printed modules and specs, whose function is read: of `GEM(n=2, inplace=True)`
+    it is `gem(n=2)`, of `GELU(approximate='tanh')` it is `gelu_tanh`.
 
     Args:
         text: For example `gelu`, `gem(n=2)`, `egem(eps=1e-4)`, `celu(alpha=0.075)`. In the family `scale=` stands for
             eps = scale^(2n): `egem(scale=0.1)` is `egem(eps=0.01)`, and is printed so.
     Raises: ActivationNameError: a malformed string, an unknown name (the nearest are offered) or argument;
-        SpecError: a parameter out of its range, or two out of order.
+        SpecError: a parameter out of its range, or two out of order. A trainable scale is refused: it is a module's.
     Example:
         >>> str(parse("segem( eps = 1/10000 )")), parse("gelu").entry.title
         ('segem(eps=1e-4, leak=0.01)', 'GELU (erf)')
     """
-    spelling, given = parse_call(str(text).lower())
+    activation, options = parse_printed(text)
+    if options.get("trainable"):
+        raise ActivationNameError(f"{quote(text)}: a scale that is learnt belongs to a module; leave out trainable=")
+    return activation
+
+
+def parse_printed(text: str) -> tuple[Activation, dict[str, Any]]:
+    """Read an activation as `parse` does, and the options of a printed module, for the constructor of its class.
+
+    Raises: ActivationNameError, SpecError: as `parse`; an option that no module of the activation has.
+    Example:
+        >>> activation, options = parse_printed("GEM(n=2, save='input')")
+        >>> str(activation), options
+        ('gem(n=2)', {'save': 'input'})
+    """
+    options: dict[str, Any] = {}
+    spelling, given = parse_call(str(text).lower(), options)
+    if spelling == "gemspec" and given.keys() <= {"n", "eps", "leak"} and not options:
+        return parse_printed(str(GemSpec(**given)))  # pyright: ignore[reportArgumentType]
     name = find_name(spelling)
+    if name == "gelu" and options.get("approximate") in ("none", "tanh"):
+        name = "gelu_tanh" if options.pop("approximate") == "tanh" else name
     if name is None:
         near = difflib.get_close_matches(spelling, ENTRIES, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "`gem-act list` shows all names"
         raise ActivationNameError(f"no activation is called {quote(spelling)}; {hint}")
     defaults = ENTRIES[name].defaults
+    foreign = options.keys() - (
+        {"backend", "channels", "inplace", "save", "trainable"} if name in MEMBERS else {"inplace"}
+    )
+    if foreign:
+        raise ActivationNameError(f"{quote(text)}: {name} has no option {', '.join(sorted(foreign))}; leave it out")
     if name in MEMBERS and "eps" in defaults:
         given = scale_to_eps(given, text)
     for key in given:
@@ -253,7 +279,7 @@ def parse(text: str) -> Activation:
     activation = Activation(name, tuple(exact.items()))
     if activation.spec is None:  # A member's GemSpec checks its own parameters.
         check(name, exact)
-    return activation
+    return activation, options
 
 
 def _sigmoid(x: Array) -> Array:

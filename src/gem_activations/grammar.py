@@ -1,7 +1,7 @@
 """The string grammar of activations: `name` or `name(key=value, ...)`, with exact numbers.
 
 `1e-4` and `1/10000` are read as the same rational number, so that nothing is lost between a command line and an
-exact analysis. Every value is a number: the grammar never evaluates code.
+exact analysis. Every value is a number, or an option as a printed module has it: the grammar never evaluates code.
 """
 
 import math
@@ -9,6 +9,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 from .errors import ActivationNameError
 
@@ -17,6 +18,9 @@ Number = int | Fraction
 _CALL = re.compile(r"\s*([a-z][a-z0-9_-]*)\s*(?:\(([^()]*)\))?\s*")
 _ARGUMENT = re.compile(r"\s*([a-z][a-z0-9_]*)\s*=\s*(\S(?:.*\S)?)\s*")
 _NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.IGNORECASE)
+# What a printed module says of how it computes, not of which function.
+_OPTIONS = ("approximate", "backend", "channels", "inplace", "save", "trainable")
+_OPTION_VALUE = re.compile(r"true|false|'[a-z_]+'|[1-9]\d{0,8}", re.IGNORECASE)
 # More than any float64 needs; both what is read and what is written back must fit.
 _MAX_CHARACTERS = 40
 _SHORT = reprlib.Repr()
@@ -24,11 +28,12 @@ _SHORT.maxstring = _SHORT.maxother = 80
 _FORM = "expected name or name(key=number, ...), for example egem(n=2, eps=1e-4)"
 
 
-def parse_call(text: str) -> tuple[str, dict[str, Number]]:
+def parse_call(text: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Number]]:
     """Read `name(key=value, ...)` into a name and its exact arguments.
 
     Args:
         text: The string; blanks are free, names are lower case.
+        options: Takes the options of a printed module, such as inplace=True or save='input'; None to refuse them.
     Returns: The name, and the arguments in the order given: whole numbers as int, all others as Fraction.
     Raises: ActivationNameError: the string does not follow the grammar, gives an argument twice, or gives a number
         that is too long, or that a float64 would round to 0 or infinity.
@@ -46,8 +51,12 @@ def parse_call(text: str) -> tuple[str, dict[str, Number]]:
         if argument is None:
             raise ActivationNameError(f"{quote(text)}: cannot read {quote(part.strip())}; {_FORM}")
         key, value = argument.groups()
-        if key in arguments:
+        if key in arguments or key in (options or ()):
             raise ActivationNameError(f"{quote(text)}: {quote(key)} is given twice; give it once")
+        if options is not None and key in _OPTIONS and _OPTION_VALUE.fullmatch(value):
+            word = value.strip("'")
+            options[key] = int(word) if word.isdigit() else {"true": True, "false": False}.get(word.lower(), word)
+            continue
         arguments[key] = _parse_number(value, text)
     return name, arguments
 

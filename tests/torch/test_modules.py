@@ -75,6 +75,15 @@ def test_make_activation_from_a_string(text, kind, text_of_module):
     assert make_activation(text) is not module
 
 
+@pytest.mark.parametrize(
+    "module",
+    [GEM(2, save="input"), EGEM(inplace=True), SEGEM(backend="plain"), EGEM(scale=0.1, trainable=True, channels=3)],
+    ids=repr,
+)
+def test_make_activation_reads_a_printed_module(module):
+    assert repr(make_activation(repr(module))) == repr(module)
+
+
 def test_make_activation_passes_options_on():
     assert make_activation("egem", inplace=True).inplace
     assert make_activation("relu", inplace=True).inplace

@@ -213,3 +213,9 @@ def test_a_replaced_module_in_a_plain_list_is_named():
     left = {each.name: each.reason for each in swap(model, {nn.ReLU: "gem"}).left}
     assert left.keys() == {"0.steps", "0.by_name"}
     assert all("nn.ModuleList" in reason for reason in left.values())
+
+
+def test_the_options_of_a_printed_module_hold_for_every_place():
+    model = nn.Sequential(nn.ReLU(), nn.ReLU(inplace=True))
+    swap(model, {nn.ReLU: repr(GEM(2, save="input"))})
+    assert [repr(module) for module in model] == ["GEM(n=2, save='input')"] * 2

@@ -319,8 +319,8 @@ def make_activation(activation: str | catalog.Activation | GemSpec, **options: A
     """Make the module of any activation of the catalog.
 
     Args:
-        activation: A string such as `gelu`, `gem(n=2)` or `celu(alpha=0.075)`, what `catalog.parse` gives, or a
-            GemSpec.
+        activation: A string such as `gelu`, `gem(n=2)` or `celu(alpha=0.075)`, a printed module such as
+            `GEM(n=2, save='input')`, what `catalog.parse` gives, or a GemSpec.
         options: Further keyword arguments of the module class, for example inplace=True where it has one.
     Returns: A new module. PReLU has a parameter of its own, all others have none.
     Raises: ActivationNameError: a malformed string, an unknown name or argument; SpecError: a parameter of the family
@@ -330,7 +330,8 @@ def make_activation(activation: str | catalog.Activation | GemSpec, **options: A
         (EGEM(n=2, eps=1e-4), GELU(approximate='tanh'))
     """
     if not isinstance(activation, catalog.Activation):
-        activation = catalog.parse(str(activation))
+        activation, printed = catalog.parse_printed(str(activation))
+        options = printed | options
     module, _, name = activation.entry.torch.rpartition(".")
     factory = getattr(importlib.import_module(module), name)
     return factory(**activation.entry.fixed, **activation.parameters, **options)

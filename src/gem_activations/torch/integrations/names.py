@@ -9,7 +9,7 @@ from torch import nn
 from ... import catalog
 from ...errors import RegistrationError
 from ...spec import MEMBERS
-from ..inventory import Choice, as_activation
+from ..inventory import Choice
 from ..modules import make_activation
 
 
@@ -28,7 +28,10 @@ def act_layer(activation: Choice) -> Callable[..., nn.Module]:
         >>> layer(inplace=True), act_layer("gelu")(inplace=True)
         (GEM(n=2, inplace=True), GELU(approximate='none'))
     """
-    return partial(_make_layer, as_activation(activation))
+    if isinstance(activation, catalog.Activation):
+        return partial(_make_layer, activation)
+    read, options = catalog.parse_printed(str(activation))
+    return partial(_make_layer, read, **options)
 
 
 def _make_layer(activation: catalog.Activation, *, inplace: bool | None = None, **options: Any) -> nn.Module:
@@ -84,4 +87,5 @@ def refuse_conflicts(table: str, names: Iterable[str], own: Collection[str]) -> 
 
 
 def _is_ours(name: object) -> bool:
-    return isinstance(name, str) and catalog.find_name(name.partition("(")[0].strip()) is not None
+    head = name.partition("(")[0].strip() if isinstance(name, str) else ""
+    return head == "GemSpec" or catalog.find_name(head) is not None

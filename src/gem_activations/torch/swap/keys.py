@@ -44,7 +44,12 @@ def read_choices(model: nn.Module, choices: Mapping[Any, Any]) -> list[tuple[Any
             raise ModelError(f"{quote(key)} is no key: give a module class, a name pattern, a predicate or a function")
     kinds = (str, catalog.Activation, GemSpec)  # A GemSpec can be called, too.
     named = {key: isinstance(value, kinds) or not callable(value) for key, value in choices.items()}
-    return [(key, as_activation(value) if named[key] else value) for key, value in choices.items()]
+    read: list[tuple[Any, Value]] = []
+    for key, value in choices.items():
+        printed = catalog.parse_printed(value)[1] if isinstance(value, str) else {}
+        # The options of a printed module hold for every place, which else chooses its own.
+        read.append((key, make_activation(value) if printed else as_activation(value) if named[key] else value))
+    return read
 
 
 def string_of(value: Value) -> str | None:
