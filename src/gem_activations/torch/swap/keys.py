@@ -43,12 +43,12 @@ def read_choices(model: nn.Module, choices: Mapping[Any, Any]) -> list[tuple[Any
         if not known:
             raise ModelError(f"{quote(key)} is no key: give a module class, a name pattern, a predicate or a function")
     kinds = (str, catalog.Activation, GemSpec)  # A GemSpec can be called, too.
-    named = {key: isinstance(value, kinds) or not callable(value) for key, value in choices.items()}
-    read: list[tuple[Any, Value]] = []
+    read: list[tuple[Any, Any]] = []
     for key, value in choices.items():
-        printed = catalog.parse_printed(value)[1] if isinstance(value, str) else {}
-        # The options of a printed module hold for every place, which else chooses its own.
-        read.append((key, make_activation(value) if printed else as_activation(value) if named[key] else value))
+        if isinstance(value, str) and catalog.parse_printed(value)[1]:
+            read.append((key, make_activation(value)))  # Its options hold for every place, which else chooses its own.
+        else:
+            read.append((key, as_activation(value) if isinstance(value, kinds) or not callable(value) else value))
     return read
 
 
