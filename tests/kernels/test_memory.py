@@ -111,7 +111,7 @@ def test_a_bad_call_is_refused_and_writes_nothing(built):
         (forward, GemSpec(), -1, 4),
         (forward, GemSpec(), 0, -4),
         (forward, half_wide, 0, 4),
-        (forward._replace(code=10), GemSpec(), 0, 4),
+        (forward._replace(code=len(OPERATIONS)), GemSpec(), 0, 4),
         (forward._replace(code=-1), GemSpec(), 0, 4),
     ):
         with pytest.raises(BackendError, match="refused operation"):
