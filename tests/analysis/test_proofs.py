@@ -186,6 +186,10 @@ def test_a_start_before_the_last_zero_is_never_accepted():
         (sp.log(1 + sp.exp(X)) - X, 0), (sp.exp(X) * sp.tanh(sp.exp(-X)), 1), (sp.log(X) / X, 0),
         ((1 - sp.erf(X)) * sp.exp(X**2) * X, 1 / sp.sqrt(sp.pi)),
         (sp.exp(-sp.exp(-X)), 1), ((sp.sqrt(X**2 + 1) - X) * X, sp.Rational(1, 2)), (X**3 * sp.exp(-X), 0),
+        # Exponentials of less than log x, and powers that are not rational.
+        (sp.exp(sp.sqrt(sp.log(X**2 + 2))) / (X**2 + 1), 0), (sp.exp(sp.sqrt(sp.log(X))) / sp.log(X), sp.oo),
+        (sp.exp(sp.log(X) ** 2) / X**9, sp.oo), (sp.log(X * sp.exp(sp.sqrt(sp.log(X)))) / sp.log(X), 1),
+        ((X**2 + 1) ** (sp.sqrt(2) - sp.Rational(3, 2)), 0), ((X**2 + 1) ** sp.sqrt(2) / (X + 1) ** 3, 0),
     ],
 )  # fmt: skip
 def test_limits(expression, expected):

@@ -298,7 +298,7 @@ class _HalfLine:
             return self._far(node.func, inner)
         if small or any(m != _X or c.exact is None or c.exact.has(X) for m, c in large):
             return ((_UNIT, Coefficient(None, arb(0, 1))),)
-        return ((_UNIT, _known(node.func(sp.expand(node.args[0])))),)
+        return ((_UNIT, _known(node.func(large[0][1].exact * X + constant))),)
 
     def _far(self, function: Any, inner: Series) -> Series:
         """Expand a function of g, which tends to +-oo, for |g| first."""
@@ -360,7 +360,7 @@ class _HalfLine:
         for monomial, (exact, _) in large:
             if exact is None or exact.has(X):
                 raise UndecidedError("the exponent of an exponential is not known exactly")
-            if monomial == _LOG and exact.is_Rational:
+            if monomial == _LOG:
                 power = exact
             else:
                 exponent.append((monomial, exact))
@@ -476,9 +476,11 @@ class _HalfLine:
         if left == right:
             return 0
         ratio = self._times(left, right, -1)
-        if ratio.exponent:
+        power = constant_sign(ratio.power)
+        # x^power is exp(power log x): more than exp(sqrt(log x)), less than exp(sqrt(x)).
+        if ratio.exponent and not (power and self.order(ratio.exponent[0][0], _LOG) < 0):
             return constant_sign(ratio.exponent[0][1])
-        return constant_sign(ratio.power) or constant_sign(ratio.logs)
+        return power or constant_sign(ratio.logs)
 
     def _times(self, left: Monomial, right: Monomial, sign: int = 1) -> Monomial:
         """Return the product of two monomials, or their quotient (sign -1)."""
