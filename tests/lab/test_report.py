@@ -17,6 +17,7 @@ from rich.console import Console
 from gem_activations.cli import main
 from gem_activations.console import print_report
 from gem_activations.errors import StoreError
+from gem_activations.lab import compare
 from gem_activations.lab.report import document as report
 from gem_activations.lab.report.document import analyse
 from gem_activations.lab.statistics.formatting import (
@@ -251,6 +252,23 @@ def test_cells_that_a_spreadsheet_would_compute_are_guarded(fabricate):
     write_report(dataclasses.replace(comparison, results=runs))
     assert "'=1+1" in pl.read_csv(comparison.folder / "results.csv")["reason"].to_list()
     assert "=1+1" in pl.read_parquet(comparison.folder / "results.parquet")["reason"].to_list()
+
+
+def test_the_users_own_names_are_text_everywhere(tmp_path):
+    def train(run):
+        return {'=top/1"><b>|x': 0.5 + run.seed / 8, "@cost": 2.0}
+
+    folder = tmp_path / "a`<b>"
+    compare(train, activations=["relu", "gelu"], metric='=top/1"><b>|x', better="higher", seeds=2, out=folder)
+    assert (folder / "plots/-top-1-b-x.png").is_file()
+    markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
+    assert "](plots/-top-1-b-x.png)" in markdown
+    assert "<b>" not in markdown.replace("plots/", "")
+    assert "<b>" not in page
+    for name in ("results.csv", "summary.csv"):
+        heads = pl.read_csv(folder / name).columns
+        assert not [head for head in heads if head.startswith(("=", "@"))]
+    assert "'@cost" in pl.read_csv(folder / "results.csv").columns
 
 
 def test_banners_warn_of_smoke_runs_and_arms_at_chance(fabricate):

@@ -215,7 +215,7 @@ def _contents(report: Report) -> Iterator[tuple[str, bytes]]:
     figures = comparison_figures(comparison, analysis)
     for name, figure in figures.items():
         for suffix in ("png", "svg"):
-            yield f"plots/{name}.{suffix}", render(figure, suffix)
+            yield f"plots/{_stem(name)}.{suffix}", render(figure, suffix)
     results = results_frame(comparison)
     yield RESULTS, _parquet(results)
     yield "results.csv", guarded(results).write_csv().encode()
@@ -252,8 +252,10 @@ def _markdown(report: Report, plots: list[str]) -> str:
         parts += ["## The papers' claims\n", claims]
     if len(columns) > 1:
         parts += ["## Also recorded\n", markdown_table(columns, analysis.arms)]
-    parts += ["## Plots\n", "".join(f"![{_caption(name, analysis)}](plots/{name}.png)\n" for name in plots)]
-    parts += [f"Made again by `{_again(comparison)}`, gem-activations {__version__}.\n"]
+    pictures = [f"![{markdown_text(_caption(name, analysis))}](plots/{_stem(name)}.png)\n" for name in plots]
+    again = _again(comparison)
+    command = markdown_text(again) if "`" in again else f"`{again}`"
+    parts += ["## Plots\n", "".join(pictures), f"Made again by {command}, gem-activations {__version__}.\n"]
     return "\n".join(part for part in parts if part)
 
 
@@ -322,13 +324,18 @@ def _again(comparison: Comparison) -> str:
     return shlex.join(["gem-act", "report", str(comparison.folder)])
 
 
+def _stem(name: str) -> str:
+    """Return a figure's name as a file and an identifier may have it: that of a metric is the user's own."""
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
 def _inline(name: str, figure: Figure, alternative: str) -> Markup:
     """Return a figure as SVG to stand in a page: its ink is the page's, its identifiers are its own, it has no size."""
     text = render(figure, "svg", transparent=True).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
-    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{_stem(name)}-", text)
     text = text.replace(INK, "currentColor")
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(alternative)}"', 1))
 

@@ -161,12 +161,13 @@ def markdown_text(text: str) -> str:
 
 
 def guarded(frame: pl.DataFrame) -> pl.DataFrame:
-    """Put an apostrophe before texts that a spreadsheet would take for a formula."""
+    """Put an apostrophe before texts and headings that a spreadsheet would take for a formula."""
+    formula = r"^[=+\-@\t\r]"
     texts = [name for name, kind in frame.schema.items() if kind == pl.String]
     return frame.with_columns(
-        pl.when(pl.col(name).str.contains(r"^[=+\-@\t\r]")).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
+        pl.when(pl.col(name).str.contains(formula)).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
         for name in texts
-    )
+    ).rename({name: f"'{name}" for name in frame.columns if re.match(formula, name)})
 
 
 def latex_table(analysis: Analysis) -> str:
