@@ -31,6 +31,11 @@ html_math_renderer = "mathml"
 default_role = "code"
 exclude_patterns = ["_build", "site"]
 html_theme = "furo"
+# Until it is on an index, on every page.
+html_theme_options = {
+    "announcement": "Not on PyPI yet: where a page says <code>gem-activations[torch]</code>, "
+    "put <code>path/to/checkout[torch]</code> or the path of a wheel."
+}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_title = "gem-activations"

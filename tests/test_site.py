@@ -180,7 +180,7 @@ def test_any_two_are_compared_with_their_numbers_and_copied(tmp_path):
     assert "partial(segem, n=2, eps=0.0001, leak=0.01)" in page
     line = re.search(r"double f\(double x\) \{.*?\}", page)[0]
     assert line == (
-        "double f(double x) { return x > 0 ? x * (0.01 + 0.99 * (1 / (1 + 0.0001 / pow(x, 4)))) : 0.01 * x; }"
+        "double f(double x) { return x <= 0 ? 0.01 * x : x * (0.01 + 0.99 * (1 / (1 + 0.0001 / pow(x, 4)))); }"
     )
     assert re.findall(r'<output id="(?:n|eps|leak)-value">(.*?)</output>', page) == ["2", "0.0001", "0.01"]
     note = '<p id="note" role="status">second=gellu is no activation that this page knows.</p>'
