@@ -224,7 +224,7 @@ def test_cluster_without_a_machine_that_fits_is_refused(needs: dict[str, float],
 
 
 def test_machine_that_sees_other_folders_or_data_says_so(tmp_path: Path) -> None:
-    request = Request("digits", out=tmp_path, engine="ray")
+    request = Request("digits", out=tmp_path, engine="ray", device="cpu")
     plan = Plan({}, "gelu", "cpu", 1, {"train": "of another machine"}, ("gelu",), (0,))
     job = Job(request, plan)
     with pytest.raises(StoreError, match="does not see the comparison"):

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from filelock import FileLock
@@ -13,7 +13,7 @@ from filelock import FileLock
 from ... import catalog
 from ...errors import SettingError, StoreError
 from ..recipes.arms import parse_arm
-from ..recipes.pipeline import Cnn, Mlp, Recipe, Training
+from ..recipes.pipeline import Cnn, Initialisation, Mlp, Recipe, Training
 from ..recipes.registry import make_recipe
 from ..recipes.studies import make_study
 from ..statistics.reading import look_again
@@ -99,6 +99,8 @@ def resolve_recipe(request: Request) -> Recipe:
             raise SettingError(f"--study {request.study} chooses the activations; leave --activations out")
         recipe = make_study(request.study, recipe)
     _check_numbers(request)
+    if request.initialisation not in (None, *(known := get_args(Initialisation))):
+        raise SettingError(f"--initialisation {request.initialisation}: expected one of {', '.join(known)}")
     given = recipe.activations if request.activations is None else request.activations
     if not given:
         raise SettingError("--activations: give at least one activation")
