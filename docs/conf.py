@@ -33,8 +33,7 @@ exclude_patterns = ["_build", "site"]
 html_theme = "furo"
 # Until it is on an index, on every page.
 html_theme_options = {
-    "announcement": "Not on PyPI yet: where a page says <code>gem-activations[torch]</code>, "
-    "put <code>path/to/checkout[torch]</code> or the path of a wheel."
+    "announcement": "Not on PyPI yet: <code>pip install &quot;path/to/checkout[torch]&quot;</code>, or a wheel's path."
 }
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
