@@ -18,7 +18,7 @@ from gem_activations.analysis.exact import Number, divided, equal, exact, factor
 from gem_activations.analysis.formulas import Formula, Piece, line
 from gem_activations.analysis.gaussian import cut_ends
 from gem_activations.analysis.limits import NoLimitError, bound_beyond, find_tail, limit, tail_sign
-from gem_activations.analysis.proofs import Proved, attempt, remembered, time_limit
+from gem_activations.analysis.proofs import Proved, _OutOfTime, attempt, remembered, time_limit, within_share
 from gem_activations.analysis.relu import gate
 from gem_activations.analysis.shape import inverse, stationarity, structure
 from gem_activations.analysis.signs import PoleError, SignMap, _between, infimum, sign_map, supremum, vanishes
@@ -419,6 +419,16 @@ def test_a_proof_that_takes_too_long_is_stopped_and_its_step_fails_at_once_after
     assert "share of 0.3 s" in rows[0].value.note
     assert "rests on a step" in rows[1].value.note
     assert started == [1]
+
+
+def test_a_proof_stopped_inside_a_call_from_c_is_undecided_and_no_other_system_error_is():
+    def stopped(cause):
+        raise SystemError("a C function returned a result with an exception set") from cause
+
+    with time_limit(10), pytest.raises(UndecidedError, match="longer than its share"):
+        within_share(lambda: stopped(_OutOfTime()))
+    with time_limit(10), pytest.raises(SystemError):
+        within_share(lambda: stopped(ValueError()))
 
 
 def test_a_remembered_result_brings_its_facts_to_every_row():

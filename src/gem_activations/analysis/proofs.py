@@ -144,7 +144,10 @@ def within_share(work: Callable[[], Result]) -> Result:
             finished.set()
             watcher.join()
             interrupt(ctypes.c_ulong(thread), None)  # One that came too late to be of use.
-    except _OutOfTime:
+    except (_OutOfTime, SystemError) as error:
+        # Raised inside a call from C, it comes out as the cause of a SystemError.
+        if isinstance(error, SystemError) and not isinstance(error.__cause__, _OutOfTime):
+            raise
         raise UndecidedError(
             f"it took longer than its share of {clock.budget:g} s; a larger --budget (budget=...) may close it"
         ) from None
