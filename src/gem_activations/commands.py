@@ -3,7 +3,6 @@
 Frameworks are imported where a command runs, so that help and errors come at once.
 """
 
-import copy
 import dataclasses
 import difflib
 import json
@@ -24,7 +23,7 @@ from .edge.command import HeaderRequest, write_header
 from .errors import SettingError
 from .grammar import format_call, quote
 from .lab.runs.request import Arms, Execution, FunctionRequest, Request
-from .options import GROUPS, grouped, ungrouped
+from .options import grouped, ungrouped, with_parameters
 
 
 @dataclass(frozen=True)
@@ -74,26 +73,6 @@ def _compare(request: Execution) -> int:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"run the same command again to go on in {request.folder}") from None
     return print_report(analyse(comparison))
-
-
-def _function_command(place: str) -> type[CompareFunction]:
-    """Return the command whose options are those of any comparison and the parameters of a user's function."""
-    from .lab.runs.experiment import load_object, own_parameters
-
-    train = load_object(place, "a training function")
-    parameters = own_parameters(train)
-    taken = [name for name in parameters if name in {*GROUPS, *(field.name for field in fields(CompareFunction))}]
-    if taken:
-        raise SettingError(f"the parameter {taken[0]} of {place} has the name of an option of gem-act; rename it")
-    hints = typing.get_type_hints(train)
-    own: list[Any] = []
-    for name, parameter in parameters.items():
-        default = dataclasses.field(default_factory=lambda value=parameter.default: copy.copy(value), kw_only=True)
-        own.append((name, hints.get(name, type(parameter.default)), default))
-    namespace = {"__doc__": CompareFunction.__doc__}
-    return dataclasses.make_dataclass(
-        "CompareFunction", own, bases=(CompareFunction,), namespace=namespace, frozen=True
-    )
 
 
 @dataclass(frozen=True)
@@ -484,7 +463,11 @@ def run_command(words: list[str]) -> int:
     Raises: SystemExit: after printing help, with status 0, or for words that fit no command, with status 2;
         GemError: something the user asks for is wrong; KeyboardInterrupt: with what to do next as its argument.
     """
-    compare = _function_command(words[1]) if words[:1] == ["compare"] and ":" in "".join(words[1:2]) else Compare
+    compare = (
+        with_parameters(CompareFunction, words[1])
+        if words[:1] == ["compare"] and ":" in "".join(words[1:2])
+        else Compare
+    )
     commands = {
         "compare": compare,
         "tune": Tune,

@@ -1,5 +1,6 @@
 """How the help of a command shows its options: those of a comparison in groups, silent on defaults that say nothing."""
 
+import copy
 import dataclasses
 import typing
 from dataclasses import fields
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
+from .errors import SettingError
 from .lab.runs.request import Execution
 
 GROUPS = {
@@ -53,3 +55,21 @@ def ungrouped(given: Any, kind: Any) -> Any:
     for group in GROUPS:
         options |= vars(options.pop(group)) if group in options else {}
     return kind(**options)
+
+
+def with_parameters(command: type[Any], place: str) -> type[Any]:
+    """Return the command whose options are those of any comparison and the parameters of a user's function."""
+    from .lab.runs.experiment import load_object, own_parameters
+
+    train = load_object(place, "a training function")
+    parameters = own_parameters(train)
+    taken = [name for name in parameters if name in {*GROUPS, *(field.name for field in dataclasses.fields(command))}]
+    if taken:
+        raise SettingError(f"the parameter {taken[0]} of {place} has the name of an option of gem-act; rename it")
+    hints = typing.get_type_hints(train)
+    own: list[Any] = []
+    for name, parameter in parameters.items():
+        default = dataclasses.field(default_factory=lambda value=parameter.default: copy.copy(value), kw_only=True)
+        own.append((name, hints.get(name, type(parameter.default)), default))
+    namespace = {"__doc__": command.__doc__}
+    return dataclasses.make_dataclass(command.__name__, own, bases=(command,), namespace=namespace, frozen=True)

@@ -76,13 +76,17 @@ def test_an_arm_is_read_back_as_it_is_written(text: str, canonical: str) -> None
         ("egem(a=1)", "takes n, eps, not 'a'"),
         ("egem(a=xsigma)", "'x' is not a finite number"),
         ("egem(a=1sigma..2)", "not a finite number"),
-        ("egem(trainable=false)", "not a finite number"),
+        ("egem(trainable=maybe)", "not a finite number"),
         ("egem(a=1sigma..2sigma, trainable=true)", "scheduled or trained, not both"),
     ],
 )
 def test_what_is_no_arm_is_one_clear_error(text: str, words: str) -> None:
     with pytest.raises(ActivationNameError, match=words):
         parse_arm(text)
+
+
+def test_an_arm_that_is_not_trained_is_the_plain_one() -> None:
+    assert parse_arm("egem(trainable=false)") == parse_arm("egem")
 
 
 def test_a_calibrated_run_begins_at_the_ratio_and_stores_what_was_checked(tmp_path: Path, dataset: Dataset) -> None:

@@ -188,22 +188,6 @@ def test_batch_norm_on_cpus_is_refused(joined: ProcessGroup) -> None:
         joined.wrap(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
 
 
-def test_announcement_arrives_as_it_was_sent(joined: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[torch.Tensor] = []
-
-    def listen(tensor: torch.Tensor, *_: object, **__: object) -> None:
-        tensor.copy_(sent.pop(0))
-
-    monkeypatch.setattr(distributed.distributed, "broadcast", lambda tensor, *_, **__: sent.append(tensor))
-    message = {"identity": {"activation": "gem(n=2)", "rates": [0.1, None]}, "threads": 1}
-    for each in (message, None):
-        joined.announce(each)
-    monkeypatch.setattr(distributed.distributed, "broadcast", listen)
-    assert joined.listen() == message
-    assert joined.listen() is None
-    monkeypatch.undo()
-
-
 def test_processes_that_differ_are_told_so(joined: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     joined.agree(3, "the epochs")
     monkeypatch.setattr(ProcessGroup, "total", lambda _self, _values: torch.tensor([3, 2]))
