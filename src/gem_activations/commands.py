@@ -463,11 +463,8 @@ def run_command(words: list[str]) -> int:
     Raises: SystemExit: after printing help, with status 0, or for words that fit no command, with status 2;
         GemError: something the user asks for is wrong; KeyboardInterrupt: with what to do next as its argument.
     """
-    compare = (
-        with_parameters(CompareFunction, words[1])
-        if words[:1] == ["compare"] and ":" in "".join(words[1:2])
-        else Compare
-    )
+    own = words[:1] == ["compare"] and ":" in "".join(words[1:2])
+    compare = with_parameters(CompareFunction, words[1]) if own else Compare
     commands = {
         "compare": compare,
         "tune": Tune,
