@@ -48,7 +48,7 @@ class ComparisonResult:
 
 
 def _takes(maker: Callable[_P, Any]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
-    """Give a function the parameters of a class, for editors and checkers as well as for `inspect`."""
+    """Return a decorator that gives a function the parameters of a class, for checkers as well as for `inspect`."""
 
     def give(function: Callable[..., _R]) -> Callable[_P, _R]:
         hints = get_type_hints(maker)

@@ -24,13 +24,14 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import Function, forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
-from ..kernels.cpu import spec_handle
+from ..kernels.cpu import OPERATIONS, spec_handle
 from ..spec import GemSpec
 from . import formula
 from .backends import PLAIN, UNSEEN, Backend, Cpu
 from .dispatch import is_traced
 
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
+_BACKWARD = OPERATIONS["backward"].code, OPERATIONS["backward_from_output"].code
 _creation_meta: Any = torch._C._autograd._get_creation_meta  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _ORDINARY_VIEW: Any = torch._C._autograd.CreationMeta.DEFAULT  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
@@ -210,8 +211,9 @@ class DirectActivation(Function):
         (kept,) = ctx.saved_tensors
         spec, backend, from_output, _ = ctx.settings
         if type(backend) is Cpu and not is_dynamo_compiling() and forward_ad._current_level < 0:
-            code = 2 if from_output else 1
-            result = backend.compute(code, (spec.handle or spec_handle(spec)).address, UNSEEN, grads[0], kept)
+            result = backend.compute(
+                _BACKWARD[from_output], (spec.handle or spec_handle(spec)).address, UNSEEN, grads[0], kept
+            )
             if result is not None:
                 return result, None, None
         return _gradient(grads[0], kept, Settings(*ctx.settings)), None, None

@@ -14,7 +14,7 @@ from torch.overrides import (
 )
 
 from ..errors import TensorError
-from ..kernels.cpu import spec_handle
+from ..kernels.cpu import OPERATIONS, spec_handle
 from ..spec import GemSpec
 from . import formula
 from .autograd import apply_directly, apply_eagerly, apply_gated_eagerly
@@ -30,6 +30,7 @@ from .dispatch import (
 
 Save = Literal["auto", "input", "output"]
 _SAVES = get_args(Save)
+_FORWARD = OPERATIONS["forward"].code
 _forward_ad: Any = forward_ad  # PyTorch types it loosely.
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -167,7 +168,7 @@ def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendN
     kernels = load_cpu() if backend == "auto" and not (inplace or is_dynamo_compiling()) else None
     if kernels is not None and save in _SAVES and _forward_ad._current_level < 0:
         # The usual call on a small tensor takes less time than all the questions that are asked below.
-        y: Any = kernels.compute(0, (spec.handle or spec_handle(spec)).address, ATTACHED, x)
+        y: Any = kernels.compute(_FORWARD, (spec.handle or spec_handle(spec)).address, ATTACHED, x)
         if type(y) is Tensor:
             return y
         if y is not None:

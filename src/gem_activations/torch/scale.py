@@ -88,8 +88,7 @@ class _Scaled(torch.autograd.Function):
         spec, backend = ctx.settings
         grad, needed = grads[0], ctx.needs_input_grad
         if needed[1] and not is_dynamo_compiling() and forward_ad._current_level < 0:
-            address = (spec.handle or spec_handle(spec)).address
-            result = backend.compute(BACKWARD_SCALE.code, address, UNSEEN, grad, x)
+            result = backend.compute(BACKWARD_SCALE.code, spec_handle(spec).address, UNSEEN, grad, x)
             if result is not None:
                 return result[0], torch.full_like(log_scale, result[1]), None, None, None
         if torch.is_grad_enabled() or is_traced(grad) or (grad.dtype, grad.shape) != (x.dtype, x.shape):

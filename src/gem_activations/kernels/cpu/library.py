@@ -116,7 +116,8 @@ class Library:
 
         Args:
             framework: The type of its tensors; their DLPack exchange API; functions: an uninitialised tensor like
-                another, whether one is stored negated, whether one is copied on writing.
+                another, the number of threads, whether gradients are recorded, whether a tensor is stored negated,
+                copied on writing, overridden; a tuple of functions that tell whether something records calls.
         """
         try:
             found = importlib.util.spec_from_file_location("gem_kernels", self.path)

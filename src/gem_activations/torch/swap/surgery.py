@@ -87,7 +87,7 @@ def _put(home: Any, name: str, value: Any) -> None:
 
 
 def _hand_over(old: nn.Module, new: nn.Module) -> None:
-    """Give a module the training mode and the hooks of the one whose place it takes."""
+    """Set a module to the training mode of the one whose place it takes, and let it share that one's hooks."""
     if new.training != old.training:
         new.train(old.training)
     # The same dictionaries, so that the handles of hooks still remove them.
