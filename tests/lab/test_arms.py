@@ -171,10 +171,9 @@ def test_inputs_are_scaled_in_training_and_evaluation(dataset: Dataset) -> None:
         assert torch.equal(20 * one.inputs, other.inputs)
 
 
-def test_the_scale_of_inputs_is_a_part_of_the_identity_where_it_is_not_1() -> None:
-    assert "input_scale" not in resolve_recipe(Request("digits")).pipeline()
+def test_the_scale_of_inputs_is_a_part_of_the_identity() -> None:
     request = Request("digits", study="eps-automatic", input_scale=0.05)
-    assert resolve_recipe(request).pipeline()["input_scale"] == 0.05
+    assert resolve_recipe(request).pipeline().input_scale == 0.05
     assert request.folder == Path("runs/digits-eps-automatic-x0.05")
 
 

@@ -22,7 +22,7 @@ MNIST = Path(__file__).parents[2] / "benchmarks/results/mnist"
 EVERY = {claim.name: claim for claim in CLAIMS}
 
 
-def compared(fabricate, recipe, values, *, seeds=4, **fields):
+def compared(fabricate, recipe, values, *, seeds=4, scale="full", **fields):
     """Make a comparison of a recipe with the given accuracy of each arm and a small spread over the seeds."""
     comparison = fabricate(arms={str(parse(name)): 0.9 for name in values}, baseline="gelu", seeds=seeds)
     offsets = dict(zip(comparison.activations, values.values(), strict=True))
@@ -30,7 +30,8 @@ def compared(fabricate, recipe, values, *, seeds=4, **fields):
     for place, run in enumerate(comparison.results):
         value = offsets[run.activation] + 1e-4 * math.sin(5 * place)
         runs.append(dataclasses.replace(run, figures={**run.figures, "test_accuracy": value, "test_loss": value}))
-    return dataclasses.replace(comparison, results=tuple(runs), recipe={"name": recipe, **fields})
+    stored = dataclasses.replace(make_recipe(recipe, scale=scale).pipeline(), **fields)
+    return dataclasses.replace(comparison, results=tuple(runs), recipe=stored)
 
 
 def test_the_table_names_activations_once_and_recipes_by_scale():
@@ -102,7 +103,8 @@ def test_a_claimed_gap_beyond_the_margin_is_contradicted_by_equivalence(fabricat
     assert found.status is Status.CONTRADICTED
     assert "the paper's 6.10 points is outside the interval" in found.detail
     small = judge(
-        EVERY["cifar100-gem2"], dataclasses.replace(comparison, recipe={**comparison.recipe, "scale": "small"})
+        EVERY["cifar100-gem2"],
+        dataclasses.replace(comparison, recipe=make_recipe("cifar100-resnet56", scale="small").pipeline()),
     )
     assert small.status is Status.UNDECIDED
 
@@ -149,10 +151,11 @@ def test_of_losses_the_lower_is_ahead_and_perplexities_are_compared_as_losses(fa
 def test_a_setting_names_what_differs_from_the_recipe():
     own = make_recipe("mnist").pipeline()
     assert setting_of(own) == "full"
-    assert setting_of({**own, "initialisation": "gain"}) == "full, other initialisation"
-    training = {**own["training"], "epochs": 1, "batch_size": 1, "clip": 1.0, "learning_rate": 1.0}
-    assert setting_of({**own, "training": training}).endswith(" and 1 more")
-    assert setting_of({"name": "of another version"}) == "full"
+    gain = dataclasses.replace(own, initialisation="gain")
+    assert setting_of(gain) == "full, other initialisation"
+    training = dataclasses.replace(own.training, epochs=1, batch_size=1, clip=1.0, learning_rate=1.0)
+    assert setting_of(dataclasses.replace(own, training=training)).endswith(" and 1 more")
+    assert setting_of(dataclasses.replace(own, name="of another version")) == "full"
 
 
 def test_the_repository_has_one_result_and_says_what_was_not_run(capsys):

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from gem_activations.errors import DataError, GemError, MissingDependencyError, SettingError, StoreError
+from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs import engine_ray
 from gem_activations.lab.runs.engine import run_comparison
 from gem_activations.lab.runs.engine_ray import Job
@@ -203,7 +204,7 @@ def test_a_run_takes_its_threads_and_its_share_of_a_gpu(
     cluster = Cluster()
     monkeypatch.setattr(engine_ray, "_connected", lambda _: contextlib.nullcontext(cluster))
     request = Request("digits", out=tmp_path, engine="ray", device=device, replicas=replicas)
-    plan = Plan({}, "gelu", device, 3, {}, ("gelu",), (0,))
+    plan = Plan(make_recipe("digits").pipeline(), "gelu", device, 3, {}, ("gelu",), (0,))
     observer = Counting()
     engine_ray.run_on_ray(Job(request, plan), {("gelu", 0): None}, observer)
     assert [(need["num_cpus"], need["num_gpus"]) for need in cluster.needs] == [(3.0, gpus)]
@@ -225,7 +226,7 @@ def test_cluster_without_a_machine_that_fits_is_refused(needs: dict[str, float],
 
 def test_machine_that_sees_other_folders_or_data_says_so(tmp_path: Path) -> None:
     request = Request("digits", out=tmp_path, engine="ray", device="cpu")
-    plan = Plan({}, "gelu", "cpu", 1, {"train": "of another machine"}, ("gelu",), (0,))
+    plan = Plan(make_recipe("digits").pipeline(), "gelu", "cpu", 1, {"train": "of another machine"}, ("gelu",), (0,))
     job = Job(request, plan)
     with pytest.raises(StoreError, match="does not see the comparison"):
         engine_ray._prepare(job)

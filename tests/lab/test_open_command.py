@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gem_activations.cli import main
+from gem_activations.lab.recipes.pipeline import OwnRecipe
 from gem_activations.lab.store.comparison import load_comparison, read_plan
 
 from .own import SOURCE, rows
@@ -32,7 +33,8 @@ def test_command_takes_the_function_s_own_options(mine: Path, capsys: Any) -> No
     assert "[10/10] CELU, seed 1: loss" in shown.err
     plan = read_plan(Path("out"))
     assert plan is not None
-    assert plan.recipe["options"] == {"width": 6, "names": ["b", "c"]}
+    assert isinstance(plan.recipe, OwnRecipe)
+    assert plan.recipe.options == {"width": 6, "names": ["b", "c"]}
     assert plan.activations == ("relu", "gem(n=2)", "Snake", "other", "CELU")
     assert mine.name in plan.versions
     assert [row["parameters"] for row in rows(Path("out"))][:3] == ["25", "25", "26"]

@@ -258,7 +258,9 @@ def test_depth_is_drawn_where_it_was_recorded(fabricate):
 
 def test_a_comparison_by_loss_is_drawn_in_nats(fabricate):
     comparison = fabricate()
-    comparison = dataclasses.replace(comparison, recipe={**comparison.recipe, "metric": "loss", "margin": 0.02})
+    comparison = dataclasses.replace(
+        comparison, recipe=dataclasses.replace(comparison.recipe, metric="loss", margin=0.02)
+    )
     figures = comparison_figures(comparison)
     assert list(figures)[:6] == ["loss", "differences", "slopes", "pareto", "validation-loss", "train-loss"]
     assert figures["loss"].axes[0].get_xlabel() == "test loss, nats"

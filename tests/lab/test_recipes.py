@@ -1,5 +1,4 @@
 import dataclasses
-import json
 from typing import Any, get_args
 
 import pytest
@@ -11,7 +10,8 @@ from gem_activations.lab.models.classifiers import build_model, count_parameters
 from gem_activations.lab.recipes.cifar import CIFAR
 from gem_activations.lab.recipes.mnist import MNIST
 from gem_activations.lab.recipes.pipeline import ARMS, Cnn, Mlp, Scale
-from gem_activations.lab.recipes.registry import RECIPES, make_recipe
+from gem_activations.lab.recipes.registry import RECIPES, make_recipe, read_recipe
+from gem_activations.lab.store.rates import to_plain
 
 IMAGES = (*MNIST, *CIFAR)
 
@@ -23,9 +23,8 @@ def test_recipe_is_known_by_its_own_name_and_plain(name: str, scale: str) -> Non
     assert (recipe.name, recipe.scale) == (name, scale)
     assert recipe.baseline in recipe.activations
     assert len({catalog.parse(arm) for arm in recipe.activations}) == len(recipe.activations)
-    plain = json.loads(json.dumps(recipe.pipeline()))
-    assert plain["model"]["kind"] == recipe.model.kind
-    assert plain["rule"] == recipe.rule
+    plain = to_plain(recipe.pipeline())
+    assert read_recipe(plain) == recipe.pipeline()
     assert {"activations", "baseline", "seeds"}.isdisjoint(plain)
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.seeds = 1  # pyright: ignore[reportAttributeAccessIssue] -- that it is frozen is the point

@@ -18,6 +18,8 @@ from gem_activations.cli import main
 from gem_activations.console import print_report
 from gem_activations.errors import StoreError
 from gem_activations.lab import compare
+from gem_activations.lab.recipes.pipeline import OwnRecipe
+from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.report import document as report
 from gem_activations.lab.report.document import analyse
 from gem_activations.lab.statistics.formatting import (
@@ -206,8 +208,8 @@ def test_identifiers_are_unique_and_every_reference_has_its_target(reported):
 def test_the_page_says_what_was_compared_and_how_to_make_it_again(reported):
     page = page_of(reported)
     text = words_of(page)
-    assert reported.recipe["title"] in text
-    assert reported.recipe["rule"] in text
+    assert reported.recipe.title in text
+    assert reported.recipe.rule in text
     assert "training.learning_rate" in text
     assert "gem-act compare digits" in text
     assert f"gem-act report {reported.folder}" in text
@@ -273,7 +275,7 @@ def test_the_users_own_names_are_text_everywhere(tmp_path):
 
 def test_banners_warn_of_smoke_runs_and_arms_at_chance(fabricate):
     comparison = fabricate(arms={"gelu": 0.95, "gem": 0.1})
-    comparison = dataclasses.replace(comparison, recipe={**comparison.recipe, "scale": "smoke"})
+    comparison = dataclasses.replace(comparison, recipe=dataclasses.replace(comparison.recipe, scale="smoke"))
     comparison = arm_with(comparison, dict.fromkeys(range(3), 0.1))
     write_report(comparison)
     text = words_of(page_of(comparison))
@@ -489,7 +491,7 @@ def test_statistics_are_computed_once_a_report(fabricate, monkeypatch):
 
 def test_the_page_shows_claims_and_further_figures(fabricate):
     comparison = fabricate(arms={"gelu": 0.9, "segem(eps=1e-4, leak=0.01)": 0.9})
-    comparison = dataclasses.replace(comparison, recipe={"name": "cifar10-resnet56", "scale": "small"})
+    comparison = dataclasses.replace(comparison, recipe=make_recipe("cifar10-resnet56", scale="small").pipeline())
     write_report(comparison)
     text = words_of(page_of(comparison))
     assert "CIFAR-10, ResNet-56: SE-GEM passes GELU (E. Krause, arXiv:2604.21677)" in text
@@ -554,12 +556,18 @@ def test_steps_to_a_target_are_those_of_the_runs_that_reach_it(fabricate):
         ({}, ["this split, this test set and one learning rate for all arms, 0.005", "gem-act tune digits"]),
         ({"resplit": True}, ["a split drawn anew for each seed and one learning rate"]),
         ({"rates": {"gelu": 0.01}}, ["and a learning rate tuned for each arm", "gelu 0.01"]),
-        ({"training": None, "options": {}}, ["this training function with its options"]),
-        ({"training": None}, ["what the seeds of the table vary"]),
     ],
 )
-def test_the_unit_of_the_verdicts_is_stated(fabricate, fields, words):
-    recipe = {**fabricate().recipe, **fields}
+def test_the_unit_of_the_verdicts_is_stated(fields, words):
+    recipe = dataclasses.replace(make_recipe("digits"), **fields)
     said = " ".join(control_sentences(recipe))
     assert [word for word in words if word not in said] == []
-    assert ("gem-act tune" in said) == (bool(recipe["training"]) and not recipe.get("rates"))
+    assert ("gem-act tune" in said) == (not recipe.rates)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({}, "this training function with its options"), (None, "what the seeds of the table vary")]
+)
+def test_the_unit_of_verdicts_on_results_of_one_s_own_is_stated(options, words):
+    (said,) = control_sentences(OwnRecipe("mine", "mine", "loss", "lower", options=options))
+    assert words in said

@@ -11,6 +11,7 @@ from scipy import stats
 
 from gem_activations.cli import main
 from gem_activations.errors import DataError, SettingError, StoreError
+from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.statistics.across import rank_arms
 from gem_activations.lab.statistics.analysis import (
     SEEDS_CAP,
@@ -28,6 +29,8 @@ from gem_activations.lab.statistics.metrics import ACCURACY, LOSS, PERPLEXITY, C
 from gem_activations.lab.statistics.reading import analyse, analyse_comparison, comparison_runs
 from gem_activations.lab.statistics.sequential import make_schedule, replay
 from gem_activations.lab.statistics.verdicts import Verdict
+from gem_activations.lab.store.comparison import read_plan, write_json
+from gem_activations.lab.store.rates import to_plain
 from gem_activations.lab.store.records import FAILED, FINISHED
 
 POINTS = Criterion(ACCURACY, 0.005)
@@ -128,7 +131,7 @@ def test_runs_at_chance_are_counted():
     found = analysed({"gelu": [0.9, 0.91], "gem": [0.1, 0.101]}, Criterion(ACCURACY, 0.005, 0.1))
     assert [arm.at_chance for arm in found.arms] == [0, 2]
     assert "Runs no better than chance: gem (2 of 2)." in found.sentences
-    assert criterion_of({"data": "cifar100"}).chance == 0.01
+    assert criterion_of(make_recipe("cifar100-resnet56")).chance == 0.01
     assert Criterion(LOSS, 0.01, math.log(10)).at_chance(2.31)
     assert not Criterion(LOSS, 0.01, math.log(10)).at_chance(2.0)
 
@@ -301,17 +304,22 @@ def test_a_finished_run_without_a_finite_metric_has_failed(fabricate):
 
 
 def test_the_recipe_names_metric_and_margin(fabricate):
-    assert criterion_of({}) == (ACCURACY, ACCURACY.margin, None)
-    assert criterion_of({"metric": "perplexity", "margin": 1})[:2] == (PERPLEXITY, 1.0)
+    gpt2 = make_recipe("gpt2-124m").pipeline()
+    assert criterion_of(gpt2) == (PERPLEXITY, PERPLEXITY.margin, None)
+    assert criterion_of(dataclasses.replace(gpt2, margin=1.0))[:2] == (PERPLEXITY, 1.0)
     # mnist's margin is one of accuracy.
-    assert criterion_of({"name": "mnist", "metric": "loss"})[:2] == (LOSS, LOSS.margin)
+    mnist = dataclasses.replace(make_recipe("mnist"), metric="loss", margin=None)
+    assert criterion_of(mnist)[:2] == (LOSS, LOSS.margin)
     assert criterion_of(fabricate().recipe) == (ACCURACY, 0.005, 0.1)
 
 
-@pytest.mark.parametrize("recipe", [{"metric": "speed"}, {"margin": 0}, {"margin": "1"}])
-def test_a_criterion_that_is_none_is_refused(recipe):
-    with pytest.raises(StoreError, match="expected"):
-        criterion_of(recipe)
+@pytest.mark.parametrize("values", [{"metric": "speed"}, {"margin": 0}, {"margin": "1"}, {"model": {"kind": "rnn"}}])
+def test_a_stored_recipe_with_a_value_that_is_none_is_refused(tmp_path, values):
+    recipe = {**to_plain(make_recipe("digits").pipeline()), **values}
+    plan = {"baseline": "a", "device": "cpu", "threads": 1, "data": {}, "activations": ["a"], "seeds": [0]}
+    write_json(tmp_path / "comparison.json", {"format": 2, "recipe": recipe, **plan})
+    with pytest.raises(StoreError, match=r"comparison\.json is damaged: .*(metric|margin|model)"):
+        read_plan(tmp_path)
 
 
 def test_perplexity_is_the_exponential_of_the_loss(fabricate):

@@ -6,11 +6,13 @@ import pytest
 
 from gem_activations import catalog
 from gem_activations.errors import StoreError
+from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store import comparison as store
 from gem_activations.lab.store.comparison import load_comparison, run_folder
 from gem_activations.lab.store.records import EpochRow, Plan, RunResult
 
-PLAN = Plan({"name": "digits"}, "gelu", "cpu", 1, {"train": "ab"}, ("gelu", "gem(n=2)"), (0, 1), {"torch": "2"})
+RECIPE = make_recipe("digits").pipeline()
+PLAN = Plan(RECIPE, "gelu", "cpu", 1, {"train": "ab"}, ("gelu", "gem(n=2)"), (0, 1), {"torch": "2"})
 METRICS: list[EpochRow] = [
     {"epoch": 1, "train_loss": 2.0, "seconds": 0.5},
     {"epoch": 2, "train_loss": 1 / 3, "seconds": 0.25},
@@ -43,7 +45,7 @@ def test_comparison_comes_back_as_it_was_written(folder: Path) -> None:
     assert comparison.curves == {("gelu", 0): tuple(METRICS), ("gem(n=2)", 0): ()}
     assert comparison.missing == (("gelu", 1), ("gem(n=2)", 1))
     assert comparison.activations == ("gelu", "gem(n=2)")
-    assert (comparison.baseline, comparison.seeds, comparison.recipe) == ("gelu", 2, {"name": "digits"})
+    assert (comparison.baseline, comparison.seeds, comparison.recipe) == ("gelu", 2, RECIPE)
 
 
 def test_environment_is_that_of_the_run_that_ended_last(folder: Path) -> None:

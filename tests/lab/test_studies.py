@@ -11,15 +11,16 @@ from gem_activations.errors import SettingError, StoreError
 from gem_activations.lab.claims.command import claims_lines, command_of
 from gem_activations.lab.claims.evidence import setting_of
 from gem_activations.lab.claims.table import CLAIMS
-from gem_activations.lab.recipes.pipeline import Recipe
-from gem_activations.lab.recipes.registry import RECIPES, make_recipe
+from gem_activations.lab.recipes.pipeline import Pipeline, Recipe
+from gem_activations.lab.recipes.registry import RECIPES, make_recipe, read_recipe
 from gem_activations.lab.recipes.studies import STUDIES, TWENTY, make_study
 from gem_activations.lab.report.ablation import find_ablations
 from gem_activations.lab.runs.experiment import of_recipe
 from gem_activations.lab.runs.planning import agree_on_plan, resolve, resolve_recipe
 from gem_activations.lab.runs.request import Request
 from gem_activations.lab.statistics.archive import read_comparison
-from gem_activations.lab.store.comparison import load_comparison
+from gem_activations.lab.store.comparison import load_comparison, read_plan, write_plan
+from gem_activations.lab.store.rates import to_plain
 
 MNIST = Path(__file__).parents[2] / "benchmarks/results/mnist"
 LEE = """elu hardshrink hardsigmoid hardtanh hardswish leaky_relu logsigmoid prelu relu relu6 rrelu selu celu gelu
@@ -116,13 +117,28 @@ def test_folders_tell_commands_apart() -> None:
 
 
 def test_what_earlier_versions_began_keeps_its_identity(tmp_path) -> None:
-    recipe = resolve_recipe(Request("digits"))
-    assert {"rates", "scored"}.isdisjoint(recipe.pipeline())
-    assert read_comparison(MNIST).recipe["name"] == "mnist"
-    assert setting_of(read_comparison(MNIST).recipe) == "full"
+    assert read_comparison(MNIST).recipe == resolve_recipe(Request("mnist")).pipeline()
+    assert setting_of(resolve_recipe(Request("mnist"))) == "full"
     request, data = Request("digits", out=tmp_path), {"train": "a"}
     before = agree_on_plan(request, resolve(request), torch.device("cpu"), data)
     assert agree_on_plan(request, resolve(request), torch.device("cpu"), data) == before
+
+
+@pytest.mark.parametrize("path", sorted(MNIST.parent.rglob("comparison.json")), ids=lambda path: path.parent.name)
+def test_a_kept_comparison_is_joined_by_the_request_that_began_it(tmp_path, path) -> None:
+    stored = read_plan(path.parent)
+    assert stored is not None
+    recipe = stored.recipe
+    assert isinstance(recipe, Pipeline)
+    kept = json.loads(path.read_text())["recipe"]
+    assert recipe.rule == kept.pop("rule")
+    assert kept.items() <= to_plain(recipe).items() or recipe.name == "mnist"  # Older than some settings of training.
+    write_plan(tmp_path, stored)
+    shared = {each.name: getattr(recipe, each.name) for each in dataclasses.fields(recipe)}
+    whole = Recipe(**shared, activations=stored.activations, baseline=stored.baseline)
+    own = dataclasses.replace(of_recipe(whole, None, stored.seeds), versions=stored.versions)
+    request = Request(recipe.name, out=tmp_path, until_decided=stored.max_seeds is not None, max_seeds=stored.max_seeds)
+    assert agree_on_plan(request, own, torch.device(stored.device), stored.data) == stored
 
 
 @pytest.mark.parametrize(
@@ -150,7 +166,7 @@ def test_controls_are_named_beside_a_claim() -> None:
     recipe = make_recipe("mnist")
     assert setting_of(recipe.pipeline()) == "full"
     gain = dataclasses.replace(recipe, initialisation="gain", rates={"gelu": 0.1})
-    assert setting_of(json.loads(json.dumps(gain.pipeline()))) == "full, other initialisation, learning rates"
+    assert setting_of(read_recipe(to_plain(gain.pipeline()))) == "full, other initialisation, learning rates"
 
 
 def test_an_arm_is_trained_at_its_own_rate() -> None:

@@ -12,6 +12,7 @@ from gem_activations.errors import ExperimentError, SettingError, StoreError
 from gem_activations.lab.claims.evidence import judge_comparison
 from gem_activations.lab.data.splits import Split
 from gem_activations.lab.recipes.arms import Arm
+from gem_activations.lab.recipes.pipeline import Pipeline
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs import tuning
 from gem_activations.lab.runs.engine import run_comparison
@@ -190,7 +191,8 @@ def test_a_comparison_at_tuned_rates_trains_as_the_chosen_trials_did(tmp_path, t
     words = ["compare", "digits", "--scale", "smoke", "--epochs", "1", "--seeds", "1", "--rates", str(tmp_path)]
     assert main([*words, "--activations", *ARMS, "--out", str(out)]) == 0
     comparison = load_comparison(out)
-    assert comparison.recipe["rates"] == chosen
+    assert isinstance(comparison.recipe, Pipeline)
+    assert comparison.recipe.rates == chosen
     for result in comparison.results:
         trial = read_result(folder / f"rate-{chosen[result.activation]:g}", result.activation, 0)
         assert trial is not None

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from ...errors import GemError, SettingError, StoreError
+from ..recipes.pipeline import Pipeline
 from ..recipes.registry import make_recipe
 from ..statistics.analysis import Difference, analyse_runs
 from ..statistics.archive import read_comparison
@@ -20,6 +20,7 @@ from ..statistics.formatting import amount, interval_text, signed
 from ..statistics.metrics import LOSS, PERPLEXITY, Criterion, Metric, criterion_of
 from ..statistics.reading import comparison_runs
 from ..statistics.verdicts import Verdict
+from ..store.rates import flatten
 from ..store.records import Comparison
 from .table import CLAIMS, Ahead, Claim, claims_on
 
@@ -108,14 +109,14 @@ def judge_all(comparisons: Iterable[Comparison]) -> list[Finding]:
 
 def judge_comparison(comparison: Comparison) -> list[Finding]:
     """Judge the claims that one comparison bears on."""
-    findings = (judge(claim, comparison) for claim in claims_on(str(comparison.recipe.get("name"))))
+    findings = (judge(claim, comparison) for claim in claims_on(comparison.recipe.name))
     return [finding for finding in findings if finding is not None]
 
 
 def judge(claim: Claim, comparison: Comparison) -> Finding | None:
     """Say what a comparison says of a claim; None where it bears on it in no part, or is of scale smoke."""
     recipe = comparison.recipe
-    if recipe.get("name") not in claim.recipes or recipe.get("scale") == "smoke":
+    if not isinstance(recipe, Pipeline) or recipe.name not in claim.recipes or recipe.scale == "smoke":
         return None
     criterion = _criterion(claim, recipe)
     parts, absent = _compare_parts(claim, comparison, criterion)
@@ -138,25 +139,24 @@ def judge(claim: Claim, comparison: Comparison) -> Finding | None:
     )
 
 
-def setting_of(recipe: dict[str, Any]) -> str:
+def setting_of(recipe: Pipeline) -> str:
     """Name the scale of a stored recipe, and where it differs from the lab's own recipe of that name and scale.
 
-    A recipe of an older version has no scale and counts as full. What it does not name is not compared.
-
     Example:
-        >>> setting_of({"name": "mnist", "model": {"channels": [16, 32]}, "training": {"epochs": 1}})
-        'full, other training.epochs'
+        >>> setting_of(make_recipe("mnist", model="mlp").pipeline())
+        'full, other model.kind'
     """
-    scale = str(recipe.get("scale", "full"))
     try:
-        own = make_recipe(str(recipe.get("name")), scale=scale).pipeline()
+        own = flatten(make_recipe(recipe.name, scale=recipe.scale).pipeline())
     except GemError:
-        return scale
+        return recipe.scale
     parts = ("data", "model", "training", "subset", "augmentation", "initialisation", "selection", "resplit")
-    found = [name for part in parts if part in recipe for name in _differing(part, recipe[part], own.get(part))]
-    found += ["learning rates"] if recipe.get("rates") else []
+    stored = flatten(recipe)
+    shared = [key for part in parts for key in stored if key.partition(".")[0] == part and key in own]
+    found = [key for key in shared if stored[key] != own[key]]
+    found += ["learning rates"] if recipe.rates else []
     named = ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
-    return f"{scale}, other {named}" if found else scale
+    return f"{recipe.scale}, other {named}" if found else recipe.scale
 
 
 def find_comparisons(folders: Sequence[Path]) -> list[Comparison]:
@@ -258,17 +258,9 @@ def _detail(claim: Claim, closest: _Part, absent: Sequence[str], setting: str, m
     return words
 
 
-def _criterion(claim: Claim, recipe: dict[str, Any]) -> Criterion:
+def _criterion(claim: Claim, recipe: Pipeline) -> Criterion:
     """Return metric and margin: perplexities are compared by their logarithm, the loss, as the sizes are."""
     found = criterion_of(recipe)
     if found.metric is PERPLEXITY:
         found = Criterion(LOSS, LOSS.margin)
     return found if claim.margin is None else found._replace(margin=claim.margin)
-
-
-def _differing(name: str, stored: Any, own: Any) -> list[str]:
-    """Name the leaves in which a stored recipe differs from another, over what it names."""
-    if isinstance(stored, dict) and isinstance(own, dict):
-        return [leaf for key in stored if key in own for leaf in _differing(f"{name}.{key}", stored[key], own[key])]
-    plain = [list(value) if isinstance(value, tuple) else value for value in (stored, own)]
-    return [] if plain[0] == plain[1] else [name]

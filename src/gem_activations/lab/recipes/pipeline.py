@@ -5,8 +5,10 @@ Nothing here imports a framework. Every field is obeyed: a value that is stored 
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
 
 Scale = Literal["full", "small", "smoke"]
 Selection = Literal["lowest-validation-loss", "last"]
@@ -171,9 +173,42 @@ class Subset:
     test: int | None = None
 
 
+class StoredRecipe:
+    """What a comparison stores of its experiment: a `Pipeline` of the lab or an `OwnRecipe`, told apart by `task`."""
+
+    name: str
+    title: str
+    metric: Any  # Text in the one, one of three words in the other.
+
+
 @dataclass(frozen=True)
-class Recipe:
-    """One comparison in full, activations and seeds included.
+class OwnRecipe(StoredRecipe):
+    """What identifies a training function of the user's own, or a table of results from elsewhere.
+
+    Attributes:
+        name, title: What it is called.
+        metric: Figure by which arms are compared.
+        better: Which value of it is the better one.
+        margin: Margin of equivalence in the metric's unit; None or 0 for no test of equivalence.
+        unit: Unit of the metric; "" or None for none.
+        chance: Value of the metric by guessing; None if it is not known.
+        options: Values of the function's own parameters; None for a table.
+    """
+
+    name: str
+    title: str
+    metric: str
+    better: str
+    margin: float | None = None
+    unit: str | None = None
+    chance: float | None = None
+    options: dict[str, Any] | None = None
+    task: Literal["own"] = "own"
+
+
+@dataclass(frozen=True)
+class Pipeline(StoredRecipe):
+    """What every arm and seed of a comparison share.
 
     Attributes:
         name: Name on the command line.
@@ -194,9 +229,6 @@ class Recipe:
             the "last".
         metric: What arms are compared by: a name in `metrics.METRICS`.
         margin: Margin of equivalence in the metric's stored unit; None for the metric's own.
-        activations: Arms of the comparison, as `parse_arm` reads them.
-        baseline: Arm that the others are compared with.
-        seeds: Number of runs of each arm.
         threads: CPU threads of torch; None for torch's own choice. The first run's number is kept for the comparison.
         rates: Activation -> its own highest learning rate, which takes the place of the training's.
         scored: Split on which the chosen weights are scored: "test", once at the end of a run, or "validation", which
@@ -209,7 +241,7 @@ class Recipe:
     data: str
     model: Any
     training: Training
-    task: str = "images"
+    task: Literal["images", "text"] = "images"
     scale: Scale = "full"
     subset: Subset = Subset()
     shrink: int = 1
@@ -218,23 +250,31 @@ class Recipe:
     initialisation: Initialisation = "model"
     selection: Selection = "lowest-validation-loss"
     metric: Literal["accuracy", "loss", "perplexity"] = "accuracy"
-    margin: float | None = None
-    activations: tuple[str, ...] = ARMS
-    baseline: str = "gelu"
-    seeds: int = 3
+    margin: Annotated[float, msgspec.Meta(gt=0)] | None = None
     threads: int | None = None
     rates: Mapping[str, float] = field(default_factory=dict[str, float])
     scored: Literal["test", "validation"] = "test"
     resplit: bool = False
 
-    _OWN: ClassVar[tuple[str, ...]] = ("activations", "baseline", "seeds")
-    # Left out of the pipeline at their default, so that what earlier versions began has the identity it had then.
-    _LATER: ClassVar[dict[str, Any]] = {"rates": {}, "scored": "test", "input_scale": 1.0, "resplit": False}
-
     @property
     def rule(self) -> str:
         """Which weights are scored on the test set, and when, in words."""
         return (RULES if self.scored == "test" else _UNTESTED)[self.selection]
+
+
+@dataclass(frozen=True)
+class Recipe(Pipeline):
+    """One comparison in full.
+
+    Attributes:
+        activations: Arms of the comparison, as `parse_arm` reads them.
+        baseline: Arm that the others are compared with.
+        seeds: Number of runs of each arm.
+    """
+
+    activations: tuple[str, ...] = ARMS
+    baseline: str = "gelu"
+    seeds: int = 3
 
     def for_arm(self, activation: str) -> Self:
         """Return the recipe with which one activation is trained: at its own learning rate if it has one.
@@ -246,8 +286,6 @@ class Recipe:
             return self
         return replace(self, training=replace(self.training, learning_rate=self.rates[activation]))
 
-    def pipeline(self) -> dict[str, Any]:
-        """Return what every arm and seed share, as nested plain values: the recipe without its arms, and its rule."""
-        shared = {key: value for key, value in asdict(self).items() if key not in self._OWN}
-        usual = [key for key, value in self._LATER.items() if shared[key] == value]
-        return {key: value for key, value in shared.items() if key not in usual} | {"rule": self.rule}
+    def pipeline(self) -> Pipeline:
+        """Return what every arm and seed share: the recipe without its arms."""
+        return Pipeline(**{each.name: getattr(self, each.name) for each in fields(Pipeline)})

@@ -6,18 +6,48 @@ imports a framework, so that the command line can list the recipes at once.
 
 import difflib
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
+
+import msgspec
 
 from ...errors import SettingError
 from .cifar import CIFAR
-from .language import LANGUAGE
+from .language import LANGUAGE, BertPlan, Gpt2Plan
 from .mnist import MNIST
-from .pipeline import Recipe, Scale
+from .pipeline import (
+    Cnn,
+    Mlp,
+    OwnRecipe,
+    Pipeline,
+    PreActPlan,
+    Recipe,
+    ResNetPlan,
+    Scale,
+    StoredRecipe,
+    VitPlan,
+)
 
 RecipeMaker = Callable[[str | None, Scale], Recipe]
 
 RECIPES: dict[str, RecipeMaker] = {**MNIST, **CIFAR, **LANGUAGE}
 """Name -> (model, scale) -> recipe. The first sentence of a maker's docstring is the recipe's help."""
+_MODELS = {plan.kind: plan for plan in (Mlp, Cnn, ResNetPlan, PreActPlan, VitPlan, Gpt2Plan, BertPlan)}
+
+
+def read_recipe(values: Any) -> StoredRecipe:
+    """Read a recipe from plain values, as JSON gives them; what an earlier version did not name has its default.
+
+    Raises: TypeError, ValueError: the values are of no recipe; `msgspec` takes it for a fault in the file.
+    """
+    if not isinstance(values, dict):
+        raise TypeError("the recipe is no object")
+    if values.get("task") == "own":
+        return msgspec.convert(values, OwnRecipe)
+    model = values.get("model")
+    if not isinstance(model, dict) or model.get("kind") not in _MODELS:
+        raise ValueError(f"the recipe has no model of the kinds {', '.join(_MODELS)}")
+    plan = msgspec.convert(model, _MODELS[model["kind"]])
+    return msgspec.convert({**values, "model": plan}, Pipeline)
 
 
 def make_recipe(name: str, model: str | None = None, scale: str = "full") -> Recipe:

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from ..recipes.pipeline import OwnRecipe
 from ..statistics.metrics import ACCURACY, Metric
 from ..store.records import FAILED, FINISHED, Comparison
 from .drawing import GREY, INK, Style, label_columns, panel_grid
@@ -48,7 +49,7 @@ def learning_figures(comparison: Comparison, metric: Metric, looks: dict[str, St
     """
     if not any(comparison.curves.values()):
         return {}
-    if comparison.recipe.get("task") == "own":
+    if isinstance(comparison.recipe, OwnRecipe):
         logged = dict.fromkeys(name for rows in comparison.curves.values() for row in rows for name in row)
         names = [name for name in logged if name not in ("epoch", "seconds")][:6]
         return {f"logged-{name}": _learning_figure(comparison, looks, name, 1.0, name) for name in names}

@@ -21,6 +21,7 @@ from ... import __version__
 from ...catalog import ENTRIES
 from ...errors import StoreError
 from ..claims.evidence import Finding, judge_comparison
+from ..recipes.pipeline import Pipeline
 from ..statistics.analysis import Analysis
 from ..statistics.archive import DEPTH, ENVIRONMENT, EPOCHS, RESULTS, read_comparison
 from ..statistics.formatting import (
@@ -49,6 +50,7 @@ from ..statistics.tables import (
 )
 from ..store.comparison import write_atomically
 from ..store.rates import FILE as RATES
+from ..store.rates import to_plain
 from ..store.records import Comparison
 from .drawing import INK, render
 from .plots import comparison_figures
@@ -147,7 +149,7 @@ def read_report(folder: Path, baseline: str | None = None, target: float | None 
     Raises: StoreError: the folder holds no comparison, or a trial of a search without test scores, or is damaged.
     """
     found = read_comparison(folder)
-    if found.recipe.get("scored") == "validation":
+    if isinstance(found.recipe, Pipeline) and found.recipe.scored == "validation":
         raise StoreError(
             f"{folder} is a trial of `gem-act tune` without test scores; its outcome is in {folder.parent / RATES}"
         )
@@ -193,7 +195,7 @@ def analyse(comparison: Comparison, baseline: str | None = None, target: float |
 
 def _banners(comparison: Comparison, analysis: Analysis) -> tuple[str, ...]:
     banners: list[str] = []
-    if comparison.recipe.get("scale") == "smoke":
+    if isinstance(comparison.recipe, Pipeline) and comparison.recipe.scale == "smoke":
         banners.append("Smoke runs: they show that the code runs, and nothing about the activations.")
     guessing = [arm.activation for arm in analysis.arms if arm.finished and arm.at_chance == arm.finished]
     if guessing:
@@ -241,7 +243,7 @@ def _markdown(report: Report, plots: list[str]) -> str:
     comparison, analysis = report.comparison, report.analysis
     columns = measure_columns(analysis)
     parts = [
-        f"# {markdown_text(_title(comparison))}\n",
+        f"# {markdown_text(comparison.recipe.title)}\n",
         *(f"> {markdown_text(banner)}\n" for banner in report.banners),
         f"{markdown_text(report.sentences[0])}\n",
         markdown_table(result_columns(analysis), analysis.arms),
@@ -268,8 +270,8 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
     command = comparison.environment.get("command", "")
     columns, failures = measure_columns(analysis), failure_lines(analysis)
     return template.render(
-        title=_title(comparison),
-        rule=comparison.recipe.get("rule", ""),
+        title=comparison.recipe.title,
+        rule=comparison.recipe.rule if isinstance(comparison.recipe, Pipeline) else "",
         comparison=comparison,
         analysis=analysis,
         banners=report.banners,
@@ -284,7 +286,7 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
             for name, figure in figures.items()
         ],
         entries=[(arm, ENTRIES[name]) for arm in comparison.activations if (name := arm.partition("(")[0]) in ENTRIES],
-        recipe=list(_flatten(comparison.recipe)),
+        recipe=list(_flatten(to_plain(comparison.recipe))),
         environment=[item for item in _flatten(comparison.environment) if item[0] != "command"],
         command=command if isinstance(command, str) else shlex.join(map(str, command)),
         again=_again(comparison),
@@ -314,10 +316,6 @@ def _alternative(name: str, analysis: Analysis) -> str:
     if name in ("differences", "slopes"):
         return f"{_caption(name, analysis)} {headline(analysis)}"
     return _caption(name, analysis)
-
-
-def _title(comparison: Comparison) -> str:
-    return comparison.recipe.get("title") or comparison.recipe.get("name") or "Comparison"
 
 
 def _again(comparison: Comparison) -> str:

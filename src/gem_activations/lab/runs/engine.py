@@ -10,10 +10,8 @@ from ...errors import ExperimentError, SettingError, StoreError
 from ..data.holdings import DATA_DIR_VARIABLE
 from ..statistics.sequential import make_schedule
 from ..store.comparison import load_comparison, read_result, run_folder
-from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, Plan, RunKey, RunResult
-from ..training.group import Group
+from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, RunKey, RunResult
 from .distributed import ProcessGroup, follow, init_processes, is_launched, local_device
-from .experiment import Experiment, Loaded
 from .planning import agree_on_plan, check_folder, find_device, look, resolve
 from .request import Execution, FunctionRequest, Request
 from .runner import TRACEBACK, ProgressCallback, Runner, reproducible
@@ -46,14 +44,14 @@ def run_comparison(request: Execution, callback: ProgressCallback) -> Comparison
             return load_comparison(request.folder)
         if request.most is None:
             plan = agree_on_plan(request, experiment, device, loaded.checksums)
-            _bring_to_end(request, experiment, plan, loaded, device, callback, group)
+            _bring_to_end(Runner(request, experiment, plan, loaded, device, callback, group))
             return load_comparison(request.folder)
         arms, comparison = tuple(experiment.arms), None
         for number, count in enumerate(make_schedule(request.most).looks, start=1):
             seeds = tuple(range(request.seed_start, request.seed_start + count))
             plan = agree_on_plan(request, dataclasses.replace(experiment, seeds=seeds), device, loaded.checksums)
             part = dataclasses.replace(experiment, seeds=seeds, arms={arm: experiment.arms[arm] for arm in arms})
-            _bring_to_end(request, part, plan, loaded, device, callback, group)
+            _bring_to_end(Runner(request, part, plan, loaded, device, callback, group))
             comparison, arms = look(request.folder)
             if len(comparison.looks) < number or not arms:  # A run lacks memory or disk, or all is decided.
                 break
@@ -61,27 +59,19 @@ def run_comparison(request: Execution, callback: ProgressCallback) -> Comparison
     return comparison
 
 
-def _bring_to_end(
-    request: Execution,
-    experiment: Experiment,
-    plan: Plan,
-    loaded: Loaded,
-    device: torch.device,
-    callback: ProgressCallback,
-    group: Group,
-) -> None:
+def _bring_to_end(runner: Runner) -> None:
     """Bring the runs of an experiment to their end, here or on a cluster."""
+    request, experiment, plan = runner.request, runner.experiment, runner.plan
     again = (INFRASTRUCTURE, FAILED) if request.retry_failed else (INFRASTRUCTURE,)
     before = {run: read_result(request.folder, *run) for run in experiment.runs}
     pending = {run: result for run, result in before.items() if result is None or result.status in again}
-    callback.started(experiment, request.folder, str(device), len(before), len(before) - len(pending))
+    runner.callback.started(experiment, request.folder, str(runner.device), len(before), len(before) - len(pending))
     if request.engine == "ray" and pending:
         from .engine_ray import Job, run_on_ray
 
-        run_on_ray(Job(request, plan), pending, callback)
+        run_on_ray(Job(request, plan), pending, runner.callback)
         return
     with reproducible(plan.threads, deterministic=experiment.deterministic):
-        runner = Runner(request, experiment, plan, loaded, device, callback, group)
         _run_here(runner, pending, begun=len(pending) < len(before))
 
 

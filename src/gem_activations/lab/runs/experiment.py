@@ -24,7 +24,7 @@ from torch import nn
 from ... import __version__, catalog
 from ...errors import ActivationNameError, ExperimentError, GemError, SettingError
 from ..recipes.arms import Arm, parse_arm
-from ..recipes.pipeline import Recipe
+from ..recipes.pipeline import OwnRecipe, Recipe, StoredRecipe
 from ..store.rates import to_plain
 from ..store.records import CORE
 from ..training.group import Group
@@ -60,7 +60,7 @@ class Experiment:
 
     Attributes:
         name: Name for the user.
-        settings: What identifies it, as nested plain values; stored as the plan's `recipe`.
+        settings: What identifies it; stored as the plan's `recipe`.
         arms: Name of each activation -> what makes a fresh module.
         baseline: Name of the arm that the others are compared with.
         seeds: The seeds that are wanted.
@@ -72,7 +72,7 @@ class Experiment:
     """
 
     name: str
-    settings: dict[str, Any]
+    settings: StoredRecipe
     arms: Mapping[str, Factory]
     baseline: str
     seeds: tuple[int, ...]
@@ -108,7 +108,7 @@ def of_recipe(
 
     return Experiment(
         name=recipe.name,
-        settings=to_plain(recipe.pipeline()),
+        settings=recipe.pipeline(),
         arms=arms,
         baseline=recipe.baseline,
         seeds=seeds,
@@ -149,19 +149,11 @@ def of_function(request: FunctionRequest) -> Experiment:
     if baseline not in arms:
         raise SettingError(f"--baseline {baseline} is not among the activations; add it to --activations")
     sources = _hash_files(train, *arms.values()) or {"source": _hash_source(train)}
-    settings = {
-        "name": _name(train),
-        "title": _name(train),
-        "task": "own",
-        "metric": request.metric,
-        "better": request.better,
-        "margin": request.margin,
-        "unit": request.unit,
-        "options": to_plain(options),
-    }
+    name, shown = _name(train), to_plain(options)
+    settings = OwnRecipe(name, name, request.metric, request.better, request.margin, request.unit, options=shown)
     checked = partial(_train_checked, train, options, request.metric, request.unit)
     return Experiment(
-        name=_name(train),
+        name=name,
         settings=settings,
         arms=arms,
         baseline=baseline,

@@ -269,8 +269,8 @@ def _join(stored: Plan, wanted: Plan, request: Execution) -> Plan:
         extended=stored.extended,
     )
     old, new = _settings(stored), _settings(joined)
-    if stored.recipe.get("name") != joined.recipe["name"]:
-        old, new = {"recipe": stored.recipe.get("name")}, {"recipe": joined.recipe["name"]}  # All else follows.
+    if stored.recipe.name != joined.recipe.name:
+        old, new = {"recipe": stored.recipe.name}, {"recipe": joined.recipe.name}  # All else follows.
     differing = _differing(old, new, "there", "now")
     if differing:
         raise StoreError(

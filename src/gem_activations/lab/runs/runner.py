@@ -5,6 +5,8 @@ import os
 import random
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from filelock import FileLock, Timeout
 from ...errors import DataError, GemError, MissingDependencyError, SettingError, StoreError
 from ..store.comparison import read_result, run_folder, write_atomically, write_json, write_result
 from ..store.environment import describe_environment
+from ..store.rates import to_plain
 from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, EpochRow, Plan, RunResult
 from ..training.checkpoint import previous_path
 from ..training.group import Group, SingleProcess
@@ -44,10 +47,11 @@ class ProgressCallback:
         """Take the number of runs that other processes are working on, while nothing is left for this one."""
 
 
+@dataclass
 class Runner:
     """Works on the runs of one comparison, one at a time.
 
-    Args:
+    Attributes:
         request: Names the output folder, and what is kept of a run.
         experiment: What a run does.
         plan: The plan as it is stored.
@@ -57,20 +61,23 @@ class Runner:
         group: The processes that train each run together; the others `follow`.
     """
 
-    def __init__(
-        self,
-        request: Execution,
-        experiment: Experiment,
-        plan: Plan,
-        loaded: Loaded,
-        device: torch.device,
-        callback: ProgressCallback,
-        group: Group | None = None,
-    ) -> None:
-        self.folder, self.request, self.experiment, self.plan = request.folder, request, experiment, plan
-        self.loaded, self.device, self.callback = loaded, device, callback
-        self.group = group or SingleProcess()
-        self.environment = {**describe_environment(device), "sources": experiment.versions}
+    request: Execution
+    experiment: Experiment
+    plan: Plan
+    loaded: Loaded
+    device: torch.device
+    callback: ProgressCallback
+    group: Group = field(default_factory=SingleProcess)
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.request.folder
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What is stored with every run, as it was when the first began."""
+        return {**describe_environment(self.device), "sources": self.experiment.versions}
 
     def attempt(self, activation: str, seed: int, stale: RunResult | None = None) -> RunResult | None:
         """Bring a run to its end and return its result; None while another process is working on it.
@@ -145,7 +152,7 @@ class Runner:
         return {
             "activation": activation,
             "seed": seed,
-            "recipe": self.plan.recipe,
+            "recipe": to_plain(self.plan.recipe),
             "device": self.plan.device,
             "threads": self.plan.threads,
             "processes": self.group.size,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...extras import framework
 from ..store.comparison import run_folder
-from ..store.rates import flatten
+from ..store.rates import flatten, to_plain
 from ..store.records import EpochRow, Plan, RunResult
 
 _LIBRARIES = {
@@ -64,10 +64,10 @@ def _to_tensorboard(folder: Path, _plan: Plan, result: RunResult, metrics: list[
 def _to_wandb(folder: Path, plan: Plan, result: RunResult, metrics: list[EpochRow]) -> None:
     wandb: Any = importlib.import_module("wandb")
     run = wandb.init(
-        project=str(plan.recipe["name"]),
+        project=plan.recipe.name,
         group=result.activation,
         name=f"{result.activation}, seed {result.seed}",
-        config={**plan.recipe, "activation": result.activation, "seed": result.seed},
+        config={**to_plain(plan.recipe), "activation": result.activation, "seed": result.seed},
         dir=str(folder),
     )
     for row in metrics:
@@ -78,7 +78,7 @@ def _to_wandb(folder: Path, plan: Plan, result: RunResult, metrics: list[EpochRo
 
 def _to_mlflow(_folder: Path, plan: Plan, result: RunResult, metrics: list[EpochRow]) -> None:
     mlflow: Any = importlib.import_module("mlflow")
-    mlflow.set_experiment(str(plan.recipe["name"]))
+    mlflow.set_experiment(plan.recipe.name)
     with mlflow.start_run(run_name=f"{result.activation}, seed {result.seed}"):
         mlflow.log_params({**flatten(plan.recipe), "activation": result.activation, "seed": result.seed})
         for row in metrics:

@@ -115,7 +115,7 @@ def make_rates(own: float, trials: int, factor: float) -> list[float]:
 
 def tuning_lines(tuning: Tuning) -> Iterator[str]:
     """Say of each arm what was found, in a line or two."""
-    accuracy = tuning.recipe["metric"] == "accuracy"
+    accuracy = tuning.recipe.metric == "accuracy"
     for name, arm in tuning.arms.items():
         count, lowest, highest = len(arm.trials), arm.trials[0].rate, arm.trials[-1].rate
         failed = f", {arm.failed} failed" if arm.failed else ""

@@ -4,9 +4,9 @@ Accuracies are written in percent and their differences in percentage points, lo
 `Difference.verdict`: nothing is said to differ, or to be equal, beyond it.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..recipes.pipeline import OwnRecipe, Pipeline, StoredRecipe
 from .contrasts import ALPHA
 from .metrics import Measure, Metric
 from .verdicts import Verdict
@@ -155,32 +155,34 @@ def failure_lines(analysis: "Analysis") -> list[str]:
     return lines
 
 
-def control_sentences(recipe: Mapping[str, Any]) -> list[str]:
+def control_sentences(recipe: StoredRecipe) -> list[str]:
     """Say what the verdicts are about, and what sets a stored recipe apart: inputs, initial weights, learning rates.
 
     Example:
-        >>> control_sentences({"name": "digits", "training": {"learning_rate": 0.005}})[0]
+        >>> from gem_activations.lab.recipes.registry import make_recipe
+        >>> control_sentences(make_recipe("digits"))[0]
         'The unit is this split, this test set and one learning rate for all arms, 0.005.'
     """
-    training = recipe.get("training")
-    if training is None:
-        what = "this training function with its options" if "options" in recipe else "what the seeds of the table vary"
+    if isinstance(recipe, OwnRecipe):
+        table = recipe.options is None
+        what = "what the seeds of the table vary" if table else "this training function with its options"
         return [f"The unit is {what}: of other splits, test sets or learning rates the verdicts say nothing."]
-    split = "a split drawn anew for each seed" if recipe.get("resplit") else "this split, this test set"
+    assert isinstance(recipe, Pipeline)
+    split = "a split drawn anew for each seed" if recipe.resplit else "this split, this test set"
     sentences: list[str] = []
-    if recipe.get("input_scale", 1) != 1:
-        sentences.append(f"Pixels are multiplied by {recipe['input_scale']:g} after their standardisation.")
-    if recipe.get("initialisation") == "gain":
+    if recipe.input_scale != 1:
+        sentences.append(f"Pixels are multiplied by {recipe.input_scale:g} after their standardisation.")
+    if recipe.initialisation == "gain":
         sentences.append("Initial weights that read an activation's output are scaled by its gain over ReLU's.")
-    if recipe.get("rates"):
-        rates = ", ".join(f"{name} {rate:g}" for name, rate in recipe["rates"].items())
+    if recipe.rates:
+        rates = ", ".join(f"{name} {rate:g}" for name, rate in recipe.rates.items())
         sentences.append(f"Learning rates, tuned on the validation split: {rates}.")
         return [f"The unit is {split} and a learning rate tuned for each arm.", *sentences]
-    shared = f"one learning rate for all arms, {training['learning_rate']:g}" if training else "one learning rate"
-    offer = (
-        f"Another rate may suit another arm: `gem-act tune {recipe.get('name')}` searches one for each, then --rates."
-    )
-    return [f"The unit is {split} and {shared}.", offer, *sentences]
+    return [
+        f"The unit is {split} and one learning rate for all arms, {recipe.training.learning_rate:g}.",
+        f"Another rate may suit another arm: `gem-act tune {recipe.name}` searches one for each, then --rates.",
+        *sentences,
+    ]
 
 
 def scale_sentences(comparison: "Comparison") -> list[str]:

@@ -5,11 +5,12 @@ A recipe names its metric. Values are kept as they are stored
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ...errors import SettingError, StoreError
+from ...errors import SettingError
+from ..recipes.pipeline import OwnRecipe, Pipeline, StoredRecipe
 from ..store.records import RunResult
 
 
@@ -136,31 +137,25 @@ def measures_beside(metric: Metric) -> tuple[Measure, ...]:
     return tuple(measure for measure in MEASURES if measure.name not in unwanted)
 
 
-def criterion_of(recipe: Mapping[str, Any], values: Sequence[float] = ()) -> Criterion:
+def criterion_of(recipe: StoredRecipe, values: Sequence[float] = ()) -> Criterion:
     """Return the metric and the margin that a stored recipe names.
 
     Args:
-        recipe: The recipe as nested plain values.
+        recipe: What the store holds.
         values: What was measured, which sets the decimals of a metric that is not one of the lab's.
-    Raises: StoreError: a metric or margin that is none.
     Example:
-        >>> criterion_of({"metric": "loss", "margin": 0.02})[1:]
-        (0.02, None)
+        >>> from gem_activations.lab.recipes.registry import make_recipe
+        >>> criterion_of(make_recipe("bert-small"))[1:]
+        (0.01, None)
     """
-    if recipe.get("task") == "own":
-        margin = float(recipe.get("margin") or 0.0)
-        named = str(recipe["metric"]), recipe.get("better"), margin, recipe.get("unit") or None
-        return own_criterion(*named, recipe.get("chance"), values)
-    name = str(recipe.get("metric", ACCURACY.name))
-    metric = METRICS.get(name)
-    if metric is None:
-        raise StoreError(f"the recipe names the metric {name!r}; expected one of {', '.join(METRICS)}")
-    margin = metric.margin if recipe.get("margin") is None else recipe["margin"]
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
-        raise StoreError(f"the recipe's margin is {margin!r}; expected a positive number")
-    classes = _CLASSES.get(str(recipe.get("data")))
+    if isinstance(recipe, OwnRecipe):
+        named = recipe.metric, recipe.better, recipe.margin or 0.0, recipe.unit or None
+        return own_criterion(*named, recipe.chance, values)
+    assert isinstance(recipe, Pipeline)
+    metric, classes = METRICS[recipe.metric], _CLASSES.get(recipe.data)
+    margin = metric.margin if recipe.margin is None else recipe.margin
     levels = {} if classes is None else {"accuracy": 1 / classes, "loss": math.log(classes)}
-    return Criterion(metric, float(margin), levels.get(metric.name))
+    return Criterion(metric, margin, levels.get(metric.name))
 
 
 def own_criterion(

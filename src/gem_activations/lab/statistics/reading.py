@@ -9,6 +9,7 @@ from typing import Any, Literal
 import polars as pl
 
 from ...errors import DataError, SettingError
+from ..recipes.pipeline import OwnRecipe
 from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, Look, RunKey, RunResult
 from .analysis import Analysis, Run, analyse_runs
 from .metrics import ACCURACY, Criterion, Metric, criterion_of, measures_beside, own_criterion
@@ -46,8 +47,8 @@ def look_again(
 
 
 def _criterion(comparison: Comparison) -> Criterion:
-    name = str(comparison.recipe.get("metric"))
-    values = [value for run in comparison.results if (value := run.figures.get(name)) is not None]
+    figures = (run.figures.get(comparison.recipe.metric) for run in comparison.results)
+    values = [value for value in figures if value is not None]
     return criterion_of(comparison.recipe, values)
 
 
@@ -60,7 +61,7 @@ def _steps_to_target(
     """
     rows = {key: curve for key, curve in comparison.curves.items() if curve}
     logged = {name for curve in rows.values() for row in curve for name in row}
-    own = comparison.recipe.get("task") == "own"
+    own = isinstance(comparison.recipe, OwnRecipe)
     usual = "validation_accuracy" if metric is ACCURACY else "validation_loss"
     names = (metric.name, f"validation_{metric.name}") if own else (usual,)
     field = next((name for name in names if name in logged), None)
@@ -99,7 +100,7 @@ def comparison_runs(
         metric: What is compared.
         beside: Run -> further figures by name.
     """
-    own = comparison.recipe.get("task") == "own"
+    own = isinstance(comparison.recipe, OwnRecipe)
     runs = [Run(arm, seed, "missing", None) for arm, seed in comparison.missing]
     for result in comparison.results:
         value = metric.of(result) if result.status == FINISHED else None
@@ -200,8 +201,7 @@ def read_table(
         raise SettingError(f"the margin is {margin}; expected a positive number, or 0 for no test of equivalence")
     finite = [value for value in values if value is not None]
     direction = own_criterion(metric, better, margin, unit, chance, finite).metric.direction
-    recipe = {"name": name, "title": f"{metric}, from {name}", "task": "own", "metric": metric, "better": direction,
-              "margin": margin, "unit": unit, "chance": chance}  # fmt: skip
+    recipe = OwnRecipe(name, f"{metric}, from {name}", metric, direction, margin, unit, chance)
     results = [
         RunResult(one, numbers[key], *_outcome(state, value), figures={metric: value})
         for one, key, state, value in zip(arms, seeds, states, values, strict=True)

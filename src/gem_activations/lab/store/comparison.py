@@ -16,6 +16,7 @@ import msgspec
 
 from ... import files
 from ...errors import StoreError
+from ..recipes.registry import read_recipe
 from .records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, Depth, EpochRow, Look, Plan, RunKey, RunResult
 
 DEPTH = "depth.json"
@@ -216,7 +217,8 @@ def read_format(path: Path, kind: type[_Record], number: int) -> _Record | None:
     if found and found.pop("format", None) != number:
         raise StoreError(f"{path} is not in format {number} of this version; use the version that wrote it")
     try:
-        return msgspec.convert(found, kind)
+        # The one kind of value that `msgspec` does not know is a stored recipe.
+        return msgspec.convert(found, kind, dec_hook=lambda _, values: read_recipe(values))
     except msgspec.ValidationError as error:
         raise StoreError(_damage(path, str(error))) from error
 

@@ -1,14 +1,13 @@
 """Learning rates that a search found, one an activation: the file between `gem-act tune` and `gem-act compare`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from ...errors import SettingError
-from ..recipes.pipeline import Recipe
+from ..recipes.pipeline import Recipe, StoredRecipe
 from .comparison import read_format, write_json
 
 FILE = "rates.json"
@@ -60,12 +59,12 @@ class Tuning:
     """The outcome of a search over learning rates: what `rates.json` holds.
 
     Attributes:
-        recipe: The recipe that was searched over, as nested plain values.
+        recipe: The recipe that was searched over.
         seeds: Runs of each trial.
         arms: Activation -> what was found.
     """
 
-    recipe: dict[str, Any]
+    recipe: StoredRecipe
     seeds: int
     arms: dict[str, Tuned]
 
@@ -95,7 +94,7 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
     if stored is None:
         raise SettingError(f"--rates {path}: there is no such file; gem-act tune makes one")
     rates = {name: arm.rate for name, arm in stored.arms.items() if arm.rate is not None}
-    found, wanted = flatten(stored.recipe), flatten(to_plain(recipe.pipeline()))
+    found, wanted = flatten(stored.recipe), flatten(recipe.pipeline())
     differing = [key for key in {**wanted, **found} if key not in _FREE and found.get(key) != wanted.get(key)]
     if differing:
         named = ", ".join(f"{key} ({found.get(key)} there, {wanted.get(key)} now)" for key in differing[:3])
@@ -106,19 +105,22 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
     return rates
 
 
-def to_plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values as JSON gives them back: a tuple becomes a list, and what JSON has no form for its text."""
-    return msgspec.json.decode(msgspec.json.encode(values, enc_hook=str))
+def to_plain(values: Any) -> dict[str, Any]:
+    """Return a record or values as JSON gives them back: tuples become lists, and what JSON cannot hold its text."""
+    # msgspec itself leaves out the defaults of a record that it has read from a file without them.
+    plain = asdict(values) if is_dataclass(values) and not isinstance(values, type) else values
+    return msgspec.json.decode(msgspec.json.encode(plain, enc_hook=str))
 
 
-def flatten(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a recipe as one flat entry a setting, with dotted names.
+def flatten(recipe: StoredRecipe) -> dict[str, Any]:
+    """Return the settings of a recipe as plain values, one flat entry a setting, with dotted names.
 
     Example:
-        >>> flatten({"name": "digits", "training": {"epochs": 3}})
-        {'name': 'digits', 'training.epochs': 3}
+        >>> from gem_activations.lab.recipes.registry import make_recipe
+        >>> flatten(make_recipe("digits"))["training.epochs"]
+        20
     """
     flat: dict[str, Any] = {}
-    for key, value in recipe.items():
+    for key, value in to_plain(recipe).items():
         flat |= {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
     return flat

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..recipes.pipeline import StoredRecipe
+
 FINISHED, FAILED, INFRASTRUCTURE = "finished", "failed", "infrastructure"
 CORE = ("activation", "seed", "status", "reason", "epochs", "seconds")
 """Columns of a table of runs that are not figures of the experiment."""
@@ -98,8 +100,8 @@ class Plan:
     """The content of `comparison.json`: what makes two comparisons the same, and the runs that are wanted.
 
     Attributes:
-        recipe: The experiment as nested plain values, without activations, baseline and seeds: a recipe of the lab, or
-            what identifies a user's own training function (`task` is "own" then).
+        recipe: The experiment, without activations, baseline and seeds: a recipe of the lab, or what identifies a
+            user's own training function.
         baseline: Activation that the others are compared with; one of `activations`.
         device: Type of the device, such as "cpu".
         threads: CPU threads of torch; their number changes the last bits of a result.
@@ -112,7 +114,7 @@ class Plan:
         extended: Numbers of seeds that had results when more were added without a schedule.
     """
 
-    recipe: dict[str, Any]
+    recipe: StoredRecipe
     baseline: str
     device: str
     threads: int
@@ -134,7 +136,7 @@ class Comparison:
 
     Attributes:
         folder: The output folder.
-        recipe: The recipe as nested plain values.
+        recipe: As in the plan.
         activations: Canonical strings, in the order in which they were asked for.
         baseline: One of `activations`.
         seeds: Number of seeds of the plan.
@@ -149,7 +151,7 @@ class Comparison:
     """
 
     folder: Path
-    recipe: dict[str, Any]
+    recipe: StoredRecipe
     activations: tuple[str, ...]
     baseline: str
     seeds: int
