@@ -118,7 +118,11 @@ def judge(claim: Claim, comparison: Comparison) -> Finding | None:
     recipe = comparison.recipe
     if not isinstance(recipe, Pipeline) or recipe.name not in claim.recipes or recipe.scale == "smoke":
         return None
-    criterion = _criterion(claim, recipe)
+    criterion = criterion_of(recipe)
+    if criterion.metric is PERPLEXITY:  # It is compared by its logarithm, the loss, as the papers' sizes are.
+        criterion = Criterion(LOSS, LOSS.margin)
+    if claim.margin is not None:
+        criterion = criterion._replace(margin=claim.margin)
     parts, absent = _compare_parts(claim, comparison, criterion)
     if not parts:
         return None
@@ -256,11 +260,3 @@ def _detail(claim: Claim, closest: _Part, absent: Sequence[str], setting: str, m
     if absent:
         words += f"; without {', '.join(absent)}"
     return words
-
-
-def _criterion(claim: Claim, recipe: Pipeline) -> Criterion:
-    """Return metric and margin: perplexities are compared by their logarithm, the loss, as the sizes are."""
-    found = criterion_of(recipe)
-    if found.metric is PERPLEXITY:
-        found = Criterion(LOSS, LOSS.margin)
-    return found if claim.margin is None else found._replace(margin=claim.margin)

@@ -138,19 +138,15 @@ def _panel_figure(comparison: Comparison, looks: dict[str, Style], plot: _Plot) 
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     label_columns(panels, plot.x)
     figure.supylabel(plot.y + (" (log)" if panels[0].get_yscale() == "log" else ""), fontsize=9)
-    _legend(figure, comparison.baseline, plot)
-    return figure
-
-
-def _legend(figure: Figure, baseline: str, plot: _Plot) -> None:
     handles = [
         Line2D([], [], color=GREY, marker="o", markersize=2.5, label="mean; band: standard error"),
-        Line2D([], [], color=INK, linestyle=":", linewidth=1.2, label=f"mean of {baseline}"),
+        Line2D([], [], color=INK, linestyle=":", linewidth=1.2, label=f"mean of {comparison.baseline}"),
     ]
     if plot.thin_label:
         marker = "x" if plot.ends else ""
         handles.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", marker=marker, label=plot.thin_label))
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    return figure
 
 
 def _set_log(axes: Axes, curves: Sequence[Array]) -> None:

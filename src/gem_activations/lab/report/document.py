@@ -188,12 +188,6 @@ def analyse(comparison: Comparison, baseline: str | None = None, target: float |
     looking = looking_sentences(comparison, analysis.baseline)
     scales = scale_sentences(comparison)
     sentences = (*analysis.sentences, *looking, *scales, *control_sentences(comparison.recipe))
-    if baseline is not None:
-        comparison = replace(comparison, baseline=baseline)
-    return Report(comparison, analysis, tuple(judge_comparison(comparison)), sentences, _banners(comparison, analysis))
-
-
-def _banners(comparison: Comparison, analysis: Analysis) -> tuple[str, ...]:
     banners: list[str] = []
     if isinstance(comparison.recipe, Pipeline) and comparison.recipe.scale == "smoke":
         banners.append("Smoke runs: they show that the code runs, and nothing about the activations.")
@@ -208,7 +202,9 @@ def _banners(comparison: Comparison, analysis: Analysis) -> tuple[str, ...]:
     if len(places) > 1:
         named = "; ".join(sorted(f"{device} with torch {version}" for device, version in places))
         banners.append(f"The runs come from different environments: {named}.")
-    return tuple(banners)
+    if baseline is not None:
+        comparison = replace(comparison, baseline=baseline)
+    return Report(comparison, analysis, tuple(judge_comparison(comparison)), sentences, tuple(banners))
 
 
 def _contents(report: Report) -> Iterator[tuple[str, bytes]]:

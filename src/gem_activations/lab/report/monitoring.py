@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ...errors import DataError
 from ...files import write_atomically
-from ...torch.monitor import EDGES, LayerCount, Recording, Window, read_recording
+from ...torch.monitor import EDGES, Recording, Window, read_recording
 from .drawing import GREY, look, render
 
 _MOST_UNITS = 12
@@ -127,7 +127,10 @@ def _draw_shares(axes: Axes, windows: Sequence[Window], rows: Sequence[str], par
 def _draw_distributions(axes: Axes, window: Window, rows: Sequence[str]) -> QuadMesh:
     shares = np.full((len(rows), len(EDGES) - 1), np.nan)
     for layer in window.layers:
-        shares[rows.index(window.label(layer))] = _inner_bins(layer)
+        counts = np.array(layer.histogram, dtype=float)
+        counts[1] += counts[0]  # What lies beyond the outer edges is drawn in the outer bins.
+        counts[-2] += counts[-1]
+        shares[rows.index(window.label(layer))] = counts[1:-1] / max(counts[1:-1].max(), 1)
     # The bins are quarters of a decade: their numbers are the axis, and some are labelled by what they bound.
     mesh = axes.pcolormesh(
         range(len(EDGES)), np.arange(len(rows) + 1) - 0.5, shares, vmin=0, vmax=1, cmap="Blues", rasterized=True
@@ -142,15 +145,6 @@ def _draw_distributions(axes: Axes, window: Window, rows: Sequence[str]) -> Quad
     axes.set_xlabel(" or ".join(sorted({f"x / {layer.unit}" for layer in window.layers})))
     _finish(axes)
     return mesh
-
-
-def _inner_bins(layer: LayerCount) -> np.ndarray:
-    """Return the share of each bin over that of the fullest, what lies beyond the outer edges in the outer bins."""
-    counts = np.array(layer.histogram, dtype=float)
-    inner = counts[1:-1].copy()
-    inner[0] += counts[0]
-    inner[-1] += counts[-1]
-    return inner / max(inner.max(), 1)
 
 
 def _finish(axes: Axes) -> None:

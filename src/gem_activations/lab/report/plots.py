@@ -1,6 +1,6 @@
 """The plots of a comparison, drawn from what the store holds, and the picture of the family."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from .drawing import (
     row_figure,
     styles,
 )
-from .shapes import REACH, Shape, sample_shape
+from .shapes import REACH, sample_shape
 
 _COSTS = tuple(measure for measure in MEASURES if measure.name in ("step_time_ratio", "peak_memory"))
 
@@ -44,31 +44,29 @@ def comparison_figures(comparison: Comparison, analysis: Analysis) -> dict[str, 
         if the arms are one, learning curves, `gradient-norm` and `dead-share` by depth if they were recorded,
         `activations`. A plot without anything to show is left out.
     """
+    looks, metric = styles(comparison.activations), analysis.metric
+    figures: dict[str, Figure] = {}
     with look():
-        figures = dict(_figures(comparison, analysis, styles(comparison.activations)))
+        if any(arm.finished for arm in analysis.arms):
+            figures[metric.name] = _value_figure(analysis, looks)
+        if any(difference.pairs for _, difference in analysis.compared):
+            figures["differences"] = _difference_figure(analysis, looks)
+        if any(difference.pairs > 1 for _, difference in analysis.compared):
+            figures["slopes"] = _slope_figure(analysis, looks)
+        costs = [cost for cost in _COSTS if sum(cost.name in arm.measures for arm in analysis.arms) > 1]
+        if costs:
+            figures["pareto"] = _pareto_figure(analysis, costs, looks)
+        figures |= ablation_figures(comparison, analysis, looks)
+        figures |= learning_figures(comparison, metric, looks)
+        figures |= depth_figures(comparison, looks)
+        known = [name for name in comparison.activations if find_known(name)]
+        if known:
+            figures["activations"] = _activation_figure(known, looks)
         for figure in figures.values():
             # Laid out once here, not again for each file it is written to.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
         return figures
-
-
-def _figures(comparison: Comparison, analysis: Analysis, looks: dict[str, Style]) -> Iterator[tuple[str, Figure]]:
-    if any(arm.finished for arm in analysis.arms):
-        yield analysis.metric.name, _value_figure(analysis, looks)
-    if any(difference.pairs for _, difference in analysis.compared):
-        yield "differences", _difference_figure(analysis, looks)
-    if any(difference.pairs > 1 for _, difference in analysis.compared):
-        yield "slopes", _slope_figure(analysis, looks)
-    costs = [cost for cost in _COSTS if sum(cost.name in arm.measures for arm in analysis.arms) > 1]
-    if costs:
-        yield "pareto", _pareto_figure(analysis, costs, looks)
-    yield from ablation_figures(comparison, analysis, looks).items()
-    yield from learning_figures(comparison, analysis.metric, looks).items()
-    yield from depth_figures(comparison, looks).items()
-    known = [name for name in comparison.activations if find_known(name)]
-    if known:
-        yield "activations", _activation_figure(known, looks)
 
 
 def write_family_picture(path: Path) -> None:
@@ -86,24 +84,20 @@ def write_family_picture(path: Path) -> None:
     with look():
         figure = Figure(figsize=(10, 3.7), layout="constrained")
         panels = figure.subplots(1, 3)
-        lines = [
-            _draw_shape(panels, sample_shape(parse(name)), c, d)
-            for name, c, d in zip(names, colors, dashes, strict=True)
-        ]
+        lines: list[Line2D] = []
+        for name, color, dash in zip(names, colors, dashes, strict=True):
+            curve = sample_shape(parse(name))
+            drawn = [
+                axes.plot(curve.x, values, color=color, linestyle=dash, linewidth=1.6)[0]
+                for axes, values in zip(panels, (curve.value, curve.first, curve.second), strict=True)
+            ]
+            lines.append(drawn[0])
         for axes, title, limits in zip(
             panels, ("f", "f'", "f''"), ((-0.5, 2.5), (-0.25, 2.25), (-2.5, 6)), strict=True
         ):
             axes.set(title=title, xlabel="x", xlim=(-2, 2.5), ylim=limits)
         figure.legend(lines, names, loc="outside lower center", ncols=4)
         write_atomically(path, render(figure, path.suffix.removeprefix(".")))
-
-
-def _draw_shape(panels: Iterable[Axes], curve: Shape, color: str, dash: str) -> Line2D:
-    lines = [
-        axes.plot(curve.x, values, color=color, linestyle=dash, linewidth=1.6)[0]
-        for axes, values in zip(panels, (curve.value, curve.first, curve.second), strict=False)
-    ]
-    return lines[0]
 
 
 def _value_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:

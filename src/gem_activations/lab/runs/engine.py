@@ -60,7 +60,11 @@ def run_comparison(request: Execution, callback: ProgressCallback) -> Comparison
 
 
 def _bring_to_end(runner: Runner) -> None:
-    """Bring the runs of an experiment to their end, here or on a cluster."""
+    """Bring runs to their end on a cluster, or here: one after the other, those of other processes last.
+
+    Raises: ExperimentError: the first run of every activation raised the same error; their results are taken back.
+        StoreError: the results of some runs could not be stored; all others have been brought to their end.
+    """
     request, experiment, plan = runner.request, runner.experiment, runner.plan
     again = (INFRASTRUCTURE, FAILED) if request.retry_failed else (INFRASTRUCTURE,)
     before = {run: read_result(request.folder, *run) for run in experiment.runs}
@@ -71,27 +75,14 @@ def _bring_to_end(runner: Runner) -> None:
 
         run_on_ray(Job(request, plan), pending, runner.callback)
         return
-    with reproducible(plan.threads, deterministic=experiment.deterministic):
-        _run_here(runner, pending, begun=len(pending) < len(before))
-
-
-def _run_here(runner: Runner, pending: dict[RunKey, RunResult | None], *, begun: bool) -> None:
-    """Bring runs to their end one after the other, those that other processes are working on last.
-
-    Args:
-        runner: Works on them.
-        pending: The runs, with the result that is to be replaced.
-        begun: Whether other runs of the comparison have ended before.
-    Raises: ExperimentError: the first run of every activation raised the same error; their results are taken back.
-        StoreError: the results of some runs could not be stored; all others have been brought to their end.
-    """
-    unstored: list[StoreError] = []
+    begun, unstored = len(pending) < len(before), list[StoreError]()
     first: dict[str, RunResult] = {}
     while pending:
         ended: list[RunKey] = []
         for run, stale in pending.items():
             try:
-                result = runner.attempt(*run, stale)
+                with reproducible(plan.threads, deterministic=experiment.deterministic):
+                    result = runner.attempt(*run, stale)
             except StoreError as error:  # A full disk may have room again for the next run.
                 unstored.append(error)
                 ended.append(run)

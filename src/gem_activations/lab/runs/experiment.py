@@ -162,7 +162,11 @@ def of_function(request: FunctionRequest) -> Experiment:
         deterministic=False,
         versions={**_versions(), **sources},
         load=lambda _device: Loaded(checked, None, {}),
-        headline=lambda figures: _say_own(request, figures.get(request.metric)),
+        headline=lambda figures: (
+            ""
+            if (value := figures.get(request.metric)) is None
+            else f"{request.metric} {value:.4g} {request.unit}".rstrip()
+        ),
     )
 
 
@@ -324,10 +328,6 @@ def _train_checked(
             "return a fraction, or give the unit %"
         )
     return {key: finite(figure) for key, figure in figures.items()}
-
-
-def _say_own(request: FunctionRequest, value: float | None) -> str:
-    return "" if value is None else f"{request.metric} {value:.4g} {request.unit}".rstrip()
 
 
 def _say_recipe(metric: str, figures: Figures) -> str:

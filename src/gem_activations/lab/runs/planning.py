@@ -49,7 +49,15 @@ def resolve(request: Execution) -> Experiment:
         raise SettingError(f"--seeds {request.seeds}: give a whole number of at least 1")
     if request.seed_start < 0:
         raise SettingError(f"--seed-start {request.seed_start}: give a whole number from 0 up")
-    _check_looks(request)
+    if request.max_seeds is not None and not request.until_decided:
+        raise SettingError(f"--max-seeds {request.max_seeds} belongs to --until-decided; add it, or give --seeds")
+    if request.until_decided:
+        if request.seeds is not None:
+            raise SettingError(f"--seeds {request.seeds}: --until-decided adds seeds by its schedule; give --max-seeds")
+        if request.max_seeds is not None and request.max_seeds <= FIRST:
+            raise SettingError(f"--max-seeds {request.max_seeds}: give more than the {FIRST} seeds of the first look")
+        if request.retry_failed:
+            raise SettingError("--retry-failed would change results that --until-decided has looked at; leave it out")
     check_trackers(request.track)
     experiment = of_function(request) if isinstance(request, FunctionRequest) else _resolve_lab(request)
     if request.until_decided and len(experiment.arms) < 2:
@@ -64,26 +72,10 @@ def _resolve_lab(request: Execution) -> Experiment:
         raise SettingError(f"--data-dir {request.data_dir}: there is no such folder; make it, or name another")
     seeds = tuple(range(request.seed_start, request.seed_start + recipe.seeds))
     arms = make_arms(request.activations or recipe.activations)
-    if recipe.initialisation == "gain" and not all(map(_has_gain, arms)):
+    known = [name for name in arms if name.partition("(")[0] in catalog.ENTRIES and str(parse_arm(name).base) == name]
+    if recipe.initialisation == "gain" and len(known) < len(arms):
         raise SettingError("--initialisation gain needs activations of the catalog, whose gain is known; leave it out")
     return of_recipe(recipe, request.data_dir, seeds, arms)
-
-
-def _has_gain(name: str) -> bool:
-    return name.partition("(")[0] in catalog.ENTRIES and str(parse_arm(name).base) == name
-
-
-def _check_looks(request: Execution) -> None:
-    if not request.until_decided:
-        if request.max_seeds is not None:
-            raise SettingError(f"--max-seeds {request.max_seeds} belongs to --until-decided; add it, or give --seeds")
-        return
-    if request.seeds is not None:
-        raise SettingError(f"--seeds {request.seeds}: --until-decided adds seeds by its schedule; give --max-seeds")
-    if request.max_seeds is not None and request.max_seeds <= FIRST:
-        raise SettingError(f"--max-seeds {request.max_seeds}: give more than the {FIRST} seeds of the first look")
-    if request.retry_failed:
-        raise SettingError("--retry-failed would change results that --until-decided has looked at; leave it out")
 
 
 def resolve_recipe(request: Request) -> Recipe:
@@ -98,7 +90,7 @@ def resolve_recipe(request: Request) -> Recipe:
         if request.activations is not None:
             raise SettingError(f"--study {request.study} chooses the activations; leave --activations out")
         recipe = make_study(request.study, recipe)
-    _check_numbers(request)
+    _check_numbers(request, recipe)
     if request.initialisation not in (None, *(known := get_args(Initialisation))):
         raise SettingError(f"--initialisation {request.initialisation}: expected one of {', '.join(known)}")
     given = recipe.activations if request.activations is None else request.activations
@@ -120,7 +112,7 @@ def resolve_recipe(request: Request) -> Recipe:
         training=_choose_training(recipe.training, request, recipe),
         model=_choose_model(recipe, request),
         initialisation=request.initialisation or recipe.initialisation,
-        input_scale=_choose_input_scale(recipe, request.input_scale),
+        input_scale=request.input_scale or recipe.input_scale,
     )
     if request.resplit and (recipe.task != "images" or recipe.data == "stl10"):
         why = "its text has one split" if recipe.task != "images" else "its seeds have the data set's own folds"
@@ -133,7 +125,7 @@ def resolve_recipe(request: Request) -> Recipe:
     return dataclasses.replace(recipe, rates=rates)
 
 
-def _check_numbers(request: Request) -> None:
+def _check_numbers(request: Request, recipe: Recipe) -> None:
     for name in ("epochs", "steps", "batch_size", "width", "context", "micro_batch"):
         value = getattr(request, name)
         if value is not None and value < 1:
@@ -142,16 +134,11 @@ def _check_numbers(request: Request) -> None:
         raise SettingError(f"--learning-rate {request.learning_rate:g}: give a positive number")
     if request.epochs is not None and request.epochs > MOST_EPOCHS:
         raise SettingError(f"--epochs {request.epochs}: give at most {MOST_EPOCHS:,}")
-
-
-def _choose_input_scale(recipe: Recipe, factor: float | None) -> float:
-    if factor is None:
-        return recipe.input_scale
-    if recipe.task != "images":
-        raise SettingError(f"--input-scale: {recipe.name} has no images; leave it out")
-    if not 0 < factor < math.inf:
-        raise SettingError(f"--input-scale {factor:g}: give a positive number")
-    return factor
+    if request.input_scale is not None:
+        if recipe.task != "images":
+            raise SettingError(f"--input-scale: {recipe.name} has no images; leave it out")
+        if not 0 < request.input_scale < math.inf:
+            raise SettingError(f"--input-scale {request.input_scale:g}: give a positive number")
 
 
 def _choose_training(training: Training, request: Request, recipe: Recipe) -> Training:

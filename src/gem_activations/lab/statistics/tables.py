@@ -207,12 +207,16 @@ def terminal_table(analysis: Analysis) -> Table:
 
     On 80 columns every figure stands whole on one line and long names go on in the next; on 60 the interval does too.
     """
-    metric = analysis.metric
+    metric, caption = analysis.metric, None
+    if analysis.compared:
+        caption = "better, worse: shown, all arms together"
+        caption += f"; equiv.: within {amount(margin, metric)}" if (margin := analysis.criterion.margin) else ""
+        caption += "; open: not decided" if Verdict.UNDECIDED in analysis.verdicts.values() else ""
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=0,  # The box itself leaves one blank between columns.
-        caption=_caption(analysis),
+        caption=caption,
         caption_justify="left",
     )
     # The other columns at their widest leave 15 of 80 columns: `segem(eps=1e-4,` fits.
@@ -233,16 +237,6 @@ def terminal_table(analysis: Analysis) -> Table:
         )
         table.add_row(*map(Text, cells))  # As plain text: rich would take `[no interval]` for markup and drop it.
     return table
-
-
-def _caption(analysis: Analysis) -> str | None:
-    if not analysis.compared:
-        return None
-    found = {difference.verdict for _, difference in analysis.compared}
-    words = "better, worse: shown, all arms together"
-    if analysis.criterion.margin:
-        words += f"; equiv.: within {amount(analysis.criterion.margin, analysis.metric)}"
-    return f"{words}; open: not decided" if Verdict.UNDECIDED in found else words
 
 
 def _compared(heading: str, cell: Callable[[Any], str]) -> Column:

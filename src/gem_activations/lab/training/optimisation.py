@@ -1,7 +1,6 @@
 """Optimisers and learning-rate schedules of a recipe's training."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -26,21 +25,17 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
         >>> [(len(group["params"]), group["weight_decay"]) for group in groups]
         [(1, 0.01), (1, 0.0)]
     """
-    groups = _groups(model, training)
+    groups: list[dict[str, object]] = weight_decay_groups(model, training.weight_decay)
+    if training.decay == "matrices":
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
+        others = [parameter for parameter in parameters if parameter.dim() < 2]
+        groups = [{"params": matrices, "weight_decay": training.weight_decay}]
+        groups += [{"params": others, "weight_decay": 0.0}] if others else []
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum, fused=True)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
     return kind(groups, lr=training.learning_rate, betas=training.betas, fused=True)
-
-
-def _groups(model: nn.Module, training: Training) -> list[dict[str, object]]:
-    if training.decay == "all":
-        return weight_decay_groups(model, training.weight_decay)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
-    others = [parameter for parameter in parameters if parameter.dim() < 2]
-    groups: list[dict[str, object]] = [{"params": matrices, "weight_decay": training.weight_decay}]
-    return [*groups, {"params": others, "weight_decay": 0.0}] if others else groups
 
 
 def learning_rates(training: Training, steps: int) -> list[float]:
@@ -55,40 +50,20 @@ def learning_rates(training: Training, steps: int) -> list[float]:
     """
     if training.schedule == "one-cycle":
         return _one_cycle(training, steps)
-    factor = {"multistep": _multistep, "cosine": _cosine, "linear": _linear, "constant": _constant}[training.schedule]
-    warm = round(training.warm_up * steps)
-    rises = [(step + 1) / warm for step in range(warm)]
-    rest = steps - warm
-    scaled = factor(training)
-    falls = [scaled(step, rest, warm + step, steps) for step in range(rest)]
-    return [training.learning_rate * share for share in (*rises, *falls)]
+    warm, low = round(training.warm_up * steps), training.final_rate
+    last = max(1, steps - warm - 1)
 
+    def share(step: int) -> float:
+        """Return the share of the highest rate at a step after the warm-up."""
+        if training.schedule == "multistep":
+            # The milestones are those of the whole run, so that a warm-up does not move them.
+            return _DROP ** sum(warm + step >= round(part * steps) for part in training.milestones)
+        if training.schedule == "cosine":
+            return low + (1 - low) * (1 + math.cos(math.pi * step / last)) / 2
+        return low + (1 - low) * (1 - step / last) if training.schedule == "linear" else 1.0
 
-# (step after the warm-up, steps after it, step, steps) -> share of the highest rate.
-Factor = Callable[[int, int, int, int], float]
-
-
-def _multistep(training: Training) -> Factor:
-    # The milestones are those of the whole run, so that a warm-up does not move them.
-    return lambda _step, _rest, at, steps: _DROP ** sum(at >= round(part * steps) for part in training.milestones)
-
-
-def _cosine(training: Training) -> Factor:
-    low = training.final_rate
-
-    def share(step: int, rest: int, _at: int, _steps: int) -> float:
-        return low + (1 - low) * (1 + math.cos(math.pi * step / max(1, rest - 1))) / 2
-
-    return share
-
-
-def _linear(training: Training) -> Factor:
-    low = training.final_rate
-    return lambda step, rest, _at, _steps: low + (1 - low) * (1 - step / max(1, rest - 1))
-
-
-def _constant(_: Training) -> Factor:
-    return lambda *_: 1.0
+    shares = [*((step + 1) / warm for step in range(warm)), *map(share, range(steps - warm))]
+    return [training.learning_rate * each for each in shares]
 
 
 def _one_cycle(training: Training, steps: int) -> list[float]:

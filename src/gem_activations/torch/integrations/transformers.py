@@ -3,7 +3,6 @@
 import importlib
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -95,7 +94,11 @@ def follow_in_configurations(
     home = sys.modules.get("transformers.modeling_utils")
     edits: list[tuple[dict[str, Any], str, str]] = []
     notes: list[str] = []
-    for name, part in _outermost(model, getattr(home, "PreTrainedModel", ())):
+    inside: set[int] = set()
+    for name, part in model.named_modules():
+        if not isinstance(part, getattr(home, "PreTrainedModel", ())) or id(part) in inside:
+            continue
+        inside.update(map(id, part.modules()))  # The outermost model has the word on those in it.
         start = f"{name}." if name else ""
         if not any(place.startswith(start) for place in changed):
             continue
@@ -115,14 +118,6 @@ def follow_in_configurations(
                 "from_pretrained gives back with the old activations, to be swapped again"
             )
     return edits, notes
-
-
-def _outermost(model: nn.Module, kind: Any) -> Iterator[tuple[str, nn.Module]]:
-    inside: set[int] = set()
-    for name, part in model.named_modules():
-        if isinstance(part, kind) and id(part) not in inside:
-            inside.update(map(id, part.modules()))
-            yield name, part
 
 
 def _entries(part: Any, replaced: list[Replaced]) -> list[tuple[Any, str, str]]:
