@@ -10,7 +10,7 @@ from typing import Any
 from ..recipes.arms import parse_arm
 from ..recipes.registry import make_recipe
 from ..recipes.studies import STUDIES
-from .evidence import Finding, Status, find_comparisons, judge_all
+from .evidence import Status, find_comparisons, judge_all
 from .table import GEM, Claim
 
 _READING = (
@@ -44,7 +44,12 @@ def claims_lines(folders: Sequence[Path]) -> Iterator[str]:
                 yield f"    {finding.setting}: {finding.verdict}{found}" + (f" ({folder})" if folder else "")
             yield f"    to run: {command_of(claim)}"
         yield ""
-    yield from (_CONTROLS, _count(findings))
+    yield _CONTROLS
+    # If several results at full scale speak of a claim, it counts once for each status.
+    full = {(finding.claim.name, finding.status) for finding in findings if finding.setting == "full"}
+    counts = Counter(status for _, status in full)
+    total = len({finding.claim.name for finding in findings})
+    yield f"{total} claims; at full scale: " + ", ".join(f"{counts[status]} {status}" for status in Status) + "."
 
 
 def claims_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -85,11 +90,3 @@ def command_of(claim: Claim) -> str:
 
 def _has_arms(claim: Claim, activations: Sequence[str]) -> bool:
     return set(claim.arms) <= {str(parse_arm(text)) for text in activations}
-
-
-def _count(findings: Sequence[Finding]) -> str:
-    """Count the claims by what results at full scale say of them; where several do, each counts once a status."""
-    full = {(finding.claim.name, finding.status) for finding in findings if finding.setting == "full"}
-    counts = Counter(status for _, status in full)
-    total = len({finding.claim.name for finding in findings})
-    return f"{total} claims; at full scale: " + ", ".join(f"{counts[status]} {status}" for status in Status) + "."

@@ -127,9 +127,10 @@ def judge(claim: Claim, comparison: Comparison) -> Finding | None:
     if not parts:
         return None
     setting = setting_of(recipe)
-    status = _tie_status(parts) if claim.kind == "tie" else _ahead_status(parts)
-    if setting == "full" and _refutes_size(parts[0], claim):
-        status = Status.CONTRADICTED
+    status, best = _status(claim.kind, parts), parts[0].best
+    within = best.equivalent and not best.shown and (claim.size or 0) > best.criterion.margin
+    if setting == "full" and within and parts[0].part == claim.parts[0]:
+        status = Status.CONTRADICTED  # What should differ by more than the margin is shown to differ by less.
     if absent and status is Status.SUPPORTED:
         status = Status.UNDECIDED
     closest = min(parts, key=lambda one: one.best.improvement or 0.0)
@@ -218,27 +219,17 @@ def _compare_parts(claim: Claim, comparison: Comparison, criterion: Criterion) -
     return found, [name for name in claim.arms if name not in there]
 
 
-def _ahead_status(parts: Sequence[_Part]) -> Status:
-    if any(all(one.verdict is Verdict.WORSE for one in part.differences.values()) for part in parts):
+def _status(kind: str, parts: Sequence[_Part]) -> Status:
+    """Say what the verdicts of all parts together make of a claim to be ahead, or to tie."""
+    if kind == "tie":
+        apart = [one.verdict if one.shown and not one.equivalent else None for one in (part.best for part in parts)]
+        # Who is ahead of the best ties with none.
+        contradicted = Verdict.WORSE in apart or all(verdict is Verdict.BETTER for verdict in apart)
+    else:
+        contradicted = any(all(one.verdict is Verdict.WORSE for one in part.differences.values()) for part in parts)
+    if contradicted:
         return Status.CONTRADICTED
-    return Status.SUPPORTED if all(_holds(part, "ahead") for part in parts) else Status.UNDECIDED
-
-
-def _refutes_size(part: _Part, claim: Claim) -> bool:
-    """Return whether arms that should differ by more than the margin are shown to differ by less."""
-    best = part.best
-    return (
-        part.part == claim.parts[0] and best.equivalent and not best.shown and (claim.size or 0) > best.criterion.margin
-    )
-
-
-def _tie_status(parts: Sequence[_Part]) -> Status:
-    found = [part.best for part in parts]
-    if any(one.shown and not one.equivalent and one.verdict is Verdict.WORSE for one in found):
-        return Status.CONTRADICTED
-    if all(one.shown and not one.equivalent and one.verdict is Verdict.BETTER for one in found):
-        return Status.CONTRADICTED  # It is ahead of the best, and ties with none.
-    return Status.SUPPORTED if all(_holds(part, "tie") for part in parts) else Status.UNDECIDED
+    return Status.SUPPORTED if all(_holds(part, kind) for part in parts) else Status.UNDECIDED
 
 
 def _holds(part: _Part, kind: str) -> bool:

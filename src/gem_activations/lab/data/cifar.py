@@ -70,15 +70,7 @@ def read_stl10(folder: Path, subset: Subset, shrink: int = 1) -> Dataset:
         return pixels.transpose(0, 1, 3, 2), np.fromfile(folder / f"{part}_y.bin", np.uint8) - np.uint8(1)
 
     train, test = read("train"), read("test")
-    folds, text = _read_folds(folder / _FOLD_FILE, len(train[1]))
-    test = choose(test, subset.test)
-    checksums = {"train": checksum(train), "test": checksum(test), "folds": hashlib.sha256(text).hexdigest()}
-    everything, nothing = _to_split(train, shrink), Split(torch.empty(0), torch.empty(0, dtype=torch.int64))
-    classes = int(train[1].max()) + 1
-    return Dataset(everything, nothing, _to_split(test, shrink), classes, checksums, folds=folds, subset=subset)
-
-
-def _read_folds(path: Path, examples: int) -> tuple[tuple[tuple[int, ...], ...], bytes]:
+    path, examples = folder / _FOLD_FILE, len(train[1])
     text = path.read_bytes()
     try:
         folds = tuple(tuple(int(word) for word in line.split()) for line in text.splitlines() if line.strip())
@@ -86,7 +78,11 @@ def _read_folds(path: Path, examples: int) -> tuple[tuple[tuple[int, ...], ...],
         raise DataError(f"{path} holds something else than numbers; fetch it again") from error
     if not folds or any(len({*fold}) != len(fold) or not 0 <= min(fold) <= max(fold) < examples for fold in folds):
         raise DataError(f"{path} does not list distinct indices below {examples}, one fold a line; fetch it again")
-    return folds, text
+    test = choose(test, subset.test)
+    checksums = {"train": checksum(train), "test": checksum(test), "folds": hashlib.sha256(text).hexdigest()}
+    everything, nothing = _to_split(train, shrink), Split(torch.empty(0), torch.empty(0, dtype=torch.int64))
+    classes = int(train[1].max()) + 1
+    return Dataset(everything, nothing, _to_split(test, shrink), classes, checksums, folds=folds, subset=subset)
 
 
 def _to_split(arrays: Arrays, shrink: int) -> Split:

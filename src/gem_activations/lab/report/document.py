@@ -277,10 +277,7 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
         sentences=[sentence for sentence in report.sentences if sentence not in failures],
         failures=failures,
         findings=report.findings,
-        figures=[
-            (name, _caption(name, analysis), _inline(name, figure, _alternative(name, analysis)))
-            for name, figure in figures.items()
-        ],
+        figures=[(name, _caption(name, analysis), _inline(figure, name, analysis)) for name, figure in figures.items()],
         entries=[(arm, ENTRIES[name]) for arm in comparison.activations if (name := arm.partition("(")[0]) in ENTRIES],
         recipe=list(_flatten(to_plain(comparison.recipe))),
         environment=[item for item in _flatten(comparison.environment) if item[0] != "command"],
@@ -304,16 +301,6 @@ def _caption(name: str, analysis: Analysis) -> str:
     return _CAPTIONS.get("value" if name == analysis.metric.name else name, logged)
 
 
-def _alternative(name: str, analysis: Analysis) -> str:
-    """Say what is to be seen in a figure, for readers who do not see it."""
-    if name == analysis.metric.name:
-        values = "; ".join(f"{arm.activation} {value_text(arm, analysis.metric)}" for arm in analysis.arms)
-        return f"{analysis.metric.heading}, mean, standard deviation and runs: {values}."
-    if name in ("differences", "slopes"):
-        return f"{_caption(name, analysis)} {headline(analysis)}"
-    return _caption(name, analysis)
-
-
 def _again(comparison: Comparison) -> str:
     return shlex.join(["gem-act", "report", str(comparison.folder)])
 
@@ -323,8 +310,17 @@ def _stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _inline(name: str, figure: Figure, alternative: str) -> Markup:
-    """Return a figure as SVG to stand in a page: its ink is the page's, its identifiers are its own, it has no size."""
+def _inline(figure: Figure, name: str, analysis: Analysis) -> Markup:
+    """Return a figure as SVG to stand in a page: its ink is the page's, its identifiers are its own, it has no size.
+
+    Its label says what is to be seen in it, for readers who do not see it.
+    """
+    alternative = _caption(name, analysis)
+    if name == analysis.metric.name:
+        values = "; ".join(f"{arm.activation} {value_text(arm, analysis.metric)}" for arm in analysis.arms)
+        alternative = f"{analysis.metric.heading}, mean, standard deviation and runs: {values}."
+    elif name in ("differences", "slopes"):
+        alternative = f"{alternative} {headline(analysis)}"
     text = render(figure, "svg", transparent=True).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

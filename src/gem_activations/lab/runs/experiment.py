@@ -248,24 +248,37 @@ def make_arms(choices: Sequence[Choice] | Mapping[str, Choice]) -> dict[str, Fac
 
 
 def _make_arm(choice: Choice, given: str | None) -> tuple[str, Factory]:
+    made, place = choice, repr(choice)
     if isinstance(choice, str):
         name, separator, place = choice.partition("=")
-        named = bool(separator) and _ARM.fullmatch(name) is not None and "(" not in name
-        place = place if named else choice
-        dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", place)
-        if ":" not in place and not dotted:
+        if separator and _ARM.fullmatch(name):
+            given = given or name
+        else:
+            place = choice
+        if ":" not in place and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", place):
             activation = _parse_known(place)
-            return given or (name if named else str(activation)), activation
-        factory = _check_factory(load_object(place, "an activation"), place)
-        given = given or (name if named else None)
-        return _check_name(given) if given else _own_name(factory), factory
-    if isinstance(choice, nn.Module):
+            return given or str(activation), activation
+        made = load_object(place, "an activation")
+    elif isinstance(choice, nn.Module):
         raise SettingError(
             f"the activation {type(choice).__name__}(...) is a module; give its class, or a function that makes one, "
             "so that each place of a model has its own"
         )
-    factory = _check_factory(choice, repr(choice))
-    return _check_name(given) if given else _own_name(factory), factory
+    if not callable(made):
+        raise SettingError(
+            f"{place} is a {type(made).__name__}, expected a class of modules or a function that makes one"
+        )
+    own = str(getattr(made, "__qualname__", "")).rpartition("<locals>.")[2]
+    if not given and (not own or "<" in own):
+        raise SettingError(
+            f"{made!r} has no name of its own; give it one, as in activations={{'mine': ...}} or mine=file.py:NAME"
+        )
+    name = given or own
+    if not _ARM.fullmatch(name):
+        raise SettingError(f"{name!r} cannot be the name of an activation; use letters, digits, _ . + and -")
+    if name in catalog.ENTRIES:
+        raise SettingError(f"{name} is an activation of the catalog; name your own differently, as in my_{name}=...")
+    return name, cast(Factory, made)
 
 
 def _parse_known(text: str) -> Arm:
@@ -275,31 +288,6 @@ def _parse_known(text: str) -> Arm:
         raise ActivationNameError(
             f"{error}; an activation of your own is given as mine.py:NAME or package.module:NAME"
         ) from None
-
-
-def _own_name(factory: Any) -> str:
-    name = str(getattr(factory, "__qualname__", "")).rpartition("<locals>.")[2]
-    if not name or "<" in name:
-        raise SettingError(
-            f"{factory!r} has no name of its own; give it one, as in activations={{'mine': ...}} or mine=file.py:NAME"
-        )
-    return _check_name(name)
-
-
-def _check_name(name: str) -> str:
-    if not _ARM.fullmatch(name):
-        raise SettingError(f"{name!r} cannot be the name of an activation; use letters, digits, _ . + and -")
-    if name in catalog.ENTRIES:
-        raise SettingError(f"{name} is an activation of the catalog; name your own differently, as in my_{name}=...")
-    return name
-
-
-def _check_factory(found: Any, place: str) -> Factory:
-    if not callable(found):
-        raise SettingError(
-            f"{place} is a {type(found).__name__}, expected a class of modules or a function that makes one"
-        )
-    return cast(Factory, found)
 
 
 def _train_checked(

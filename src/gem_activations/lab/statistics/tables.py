@@ -83,7 +83,42 @@ def depth_frame(comparison: Comparison) -> pl.DataFrame:
 
 def summary_frame(analysis: Analysis) -> pl.DataFrame:
     """Return the statistics as a table of one row an activation, in stored units."""
-    return pl.DataFrame([_summary_row(arm, analysis) for arm in analysis.arms], infer_schema_length=None)
+    rows: list[dict[str, Any]] = []
+    for arm in analysis.arms:
+        difference, name = arm.difference, analysis.metric.name
+        interval = difference.interval if difference else None
+        chance = difference.probability_interval if difference else None
+        row = {
+            "activation": arm.activation,
+            "finished": arm.finished,
+            "failed": arm.failed,
+            "collapsed": arm.collapsed,
+            "at_chance": arm.at_chance,
+            "infrastructure": arm.infrastructure,
+            "missing": arm.missing,
+            f"test_{name}_mean": arm.mean,
+            f"test_{name}_sd": arm.sd,
+            "pairs": difference.pairs if difference else None,
+            "difference_mean": difference.mean if difference else None,
+            "interval_low": interval.low if interval else None,
+            "interval_high": interval.high if interval else None,
+            "standard_error": difference.error if difference else None,
+            "degrees_of_freedom": difference.freedom if difference else None,
+            "pooled_spread": difference.pooled if difference else None,
+            "p": difference.p_adjusted if difference else None,
+            "margin": analysis.criterion.margin or None,
+            "equivalence_p": difference.equivalence_p if difference else None,
+            "verdict": str(difference.verdict) if difference else "",
+            "smallest_shown": difference.smallest_shown if difference else None,
+            "probability_better": difference.probability_better if difference else None,
+            "probability_low": chance.low if chance else None,
+            "probability_high": chance.high if chance else None,
+        }
+        for measure in recorded(analysis):
+            found = arm.measures.get(measure.name)
+            row[f"{measure.name}_mean"] = found.mean if found else None
+        rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def recorded(analysis: Analysis) -> list[Measure]:
@@ -250,39 +285,3 @@ def _frame(rows: list[dict[str, Any]], first: tuple[str, ...]) -> pl.DataFrame:
     columns = [{name: row.get(name) for name in names} for row in rows]
     types = {name: pl.Int64 if name in ("seed", "epoch") else pl.String for name in first}
     return pl.DataFrame(columns, schema=None if rows else types, infer_schema_length=None)
-
-
-def _summary_row(arm: Arm, analysis: Analysis) -> dict[str, Any]:
-    difference, name = arm.difference, analysis.metric.name
-    interval = difference.interval if difference else None
-    chance = difference.probability_interval if difference else None
-    row = {
-        "activation": arm.activation,
-        "finished": arm.finished,
-        "failed": arm.failed,
-        "collapsed": arm.collapsed,
-        "at_chance": arm.at_chance,
-        "infrastructure": arm.infrastructure,
-        "missing": arm.missing,
-        f"test_{name}_mean": arm.mean,
-        f"test_{name}_sd": arm.sd,
-        "pairs": difference.pairs if difference else None,
-        "difference_mean": difference.mean if difference else None,
-        "interval_low": interval.low if interval else None,
-        "interval_high": interval.high if interval else None,
-        "standard_error": difference.error if difference else None,
-        "degrees_of_freedom": difference.freedom if difference else None,
-        "pooled_spread": difference.pooled if difference else None,
-        "p": difference.p_adjusted if difference else None,
-        "margin": analysis.criterion.margin or None,
-        "equivalence_p": difference.equivalence_p if difference else None,
-        "verdict": str(difference.verdict) if difference else "",
-        "smallest_shown": difference.smallest_shown if difference else None,
-        "probability_better": difference.probability_better if difference else None,
-        "probability_low": chance.low if chance else None,
-        "probability_high": chance.high if chance else None,
-    }
-    for measure in recorded(analysis):
-        found = arm.measures.get(measure.name)
-        row[f"{measure.name}_mean"] = found.mean if found else None
-    return row

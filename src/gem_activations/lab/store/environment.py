@@ -22,8 +22,10 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     Args:
         device: Where the runs train.
     Returns: Keys python, packages, platform, processor, cores, threads, backends, device, device_name, git, command and
-        time (UTC).
+        time (UTC); git holds the commit and whether files were changed, None outside a checkout.
     """
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None  # An installed package is not.
+    changes = bool(_git("status", "--porcelain", "--untracked-files=no"))
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -34,7 +36,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "backends": describe_backends(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "git": _git_state(),
+        "git": {"commit": (_git("rev-parse", "HEAD") or "").strip(), "changed": changes} if tracked else None,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -60,14 +62,6 @@ def _processor() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Return commit and changes of the checkout that holds this package; None for an installed package."""
-    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return None
-    changes = _git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": (_git("rev-parse", "HEAD") or "").strip(), "changed": bool(changes)}
 
 
 def _git(*arguments: str) -> str | None:

@@ -62,8 +62,14 @@ def profile(model: nn.Module, activation: str | Factory, batch: Batch, training:
                 logits = twin(batch.inputs)
             cross_entropy(logits.float(), batch.targets).backward()
         modules = dict(twin.named_modules())
-        dead = {name: _dead_units(modules[name], x) for name, x in inputs.items()}
-    gradients = {name: _gradient_norm(modules[name]) for name in order}
+        dead: dict[str, Tensor] = {}
+        for name, x in inputs.items():
+            unit, flat = 1 if x.dim() == 4 else x.dim() - 1, read_activation(modules[name]).flat
+            dead[name] = (
+                is_dead(x, unit, flat) if flat and flat.kind != "nowhere" else x.new_zeros(x.shape[unit]).bool()
+            )
+    slopes = {name: getattr(modules[name].weight, "grad", None) for name in order}
+    gradients = {name: 0.0 if slope is None else float(slope.norm()) for name, slope in slopes.items()}
     shares = {name: float(units.double().mean()) for name, units in dead.items()}
     return Profile(gradients, shares, {name: len(units) for name, units in dead.items()})
 
@@ -105,16 +111,3 @@ def _watch(model: nn.Module, kind: type[nn.Module], inputs: dict[str, Tensor], o
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _dead_units(module: nn.Module, x: Tensor) -> Tensor:
-    """Say of each unit whether it is dead: bool, (units,)."""
-    unit, flat = 1 if x.dim() == 4 else x.dim() - 1, read_activation(module).flat
-    if flat is None or flat.kind == "nowhere":
-        return torch.zeros(x.shape[unit], dtype=torch.bool, device=x.device)
-    return is_dead(x, unit, flat)
-
-
-def _gradient_norm(module: nn.Module) -> float:
-    weight = module.weight
-    return 0.0 if not isinstance(weight, nn.Parameter) or weight.grad is None else float(weight.grad.norm())

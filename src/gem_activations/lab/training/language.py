@@ -14,7 +14,7 @@ from ...errors import DataError, SettingError
 from ..data.corpus import SPLITS, find_corpus, read_texts
 from ..data.holdings import default_data_dir
 from ..data.tokenizer import Ids
-from ..data.tokens import Tokens, load_tokens
+from ..data.tokens import load_tokens
 from ..models.initialisation import scale_to_gain
 from ..models.language import build_language_model, import_transformers
 from ..models.resnet import Factory
@@ -190,7 +190,13 @@ def load_task(recipe: Recipe, data_dir: Path | None) -> TextTask:
                 f"the {name} text of {texts.origin} has {len(getattr(tokens, name))} tokens, fewer than one window of "
                 f"{objective.length}; give more text"
             )
-    return _make_task(recipe, objective, windows, tokens)
+    evaluation: dict[SplitName, Batch] = {}
+    for name, seed in _MASK_SEEDS.items():
+        generator = torch.Generator().manual_seed(seed)
+        evaluation[name] = objective.make_batch(torch.from_numpy(windows[name]).long(), generator)
+    checksums = {name: hashlib.sha256(found.data).hexdigest() for name, found in windows.items()}
+    train = torch.from_numpy(windows["train"])
+    return TextTask(recipe, objective, train, evaluation, checksums | {"tokenizer": tokens.tokenizer})
 
 
 def make_windows(stream: Ids, objective: Objective, count: int | None) -> NDArray[np.int32]:
@@ -204,16 +210,6 @@ def make_windows(stream: Ids, objective: Objective, count: int | None) -> NDArra
     kept = len(every) if count is None else min(count, len(every))
     chosen = every[np.arange(kept) * len(every) // kept]
     return objective.frame(chosen.astype(np.int32))
-
-
-def _make_task(recipe: Recipe, objective: Objective, windows: dict[str, NDArray[np.int32]], tokens: Tokens) -> TextTask:
-    evaluation: dict[SplitName, Batch] = {}
-    for name, seed in _MASK_SEEDS.items():
-        generator = torch.Generator().manual_seed(seed)
-        evaluation[name] = objective.make_batch(torch.from_numpy(windows[name]).long(), generator)
-    checksums = {name: hashlib.sha256(found.data).hexdigest() for name, found in windows.items()}
-    train = torch.from_numpy(windows["train"])
-    return TextTask(recipe, objective, train, evaluation, checksums | {"tokenizer": tokens.tokenizer})
 
 
 def _check_plan(plan: Gpt2Plan | BertPlan) -> None:

@@ -48,18 +48,13 @@ def register() -> tuple[str, ...]:
     refuse_conflicts("transformers' ACT2FN", table, set(own))
     if not isinstance(table, CatalogNames):
         # The table itself is changed: every file of transformers holds a reference to it.
-        table.__class__ = type(
-            "CatalogInstantier", (CatalogNames, type(table)), {"__slots__": (), "__reduce__": _reduce}
-        )
+        spelling = {"__slots__": (), "__reduce__": lambda table: (_restore, (dict(dict.items(table)),))}
+        table.__class__ = type("CatalogInstantier", (CatalogNames, type(table)), spelling)
     if not isinstance(own, CatalogNames):
         names = CatalogNames(own)  # A plain dict takes no other class.
         for file in [file for file in sys.modules.values() if getattr(file, "__dict__", {}).get("ACT2CLS") is own]:
             vars(file)["ACT2CLS"] = names
     return tuple(name for name in catalog.ENTRIES if dict.__contains__(table, name))
-
-
-def _reduce(table: dict[str, Any]) -> tuple[Any, ...]:
-    return _restore, (dict(dict.items(table)),)
 
 
 def _restore(entries: dict[str, Any]) -> Any:
