@@ -229,13 +229,11 @@ def _status(kind: str, parts: Sequence[_Part]) -> Status:
         contradicted = any(all(one.verdict is Verdict.WORSE for one in part.differences.values()) for part in parts)
     if contradicted:
         return Status.CONTRADICTED
-    return Status.SUPPORTED if all(_holds(part, kind) for part in parts) else Status.UNDECIDED
-
-
-def _holds(part: _Part, kind: str) -> bool:
-    if kind == "tie":
-        return any(one.equivalent or one.verdict is Verdict.BETTER for one in part.differences.values())
-    return any(one.verdict is Verdict.BETTER for one in part.differences.values())
+    holds = all(
+        any(one.verdict is Verdict.BETTER or (kind == "tie" and one.equivalent) for one in part.differences.values())
+        for part in parts
+    )
+    return Status.SUPPORTED if holds else Status.UNDECIDED
 
 
 def _detail(claim: Claim, closest: _Part, absent: Sequence[str], setting: str, metric: Metric) -> str:

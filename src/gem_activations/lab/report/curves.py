@@ -73,11 +73,10 @@ def depth_figures(comparison: Comparison, looks: dict[str, Style]) -> dict[str, 
         ("dead-share", "dead", "start_dead", 100.0, "activation", "dead units, %"),
     ):
         if any(getattr(depth, end) for depth in comparison.depths.values()):
+            starts = _depth_curves(comparison, start, scale)
             plot = _Plot(
                 curves=_depth_curves(comparison, end, scale),
-                thin=lambda activation, field=start, factor=scale: _mean(
-                    _depth_curves(comparison, field, factor)(activation)
-                ),
+                thin=lambda activation, of=starts: [_stack(curves).mean(axis=0)] if (curves := of(activation)) else [],
                 x=x,
                 y=y,
                 log=name == "gradient-norm",
@@ -176,10 +175,6 @@ def _stack(curves: list[Array]) -> Array:
     """Put curves into one array, (runs, points), up to the point that all of them reached."""
     shortest = min(map(len, curves), default=0)
     return np.array([curve[:shortest] for curve in curves])
-
-
-def _mean(curves: list[Array]) -> list[Array]:
-    return [_stack(curves).mean(axis=0)] if curves else []
 
 
 def _positions(curve: Array) -> NDArray[np.int_]:

@@ -184,7 +184,9 @@ def read_table(
         raise DataError(f"{name} has no rows; expected one row a run")
     values = _numbers(name, frame[metric])
     arms, seeds = _labels(name, frame[arm]), _labels(name, frame[seed])
-    numbers = _seed_numbers(seeds)
+    # Seeds that are no whole numbers are numbered in the order in which they come.
+    whole = all(seed.lstrip("-").isdigit() for seed in seeds)
+    numbers = {seed: int(seed) if whole else place for place, seed in enumerate(dict.fromkeys(seeds))}
     lines: dict[tuple[str, str], int] = {}
     for line, key in enumerate(zip(arms, seeds, strict=True), start=1):
         if lines.setdefault(key, line) != line:
@@ -270,11 +272,3 @@ def _labels(name: str, column: pl.Series) -> list[str]:
         if value is None or value == "":
             raise DataError(f"{name} has nothing in column {column.name!r}, row {line}")
     return [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in column]
-
-
-def _seed_numbers(seeds: Sequence[str]) -> dict[str, int]:
-    """Number the seeds: by themselves if they are whole numbers, else in the order in which they come."""
-    distinct = list(dict.fromkeys(seeds))
-    if all(seed.lstrip("-").isdigit() for seed in distinct):
-        return {seed: int(seed) for seed in distinct}
-    return {seed: number for number, seed in enumerate(distinct)}
