@@ -14,7 +14,8 @@ from gem_activations.torch import EGEM, GEM, SEGEM
 def make_model() -> nn.Module:
     torch.manual_seed(5)
     layers = [nn.Linear(6, 9), GEM(2), nn.Linear(9, 7), SEGEM(1, 0.1), nn.Linear(7, 7), EGEM(3, 0.1, inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(7, 1)).double()
+    learnt = [nn.Linear(7, 7), EGEM(2, trainable=True), nn.Linear(7, 7), SEGEM(scale=0.5, trainable=True, channels=7)]
+    return nn.Sequential(*layers, *learnt, nn.Linear(7, 1)).double()
 
 
 def make_batch() -> Tensor:

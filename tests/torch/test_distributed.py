@@ -37,7 +37,10 @@ def test_two_processes_train_as_one(tmp_path):
     assert [process.returncode for process in processes] == [0, 0], outputs
 
     model = ddp_worker.make_model()
+    scales = {name: value.clone() for name, value in model.state_dict().items() if name.endswith("log_scale")}
     ddp_worker.train(model, ddp_worker.make_batch())
+    assert [value.numel() for value in scales.values()] == [1, 7]
+    assert not any(torch.equal(model.state_dict()[name], value) for name, value in scales.items())
     for rank in range(2):
         got = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         for name, parameter in model.named_parameters():
