@@ -184,3 +184,20 @@ def test_a_compiled_function_is_differentiated_once_and_its_inside_twice():
     got = compiled(penalty)(x, weight)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(torch.autograd.grad(got, weight), torch.autograd.grad(want, weight))
+
+
+@needs_compiler
+@pytest.mark.parametrize("make", [EGEM, lambda: GEM(n=2), SEGEM])
+def test_a_compiled_step_that_differentiates_twice_is_the_eager_one(make):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 8), make(), torch.nn.Linear(8, 8), make(), torch.nn.Linear(8, 1))
+    x = torch.rand(16, 3) * 2 - 1
+
+    def loss(model, x):
+        value, pull, *_ = torch.func.vjp(model, x)
+        return (pull(torch.ones_like(value))[0].norm(dim=1) - 1).square().mean() + value.square().mean()
+
+    expected = torch.autograd.grad(loss(model, x), list(model.parameters()))
+    got = torch.autograd.grad(torch.compile(loss, fullgraph=True)(model, x), list(model.parameters()))
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)

@@ -181,13 +181,13 @@ class Activation(_Elementwise):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return grad d1."""
-        (kept,) = _saved(ctx)
+        (kept,) = saved(ctx)
         return _gradient(grads[0], kept, ctx.settings), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return tangent d1."""
-        (kept,) = _saved(ctx)
+        (kept,) = saved(ctx)
         return _gradient(tangents[0], kept, ctx.settings)
 
 
@@ -256,13 +256,13 @@ class Gradient(_Elementwise):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return gg d1 and gg grad d2."""
-        grad, kept = _saved(ctx)
+        grad, kept = saved(ctx)
         return *_curvature(grads[0], grad, kept, ctx.settings), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return (tangent of grad) d1 + (tangent of k) grad d2."""
-        grad, kept = _saved(ctx)
+        grad, kept = saved(ctx)
         of_grad, of_kept = tangents[:2]
         if of_kept is None:
             return _gradient(of_grad, kept, ctx.settings)
@@ -302,7 +302,7 @@ class Curvature(_Elementwise):
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return the gradients of gg, grad and what was kept."""
         a, b = grads
-        grad_grad, grad, kept = _saved(ctx)
+        grad_grad, grad, kept = saved(ctx)
         settings = ctx.settings
         if torch.is_grad_enabled() or _has_tangents() or is_traced(a):
             results = _third(a, b, grad_grad, grad, kept, settings)
@@ -314,7 +314,7 @@ class Curvature(_Elementwise):
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return the tangents of both results."""
         # Both are bilinear in gg and grad, so that the passes above serve with one of them replaced by its tangent.
-        grad_grad, grad, kept = _saved(ctx)
+        grad_grad, grad, kept = saved(ctx)
         nothing = torch.zeros_like(kept)
         of_grad_grad, of_grad, of_kept = (nothing if tangent is None else tangent for tangent in tangents[:3])
         first, second = _curvature(of_grad_grad, grad, kept, ctx.settings)
@@ -354,12 +354,12 @@ class Inverse(_Elementwise):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return grad / f'(x), and 0 where f' is 0: there every product with f' is 0 as well."""
-        return grads[0] * formula.reciprocal(formula.derivative(_saved(ctx)[0], ctx.spec)), None
+        return grads[0] * formula.reciprocal(formula.derivative(saved(ctx)[0], ctx.spec)), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return tangent / f'(x), and 0 where f' is 0."""
-        return tangents[0] * formula.reciprocal(formula.derivative(_saved(ctx)[0], ctx.spec))
+        return tangents[0] * formula.reciprocal(formula.derivative(saved(ctx)[0], ctx.spec))
 
 
 class GatedUnit(_Elementwise):
@@ -381,7 +381,7 @@ class GatedUnit(_Elementwise):
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return grad * f(gate) and grad * x * f'(gate)."""
         grad, settings = grads[0], ctx.settings
-        x, gate = (kept.to(grad) for kept in _saved(ctx))
+        x, gate = (kept.to(grad) for kept in saved(ctx))
         if torch.is_grad_enabled() or _has_tangents() or is_traced(grad):
             # Half types are widened before the products, which may overflow where f' is 0.
             wide, wide_gate = formula.widen(grad), formula.widen(gate)
@@ -393,7 +393,7 @@ class GatedUnit(_Elementwise):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Return (tangent of x) * f(gate) + x * f'(gate) * (tangent of gate)."""
-        x, gate = _saved(ctx)
+        x, gate = saved(ctx)
         wide = formula.widen(gate)
         result = torch.zeros_like(wide)
         if tangents[0] is not None:
@@ -403,7 +403,7 @@ class GatedUnit(_Elementwise):
         return result.to(x.dtype)
 
 
-def _saved(ctx: Any) -> tuple[Tensor, ...]:
+def saved(ctx: Any) -> tuple[Tensor, ...]:
     """Return the saved tensors as they are outside of levels of torch.func that have ended.
 
     A pullback of torch.func.vjp runs there, and what wraps a tensor at a level knows nothing of the graph outside.

@@ -16,7 +16,7 @@ from torch.overrides import (
 from ..errors import TensorError
 from ..kernels.cpu import OPERATIONS, spec_handle
 from ..spec import GemSpec
-from . import formula
+from . import compiled, formula
 from .autograd import apply_directly, apply_eagerly, apply_gated_eagerly
 from .backends import ATTACHED, PLAIN, load_cpu
 from .dispatch import (
@@ -194,7 +194,8 @@ def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendN
         return x.copy_(y) if inplace else y
     if is_transformed(x):
         return apply_eagerly(x, spec, choose_backend(backend, x), False, inplace)
-    return x.copy_(formula.value(x.clone(), spec)) if inplace else formula.value(x, spec)
+    value = compiled.value if is_dynamo_compiling() and not torch.compiler.is_exporting() else formula.value
+    return x.copy_(value(x.clone(), spec)) if inplace else value(x, spec)
 
 
 def gem_glu(
