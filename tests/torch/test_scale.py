@@ -174,6 +174,12 @@ def test_weight_decay_leaves_scales_alone():
         weight_decay_groups(nn.ReLU(), 0.1)
 
 
+def test_transformers_rule_by_name_leaves_scales_alone_once_it_is_told_their_name():
+    rules = pytest.importorskip("transformers.trainer_pt_utils", reason="transformers is not installed")
+    model = nn.Sequential(nn.Linear(2, 2), EGEM(trainable=True), nn.Sequential(SEGEM(trainable=True, channels=2)))
+    assert rules.get_parameter_names(model, [nn.LayerNorm], [r"bias", r"log_scale"]) == ["0.weight"]
+
+
 @pytest.mark.parametrize(("make", "words"), [
     (lambda: EGEM(trainable=True, inplace=True), "keeps the input"), (lambda: EGEM(channels=3), "trainable=True"),
     (lambda: EGEM(trainable=True, save="output"), "keeps the input"),

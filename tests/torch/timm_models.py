@@ -81,3 +81,11 @@ def test_scripts_of_timm_give_the_name_as_text(timm):
     """The training script of timm hands `--model-kwargs act_layer=...` on as a string."""
     model = timm.create_model("resnet18", **{"act_layer": "segem"}, num_classes=4)
     assert sum("SEGEM" in type(module).__name__ for module in model.modules()) == 17
+
+
+def test_timm_leaves_learnt_scales_without_weight_decay(timm):
+    model = nn.Sequential(nn.Linear(2, 2), EGEM(trainable=True), nn.Sequential(EGEM(trainable=True, channels=2)))
+    kept, decayed = importlib.import_module("timm.optim").param_groups_weight_decay(model, 0.1)
+    assert (kept["weight_decay"], decayed["weight_decay"]) == (0.0, 0.1)
+    assert [id(parameter) for parameter in decayed["params"]] == [id(model[0].weight)]
+    del timm  # It lets the package be imported.

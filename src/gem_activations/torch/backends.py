@@ -182,10 +182,6 @@ class Cpu:
 
     def backward_scale(self, grad: Tensor, x: Tensor, spec: GemSpec) -> tuple[Tensor, float]:
         """Return grad * f'(x), and the gradient by the logarithm of the scale: the sum of grad (f(x) - x f'(x))."""
-        address = spec_handle(spec).address
-        result = self.compute(BACKWARD_SCALE.code, address, PLAINLY, grad, x)
-        if result is not None:
-            return result
         total = ctypes.c_double()
         return self._run(BACKWARD_SCALE, spec, grad, x, total=ctypes.addressof(total)), total.value
 
