@@ -145,6 +145,12 @@ def test_what_is_no_floating_tensor_is_refused(x):
         EGEM(trainable=True)(x)
 
 
+@pytest.mark.parametrize("shape", [(4, 5), (3,)], ids=str)
+def test_not_as_many_channels_as_scales_is_one_clear_error(shape):
+    with pytest.raises(TensorError, match="3 scales, one a channel: expected as many along dimension 1"):
+        EGEM(trainable=True, channels=3)(torch.ones(shape))
+
+
 def test_a_traced_model_keeps_its_scale():
     model = nn.Sequential(nn.Linear(2, 3), EGEM(scale=0.5, trainable=True))
     traced, x = torch.fx.symbolic_trace(model), torch.randn(4, 2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from ..errors import ModelError, SettingError
+from ..errors import ModelError, SettingError, TensorError
 from ..kernels.cpu import BACKWARD_SCALE, spec_handle
 from ..spec import GemSpec
 from . import formula
@@ -39,8 +39,8 @@ def activate_scaled(
         backend: As for `activate`. The kernels serve ordinary CPU and CUDA tensors with one scale; all others get
             torch operations.
     Returns: Same shape, dtype and device as x.
-    Raises: SpecError: n or leak out of its range; TensorError: an integer, boolean, complex or sparse tensor, or no
-        tensor; BackendError: a forced backend that cannot serve x.
+    Raises: SpecError: n or leak out of its range; TensorError: an integer, boolean, complex or sparse tensor, no
+        tensor, or not as many channels as scales; BackendError: a forced backend that cannot serve x.
     Example:
         >>> activate_scaled(torch.tensor([-1.0, 0.5, 1.0]), torch.tensor([0.5]).log(), n=1)
         tensor([0.0000, 0.2500, 0.8000])
@@ -64,6 +64,13 @@ def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, chan
     wide = formula.widen(x)
     scale = log_scale.to(wide.dtype).exp()
     if scale.numel() > 1:
+        # torch.jit.trace would record the comparison of shapes, and warn.
+        traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        if not traced and (x.dim() <= channel_dim or x.shape[channel_dim] != scale.numel()):
+            raise TensorError(
+                f"log_scale has {scale.numel()} scales, one a channel: expected as many along dimension {channel_dim} "
+                f"of x, got the shape {tuple(x.shape)}"
+            )
         shape = [1] * x.dim()
         shape[channel_dim] = -1
         scale = scale.reshape(shape)
