@@ -20,6 +20,8 @@ PAIRS = {
     "EGEM(n=1), learnt / fixed": (EGEM(trainable=True), EGEM(save="input")),
     "EGEM(n=2), learnt / fixed": (EGEM(n=2, trainable=True), EGEM(n=2, save="input")),
     "PReLU / LeakyReLU": (nn.PReLU(), nn.LeakyReLU()),
+    "EGEM(n=1) of 64 channels": (EGEM(trainable=True, channels=64), EGEM(save="input")),
+    "PReLU of 64 channels": (nn.PReLU(64), nn.LeakyReLU()),
 }
 
 
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=400)
     options = parser.parse_args()
     for size in options.sizes:
-        x, grad = torch.randn(size, requires_grad=True), torch.randn(size)
+        x, grad = torch.randn(size // 64, 64, requires_grad=True), torch.randn(size // 64, 64)
         for part in ("forward", "backward"):
             for name, pair in PAIRS.items():
                 learnt, fixed = (timed(part, module, x, grad) for module in pair)
