@@ -47,6 +47,9 @@ def test_runs_of_the_gpu_script_are_read_at_their_own_scale():
     found = judge(EVERY["n-cnn"], comparison)
     assert found.setting.startswith("full, other training.epochs")
     assert (found.status, found.seeds) == (Status.SUPPORTED, 4)
+    (comparison,) = find_comparisons([MNIST.parent / "cifar100-short"])
+    found = judge(EVERY["cifar100-gem2"], comparison)
+    assert (found.status, found.seeds) == (Status.SUPPORTED, 4)
 
 
 def test_the_sizes_are_those_of_the_papers():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gem_activations.lab import Run, compare
-from gem_activations.lab.store.comparison import load_comparison, run_folder
+from gem_activations.lab.store.comparison import load_comparison, read_plan, run_folder
 
 from . import own
 from .own import WISH, Snake, logged, rows, train
@@ -61,6 +61,18 @@ def test_interrupted_comparison_goes_on_with_the_same_bits(
     assert rows(tmp_path) == rows(whole)
     for seed in range(2):
         assert logged(tmp_path, "Snake", seed) == logged(whole, "Snake", seed)
+
+
+def test_a_comparison_goes_on_on_the_device_that_it_was_begun_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(train, activations=["relu"], out=tmp_path, device="cpu", **WISH)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # The next machine has a GPU.
+    compare(train, activations=["relu", "gelu"], out=tmp_path, **WISH)
+    assert [row["status"] for row in rows(tmp_path)] == ["finished"] * 4
+    plan = read_plan(tmp_path)
+    assert plan is not None
+    assert plan.device == "cpu"
 
 
 def test_global_generators_are_left_as_they_were(tmp_path: Path) -> None:

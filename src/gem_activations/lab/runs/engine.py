@@ -9,7 +9,7 @@ import torch
 from ...errors import ExperimentError, SettingError, StoreError
 from ..data.holdings import DATA_DIR_VARIABLE
 from ..statistics.sequential import make_schedule
-from ..store.comparison import load_comparison, read_result, run_folder
+from ..store.comparison import load_comparison, read_plan, read_result, run_folder
 from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, RunKey, RunResult
 from .distributed import ProcessGroup, follow, init_processes, is_launched, local_device
 from .planning import agree_on_plan, check_folder, find_device, look, resolve
@@ -123,7 +123,9 @@ def _check_engine(request: Execution) -> Execution:
     Raises: SettingError: options of the engine that do not go together.
     """
     if request.device == "auto":
-        request = dataclasses.replace(request, device="cuda" if torch.cuda.is_available() else "cpu")
+        begun = read_plan(request.folder)
+        device = begun.device if begun else "cuda" if torch.cuda.is_available() else "cpu"
+        request = dataclasses.replace(request, device=device)
     if request.engine == "local":
         if request.ray_address is not None or request.replicas != 1:
             raise SettingError("--ray-address and --replicas belong to --engine ray; add it")

@@ -49,7 +49,7 @@ class Execution:
     out: Annotated[Path | str | None, arg(metavar="PATH")] = None
     """Output folder; runs/NAME, with what sets the command apart after it, where not given."""
     device: str = "auto"
-    """cpu, cuda or cuda:N; auto: cuda if torch finds it."""
+    """cpu, cuda or cuda:N; auto: that of a comparison begun before, else cuda if torch finds it."""
     engine: Literal["local", "ray"] = "local"
     """local: one run after the other in this process. ray: on the machines of a Ray cluster that share the folders."""
     ray_address: str | None = None
