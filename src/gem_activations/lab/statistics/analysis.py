@@ -263,18 +263,13 @@ def analyse_runs(
         name: _difference(judged, place, criterion, alpha, family, chances[place])
         for place, name in enumerate(order[1:])
     }
-    failures: dict[str, dict[str, tuple[int, ...]]] = {arm: {} for arm in arms}
-    for run in sorted(runs, key=lambda one: one.seed):
-        if run.status in (FAILED, INFRASTRUCTURE):
-            reasons, reason = failures[run.arm], run.reason or run.status
-            reasons[reason] = (*reasons.get(reason, ()), run.seed)
     collapsed = {name: int(judged.collapsed[row].sum()) for name, row in rows.items()}
     return Analysis(
         criterion=criterion,
         baseline=baseline,
         arms=tuple(_arm(name, of_arm[name], criterion, collapsed[name], found.get(name)) for name in arms),
         values={arm: {run.seed: run.value for run in own if run.value is not None} for arm, own in of_arm.items()},
-        failures=failures,
+        failures={arm: _failures(own) for arm, own in of_arm.items()},
         spread=float(np.sqrt(variance)) if freedom > 0 else None,
         freedom=int(freedom),
     )
@@ -352,6 +347,14 @@ def _arm(name: str, runs: Sequence[Run], criterion: Criterion, collapsed: int, d
         measures={key: Spread(float(np.mean(found)), spread(found), len(found)) for key, found in measured.items()},
         difference=difference,
     )
+
+
+def _failures(runs: Sequence[Run]) -> dict[str, tuple[int, ...]]:
+    reasons: dict[str, list[int]] = {}
+    for run in runs:
+        if run.status in (FAILED, INFRASTRUCTURE):
+            reasons.setdefault(run.reason or run.status, []).append(run.seed)
+    return {reason: tuple(sorted(seeds)) for reason, seeds in reasons.items()}
 
 
 @lru_cache(maxsize=1024)

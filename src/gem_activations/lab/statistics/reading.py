@@ -184,9 +184,7 @@ def read_table(
         raise DataError(f"{name} has no rows; expected one row a run")
     values = _numbers(name, frame[metric])
     arms, seeds = _labels(name, frame[arm]), _labels(name, frame[seed])
-    # Seeds that are no whole numbers are numbered in the order in which they come.
-    whole = all(seed.lstrip("-").isdigit() for seed in seeds)
-    numbers = {seed: int(seed) if whole else place for place, seed in enumerate(dict.fromkeys(seeds))}
+    numbers = _seed_numbers(seeds)
     lines: dict[tuple[str, str], int] = {}
     for line, key in enumerate(zip(arms, seeds, strict=True), start=1):
         if lines.setdefault(key, line) != line:
@@ -272,3 +270,9 @@ def _labels(name: str, column: pl.Series) -> list[str]:
         if value is None or value == "":
             raise DataError(f"{name} has nothing in column {column.name!r}, row {line}")
     return [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in column]
+
+
+def _seed_numbers(seeds: Sequence[str]) -> dict[str, int]:
+    """Number the seeds: by themselves if they are whole numbers, else in the order in which they come."""
+    whole = all(seed.lstrip("-").isdigit() for seed in seeds)
+    return {seed: int(seed) if whole else place for place, seed in enumerate(dict.fromkeys(seeds))}

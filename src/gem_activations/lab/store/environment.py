@@ -25,7 +25,6 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         time (UTC); git holds the commit and whether files were changed, None outside a checkout.
     """
     tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None  # An installed package is not.
-    changes = bool(_git("status", "--porcelain", "--untracked-files=no"))
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -36,7 +35,12 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "backends": describe_backends(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "git": {"commit": (_git("rev-parse", "HEAD") or "").strip(), "changed": changes} if tracked else None,
+        "git": {
+            "commit": (_git("rev-parse", "HEAD") or "").strip(),
+            "changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        }
+        if tracked
+        else None,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
