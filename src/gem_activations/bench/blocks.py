@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from ..errors import GemError
 from ..lab.models.resnet import ResNet
 from ..torch import GEM
-from .timing import Timing, time_in_turn
+from .timing import time_in_turn
 
 Factory = Callable[[], nn.Module]
 
@@ -33,17 +33,6 @@ ARMS: dict[str, Factory] = {
     "gem(n=1) in place": lambda: GEM(inplace=True),
     "gem(n=2) from output": lambda: GEM(n=2, save="output"),
 }
-
-
-@dataclass(frozen=True)
-class BlockRow:
-    """One arm of one block. Times are seconds of a forward and backward pass, sizes are bytes."""
-
-    block: str
-    arm: str
-    timing: Timing
-    kept_bytes: int
-    peak_bytes: int | None
 
 
 class GPT2Block(nn.Module):
@@ -85,17 +74,26 @@ BLOCKS = {
 }
 
 
-def measure_block(name: str, arms: list[str], seconds: float) -> list[BlockRow]:
+def measure_block(name: str, arms: list[str], seconds: float) -> list[dict[str, Any]]:
     """Time a step of each arm in turn, all with the same weights and data, then measure the memory of each.
 
     Args:
         name: A key of BLOCKS.
         arms: Keys of ARMS.
         seconds: Wanted length of the timing.
+    Returns: A row for each arm: seconds of a forward and backward pass, and bytes.
     """
     steps = {arm: _step(*_make(name, arm)) for arm in arms}
     timings = time_in_turn({arm: lambda _, step=step: step() for arm, step in steps.items()}, seconds)
-    return [BlockRow(name, arm, timings[arm], kept_bytes(*_make(name, arm)), _peak_in_child(name, arm)) for arm in arms]
+    return [
+        {
+            **{"row": "block", "block": name, "arm": arm, "kept_bytes": kept_bytes(*_make(name, arm))},
+            "peak_bytes": _peak_in_child(name, arm),
+            **{"seconds_median": timing.median, "seconds_low": timing.low, "seconds_high": timing.high},
+            "rounds": timing.rounds,
+        }
+        for arm, timing in timings.items()
+    ]
 
 
 def kept_bytes(model: nn.Module, x: Tensor) -> int:
@@ -142,16 +140,6 @@ def _peak_in_child(name: str, arm: str) -> int | None:
     return int(json.loads(done.stdout))
 
 
-def _peak_here(name: str, arm: str) -> int:
-    step = _step(*_make(name, arm))
-    step()
-    step()
-    Path("/proc/self/clear_refs").write_text("5")  # Resets the high-water mark.
-    before = _status("VmRSS")
-    step()
-    return _status("VmHWM") - before
-
-
 def _status(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
@@ -159,13 +147,12 @@ def _status(field: str) -> int:
     raise GemError(f"/proc/self/status has no {field}")
 
 
-def row_as_dict(row: BlockRow) -> dict[str, Any]:
-    """Return the row as a flat record for a JSON line."""
-    record = asdict(row)
-    timing = record.pop("timing")
-    return {**record, **{f"seconds_{key}" if key != "rounds" else key: value for key, value in timing.items()}}
-
-
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[3]))
-    print(json.dumps(_peak_here(sys.argv[1], sys.argv[2])))
+    step = _step(*_make(sys.argv[1], sys.argv[2]))
+    step()
+    step()
+    Path("/proc/self/clear_refs").write_text("5")  # Resets the high-water mark.
+    before = _status("VmRSS")
+    step()
+    print(json.dumps(_status("VmHWM") - before))

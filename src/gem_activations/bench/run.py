@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from operator import itemgetter
@@ -17,7 +17,7 @@ from ..errors import SettingError
 from ..files import write_atomically
 from ..lab.store.environment import describe_environment
 from ..spec import GemSpec
-from .blocks import ARMS, BLOCKS, BlockRow, measure_block, row_as_dict
+from .blocks import ARMS, BLOCKS, measure_block
 from .elementwise import DIRECTIONS, DTYPES, LAYOUTS, Case, candidates, cases, measure
 from .second_order import measure_second_order
 from .timing import Timing
@@ -27,19 +27,7 @@ MAX_LOG2_SIZE = 30
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
-
-    Attributes:
-        log2_sizes: Numbers of elements, as powers of two.
-        dtypes: Of float32, bfloat16, float16, float64.
-        layouts: Of contiguous, channels_last.
-        directions: Of forward, backward, both.
-        orders: The n of GEM.
-        compiled: Time torch.compile's code too.
-        blocks: Names of the whole blocks to measure, keys of blocks.BLOCKS.
-        seconds: Wanted length of each table.
-        second_order: Measure networks that are differentiated twice, and nothing else.
-    """
+    """What to measure, as `BenchRequest` words it."""
 
     log2_sizes: tuple[int, ...]
     dtypes: tuple[str, ...]
@@ -52,26 +40,9 @@ class Plan:
     second_order: bool = False
 
 
-SHORT = Plan(
-    log2_sizes=(8, 12, 22),
-    dtypes=("float32",),
-    layouts=("contiguous",),
-    directions=DIRECTIONS,
-    orders=(1, 2),
-    compiled=False,
-    blocks=("feed-forward",),
-    seconds=3.0,
-)
-FULL = Plan(
-    log2_sizes=tuple(range(8, 27, 2)),
-    dtypes=("float32", "bfloat16", "float16"),
-    layouts=LAYOUTS,
-    directions=DIRECTIONS,
-    orders=(1, 2, 3, 4),
-    compiled=True,
-    blocks=tuple(BLOCKS),
-    seconds=4.0,
-)
+SHORT = Plan((8, 12, 22), ("float32",), ("contiguous",), DIRECTIONS, (1, 2), False, ("feed-forward",), seconds=3.0)
+_MOST = ("float32", "bfloat16", "float16")
+FULL = Plan(tuple(range(8, 27, 2)), _MOST, LAYOUTS, DIRECTIONS, (1, 2, 3, 4), True, tuple(BLOCKS), seconds=4.0)
 
 
 def make_plan(short: bool, changes: Mapping[str, Any]) -> Plan:
@@ -111,38 +82,34 @@ def run_benchmark(plan: Plan, out: Path | None, console: Console) -> list[dict[s
     Returns: The rows, the environment first.
     Raises: WrongResultError: a kernel's result is wrong.
     """
-    environment = describe_environment(torch.device("cpu"))
-    rows = [{"row": "environment", **environment}]
-    for record in _measurements(plan, console):
-        rows.append(record)
+    rows = [{"row": "environment", **describe_environment(torch.device("cpu"))}]
+    if plan.second_order:
+        for title, group in groupby(measure_second_order(plan.compiled, plan.seconds * 4), itemgetter("title")):
+            measured = list(group)
+            peers = list(measured[0]["ratios"])
+            table = Table("", "median ms", *(f"/ {peer}" for peer in peers), title=title, title_justify="left")
+            for row in measured:
+                ratios = (f"{row['ratios'][peer]:.2f}" for peer in peers)
+                table.add_row(row["name"], f"{row['seconds'] * 1e3:.2f}", *ratios)
+            console.print(table)
+            rows += measured
+    else:
+        functions = candidates(plan.orders, plan.compiled)
+        sizes = [2**power for power in plan.log2_sizes]
+        for case in cases(sizes, list(plan.dtypes), list(plan.layouts), list(plan.directions)):
+            timings = measure(case, functions, plan.seconds)
+            console.print(_case_table(case, timings))
+            for name, timing in timings.items():
+                seconds = {"seconds": timing.median, "low": timing.low, "high": timing.high, "rounds": timing.rounds}
+                rows.append({"row": "elementwise", **asdict(case), "name": name, **seconds})
+        for block in plan.blocks:
+            measured = measure_block(block, list(ARMS), plan.seconds * 4)
+            console.print(_block_table(measured))
+            rows += measured
     if out is not None:
         write_atomically(out, "".join(json.dumps(row) + "\n" for row in rows).encode())
         console.print(f"Rows: {out}", markup=False)
     return rows
-
-
-def _measurements(plan: Plan, console: Console) -> Iterator[dict[str, Any]]:
-    if plan.second_order:
-        for _, group in groupby(measure_second_order(plan.compiled, plan.seconds * 4), itemgetter("title")):
-            rows = list(group)
-            console.print(_second_order_table(rows))
-            yield from rows
-        return
-    functions = candidates(plan.orders, plan.compiled)
-    sizes = [2**power for power in plan.log2_sizes]
-    for case in cases(sizes, list(plan.dtypes), list(plan.layouts), list(plan.directions)):
-        timings = measure(case, functions, plan.seconds)
-        console.print(_case_table(case, timings))
-        for name, timing in timings.items():
-            yield {"row": "elementwise", **asdict(case), "name": name, **_seconds(timing)}
-    for block in plan.blocks:
-        measured = measure_block(block, list(ARMS), plan.seconds * 4)
-        console.print(_block_table(measured))
-        yield from ({"row": "block", **row_as_dict(row)} for row in measured)
-
-
-def _seconds(timing: Timing) -> dict[str, Any]:
-    return {"seconds": timing.median, "low": timing.low, "high": timing.high, "rounds": timing.rounds}
 
 
 def _case_table(case: Case, timings: dict[str, Timing]) -> Table:
@@ -156,28 +123,14 @@ def _case_table(case: Case, timings: dict[str, Timing]) -> Table:
     return table
 
 
-def _second_order_table(rows: list[dict[str, Any]]) -> Table:
-    peers = list(rows[0]["ratios"])
-    table = Table("", "median ms", *(f"/ {peer}" for peer in peers), title=rows[0]["title"], title_justify="left")
-    for row in rows:
-        table.add_row(row["name"], f"{row['seconds'] * 1e3:.2f}", *(f"{row['ratios'][peer]:.2f}" for peer in peers))
-    return table
-
-
-def _block_table(rows: list[BlockRow]) -> Table:
+def _block_table(rows: list[dict[str, Any]]) -> Table:
     columns = ("", "step ms", "quartiles ms", "/ relu", "/ gelu", "kept MiB", "peak MiB")
-    table = Table(*columns, title=BLOCKS[rows[0].block].title, title_justify="left")
-    medians = {row.arm: row.timing.median for row in rows}
+    table = Table(*columns, title=BLOCKS[rows[0]["block"]].title, title_justify="left")
+    medians = {row["arm"]: row["seconds_median"] for row in rows}
     for row in rows:
-        timing = row.timing
-        peak = "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}"
-        table.add_row(
-            row.arm,
-            f"{timing.median * 1e3:.2f}",
-            f"{timing.low * 1e3:.2f} .. {timing.high * 1e3:.2f}",
-            f"{timing.median / medians['relu']:.3f}",
-            f"{timing.median / medians['gelu']:.3f}",
-            f"{row.kept_bytes / 2**20:.1f}",
-            peak,
-        )
+        median, low, high = (1e3 * row[f"seconds_{part}"] for part in ("median", "low", "high"))
+        ratios = (f"{row['seconds_median'] / medians[peer]:.3f}" for peer in ("relu", "gelu"))
+        sizes = (row["kept_bytes"], row["peak_bytes"])
+        memory = ("-" if size is None else f"{size / 2**20:.1f}" for size in sizes)
+        table.add_row(row["arm"], f"{median:.2f}", f"{low:.2f} .. {high:.2f}", *ratios, *memory)
     return table

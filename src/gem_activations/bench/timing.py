@@ -44,7 +44,13 @@ def sample_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int =
     Returns: Name to the seconds of one call in each round.
     """
     _keep_freed_memory()
-    repeats = {name: _repeats(call) for name, call in calls.items()}
+    repeats: dict[str, int] = {}
+    for name, call in calls.items():
+        for number in range(2):  # The first calls build caches and touch the memory.
+            call(number)
+        begin = time.perf_counter()
+        call(2)
+        repeats[name] = max(1, round(SHORTEST_SAMPLE / max(time.perf_counter() - begin, 1e-9)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     shuffle = random.Random(0).shuffle
@@ -73,14 +79,6 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _repeats(call: Call) -> int:
-    for number in range(2):  # The first calls build caches and touch the memory.
-        call(number)
-    begin = time.perf_counter()
-    call(2)
-    return max(1, round(SHORTEST_SAMPLE / max(time.perf_counter() - begin, 1e-9)))
 
 
 def summarize(values: list[float]) -> Timing:
