@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, Suppress, arg, subcommand
@@ -213,18 +213,27 @@ class Merge:
 
 
 @dataclass(frozen=True)
-class DataGet:
-    """Download data sets from where they are published, and check them."""
+class Data:
+    """Download data sets from where they are published and check them (get), or check the files that are there (check).
 
-    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME [NAME ...]", help_behavior_hint="")]
-    """Of mnist, fashion-mnist, cifar10, cifar100, stl10, tinyshakespeare, wikitext-2."""
-    data_dir: Annotated[Path | None, arg(help_behavior_hint="")] = None
-    """Data folder; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given."""
+    The exit status of a check is 2 if a file of a data set that is looked at is not as published.
+    """
+
+    action: Annotated[Positional[Literal["get", "check"]], arg(metavar="get|check")]
+    """What to do."""
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]", help_behavior_hint="")] = ()
+    """Of mnist, fashion-mnist, cifar10, cifar100, stl10, tinyshakespeare, wikitext-2. A check without names looks at
+    those of which at least one file is there."""
+    data_dir: Path | None = None
+    """Data folder; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, if not given."""
 
     def run(self) -> None:
-        """Download, and print the folder of each data set."""
-        from .lab.data.command import get_all
+        """Download, and print the folder of each data set; or check, and print a line for each file."""
+        from .lab.data.command import check_all, get_all
 
+        if self.action == "check":
+            check_all(self.names, self.data_dir, make_console(sys.stdout))
+            return
         try:
             for folder in get_all(self.names, self.data_dir, make_console(sys.stderr)):
                 print(folder)
@@ -233,41 +242,11 @@ class DataGet:
 
 
 @dataclass(frozen=True)
-class DataCheck:
-    """Say of each file whether it is there and as published; exit status 2 if one of a data set looked at is not."""
-
-    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]", help_behavior_hint="")] = ()
-    """Data sets to look at; those of which at least one file is there where not given."""
-    data_dir: Annotated[Path | None, arg(help_behavior_hint="")] = None
-    """Data folder; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given."""
-
-    def run(self) -> None:
-        """Check and print."""
-        from .lab.data.command import check_all
-
-        check_all(self.names, self.data_dir, make_console(sys.stdout))
-
-
-@dataclass(frozen=True)
-class Data:
-    """Download data sets, or check the ones that are there."""
-
-    action: (
-        Annotated[DataGet, subcommand("get", prefix_name=False)]
-        | Annotated[DataCheck, subcommand("check", prefix_name=False)]
-    )
-
-    def run(self) -> None:
-        """Do what was chosen."""
-        self.action.run()
-
-
-@dataclass(frozen=True)
 class Claims:
     """Show each claim of both papers with what results say of it: supported, contradicted, not decided, not run."""
 
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="[FOLDER ...]")] = ()
-    """Folders of comparisons, or folders that hold such; the results in the repository where not given."""
+    """Folders of comparisons, or folders that hold such; the results in the repository if not given."""
     json: Annotated[bool, FlagCreatePairsOff] = False
     """Print one object for each finding as JSON."""
 
@@ -399,7 +378,7 @@ class Monitor:
     file: Annotated[Positional[Path], arg(metavar="FILE")]
     """File that a monitor or one of its callbacks has written."""
     out: Path | None = None
-    """Picture to write, ending in .png or .svg; none where not given."""
+    """Picture to write, ending in .png or .svg; none if not given."""
 
     def run(self) -> None:
         """Print the last window, and draw all of them."""
@@ -425,7 +404,7 @@ class CheckScale:
     seed: int = 0
     """Seed of the initial weights."""
     out: Path | None = None
-    """Picture to write, ending in .png or .svg; none where not given."""
+    """Picture to write, ending in .png or .svg; none if not given."""
     data_dir: Path | None = None
     """Folder with data files."""
 

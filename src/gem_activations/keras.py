@@ -234,6 +234,8 @@ def _power(t: Any, exponent: int) -> Any:
 class _Member(keras.layers.Layer):
     """A member of the family as a layer: fixed parameters and no weights."""
 
+    _spec_fields: tuple[str, ...]
+
     def __init__(self, spec: GemSpec, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = spec
@@ -257,8 +259,9 @@ class _Member(keras.layers.Layer):
             raise _no_tensor(inputs)
         return keras.KerasTensor(inputs.shape, _dtype(inputs))
 
-    def _config(self, *names: str) -> dict[str, Any]:
-        return {**super().get_config(), **{name: getattr(self.spec, name) for name in names}}
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer."""
+        return {**super().get_config(), **{name: getattr(self.spec, name) for name in self._spec_fields}}
 
 
 @_register
@@ -275,12 +278,10 @@ class GEM(_Member):
         2
     """
 
+    _spec_fields = ("n",)
+
     def __init__(self, n: int = 1, **kwargs: Any) -> None:
         super().__init__(GemSpec(n), **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make the same layer."""
-        return self._config("n")
 
 
 @_register
@@ -299,12 +300,10 @@ class EGEM(_Member):
         4.0
     """
 
+    _spec_fields = ("n", "eps")
+
     def __init__(self, n: int = 1, eps: float | None = None, *, scale: float | None = None, **kwargs: Any) -> None:
         super().__init__(GemSpec.of(n, eps, scale=scale), **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make the same layer."""
-        return self._config("n", "eps")
 
 
 @_register
@@ -324,11 +323,9 @@ class SEGEM(_Member):
         0.25
     """
 
+    _spec_fields = ("n", "eps", "leak")
+
     def __init__(
         self, n: int = 1, eps: float | None = None, leak: float = 0.01, *, scale: float | None = None, **kwargs: Any
     ) -> None:
         super().__init__(GemSpec.of(n, eps, leak, scale), **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make the same layer."""
-        return self._config("n", "eps", "leak")

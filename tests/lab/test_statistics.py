@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -355,7 +356,14 @@ def test_seeds_are_planned_from_a_folder(capsys):
     assert "expected a positive difference" in capsys.readouterr().err
 
 
-def test_folders_are_ranked_over_tasks(capsys):
+def test_kept_results_are_read_in_one_order():
+    comparison = read_comparison(RESULTS / "bert-small")
+    runs = [(run.activation, run.seed) for run in comparison.results]
+    assert list(comparison.curves) == runs
+    assert len(runs) == 15
+
+
+def test_folders_are_ranked_over_tasks(tmp_path, capsys):
     names = ("mnist", "cifar10-resnet56", "gpt2-124m", "bert-small")
     analyses = {name: analyse_comparison(read_comparison(RESULTS / name)) for name in names}
     standings, critical = rank_arms(analyses)
@@ -364,7 +372,8 @@ def test_folders_are_ranked_over_tasks(capsys):
     # Nemenyi's critical value of three arms is 2.343 in every table.
     assert critical == pytest.approx(2.343 * math.sqrt(12 / 24), abs=1e-3)
     assert all(list(one.profile) == sorted(one.profile) for one in standings)
-    assert main(["report", *(str(RESULTS / name) for name in names[1:])]) == 0
+    folders = [str(shutil.copytree(RESULTS / name, tmp_path / name)) for name in names[1:]]
+    assert main(["report", *folders]) == 0
     printed = capsys.readouterr().out
     assert "Mean ranks over 3 comparisons" in printed
     assert "bert-small: gem shown worse than gelu" in printed

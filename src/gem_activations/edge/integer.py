@@ -262,7 +262,15 @@ def _products(constants: Constants, t: NDArray[np.int64], method: Method, divisi
     num, den = m + leak, m + e
     carry = den >> bits  # 0 or 1
     num, den = num >> carry, den >> carry
-    g = _quotient(num, den, bits, division)
+    one = np.uint64((1 << int(bits)) - 1)
+    if division == "newton":
+        inverse = np.uint64(3031741620) - ((den * np.uint64(2021161081)) >> bits)
+        for _ in range(3):
+            inverse = (inverse * (np.uint64(1 << 31) - ((den * inverse) >> bits))) >> np.uint64(30)
+        # Without this bound a quotient near 1 wraps to 0.
+        g = np.where(num >= den, one, np.minimum((num * inverse) >> np.uint64(30), one))
+    else:
+        g = np.minimum((num << bits) // den, one)
     h = (g * np.uint64(constants.r_man)) >> np.uint64(32 if method == "q31" else 8)
     return np.where(t > 0, np.maximum(t, 0).astype(np.uint64) * h, negative)
 
@@ -272,15 +280,3 @@ def _normalise(m: Words, x: NDArray[np.int64], bits: np.uint64) -> tuple[Words, 
     # Below 2^53 a float64 is exact, so that its exponent is the number's length in bits.
     zeros = int(bits) - np.frexp(m.astype(np.float64))[1].astype(np.int64)
     return m << zeros.astype(np.uint64), x - zeros
-
-
-def _quotient(num: Words, den: Words, bits: np.uint64, division: Division) -> Words:
-    """Return num / den as a fraction of `bits` bits, below 1."""
-    one = np.uint64((1 << int(bits)) - 1)
-    if division != "newton":
-        return np.minimum((num << bits) // den, one)
-    inverse = np.uint64(3031741620) - ((den * np.uint64(2021161081)) >> bits)
-    for _ in range(3):
-        inverse = (inverse * (np.uint64(1 << 31) - ((den * inverse) >> bits))) >> np.uint64(30)
-    # Without this bound a quotient near 1 wraps to 0.
-    return np.where(num >= den, one, np.minimum((num * inverse) >> np.uint64(30), one))

@@ -56,9 +56,27 @@ class Quantization:
         if self.rounding not in get_args(Rounding):
             raise QuantizationError(f"rounding={self.rounding!r}: expected 'away' or 'even'")
         for name in ("in_scale", "out_scale"):
-            object.__setattr__(self, name, _scale(name, getattr(self, name)))
+            value = getattr(self, name)
+            try:
+                with np.errstate(over="ignore"):
+                    scale = float(np.float32(value)) if isinstance(value, (int, float, np.number)) else math.nan
+            except (TypeError, OverflowError):
+                scale = math.nan
+            if isinstance(value, bool) or not 0 < scale < math.inf:
+                raise QuantizationError(f"{name}={value!r}: the scale must be a finite number above 0 in float32")
+            object.__setattr__(self, name, scale)
         for name in ("in_zero", "out_zero"):
-            object.__setattr__(self, name, self._zero(name, getattr(self, name)))
+            value = getattr(self, name)
+            try:
+                zero = None if isinstance(value, bool) else operator.index(value)
+            except TypeError:
+                zero = None
+            if zero is None or not self.low <= zero <= self.high:
+                raise QuantizationError(
+                    f"{name}={value!r}: the zero point must be a whole number from {self.low} to {self.high} "
+                    f"for {self.bits} bits"
+                )
+            object.__setattr__(self, name, zero)
 
     @property
     def low(self) -> int:
@@ -87,29 +105,6 @@ class Quantization:
         if array.size and (array.min() < self.low or array.max() > self.high):
             raise TensorError(f"expected integers from {self.low} to {self.high}, got {array.min()} to {array.max()}")
         return array.astype(np.int64) - self.in_zero
-
-    def _zero(self, name: str, value: Any) -> int:
-        try:
-            zero = None if isinstance(value, bool) else operator.index(value)
-        except TypeError:
-            zero = None
-        if zero is None or not self.low <= zero <= self.high:
-            raise QuantizationError(
-                f"{name}={value!r}: the zero point must be a whole number from {self.low} to {self.high} "
-                f"for {self.bits} bits"
-            )
-        return zero
-
-
-def _scale(name: str, value: Any) -> float:
-    try:
-        with np.errstate(over="ignore"):
-            scale = float(np.float32(value)) if isinstance(value, (int, float, np.number)) else math.nan
-    except (TypeError, OverflowError):
-        scale = math.nan
-    if isinstance(value, bool) or not 0 < scale < math.inf:
-        raise QuantizationError(f"{name}={value!r}: the scale must be a finite number above 0 in float32")
-    return scale
 
 
 def reference(spec: GemSpec, quantization: Quantization, q: ArrayLike) -> NDArray[Any]:

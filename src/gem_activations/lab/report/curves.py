@@ -1,10 +1,9 @@
 """Curves over epochs and over depth: a panel for each activation, with the mean of its seeds and its standard error."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -99,8 +98,16 @@ def _learning_figure(comparison: Comparison, looks: dict[str, Style], field: str
     failed = any(run.status == FAILED for run in comparison.results)
     plot = _Plot(curves(FINISHED), curves(FAILED), "epoch", title, field == "train_loss", True, "failed run" * failed)
     figure = _panel_figure(comparison, looks, plot)
-    if field != "train_loss":
-        _set_frame(figure.axes[0], [_stack(plot.curves(name)) for name in comparison.activations], scale > 1)
+    stacks = [stack for name in comparison.activations if (stack := _stack(plot.curves(name))).size]
+    if field == "train_loss" or not stacks:
+        return figure
+    # The frame ends at what a third of the training reaches, so that the first epochs do not flatten the rest.
+    late = [stack[:, stack.shape[1] // 3 :] for stack in stacks]
+    low, high = min(stack.min() for stack in late), max(stack.max() for stack in late)
+    if np.isfinite([low, high]).all():
+        higher = scale > 1
+        pad = 0.05 * (high - low) + (0.1 if higher else 0.001)
+        figure.axes[0].set_ylim(bottom=low - pad) if higher else figure.axes[0].set_ylim(top=high + pad)
     return figure
 
 
@@ -132,8 +139,14 @@ def _panel_figure(comparison: Comparison, looks: dict[str, Style], plot: _Plot) 
             axes.plot(x, curve, color=color, linewidth=0.8, linestyle="--")
             if plot.ends:
                 axes.plot(x[-1], curve[-1], "x", color=color)
-    if plot.log:
-        _set_log(panels[0], [curve for name in comparison.activations for curve in plot.curves(name)])
+    drawn = [curve for name in comparison.activations for curve in plot.curves(name)] if plot.log else []
+    values = np.concatenate([curve[curve > 0] for curve in drawn]) if drawn else np.array([])
+    if values.size and values.max() > _DECADE * values.min():  # On less a logarithmic axis would have no tick.
+        axes = panels[0]
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if values.max() < 1e3 * values.min() else LogLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     label_columns(panels, plot.x)
     figure.supylabel(plot.y + (" (log)" if panels[0].get_yscale() == "log" else ""), fontsize=9)
@@ -146,29 +159,6 @@ def _panel_figure(comparison: Comparison, looks: dict[str, Style], plot: _Plot) 
         handles.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", marker=marker, label=plot.thin_label))
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
     return figure
-
-
-def _set_log(axes: Axes, curves: Sequence[Array]) -> None:
-    """Make the y axis logarithmic where the positive values span a decade; on less it would have no tick."""
-    values = np.concatenate([curve[curve > 0] for curve in curves]) if curves else np.array([])
-    if values.size and values.max() > _DECADE * values.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if values.max() < 1e3 * values.min() else LogLocator())
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _set_frame(axes: Axes, curves: Sequence[Array], higher: bool) -> None:
-    """End the frame at what a third of the training reaches, so that the first epochs do not flatten the rest."""
-    curves = [curve for curve in curves if curve.size]
-    if not curves:
-        return
-    late = [curve[:, curve.shape[1] // 3 :] for curve in curves]
-    low, high = min(curve.min() for curve in late), max(curve.max() for curve in late)
-    if not np.isfinite([low, high]).all():
-        return
-    pad = 0.05 * (high - low) + (0.1 if higher else 0.001)
-    axes.set_ylim(bottom=low - pad) if higher else axes.set_ylim(top=high + pad)
 
 
 def _stack(curves: list[Array]) -> Array:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from ...catalog import parse
 from ..statistics.analysis import Analysis, Interval
-from ..statistics.metrics import MEASURES, Measure, Metric
+from ..statistics.metrics import MEASURES, Metric
 from ..store.comparison import write_atomically
 from ..store.records import Comparison
 from .ablation import ablation_figures
@@ -159,7 +159,7 @@ def _slope_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
     return figure
 
 
-def _pareto_figure(analysis: Analysis, costs: Sequence[Measure], looks: dict[str, Style]) -> Figure:
+def _pareto_figure(analysis: Analysis, costs: Sequence[Metric], looks: dict[str, Style]) -> Figure:
     """Draw the mean of the metric against what it costs; arms that no other beats in both are ringed."""
     metric = analysis.metric
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")

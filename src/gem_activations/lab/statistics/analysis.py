@@ -248,7 +248,11 @@ def analyse_runs(
     values = np.full((len(order), max(len(seeds), 1)), np.nan)
     failed = np.zeros(values.shape, bool)
     of_arm: dict[str, list[Run]] = {arm: [] for arm in arms}
-    for run in runs:
+    failures: dict[str, dict[str, tuple[int, ...]]] = {arm: {} for arm in arms}
+    for run in sorted(runs, key=lambda one: one.seed):
+        if run.status in (FAILED, INFRASTRUCTURE):
+            reason = run.reason or run.status
+            failures[run.arm][reason] = (*failures[run.arm].get(reason, ()), run.seed)
         of_arm[run.arm].append(run)
         place = rows[run.arm], columns[run.seed]
         values[place] = np.nan if run.value is None else run.value
@@ -269,7 +273,7 @@ def analyse_runs(
         baseline=baseline,
         arms=tuple(_arm(name, of_arm[name], criterion, collapsed[name], found.get(name)) for name in arms),
         values={arm: {run.seed: run.value for run in own if run.value is not None} for arm, own in of_arm.items()},
-        failures={arm: _failures(own) for arm, own in of_arm.items()},
+        failures=failures,
         spread=float(np.sqrt(variance)) if freedom > 0 else None,
         freedom=int(freedom),
     )
@@ -347,14 +351,6 @@ def _arm(name: str, runs: Sequence[Run], criterion: Criterion, collapsed: int, d
         measures={key: Spread(float(np.mean(found)), spread(found), len(found)) for key, found in measured.items()},
         difference=difference,
     )
-
-
-def _failures(runs: Sequence[Run]) -> dict[str, tuple[int, ...]]:
-    reasons: dict[str, list[int]] = {}
-    for run in runs:
-        if run.status in (FAILED, INFRASTRUCTURE):
-            reasons.setdefault(run.reason or run.status, []).append(run.seed)
-    return {reason: tuple(sorted(seeds)) for reason, seeds in reasons.items()}
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,7 @@
 """Results without their runs: a comparison read back from the tables of its report.
 
 Results that are kept, as in a repository, are the plan and the report of a comparison, not its checkpoints:
-`comparison.json`, `results.parquet`, and where they are there `epochs.parquet`, `depth.parquet`, `environment.json`. A
+`comparison.json`, `results.parquet`, and if they are there `epochs.parquet`, `depth.parquet`, `environment.json`. A
 report made from them has the same figures.
 """
 
@@ -13,16 +13,14 @@ import polars as pl
 
 from ...errors import StoreError
 from ..store.comparison import load_comparison, read_json
-from ..store.records import CORE, Comparison, Depth, EpochRow, RunResult
+from ..store.records import CORE, Comparison, Depth, EpochRow, RunKey, RunResult
 from .tables import DEPTH_PARTS
 
 RESULTS, EPOCHS, DEPTH, ENVIRONMENT = "results.parquet", "epochs.parquet", "depth.parquet", "environment.json"
 
-_Run = tuple[str, int]
-
 
 def read_comparison(folder: Path) -> Comparison:
-    """Read a comparison from its runs, or where the folder holds none of them from the tables of its report.
+    """Read a comparison from its runs, or from the tables of its report if the folder holds none of them.
 
     Args:
         folder: An output folder of `gem-act compare`, or one of kept results.
@@ -31,9 +29,15 @@ def read_comparison(folder: Path) -> Comparison:
     comparison = load_comparison(folder)
     if comparison.results or not (folder / RESULTS).exists():
         return comparison
-    planned = {*comparison.missing}
-    results = [run for run in _results(folder / RESULTS) if (run.activation, run.seed) in planned]
-    ended = {(run.activation, run.seed) for run in results}
+    results: list[RunResult] = []
+    for row in _rows(folder / RESULTS):
+        absent = [name for name in CORE if name not in row]
+        if absent:
+            raise StoreError(_damage(folder / RESULTS, f"it lacks {', '.join(absent)}"))
+        core = {name: row.pop(name) for name in CORE}
+        if (core["activation"], core["seed"]) in comparison.missing:  # What is left of the row are the figures.
+            results.append(RunResult(**core, figures=row if any(row.values()) else {}))
+    ended = dict.fromkeys((run.activation, run.seed) for run in results)  # In order: a report of it has the same bytes.
     return dataclasses.replace(
         comparison,
         results=tuple(results),
@@ -44,20 +48,8 @@ def read_comparison(folder: Path) -> Comparison:
     )
 
 
-def _results(path: Path) -> list[RunResult]:
-    rows = _rows(path)
-    absent = [name for name in CORE if rows and name not in rows[0]]
-    if absent:
-        raise StoreError(_damage(path, f"it lacks {', '.join(absent)}"))
-    return [
-        # What is left are the figures.
-        RunResult(**{name: row.pop(name) for name in CORE}, figures=row if any(row.values()) else {})
-        for row in rows
-    ]
-
-
-def _curves(path: Path) -> dict[_Run, tuple[EpochRow, ...]]:
-    curves: dict[_Run, list[EpochRow]] = {}
+def _curves(path: Path) -> dict[RunKey, tuple[EpochRow, ...]]:
+    curves: dict[RunKey, list[EpochRow]] = {}
     for row in _rows(path):
         run = row.pop("activation", None), row.pop("seed", None)
         if None in run or "epoch" not in row:
@@ -66,9 +58,9 @@ def _curves(path: Path) -> dict[_Run, tuple[EpochRow, ...]]:
     return {run: tuple(epochs) for run, epochs in curves.items()}
 
 
-def _depths(path: Path) -> dict[_Run, Depth]:
+def _depths(path: Path) -> dict[RunKey, Depth]:
     rows = _rows(path)
-    found: dict[_Run, dict[str, list[dict[str, Any]]]] = {}
+    found: dict[RunKey, dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
         parts = found.setdefault((row["activation"], row["seed"]), {part: [] for part in DEPTH_PARTS})
         parts[row["part"]].append(row)

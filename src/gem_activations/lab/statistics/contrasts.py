@@ -100,8 +100,13 @@ def compare_rows(
     few = family * 0.5 ** (pairs - 1) > alpha
     error = np.where(error <= RESOLUTION, np.where(few, np.nan, 0.0), error)
     freedom = np.where(use_pool, freedom[..., None], own_freedom)
-    two, one = (_critical(freedom, use_pool, family, alpha, sides) for sides in (2, 1))
-    return Contrasts(pairs, mean, error, freedom, use_pool, two, one)
+    critical: list[Array] = []
+    for sides in (2, 1):
+        reach: Array = special.stdtrit(freedom, 1 - alpha / (sides * max(family, 1)))  # Bonferroni's.
+        for one in np.unique(freedom[use_pool]):
+            reach = np.where(use_pool & (freedom == one), dunnett_critical(family, int(one), alpha, sides), reach)
+        critical.append(reach)
+    return Contrasts(pairs, mean, error, freedom, use_pool, *critical)
 
 
 def pooled_variance(table: Array) -> tuple[Array, NDArray[np.int_], Flags]:
@@ -146,14 +151,6 @@ def _residuals(filled: Array, there: Flags) -> Array:
         left = np.where(there, left - left.sum(-1, keepdims=True) / in_rows, 0.0)
         left = np.where(there, left - left.sum(-2, keepdims=True) / in_columns, 0.0)
     return left
-
-
-def _critical(freedom: NDArray[np.int_], pooled: Flags, arms: int, alpha: float, sides: int) -> Array:
-    """Return Dunnett's critical values for pooled arms, Bonferroni's for the others."""
-    values = special.stdtrit(freedom, 1 - alpha / (sides * max(arms, 1)))
-    for one in np.unique(freedom[pooled]):
-        values = np.where(pooled & (freedom == one), dunnett_critical(arms, int(one), alpha, sides), values)
-    return values
 
 
 @lru_cache(maxsize=4096)

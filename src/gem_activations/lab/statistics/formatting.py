@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from ..recipes.pipeline import OwnRecipe, Pipeline, StoredRecipe
 from .contrasts import ALPHA
-from .metrics import Measure, Metric
+from .metrics import Metric
 from .verdicts import Verdict
 
 if TYPE_CHECKING:
     from ..store.records import Comparison
-    from .analysis import Analysis, Arm, Difference, Interval, Spread
+    from .analysis import Analysis, Arm, Difference, Interval
 
 NOTHING = "-"
 SHORT = {
@@ -27,22 +27,17 @@ SHORT = {
 _MOST_SEEDS = 8  # Seeds of failed runs are named up to so many.
 
 
+def mean_text(mean: float | None, sd: float | None, metric: Metric) -> str:
+    """Write a mean and a standard deviation: `97.22 ± 0.31`, in the metric's unit."""
+    if mean is None:
+        return NOTHING
+    deviation = "" if sd is None else f" ± {metric.scale * sd:.{metric.decimals}f}"
+    return f"{metric.scale * mean:.{metric.decimals}f}{deviation}"
+
+
 def value_text(arm: "Arm", metric: Metric) -> str:
     """Write mean, standard deviation and number of the finished runs: `97.22 ± 0.31 (3)`, in the metric's unit."""
-    if arm.mean is None:
-        return NOTHING
-    scale, decimals = metric.scale, metric.decimals
-    deviation = "" if arm.sd is None else f" ± {scale * arm.sd:.{decimals}f}"
-    return f"{scale * arm.mean:.{decimals}f}{deviation} ({arm.finished})"
-
-
-def measure_text(found: "Spread | None", measure: Measure) -> str:
-    """Write mean and standard deviation of a further figure: `1.20 ± 0.10`."""
-    if found is None:
-        return NOTHING
-    scale, decimals = measure.scale, measure.decimals
-    deviation = "" if found.sd is None else f" ± {scale * found.sd:.{decimals}f}"
-    return f"{scale * found.mean:.{decimals}f}{deviation}"
+    return mean_text(arm.mean, arm.sd, metric) + f" ({arm.finished})" * (arm.mean is not None)
 
 
 def difference_text(difference: "Difference | None") -> str:
@@ -135,8 +130,31 @@ def analysis_sentences(analysis: "Analysis") -> list[str]:
 
     Returns: Plain text, to be escaped by whoever shows it.
     """
-    lines = [f"{arm.activation}: {_arm_line(arm, difference)}" for arm, difference in analysis.compared]
-    return [headline(analysis), *lines, *failure_lines(analysis), *_limits(analysis)]
+    compared = analysis.compared
+    lines = [headline(analysis)]
+    lines += [f"{arm.activation}: {_arm_line(arm, difference)}" for arm, difference in compared]
+    lines += failure_lines(analysis)
+    guessing = [f"{arm.activation} ({arm.at_chance} of {arm.finished})" for arm in analysis.arms if arm.at_chance]
+    if guessing:
+        lines.append(f"Runs no better than chance: {', '.join(guessing)}.")
+    apart = [arm.activation for arm, difference in compared if difference.error is not None and not difference.pooled]
+    if apart and len(compared) > 1:
+        named = "every arm" if len(apart) == len(compared) else ", ".join(apart)
+        lines.append(f"Spread of its own, and tested with it: {named}.")
+    reach = {
+        amount(difference.smallest_shown, analysis.metric): arm.activation
+        for arm, difference in compared
+        if difference.smallest_shown is not None and difference.verdict is Verdict.UNDECIDED
+    }
+    if reach:
+        each = [size if len(reach) == 1 else f"{size} ({name})" for size, name in reach.items()]
+        lines.append(f"Smallest difference that these seeds show at 80 % power: {', '.join(each)}.")
+    if len(compared) > 1 and all(difference.level == ALPHA for _, difference in compared):
+        lines.append(
+            f"Verdicts and 95 % intervals hold for the {len(compared)} arms together: of comparisons without any "
+            "difference, about 5 % show one."
+        )
+    return lines
 
 
 def failure_lines(analysis: "Analysis") -> list[str]:
@@ -258,32 +276,6 @@ def _why_undecided(arm: "Arm", difference: "Difference") -> str:
     if difference.error is None:
         return "; equal differences say nothing about their spread"
     return ""
-
-
-def _limits(analysis: "Analysis") -> list[str]:
-    compared = analysis.compared
-    lines: list[str] = []
-    guessing = [f"{arm.activation} ({arm.at_chance} of {arm.finished})" for arm in analysis.arms if arm.at_chance]
-    if guessing:
-        lines.append(f"Runs no better than chance: {', '.join(guessing)}.")
-    apart = [arm.activation for arm, difference in compared if difference.error is not None and not difference.pooled]
-    if apart and len(compared) > 1:
-        named = "every arm" if len(apart) == len(compared) else ", ".join(apart)
-        lines.append(f"Spread of its own, and tested with it: {named}.")
-    reach = {
-        amount(difference.smallest_shown, analysis.metric): arm.activation
-        for arm, difference in compared
-        if difference.smallest_shown is not None and difference.verdict is Verdict.UNDECIDED
-    }
-    if reach:
-        each = [size if len(reach) == 1 else f"{size} ({name})" for size, name in reach.items()]
-        lines.append(f"Smallest difference that these seeds show at 80 % power: {', '.join(each)}.")
-    if len(compared) > 1 and all(difference.level == ALPHA for _, difference in compared):
-        lines.append(
-            f"Verdicts and 95 % intervals hold for the {len(compared)} arms together: of comparisons without any "
-            "difference, about 5 % show one."
-        )
-    return lines
 
 
 def _plural(count: int, word: str) -> str:

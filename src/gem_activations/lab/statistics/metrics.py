@@ -6,7 +6,7 @@ A recipe names its metric. Values are kept as they are stored
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ...errors import SettingError
@@ -16,10 +16,10 @@ from ..store.records import RunResult
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a run by which arms are compared.
+    """A figure of a run: one by which arms are compared, or a further one, on which no verdict stands.
 
     Attributes:
-        name: Name that a recipe gives.
+        name: Name that a recipe gives, and in tables of files.
         title: What it is, in words.
         field: Name of the figure in `RunResult.figures`.
         direction: "higher" or "lower", whichever is better.
@@ -34,8 +34,8 @@ class Metric:
     name: str
     title: str
     field: str
-    direction: str
-    margin: float
+    direction: str = "lower"
+    margin: float = 0.0
     scale: float = 1.0
     unit: str = ""
     difference_unit: str = ""
@@ -44,7 +44,7 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """1 where higher is better, -1 where lower is: a difference times it is an improvement."""
+        """1 if higher is better, -1 if lower is: a difference times it is an improvement."""
         return 1 if self.direction == "higher" else -1
 
     @property
@@ -53,8 +53,12 @@ class Metric:
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
     def of(self, run: RunResult) -> float | None:
-        """Return the value of a run; None where the run has none, or one that is not finite."""
-        return _figure(run.figures.get(self.field), self.exponential)
+        """Return the value of a run; None if the run has none, or one that is not finite."""
+        value = run.figures.get(self.field)
+        if value is None:
+            return None
+        figure = math.exp(min(value, 700.0)) if self.exponential else float(value)
+        return figure if math.isfinite(figure) else None
 
 
 ACCURACY = Metric("accuracy", "test accuracy", "test_accuracy", "higher", 0.005, 100.0, "%", "points", 2)
@@ -91,47 +95,23 @@ class Criterion(NamedTuple):
         return self.metric.sign * (value - self.chance) <= 0.1 * abs(self.chance) * (self.metric.sign > 0)
 
 
-class Measure(NamedTuple):
-    """A further figure of a run that a report shows where it is recorded; no verdict stands on it.
-
-    Attributes:
-        name: Name in tables of files.
-        heading: Title and unit in tables for readers.
-        field: Name of the figure in `RunResult.figures`.
-        scale: Factor from stored to shown values.
-        decimals: Of shown values.
-        exponential: Whether the figure is exp(field).
-    """
-
-    name: str
-    heading: str
-    field: str
-    scale: float = 1.0
-    decimals: int = 3
-    exponential: bool = False
-
-    def of(self, run: RunResult) -> float | None:
-        """Return the figure of a run in its stored unit; None where it was not recorded, or is not finite."""
-        return _figure(run.figures.get(self.field), self.exponential)
-
-
 MEASURES = (
-    Measure("accuracy", "test accuracy, %", "test_accuracy", 100.0, 2),
-    Measure("loss", "test loss (NLL), nats", "test_loss"),
-    Measure("perplexity", "test perplexity", "test_loss", decimals=2, exponential=True),
-    Measure("calibration_error", "calibration error, %", "calibration_error", 100.0, 2),
-    Measure("brier", "Brier score", "brier"),
-    Measure("dead_share", "dead units, %", "dead_share", 100.0, 2),
-    Measure("rho", "largest a / sigma at the start", "rho", decimals=2),
-    Measure("chi", "chi over the depth at the start", "chi", decimals=2),
-    Measure("scale_change", "change of a learnt scale, %", "scale_change", 100.0, 1),
-    Measure("step_seconds", "step, ms", "step_seconds", 1e3, 2),
-    Measure("step_time_ratio", "step time / ReLU", "step_time_ratio", decimals=2),
-    Measure("peak_memory", "peak memory, MiB", "peak_memory", 2.0**-20, 0),
+    ACCURACY,
+    replace(LOSS, title="test loss (NLL)"),
+    PERPLEXITY,
+    Metric("calibration_error", "calibration error", "calibration_error", scale=100.0, unit="%", decimals=2),
+    Metric("brier", "Brier score", "brier"),
+    Metric("dead_share", "dead units", "dead_share", scale=100.0, unit="%", decimals=2),
+    Metric("rho", "largest a / sigma at the start", "rho", decimals=2),
+    Metric("chi", "chi over the depth at the start", "chi", decimals=2),
+    Metric("scale_change", "change of a learnt scale", "scale_change", scale=100.0, unit="%", decimals=1),
+    Metric("step_seconds", "step", "step_seconds", scale=1e3, unit="ms", decimals=2),
+    Metric("step_time_ratio", "step time / ReLU", "step_time_ratio", decimals=2),
+    Metric("peak_memory", "peak memory", "peak_memory", scale=2.0**-20, unit="MiB", decimals=0),
 )
 
 
-def measures_beside(metric: Metric) -> tuple[Measure, ...]:
+def measures_beside(metric: Metric) -> tuple[Metric, ...]:
     """Return the further figures of a comparison by a metric: the metric itself is none, and perplexity is of text."""
     unwanted = {metric.name, *(() if metric is LOSS else ("perplexity",))}
     return tuple(measure for measure in MEASURES if measure.name not in unwanted)
@@ -195,10 +175,3 @@ def own_criterion(
     width = max(values, default=0.0) - min(values, default=0.0)
     decimals = 4 if width <= 0 else min(max(2 - math.floor(math.log10(width)), 0), 8)
     return Criterion(Metric(name, name, name, better, margin, 1.0, unit or "", points, decimals), margin, chance)
-
-
-def _figure(value: float | None, exponential: bool) -> float | None:
-    if value is None:
-        return None
-    figure = math.exp(min(value, 700.0)) if exponential else float(value)
-    return figure if math.isfinite(figure) else None

@@ -184,7 +184,9 @@ def read_table(
         raise DataError(f"{name} has no rows; expected one row a run")
     values = _numbers(name, frame[metric])
     arms, seeds = _labels(name, frame[arm]), _labels(name, frame[seed])
-    numbers = _seed_numbers(seeds)
+    # Seeds are numbered by themselves if they are whole numbers, else in the order in which they come.
+    whole = all(seed.lstrip("-").isdigit() for seed in seeds)
+    numbers = {seed: int(seed) if whole else place for place, seed in enumerate(dict.fromkeys(seeds))}
     lines: dict[tuple[str, str], int] = {}
     for line, key in enumerate(zip(arms, seeds, strict=True), start=1):
         if lines.setdefault(key, line) != line:
@@ -202,10 +204,12 @@ def read_table(
     finite = [value for value in values if value is not None]
     direction = own_criterion(metric, better, margin, unit, chance, finite).metric.direction
     recipe = OwnRecipe(name, f"{metric}, from {name}", metric, direction, margin, unit, chance)
-    results = [
-        RunResult(one, numbers[key], *_outcome(state, value), figures={metric: value})
-        for one, key, state, value in zip(arms, seeds, states, values, strict=True)
-    ]
+    results: list[RunResult] = []
+    for one, key, state, value in zip(arms, seeds, states, values, strict=True):
+        outcome = (INFRASTRUCTURE, INFRASTRUCTURE) if state == INFRASTRUCTURE else (FINISHED, "")
+        if state == FAILED or (value is None and state != INFRASTRUCTURE):
+            outcome = FAILED, "no reason given" if state == FAILED else "no finite value of the metric"
+        results.append(RunResult(one, numbers[key], *outcome, figures={metric: value}))
     return Comparison(
         folder=folder,
         recipe=recipe,
@@ -217,14 +221,6 @@ def read_table(
         environment={},
         missing=(),
     )
-
-
-def _outcome(state: str, value: float | None) -> tuple[str, str]:
-    if state == INFRASTRUCTURE:
-        return INFRASTRUCTURE, INFRASTRUCTURE
-    if state == FAILED or value is None:
-        return FAILED, "no reason given" if state == FAILED else "no finite value of the metric"
-    return FINISHED, ""
 
 
 def _read(table: object) -> tuple[str, pl.DataFrame]:
@@ -270,9 +266,3 @@ def _labels(name: str, column: pl.Series) -> list[str]:
         if value is None or value == "":
             raise DataError(f"{name} has nothing in column {column.name!r}, row {line}")
     return [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in column]
-
-
-def _seed_numbers(seeds: Sequence[str]) -> dict[str, int]:
-    """Number the seeds: by themselves if they are whole numbers, else in the order in which they come."""
-    whole = all(seed.lstrip("-").isdigit() for seed in seeds)
-    return {seed: int(seed) if whole else place for place, seed in enumerate(dict.fromkeys(seeds))}

@@ -20,12 +20,12 @@ from .formatting import (
     amount,
     chance_text,
     difference_text,
-    measure_text,
+    mean_text,
     p_text,
     value_text,
     verdict_text,
 )
-from .metrics import Measure, measures_beside
+from .metrics import Metric, measures_beside
 from .verdicts import Verdict
 
 DEPTH_PARTS = ("gradient", "dead")
@@ -38,6 +38,8 @@ _DEPTH_SCHEMA = {
     "start": pl.Float64,
     "end": pl.Float64,
 }
+_COUNTS = ("finished", "failed", "collapsed", "at_chance", "infrastructure", "missing")
+_TESTS = {"standard_error": "error", "degrees_of_freedom": "freedom", "pooled_spread": "pooled", "p": "p_adjusted"}
 _LATEX = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", **{mark: rf"\{mark}" for mark in "&%$#_{}"}}
 
 
@@ -84,35 +86,27 @@ def depth_frame(comparison: Comparison) -> pl.DataFrame:
 def summary_frame(analysis: Analysis) -> pl.DataFrame:
     """Return the statistics as a table of one row an activation, in stored units."""
     rows: list[dict[str, Any]] = []
+    name = analysis.metric.name
     for arm in analysis.arms:
-        difference, name = arm.difference, analysis.metric.name
-        interval = difference.interval if difference else None
-        chance = difference.probability_interval if difference else None
+        difference = arm.difference
+        interval, chance = (getattr(difference, part, None) for part in ("interval", "probability_interval"))
         row = {
             "activation": arm.activation,
-            "finished": arm.finished,
-            "failed": arm.failed,
-            "collapsed": arm.collapsed,
-            "at_chance": arm.at_chance,
-            "infrastructure": arm.infrastructure,
-            "missing": arm.missing,
+            **{column: getattr(arm, column) for column in _COUNTS},
             f"test_{name}_mean": arm.mean,
             f"test_{name}_sd": arm.sd,
-            "pairs": difference.pairs if difference else None,
-            "difference_mean": difference.mean if difference else None,
-            "interval_low": interval.low if interval else None,
-            "interval_high": interval.high if interval else None,
-            "standard_error": difference.error if difference else None,
-            "degrees_of_freedom": difference.freedom if difference else None,
-            "pooled_spread": difference.pooled if difference else None,
-            "p": difference.p_adjusted if difference else None,
+            "pairs": getattr(difference, "pairs", None),
+            "difference_mean": getattr(difference, "mean", None),
+            "interval_low": interval and interval.low,
+            "interval_high": interval and interval.high,
+            **{column: getattr(difference, part, None) for column, part in _TESTS.items()},
             "margin": analysis.criterion.margin or None,
-            "equivalence_p": difference.equivalence_p if difference else None,
+            "equivalence_p": getattr(difference, "equivalence_p", None),
             "verdict": str(difference.verdict) if difference else "",
-            "smallest_shown": difference.smallest_shown if difference else None,
-            "probability_better": difference.probability_better if difference else None,
-            "probability_low": chance.low if chance else None,
-            "probability_high": chance.high if chance else None,
+            "smallest_shown": getattr(difference, "smallest_shown", None),
+            "probability_better": getattr(difference, "probability_better", None),
+            "probability_low": chance and chance.low,
+            "probability_high": chance and chance.high,
         }
         for measure in recorded(analysis):
             found = arm.measures.get(measure.name)
@@ -121,11 +115,11 @@ def summary_frame(analysis: Analysis) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def recorded(analysis: Analysis) -> list[Measure]:
+def recorded(analysis: Analysis) -> list[Metric]:
     """List the further figures that at least one arm has, in the order of the report."""
     beside = {measure.name: measure for measure in measures_beside(analysis.metric)}
     names = dict.fromkeys(name for arm in analysis.arms for name in arm.measures)
-    own = [Measure(name, name, name, decimals=1 if " to " in name else 4) for name in names if name not in beside]
+    own = [Metric(name, name, name, decimals=1 if " to " in name else 4) for name in names if name not in beside]
     return [*(measure for name, measure in beside.items() if name in names), *own]
 
 
@@ -164,11 +158,13 @@ def result_columns(analysis: Analysis) -> list[Column]:
 def measure_columns(analysis: Analysis) -> list[Column]:
     """Return the columns of the table of further figures; the activation's name alone if nothing was recorded."""
 
-    def column(measure: Measure) -> Column:
+    def column(measure: Metric) -> Column:
         def cell(arm: Arm) -> str:
             found = arm.measures.get(measure.name)
-            part = f" ({found.runs} of {arm.finished})" if found and found.runs < arm.finished else ""
-            return measure_text(found, measure) + part
+            if found is None:
+                return NOTHING
+            part = f" ({found.runs} of {arm.finished})" if found.runs < arm.finished else ""
+            return mean_text(found.mean, found.sd, measure) + part
 
         return Column(measure.heading, cell)
 
@@ -281,7 +277,5 @@ def _compared(heading: str, cell: Callable[[Any], str]) -> Column:
 
 def _frame(rows: list[dict[str, Any]], first: tuple[str, ...]) -> pl.DataFrame:
     """Make a table of rows that need not have the same figures; a figure that a row lacks is null there."""
-    names = dict.fromkeys((*first, *(name for row in rows for name in row)))
-    columns = [{name: row.get(name) for name in names} for row in rows]
     types = {name: pl.Int64 if name in ("seed", "epoch") else pl.String for name in first}
-    return pl.DataFrame(columns, schema=None if rows else types, infer_schema_length=None)
+    return pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema=types)
