@@ -302,10 +302,6 @@ def _normal_cdf(x: Array) -> Array:
     return 0.5 * _erfc(-x / math.sqrt(2))
 
 
-def _normal_cdf_tanh(x: Array) -> Array:
-    return _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
-
-
 def _flat_below_0(**_: float) -> Flat:
     return Flat("below", 0.0)
 
@@ -330,16 +326,8 @@ def _elu(x: Array, alpha: float) -> Array:
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
-def _celu(x: Array, alpha: float) -> Array:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
-
-
 def _leaky(x: Array, slope: float) -> Array:
     return np.where(x > 0, x, slope * x)
-
-
-def _smelu(x: Array, beta: float) -> Array:
-    return np.where(np.abs(x) <= beta, (x + beta) ** 2 / (4 * beta), np.maximum(x, 0))
 
 
 def _squareplus(x: Array, b: float) -> Array:
@@ -371,7 +359,7 @@ _ROWS = [
           flat=lambda negative_slope: _flat_member(negative_slope), gate="step"),
     Entry("gelu", "GELU (erf)", "x Phi(x), Phi the standard normal CDF", _gated(_normal_cdf),
           "D. Hendrycks, K. Gimpel, arXiv:1606.08415, 2016", "torch.nn.GELU", "baseline", gate="smooth"),
-    Entry("gelu_tanh", "GELU (tanh)", "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", _gated(_normal_cdf_tanh),
+    Entry("gelu_tanh", "GELU (tanh)", "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", _gated(lambda x: _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
           "D. Hendrycks, K. Gimpel, arXiv:1606.08415, 2016", "torch.nn.GELU", "baseline", fixed={"approximate": "tanh"}, gate="smooth"),
     Entry("silu", "SiLU (Swish)", "x / (1 + exp(-x))", _gated(_sigmoid),
           "S. Elfwing, E. Uchibe, K. Doya, arXiv:1702.03118, 2017", "torch.nn.SiLU", "baseline", gate="smooth"),
@@ -379,7 +367,8 @@ _ROWS = [
           "D. Misra, arXiv:1908.08681, 2019", "torch.nn.Mish", "baseline", gate="smooth"),
     Entry("elu", "ELU", "x for x > 0, else alpha (exp(x) - 1)", _elu,
           "D.-A. Clevert, T. Unterthiner, S. Hochreiter, arXiv:1511.07289, 2015", "torch.nn.ELU", "lee", {"alpha": 1.0}),
-    Entry("celu", "CELU", "x for x > 0, else alpha (exp(x/alpha) - 1)", _celu,
+    Entry("celu", "CELU", "x for x > 0, else alpha (exp(x/alpha) - 1)",
+          lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)),
           "J. Barron, arXiv:1704.07483, 2017", "torch.nn.CELU", "lee", {"alpha": 1.0}),
     Entry("selu", "SELU", "1.0507010 (x for x > 0, else 1.6732632 (exp(x) - 1))",
           lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA),
@@ -419,7 +408,8 @@ _ROWS = [
     Entry("tanh", "Tanh", "tanh(x)", np.tanh, _LEE, "torch.nn.Tanh", "lee"),
     Entry("squareplus", "Squareplus", "(x + sqrt(x^2 + b)) / 2",
           _squareplus, "J. Barron, arXiv:2112.11687, 2021", "gem_activations.torch.Squareplus", "other", {"b": 4.0}),
-    Entry("smelu", "SmeLU", "0 for x < -beta, (x+beta)^2 / (4 beta) for |x| <= beta, else x", _smelu,
+    Entry("smelu", "SmeLU", "0 for x < -beta, (x+beta)^2 / (4 beta) for |x| <= beta, else x",
+          lambda x, beta: np.where(np.abs(x) <= beta, (x + beta) ** 2 / (4 * beta), np.maximum(x, 0)),
           "G. Shamir, D. Lin, L. Coviello, arXiv:2010.09931, 2020", "gem_activations.torch.SmeLU", "other", {"beta": 1.0},
           flat=lambda beta: Flat("below", -float(beta))),
     Entry("relu2", "ReLU^2", "max(x, 0)^2", lambda x: np.maximum(x, 0) ** 2,

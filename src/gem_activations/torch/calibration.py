@@ -6,7 +6,7 @@ far above 1 the gate is closed and the layer is nearly dead; as it tends to 0 th
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,10 +232,9 @@ def _measure(model: nn.Module, batch: Batch, ratio: float | None, *, per_channel
         rows[name] = ScaleRow(name, str(spec), 1, sigma if math.isfinite(sigma) else None, spec.scale, share, reason)
 
     _run(model, batch, members, look)
-    found = [
-        ScaleRow(**{**vars(row), "calls": calls[name], "reason": row.reason or _shared(calls[name])})
-        for name, row in rows.items()
-    ]
+    for name, row in rows.items():
+        again = f"ran {calls[name]} times: measured at the first" if calls[name] > 1 else ""
+        rows[name] = replace(row, calls=calls[name], reason=row.reason or again)
     missed = [
         ScaleRow(name, str(module.spec), 0, None, module.spec.scale, None, "did not run on this batch")
         for name, module in members
@@ -246,11 +245,7 @@ def _measure(model: nn.Module, batch: Batch, ratio: float | None, *, per_channel
         for name, module in model.named_modules()
         if isinstance(module, GEMGLU)
     ]
-    return ScaleReport((*found, *missed), tuple(glu), ratio, before if ratio is not None else ())
-
-
-def _shared(calls: int) -> str:
-    return f"ran {calls} times: measured at the first" if calls > 1 else ""
+    return ScaleReport((*rows.values(), *missed), tuple(glu), ratio, before if ratio is not None else ())
 
 
 def _run(

@@ -101,7 +101,12 @@ def init_(
     for layer in layers.values():
         if id(layer.weight) not in drawn:
             drawn.add(id(layer.weight))
-            _draw(layer.weight, gain / math.sqrt(_fan(layer, mode)), law, generator)
+            deviation = gain / math.sqrt(_fan(layer, mode))
+            if law == "normal":
+                nn.init.normal_(layer.weight, 0.0, deviation, generator=generator)
+            else:
+                reach = math.sqrt(3) * deviation
+                nn.init.uniform_(layer.weight, -reach, reach, generator=generator)
         if isinstance(layer.bias, nn.Parameter) and layer.bias.requires_grad:
             nn.init.zeros_(layer.bias)
     return InitReport(name, gain, tuple(layers), tuple(skipped))
@@ -164,10 +169,3 @@ def _fan(layer: nn.Module, mode: Mode) -> float:
     if isinstance(layer, _TRANSPOSED) or _is_of_transformers(layer):
         return strided * first / groups if mode == "fan_in" else taps * second
     return taps * second if mode == "fan_in" else strided * first / groups
-
-
-def _draw(weight: Tensor, deviation: float, law: Law, generator: torch.Generator | None) -> None:
-    if law == "normal":
-        nn.init.normal_(weight, 0.0, deviation, generator=generator)
-    else:
-        nn.init.uniform_(weight, -math.sqrt(3) * deviation, math.sqrt(3) * deviation, generator=generator)

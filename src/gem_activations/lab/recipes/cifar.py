@@ -1,7 +1,8 @@
 """Recipes on colour images: ResNet-56, Lee's 14-layer network and a Vision Transformer, on CIFAR and STL-10."""
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, get_args
 
 from .mnist import choose_model, shorten
 from .pipeline import PreActPlan, Recipe, ResNetPlan, Scale, Subset, Training, VitPlan
@@ -13,8 +14,6 @@ _TITLES = {
 }
 # The papers' baseline, their claims' arms, and the leak without the smoothness.
 _DEEP_ARMS = ("relu", "gelu", "gem", "egem(eps=1e-4)", "segem(eps=1e-4)", "leaky_relu")
-_SMALL = Subset(10_000, 2_000, 4_000)
-_SMOKE = Subset(256, 128, 256)
 
 
 def cifar10_resnet56(model: str | None = None, scale: Scale = "full") -> Recipe:
@@ -44,106 +43,92 @@ def stl10_lee14(model: str | None = None, scale: Scale = "full") -> Recipe:
 
 def cifar10_vit(model: str | None = None, scale: Scale = "full") -> Recipe:
     """CIFAR-10 with a Vision Transformer of 7 layers, 384 wide, 12 heads, patches of 4 pixels, from scratch."""
-    plan = VitPlan()
-    if scale != "full":
-        plan = VitPlan(layers=4, width=96, heads=4, feed_forward=2) if scale == "small" else VitPlan(2, 24, 2)
-    recipe = Recipe(
-        name="cifar10-vit",
-        title=_TITLES["cifar10"],
-        data="cifar10",
-        model=choose_model({"vit": plan}, model or "vit"),
-        training=Training(
-            epochs=200,
-            batch_size=128,
-            learning_rate=1e-3,
-            weight_decay=5e-2,
-            schedule="cosine",
-            warm_up=0.025,
-            final_rate=0.01,
-            decay="matrices",
-        ),
-        scale=scale,
-        augmentation="crop-flip",
-        selection="last",
-        margin=0.005,
-        activations=("relu", "gelu", "silu", "gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4)", "leaky_relu"),
+    plans = VitPlan(), VitPlan(layers=4, width=96, heads=4, feed_forward=2), VitPlan(2, 24, 2)
+    training = Training(
+        epochs=200,
+        batch_size=128,
+        learning_rate=1e-3,
+        weight_decay=5e-2,
+        schedule="cosine",
+        warm_up=0.025,
+        final_rate=0.01,
+        decay="matrices",
     )
-    return _reduce(recipe, epochs=12, shrink=2)
+    arms = ("relu", "gelu", "silu", "gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4)", "leaky_relu")
+    return _recipe("cifar10", "vit", plans, training, model, scale, arms, margin=0.005, epochs=12)
 
 
 def _resnet56(data: str, model: str | None, scale: Scale) -> Recipe:
-    plan = {"full": ResNetPlan(), "small": ResNetPlan(width=8), "smoke": ResNetPlan(width=4)}[scale]
-    recipe = Recipe(
-        name=f"{data}-resnet56",
-        title=_TITLES[data],
-        data=data,
-        model=choose_model({"resnet56": plan}, model or "resnet56"),
-        training=Training(
-            epochs=160,
-            epoch_steps=400,
-            batch_size=128,
-            learning_rate=0.1,
-            weight_decay=1e-4,
-            optimizer="sgd",
-            schedule="multistep",
-            warm_up=0.0,
-            milestones=(0.5, 0.75),
-        ),
-        scale=scale,
-        augmentation="crop-flip",
-        selection="last",
-        margin=0.002,
-        activations=_DEEP_ARMS,
+    plans = ResNetPlan(), ResNetPlan(width=8), ResNetPlan(width=4)
+    training = Training(
+        epochs=160,
+        epoch_steps=400,
+        batch_size=128,
+        learning_rate=0.1,
+        weight_decay=1e-4,
+        optimizer="sgd",
+        schedule="multistep",
+        warm_up=0.0,
+        milestones=(0.5, 0.75),
     )
-    if scale == "full":
-        return recipe
-    # In a thousand steps one cycle learns what a rate held high and cut twice does not.
-    short = dataclasses.replace(recipe.training, schedule="one-cycle", learning_rate=0.2, warm_up=0.3, milestones=())
-    return _reduce(dataclasses.replace(recipe, training=short), epochs=10, shrink=2)
+    if scale != "full":
+        # In a thousand steps one cycle learns what a rate held high and cut twice does not.
+        training = replace(training, schedule="one-cycle", learning_rate=0.2, warm_up=0.3, milestones=())
+    return _recipe(data, "resnet56", plans, training, model, scale, _DEEP_ARMS, margin=0.002, epochs=10)
 
 
 def _lee14(data: str, model: str | None, scale: Scale) -> Recipe:
-    plan = {"full": PreActPlan(), "small": PreActPlan(width=8), "smoke": PreActPlan(width=4)}[scale]
+    plans = PreActPlan(), PreActPlan(width=8), PreActPlan(width=4)
+    training = Training(20, 128, 1e-3, weight_decay=0.0, optimizer="adam", schedule="constant", warm_up=0.0)
+    arms = ("relu", "gelu", "silu", "gem", "egem(eps=1e-4)", "segem(eps=1e-4)", "leaky_relu")
+    recipe = _recipe(data, "lee14", plans, training, model, scale, arms, margin=0.005, epochs=10)
+    if data != "stl10":
+        return recipe
+    return replace(recipe, seeds=10) if scale == "full" else replace(recipe, shrink=3)
+
+
+def _recipe(
+    data: str,
+    kind: str,
+    plans: tuple[Any, Any, Any],
+    training: Training,
+    model: str | None,
+    scale: Scale,
+    arms: tuple[str, ...],
+    *,
+    margin: float,
+    epochs: int,
+) -> Recipe:
+    """Make a recipe at its scale: full, or with fewer and smaller images, smaller batches and shorter training.
+
+    Args:
+        plans: The model at each scale.
+        model: The model that is asked for; `kind` is the only one.
+        epochs: Epochs at scale small.
+    """
+    plan = dict(zip(get_args(Scale), plans, strict=True))[scale]
     recipe = Recipe(
-        name=f"{data}-lee14",
+        name=f"{data}-{kind}",
         title=_TITLES[data],
         data=data,
-        model=choose_model({"lee14": plan}, model or "lee14"),
-        training=Training(
-            epochs=20,
-            batch_size=128,
-            learning_rate=1e-3,
-            weight_decay=0.0,
-            optimizer="adam",
-            schedule="constant",
-            warm_up=0.0,
-        ),
+        model=choose_model({kind: plan}, model or kind),
+        training=training,
         scale=scale,
         augmentation="crop-flip",
         selection="last",
-        margin=0.005,
-        activations=("relu", "gelu", "silu", "gem", "egem(eps=1e-4)", "segem(eps=1e-4)", "leaky_relu"),
-        seeds=10 if data == "stl10" else 3,
+        margin=margin,
+        activations=arms,
     )
-    return _reduce(recipe, epochs=10, shrink=3 if data == "stl10" else 2)
-
-
-def _reduce(recipe: Recipe, *, epochs: int, shrink: int) -> Recipe:
-    """Return the recipe at its scale: fewer and smaller images, smaller batches, shorter training."""
-    if recipe.scale == "full":
+    if scale == "full":
         return recipe
-    training = dataclasses.replace(recipe.training, batch_size=64, epoch_steps=None, channels_last=True)
-    recipe = dataclasses.replace(recipe, training=training, shrink=shrink, threads=1)
-    if recipe.scale == "smoke":
-        return shorten(recipe, epochs=1, seeds=2, subset=_SMOKE)
-    return shorten(recipe, epochs=epochs, seeds=3, subset=_SMALL)
+    training = replace(training, batch_size=64, epoch_steps=None, channels_last=True)
+    recipe = replace(recipe, training=training, shrink=2, threads=1)
+    if scale == "smoke":
+        return shorten(recipe, epochs=1, seeds=2, subset=Subset(256, 128, 256))
+    return shorten(recipe, epochs=epochs, seeds=3, subset=Subset(10_000, 2_000, 4_000))
 
 
 CIFAR: dict[str, Callable[[str | None, Scale], Recipe]] = {
-    "cifar10-resnet56": cifar10_resnet56,
-    "cifar100-resnet56": cifar100_resnet56,
-    "cifar10-lee14": cifar10_lee14,
-    "cifar100-lee14": cifar100_lee14,
-    "stl10-lee14": stl10_lee14,
-    "cifar10-vit": cifar10_vit,
+    maker.__name__.replace("_", "-"): maker
+    for maker in (cifar10_resnet56, cifar100_resnet56, cifar10_lee14, cifar100_lee14, stl10_lee14, cifar10_vit)
 }

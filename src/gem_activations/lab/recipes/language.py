@@ -8,9 +8,6 @@ from typing import Literal
 from ...errors import SettingError
 from .pipeline import Recipe, Scale, Subset, Training
 
-_GPT2_ARMS = ("gelu", "relu", "gem", "gem(n=2)", "egem(eps=1e-4)")
-_BERT_ARMS = ("gelu", "relu", "gem", "gem(n=2)", "egem(eps=10)")
-
 
 @dataclass(frozen=True)
 class Gpt2Plan:
@@ -67,73 +64,57 @@ class BertPlan:
 
 def gpt2_124m(model: str | None = None, scale: Scale = "full") -> Recipe:
     """GPT-2 with 124 million parameters on any text, 5,000 steps of nanoGPT's recipe; text from --data-dir."""
-    _refuse(model)
-    recipe = Recipe(
-        name="gpt2-124m",
-        title="GPT-2 on text, next token",
-        data="text",
-        task="text",
-        model=Gpt2Plan(),
-        training=Training(
-            epochs=20,
-            epoch_steps=250,
-            batch_size=32,
-            micro_batch=8,
-            learning_rate=6e-4,
-            weight_decay=0.1,
-            decay="matrices",
-            betas=(0.9, 0.95),
-            schedule="cosine",
-            warm_up=0.04,
-            final_rate=0.1,
-            clip=1.0,
-            precision="bfloat16",
-        ),
-        activations=_GPT2_ARMS,
-        metric="perplexity",
-        scale=scale,
+    training = Training(
+        epochs=20,
+        epoch_steps=250,
+        batch_size=32,
+        micro_batch=8,
+        learning_rate=6e-4,
+        weight_decay=0.1,
+        decay="matrices",
+        betas=(0.9, 0.95),
+        schedule="cosine",
+        warm_up=0.04,
+        final_rate=0.1,
+        clip=1.0,
+        precision="bfloat16",
     )
-    if scale == "full":
-        return recipe
+    arms = ("gelu", "relu", "gem", "gem(n=2)", "egem(eps=1e-4)")
+    title = "GPT-2 on text, next token"
+    recipe = Recipe("gpt2-124m", title, "text", Gpt2Plan(), training, "text", scale, activations=arms)
     small = Gpt2Plan(layers=4, width=128, heads=4, context=128, vocabulary=2048)
-    return _reduce(recipe, small, learning_rate=2e-3)
+    return _at_scale(dataclasses.replace(recipe, metric="perplexity"), model, small, learning_rate=2e-3)
 
 
 def bert_small(model: str | None = None, scale: Scale = "full") -> Recipe:
     """BERT with 28.8 million parameters on any text, masked language model, 3,000 steps; text from --data-dir."""
-    _refuse(model)
-    recipe = Recipe(
-        name="bert-small",
-        title="BERT-small on text, masked language model",
-        data="text",
-        task="text",
-        model=BertPlan(),
-        training=Training(
-            epochs=12,
-            epoch_steps=250,
-            batch_size=256,
-            micro_batch=64,
-            learning_rate=1e-4,
-            weight_decay=0.01,
-            decay="matrices",
-            betas=(0.9, 0.999),
-            schedule="linear",
-            warm_up=0.1,
-            clip=1.0,
-            precision="bfloat16",
-        ),
-        activations=_BERT_ARMS,
-        metric="loss",
-        scale=scale,
+    training = Training(
+        epochs=12,
+        epoch_steps=250,
+        batch_size=256,
+        micro_batch=64,
+        learning_rate=1e-4,
+        weight_decay=0.01,
+        decay="matrices",
+        betas=(0.9, 0.999),
+        schedule="linear",
+        warm_up=0.1,
+        clip=1.0,
+        precision="bfloat16",
     )
-    if scale == "full":
-        return recipe
+    arms = ("gelu", "relu", "gem", "gem(n=2)", "egem(eps=10)")
+    title = "BERT-small on text, masked language model"
+    recipe = Recipe("bert-small", title, "text", BertPlan(), training, "text", scale, metric="loss", activations=arms)
     small = BertPlan(layers=4, width=128, heads=4, feed_forward=512, positions=128, vocabulary=4096)
-    return _reduce(recipe, small, learning_rate=1e-3)
+    return _at_scale(recipe, model, small, learning_rate=1e-3)
 
 
-def _reduce(recipe: Recipe, model: Gpt2Plan | BertPlan, *, learning_rate: float) -> Recipe:
-    """Return the form of a recipe for one core of a CPU: a smaller model, fewer steps, less text, float32."""
+def _at_scale(recipe: Recipe, model: str | None, small: Gpt2Plan | BertPlan, *, learning_rate: float) -> Recipe:
+    """Return a recipe in full, or for one core of a CPU: a smaller model, fewer steps, less text, float32."""
+    if model is not None:
+        raise SettingError(f"this recipe has one model; leave --model {model} out")
+    if recipe.scale == "full":
+        return recipe
     smoke = recipe.scale == "smoke"
     training = dataclasses.replace(
         recipe.training,
@@ -147,17 +128,12 @@ def _reduce(recipe: Recipe, model: Gpt2Plan | BertPlan, *, learning_rate: float)
     )
     return dataclasses.replace(
         recipe,
-        model=dataclasses.replace(model, layers=2) if smoke else model,
+        model=dataclasses.replace(small, layers=2) if smoke else small,
         training=training,
         subset=Subset(256, 64, 64) if smoke else Subset(8192, 256, 512),
         seeds=2 if smoke else recipe.seeds,
         threads=1,  # Runs are many and small: two processes on two cores do more than two threads of one.
     )
-
-
-def _refuse(model: str | None) -> None:
-    if model is not None:
-        raise SettingError(f"this recipe has one model; leave --model {model} out")
 
 
 LANGUAGE: dict[str, Callable[[str | None, Scale], Recipe]] = {"gpt2-124m": gpt2_124m, "bert-small": bert_small}

@@ -64,7 +64,5 @@ def _idx_recipe(name: str, title: str, model: str, scale: Scale, training: Train
 
 
 MNIST: dict[str, Callable[[str | None, Scale], Recipe]] = {
-    "digits": digits,
-    "mnist": mnist,
-    "fashion-mnist": fashion_mnist,
+    maker.__name__.replace("_", "-"): maker for maker in (digits, mnist, fashion_mnist)
 }

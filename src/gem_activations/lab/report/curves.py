@@ -1,7 +1,6 @@
 """Curves over epochs and over depth: a panel for each activation, with the mean of its seeds and its standard error."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,27 +17,6 @@ Array = NDArray[np.float64]
 _Curves = Callable[[str], list[Array]]
 
 _DECADE = 10.0
-
-
-class _Plot(NamedTuple):
-    """What is drawn in the panels: mean and standard error of the curves of each activation, thin lines beside them.
-
-    Attributes:
-        curves: Activation -> curves of its finished runs, in the order of the seeds.
-        thin: Activation -> further curves.
-        x, y: Labels of the axes.
-        log: Whether y is drawn on a logarithmic axis where it spans a decade.
-        ends: Whether a thin curve's end is marked.
-        thin_label: What a thin curve is, for the legend.
-    """
-
-    curves: _Curves
-    thin: _Curves
-    x: str
-    y: str
-    log: bool
-    ends: bool
-    thin_label: str
 
 
 def learning_figures(comparison: Comparison, metric: Metric, looks: dict[str, Style]) -> dict[str, Figure]:
@@ -73,16 +51,16 @@ def depth_figures(comparison: Comparison, looks: dict[str, Style]) -> dict[str, 
     ):
         if any(getattr(depth, end) for depth in comparison.depths.values()):
             starts = _depth_curves(comparison, start, scale)
-            plot = _Plot(
+            figures[name] = _panel_figure(
+                comparison,
+                looks,
                 curves=_depth_curves(comparison, end, scale),
                 thin=lambda activation, of=starts: [_stack(curves).mean(axis=0)] if (curves := of(activation)) else [],
-                x=x,
-                y=y,
-                log=name == "gradient-norm",
-                ends=False,
                 thin_label="mean at the start of the run",
+                x_label=x,
+                y_label=y,
+                log=name == "gradient-norm",
             )
-            figures[name] = _panel_figure(comparison, looks, plot)
     return figures
 
 
@@ -96,9 +74,19 @@ def _learning_figure(comparison: Comparison, looks: dict[str, Style], field: str
         return of
 
     failed = any(run.status == FAILED for run in comparison.results)
-    plot = _Plot(curves(FINISHED), curves(FAILED), "epoch", title, field == "train_loss", True, "failed run" * failed)
-    figure = _panel_figure(comparison, looks, plot)
-    stacks = [stack for name in comparison.activations if (stack := _stack(plot.curves(name))).size]
+    drawn = curves(FINISHED)
+    figure = _panel_figure(
+        comparison,
+        looks,
+        curves=drawn,
+        thin=curves(FAILED),
+        thin_label="failed run" * failed,
+        x_label="epoch",
+        y_label=title,
+        log=field == "train_loss",
+        ends=True,
+    )
+    stacks = [stack for name in comparison.activations if (stack := _stack(drawn(name))).size]
     if field == "train_loss" or not stacks:
         return figure
     # The frame ends at what a third of the training reaches, so that the first epochs do not flatten the rest.
@@ -119,27 +107,45 @@ def _depth_curves(comparison: Comparison, field: str, scale: float) -> _Curves:
     return of
 
 
-def _panel_figure(comparison: Comparison, looks: dict[str, Style], plot: _Plot) -> Figure:
+def _panel_figure(
+    comparison: Comparison,
+    looks: dict[str, Style],
+    *,
+    curves: _Curves,
+    thin: _Curves,
+    thin_label: str,
+    x_label: str,
+    y_label: str,
+    log: bool,
+    ends: bool = False,
+) -> Figure:
+    """Draw in a panel for each activation the mean and standard error of its curves, and thin lines beside them.
+
+    Args:
+        curves: Activation -> curves of its finished runs, in the order of the seeds.
+        thin, thin_label: Activation -> further curves, and what they are; whether their `ends` are marked.
+        x_label, y_label, log: Labels of the axes; whether y is logarithmic if it spans a decade.
+    """
     figure, panels = panel_grid(comparison.activations)
-    baseline = _stack(plot.curves(comparison.baseline))
+    baseline = _stack(curves(comparison.baseline))
     for axes, activation in zip(panels, comparison.activations, strict=True):
-        color, curves = looks[activation].color, _stack(plot.curves(activation))
-        if curves.size:
-            x = _positions(curves[0])
-            middle = curves.mean(axis=0)
-            error = curves.std(axis=0, ddof=min(len(curves) - 1, 1)) / np.sqrt(len(curves))  # 0 for one run.
+        color, stack = looks[activation].color, _stack(curves(activation))
+        if stack.size:
+            x = _positions(stack[0])
+            middle = stack.mean(axis=0)
+            error = stack.std(axis=0, ddof=min(len(stack) - 1, 1)) / np.sqrt(len(stack))  # 0 for one run.
             axes.fill_between(x, middle - error, middle + error, color=color, alpha=0.3, linewidth=0)
             axes.plot(x, middle, color=color, marker="o", markersize=2.5)
         else:
             axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", color=GREY)
         if activation != comparison.baseline and baseline.size:
             axes.plot(_positions(baseline[0]), baseline.mean(axis=0), color=INK, linestyle=":", linewidth=1.2)
-        for curve in plot.thin(activation):
+        for curve in thin(activation):
             x = _positions(curve)
             axes.plot(x, curve, color=color, linewidth=0.8, linestyle="--")
-            if plot.ends:
+            if ends:
                 axes.plot(x[-1], curve[-1], "x", color=color)
-    drawn = [curve for name in comparison.activations for curve in plot.curves(name)] if plot.log else []
+    drawn = [curve for name in comparison.activations for curve in curves(name)] if log else []
     values = np.concatenate([curve[curve > 0] for curve in drawn]) if drawn else np.array([])
     if values.size and values.max() > _DECADE * values.min():  # On less a logarithmic axis would have no tick.
         axes = panels[0]
@@ -148,15 +154,15 @@ def _panel_figure(comparison: Comparison, looks: dict[str, Style], plot: _Plot) 
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    label_columns(panels, plot.x)
-    figure.supylabel(plot.y + (" (log)" if panels[0].get_yscale() == "log" else ""), fontsize=9)
+    label_columns(panels, x_label)
+    figure.supylabel(y_label + (" (log)" if panels[0].get_yscale() == "log" else ""), fontsize=9)
     handles = [
         Line2D([], [], color=GREY, marker="o", markersize=2.5, label="mean; band: standard error"),
         Line2D([], [], color=INK, linestyle=":", linewidth=1.2, label=f"mean of {comparison.baseline}"),
     ]
-    if plot.thin_label:
-        marker = "x" if plot.ends else ""
-        handles.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", marker=marker, label=plot.thin_label))
+    if thin_label:
+        marker = "x" if ends else ""
+        handles.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", marker=marker, label=thin_label))
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
     return figure
 

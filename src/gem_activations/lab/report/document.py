@@ -68,37 +68,6 @@ FILES = {
 }
 """The files of a report beside `plots/`, and what is in them."""
 
-SCRIPT = """
-for (const table of document.querySelectorAll("table.sortable")) {
-  const body = table.tBodies[0], number = (text) => parseFloat(text.replace("< ", "").replace("\\u2212", "-"));
-  table.querySelectorAll("thead th").forEach((head, column) => {
-    head.tabIndex = 0;
-    head.setAttribute("aria-sort", "none");
-    const sort = () => {
-      const up = head.getAttribute("aria-sort") !== "ascending";
-      table.querySelectorAll("thead th").forEach((other) => other.setAttribute("aria-sort", "none"));
-      head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const key = (row) => row.cells[column].textContent.trim();
-      [...body.rows].sort((one, other) => {
-        const [a, b] = [number(key(one)), number(key(other))];
-        const order = isNaN(a) || isNaN(b) ? isNaN(a) - isNaN(b) || key(one).localeCompare(key(other)) : a - b;
-        return up ? order : -order;
-      }).forEach((row) => body.append(row));
-    };
-    head.addEventListener("click", sort);
-    head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
-  });
-}
-const rows = document.querySelectorAll("tr[data-arm]");
-for (const row of rows) {
-  const same = (other) => other.dataset.arm === row.dataset.arm;
-  const mark = (on) => rows.forEach((other) => other.classList.toggle("same", on && same(other)));
-  row.addEventListener("mouseenter", () => mark(true));
-  row.addEventListener("mouseleave", () => mark(false));
-}
-"""
-"""Sorting by a click on a heading, and the rows of one arm marked in all tables. The page is whole without it."""
-
 _CAPTIONS = {
     "value": "Each seed, the mean, and Student's 95 % interval of the mean of each activation by itself.",
     "differences": "The metric minus the baseline's of the same seed, with intervals that hold for all arms together. "
@@ -262,10 +231,10 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    page, script = (Path(__file__).with_name(f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "js"))
     command = comparison.environment.get("command", "")
     columns, failures = measure_columns(analysis), failure_lines(analysis)
-    return template.render(
+    return environment.from_string(page).render(
         title=comparison.recipe.title,
         rule=comparison.recipe.rule if isinstance(comparison.recipe, Pipeline) else "",
         comparison=comparison,
@@ -285,8 +254,8 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
         again=_again(comparison),
         files=FILES,
         version=__version__,
-        script=Markup(SCRIPT),
-        script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 

@@ -25,18 +25,8 @@ FAMILY = ("#3f9be0", "#17a08a", "#7b83eb", "#46b8d8", "#3f7fbf", "#58b368")
 RIVALS = ("#d9662b", "#c75f9e", "#b58a1b", "#c8453c", "#9a6fb0", "#8c6d52")
 _MEMBERS = ("gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4, leak=0.01)", "gem(n=3)", "egem(eps=10)")
 _COMMON = (
-    "gelu",
-    "silu",
-    "mish",
-    "leaky_relu",
-    "elu",
-    "tanh",
-    "selu",
-    "softplus",
-    "hardswish",
-    "sigmoid",
-    "prelu",
-    "relu6",
+    *("gelu", "silu", "mish", "leaky_relu", "elu", "tanh"),
+    *("selu", "softplus", "hardswish", "sigmoid", "prelu", "relu6"),
 )
 _SHORT_NAME = 16  # Letters that fit over a panel of a third of the width.
 WIDTH = 5.4  # Inches, so that the text keeps its size on a phone; a report shows two beside each other.
@@ -62,27 +52,12 @@ def look() -> AbstractContextManager[None]:
             "svg.hashsalt": "gem-activations",
             "svg.fonttype": "none",
             "font.family": "DejaVu Sans",
-            "font.size": 9,
-            "axes.titlesize": 9,
-            "axes.labelsize": 9,
-            "xtick.labelsize": 8,
-            "ytick.labelsize": 8,
-            "legend.fontsize": 8,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": GREY,
-            "xtick.color": GREY,
-            "ytick.color": GREY,
-            "xtick.labelcolor": INK,
-            "ytick.labelcolor": INK,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": GREY,
-            "grid.alpha": 0.25,
-            "grid.linewidth": 0.6,
-            "legend.frameon": False,
-            "figure.dpi": 100,
+            **dict.fromkeys(["font.size", "axes.titlesize", "axes.labelsize"], 9),
+            **dict.fromkeys(["xtick.labelsize", "ytick.labelsize", "legend.fontsize"], 8),
+            **dict.fromkeys(["text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"], INK),
+            **dict.fromkeys(["axes.edgecolor", "xtick.color", "ytick.color", "grid.color"], GREY),
+            **dict.fromkeys(["axes.spines.top", "axes.spines.right", "legend.frameon"], False),
+            **{"axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6, "figure.dpi": 100},
         }
     )
 

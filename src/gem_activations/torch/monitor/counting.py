@@ -208,24 +208,21 @@ class LayerCounter:
             alike.setdefault((len(sample), sample.dtype, sample.device), []).append(sample)
         self._waiting = []
         for samples in alike.values():
-            self._sort_in_rows(torch.stack(samples).double().cpu().numpy())  # NumPy has no bfloat16.
-
-    def _sort_in_rows(self, values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> None:
-        """Count samples of one size: float64 of shape (passes, values of each)."""
-        finite = values[np.isfinite(values)]
-        self.values += values.size
-        self._finite += finite.size
-        if self.reading.gate is not None:
-            closed, opened = self.reading.gate
-            self._closed += int(np.count_nonzero(finite <= closed))
-            self._open += int(np.count_nonzero(finite > opened))
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.square(values).mean(axis=1)
-            self._squares += float(squares.sum())
-            # The smallest normal number: where all values are 0 they stay 0 in any unit.
-            scaled = values / (self.reading.scale or np.maximum(np.sqrt(squares), _TINY)[:, np.newaxis])
-        places = np.searchsorted(_BOUNDS, scaled[~np.isnan(scaled)])
-        self._binned += np.bincount(places, minlength=len(self._binned))
+            values = torch.stack(samples).double().cpu().numpy()  # (passes, values of each); NumPy has no bfloat16.
+            finite = values[np.isfinite(values)]
+            self.values += values.size
+            self._finite += finite.size
+            if self.reading.gate is not None:
+                closed, opened = self.reading.gate
+                self._closed += int(np.count_nonzero(finite <= closed))
+                self._open += int(np.count_nonzero(finite > opened))
+            with np.errstate(over="ignore", invalid="ignore"):
+                squares = np.square(values).mean(axis=1)
+                self._squares += float(squares.sum())
+                # The smallest normal number: if all values are 0 they stay 0 in any unit.
+                scaled = values / (self.reading.scale or np.maximum(np.sqrt(squares), _TINY)[:, np.newaxis])
+            places = np.searchsorted(_BOUNDS, scaled[~np.isnan(scaled)])
+            self._binned += np.bincount(places, minlength=len(self._binned))
 
 
 def count_units(x: Tensor, dim: int) -> int:

@@ -96,7 +96,7 @@ def recognise(module: nn.Module) -> catalog.Activation | None:
     """
     spec = getattr(module, "spec", None)
     if isinstance(spec, GemSpec):
-        return _recognise_spec(spec)
+        return catalog.parse(str(spec))
     kind = own_class(module)
     if kind.__name__ in _SAME and kind.__module__.startswith(("transformers.", "timm.")):
         return _recognise_foreign(module)
@@ -106,11 +106,6 @@ def recognise(module: nn.Module) -> catalog.Activation | None:
         if all(getattr(module, key, value) == value for key, value in fixed.items()):
             return _with_parameters(entry, module)
     return None
-
-
-@cache
-def _recognise_spec(spec: GemSpec) -> catalog.Activation:
-    return catalog.parse(str(spec))
 
 
 @cache

@@ -219,8 +219,15 @@ class Recording:
         for other in others:
             if (other.interval, other.window, len(other.windows)) != (self.interval, self.window, len(self.windows)):
                 raise SettingError("recordings of different intervals, windows or lengths cannot be merged")
-        columns = zip(self.windows, *(other.windows for other in others), strict=True)
-        return replace(self, windows=tuple(_merge_windows(column) for column in columns))
+        merged: list[Window] = []
+        for windows in zip(self.windows, *(other.windows for other in others), strict=True):
+            places = [{(layer.name, layer.source): layer for layer in window.layers} for window in windows]
+            order = dict.fromkeys(place for found in places for place in found)
+            layers = tuple(_merge_layers([found[place] for found in places if place in found]) for place in order)
+            seen = {layer.name for layer in layers}
+            unseen = dict.fromkeys(name for window in windows for name in window.unseen if name not in seen)
+            merged.append(replace(windows[0], layers=layers, unseen=tuple(unseen)))
+        return replace(self, windows=tuple(merged))
 
     def __str__(self) -> str:
         """Say of the latest window, a line a layer, which units were never active and which had no gradient."""
@@ -320,22 +327,13 @@ def _list_units(units: tuple[int, ...] | None, count: int) -> str:
     return f"{len(units)} of {count}" + f" ({shown})" * bool(units)
 
 
-def _merge_windows(windows: Sequence[Window]) -> Window:
-    first = windows[0]
-    places = [{(layer.name, layer.source): layer for layer in window.layers} for window in windows]
-    order = dict.fromkeys(place for found in places for place in found)
-    layers = tuple(_merge_layers([found[place] for found in places if place in found]) for place in order)
-    seen = {layer.name for layer in layers}
-    unseen = dict.fromkeys(name for window in windows for name in window.unseen if name not in seen)
-    return replace(first, layers=layers, unseen=tuple(unseen))
-
-
 def _merge_layers(layers: Sequence[LayerCount]) -> LayerCount:
     first = layers[0]
     for layer in layers:
         if (layer.units, layer.activation) != (first.units, first.activation):
             raise SettingError(f"{first.name} has {first.units} units in one recording and {layer.units} in another")
     finite = [layer.values - layer.not_finite for layer in layers]
+    square = _mean([None if layer.rms is None else layer.rms**2 for layer in layers], finite)
     return replace(
         first,
         **{name: sum(getattr(layer, name) for layer in layers) for name in _SUMS},
@@ -343,7 +341,7 @@ def _merge_layers(layers: Sequence[LayerCount]) -> LayerCount:
         zero_gradient=_intersect([layer.zero_gradient for layer in layers]),
         gate_closed=_mean([layer.gate_closed for layer in layers], finite),
         gate_open=_mean([layer.gate_open for layer in layers], finite),
-        rms=_root(_mean([None if layer.rms is None else layer.rms**2 for layer in layers], finite)),
+        rms=None if square is None else math.sqrt(square),
         histogram=tuple(map(sum, zip(*(layer.histogram for layer in layers), strict=True))),
     )
 
@@ -360,7 +358,3 @@ def _mean(values: Sequence[float | None], weights: Sequence[int]) -> float | Non
     known = [(value, weight) for value, weight in zip(values, weights, strict=True) if value is not None]
     total = sum(weight for _, weight in known)
     return sum(value * weight for value, weight in known) / total if total and len(known) == len(values) else None
-
-
-def _root(square: float | None) -> float | None:
-    return None if square is None else square**0.5

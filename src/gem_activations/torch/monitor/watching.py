@@ -181,7 +181,19 @@ class DeadUnitMonitor:
         self._samples = 0
         self._closed = self._warned = False
         self._look: _Look | None = None
-        self._hooks = self._make_hooks(model, activations)
+        this: weakref.ref[DeadUnitMonitor] = weakref.ref(self)
+        # A pass through the whole model begins without a source; `named_sources` leaves the model itself out. The
+        # modules are held weakly: a monitor that is not closed is not to keep the weights of a model.
+        self._hooks = [
+            *(
+                _Hook(this, partial(_note_source, source), weakref.ref(module))
+                for source, module in [(None, model), *named_sources(model)]
+            ),
+            *(
+                _Hook(this, partial(_see, name), lambda module=module: module, with_kwargs=True)
+                for name, module in activations.items()
+            ),
+        ]
         # In a swap the dictionary of hooks goes on to the new module, which is then watched in place of the old one.
         self._watched = [_hooks_of(module) for module in activations.values()]
         weakref.finalize(self, _remove, self._hooks).atexit = False
@@ -219,8 +231,18 @@ class DeadUnitMonitor:
         self._step += 1
         if self._step % self.interval == 0:
             self._begin_look()
-        if self._step % (self.interval * self.window) == 0:
-            self._end_window()
+        if self._step % (self.interval * self.window):
+            return
+        window = self._make_window()
+        self._windows.append(window)
+        self._counters = {}
+        self._samples, self._first = 0, self._step
+        if self._on_window is not None:
+            self._on_window(window)
+        for layer in window.layers:
+            if layer.scale and layer.rms and layer.scale > layer.rms and not self._warned:
+                self._warned = True
+                warnings.warn(warn_of_scale(layer.name, layer.scale, layer.rms), RuntimeWarning, stacklevel=3)
 
     def report(self) -> Recording:
         """Return the complete windows, and what was counted since the last of them."""
@@ -249,20 +271,6 @@ class DeadUnitMonitor:
     ) -> None:
         self.close()
 
-    def _make_hooks(self, model: nn.Module, activations: Mapping[str, nn.Module]) -> list[_Hook]:
-        this: weakref.ref[DeadUnitMonitor] = weakref.ref(self)
-        # A pass through the whole model begins without a source; `named_sources` leaves the model itself out. The
-        # modules are held weakly: a monitor that is not closed is not to keep the weights of a model.
-        sources = [
-            _Hook(this, partial(_note_source, source), weakref.ref(module))
-            for source, module in [(None, model), *named_sources(model)]
-        ]
-        watched = [
-            _Hook(this, partial(_see, name), lambda module=module: module, with_kwargs=True)
-            for name, module in activations.items()
-        ]
-        return [*sources, *watched]
-
     def _begin_look(self) -> None:
         self._look, self._source = _Look(), None
         for hook in self._hooks:
@@ -286,7 +294,9 @@ class DeadUnitMonitor:
         # A forward pass inside a backward pass is one that checkpointing does again.
         repeated = _backward_number() != -1
         key = name, self._source.name if self._source else ""
-        counter = self._find_repeated(key, x) if repeated else self._find_counter(key, module)
+        counter = self._find_repeated(key, x) if repeated else self._counters.get(key)
+        if not repeated and (counter is None or counter.module is not module):  # `swap` moves the hooks to the new one.
+            counter = self._counters[key] = LayerCounter(name, self._source, module)
         if counter is None or self._look is None or (repeated and not follows):
             return
         dim = self._find_dim(counter, x)
@@ -298,12 +308,6 @@ class DeadUnitMonitor:
             counter.unfollowed += 1
             return
         self._look.follow(x, counter, dim)
-
-    def _find_counter(self, key: tuple[str, str], module: nn.Module) -> LayerCounter:
-        counter = self._counters.get(key)
-        if counter is None or counter.module is not module:  # `swap` moves the hooks to the new module.
-            counter = self._counters[key] = LayerCounter(key[0], self._source, module)
-        return counter
 
     def _find_dim(self, counter: LayerCounter, x: Tensor) -> int:
         return channel_dimension(x, self._dims.get(counter.name, counter.source), counter.name)
@@ -319,18 +323,6 @@ class DeadUnitMonitor:
             if counter.units == count_units(x, self._find_dim(counter, x)):
                 return counter
         return None
-
-    def _end_window(self) -> None:
-        window = self._make_window()
-        self._windows.append(window)
-        self._counters = {}
-        self._samples, self._first = 0, self._step
-        if self._on_window is not None:
-            self._on_window(window)
-        for layer in window.layers:
-            if layer.scale and layer.rms and layer.scale > layer.rms and not self._warned:
-                self._warned = True
-                warnings.warn(warn_of_scale(layer.name, layer.scale, layer.rms), RuntimeWarning, stacklevel=3)
 
     def _make_window(self) -> Window:
         counted = tuple(counter.count() for counter in self._counters.values() if counter.units is not None)
@@ -377,8 +369,10 @@ def _read_dims(channel_dim: int | Mapping[str, int] | None, names: tuple[str, ..
 
 
 def _see(name: str, monitor: DeadUnitMonitor, module: nn.Module, x: Any = None, *_: Any) -> None:
-    """Look at the input of an activation, before it may be overwritten."""
-    if module.training and _is_ordinary(x):
+    """Look at the input of an activation, before it may be overwritten, in a pass that may be a training step's."""
+    if not module.training or not isinstance(x, Tensor) or not x.is_floating_point():
+        return
+    if not x.is_inference() and not is_traced(x) and x.numel():
         monitor._count(name, module, x)
 
 
@@ -394,13 +388,6 @@ def _remove(hooks: list[_Hook]) -> None:
 
 def _hooks_of(module: nn.Module) -> object:
     return module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage] -- no public name
-
-
-def _is_ordinary(x: Any) -> bool:
-    """Return whether x is a tensor of real numbers in memory, in a pass that could be a training step's."""
-    return (
-        isinstance(x, Tensor) and x.is_floating_point() and not x.is_inference() and not is_traced(x) and x.numel() > 0
-    )
 
 
 class TrainingMonitor:

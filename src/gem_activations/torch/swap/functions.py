@@ -5,7 +5,7 @@ see each call before it is made: entered around the forward of one module, it ha
 child modules and lets all others pass. Nothing is traced or rewritten, so that branches, loops and options stay.
 
 A mode is dynamic: it also sees what the forwards of the children call. Each module has the word over its own calls
-alone, so that a child's forward takes the mode of its parent off the stack while it runs (`_take_off`).
+alone, so that a child's forward takes the mode of its parent off the stack while it runs (`_run`).
 
 The forward is entered by a subclass that is made for the class of the module, as torch.nn.utils.parametrize does it: so
 copies, replicas and pickles call what they are given, where a function that is set on the instance would go on calling
@@ -64,18 +64,6 @@ def family_of(function: Any) -> str | None:
         return None
 
 
-def _serve(child: nn.Module, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Compute by a child module what a call asks of a function, in place if the call is."""
-    x = args[0] if args else kwargs["input"]
-    at, in_place = _INPLACE_AT.get(function, len(args)), getattr(child, "inplace", False)
-    if function not in _OVERWRITING and not kwargs.get("inplace", len(args) > at and args[at]):
-        y = child(x.clone() if in_place else x)
-        out = kwargs.get("out")
-        return y if out is None else out.resize_(y.shape).copy_(y)
-    # The clone is what an activation that keeps its input for the backward pass can keep.
-    return child(x) if in_place else x.copy_(child(x.clone()))
-
-
 class _Calls(TorchFunctionMode):
     """Hands the calls of the functions that are named to modules."""
 
@@ -84,29 +72,35 @@ class _Calls(TorchFunctionMode):
         self._modules = modules
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Serve one call; within it, this mode is off the stack."""
-        module = self._modules.get(FAMILY_OF.get(func, ""))
-        return func(*args, **(kwargs or {})) if module is None else _serve(module, func, args, kwargs or {})
-
-
-def _take_off() -> tuple[TorchFunctionMode | None, list[TorchFunctionMode]]:
-    """Take the mode of the module around, one at most, off the stack; return it and the modes that were above it."""
-    above: list[TorchFunctionMode] = []
-    found = None
-    for _ in range(torch._C._len_torch_function_stack()):  # pyright: ignore[reportPrivateUsage]
-        mode = _pop_mode()
-        if isinstance(mode, _Calls):
-            found = mode
-            break
-        above.append(mode)
-    for mode in reversed(above):
-        _push_mode(mode)
-    return found, above
+        """Serve one call, in place if it is; within it, this mode is off the stack."""
+        child, kwargs = self._modules.get(FAMILY_OF.get(func, "")), kwargs or {}
+        if child is None:
+            return func(*args, **kwargs)
+        x = args[0] if args else kwargs["input"]
+        at, in_place = _INPLACE_AT.get(func, len(args)), getattr(child, "inplace", False)
+        if func not in _OVERWRITING and not kwargs.get("inplace", len(args) > at and args[at]):
+            y = child(x.clone() if in_place else x)
+            out = kwargs.get("out")
+            return y if out is None else out.resize_(y.shape).copy_(y)
+        # The clone is what an activation that keeps its input for the backward pass can keep.
+        return child(x) if in_place else x.copy_(child(x.clone()))
 
 
 def _run(module: nn.Module, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call a function as a part of the forward of a module: with that module's mode alone, if it has one."""
-    around, above = _take_off()
+    """Call a function as a part of the forward of a module: with that module's mode alone, if it has one.
+
+    The mode of the module around, one at most, is off the stack meanwhile; the modes above it stay on it.
+    """
+    above: list[TorchFunctionMode] = []
+    around = None
+    while around is None and torch._C._len_torch_function_stack():  # pyright: ignore[reportPrivateUsage]
+        mode = _pop_mode()
+        if isinstance(mode, _Calls):
+            around = mode
+        else:
+            above.append(mode)
+    for mode in reversed(above):
+        _push_mode(mode)
     try:
         served = getattr(module, SERVED)
         if not served:
