@@ -1,6 +1,7 @@
 """Export runs that ended to trackers: TensorBoard, Weights & Biases, MLflow. Each must be installed by the user."""
 
 import importlib
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from ..store.comparison import run_folder
 from ..store.rates import flatten, to_plain
 from ..store.records import EpochRow, Plan, RunResult
 
+_LOG = logging.getLogger(__name__)
 _LIBRARIES = {
     "tensorboard": ("tensorboard", "2.20", "'gem-activations[monitor]'"),
     "wandb": ("wandb", "0.17", "wandb"),
@@ -33,6 +35,7 @@ def export_run(names: Sequence[str], folder: Path, plan: Plan, result: RunResult
     """Write the epochs and figures of a run that ended to each of the trackers.
 
     TensorBoard's files go to `tensorboard/` in the output folder; the other two go where their own settings say.
+    That a tracker refuses a run is a warning of this module's logger.
 
     Args:
         names: Of "tensorboard", "wandb" and "mlflow".
@@ -43,7 +46,11 @@ def export_run(names: Sequence[str], folder: Path, plan: Plan, result: RunResult
     """
     exporters = {"tensorboard": _to_tensorboard, "wandb": _to_wandb, "mlflow": _to_mlflow}
     for name in names:
-        exporters[name](folder, plan, result, metrics)
+        try:
+            exporters[name](folder, plan, result, metrics)
+        except Exception as error:  # Whatever a service may raise: a run that has been trained must not be lost for it.
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            _LOG.warning("%s, seed %s is kept, but not in %s: %s", result.activation, result.seed, name, said)
 
 
 def _to_tensorboard(folder: Path, _plan: Plan, result: RunResult, metrics: list[EpochRow]) -> None:
@@ -63,17 +70,17 @@ def _to_tensorboard(folder: Path, _plan: Plan, result: RunResult, metrics: list[
 
 def _to_wandb(folder: Path, plan: Plan, result: RunResult, metrics: list[EpochRow]) -> None:
     wandb: Any = importlib.import_module("wandb")
-    run = wandb.init(
+    # If it raises, the run is ended all the same: wandb would give the next run's figures to one that is open.
+    with wandb.init(
         project=plan.recipe.name,
         group=result.activation,
         name=f"{result.activation}, seed {result.seed}",
         config={**to_plain(plan.recipe), "activation": result.activation, "seed": result.seed},
         dir=str(folder),
-    )
-    for row in metrics:
-        run.log(_scalars(row), step=int(row["epoch"] or 0))
-    run.summary.update({**_scalars(result.figures), "status": result.status, "reason": result.reason})
-    run.finish()
+    ) as run:
+        for row in metrics:
+            run.log(_scalars(row), step=int(row["epoch"] or 0))
+        run.summary.update({**_scalars(result.figures), "status": result.status, "reason": result.reason})
 
 
 def _to_mlflow(_folder: Path, plan: Plan, result: RunResult, metrics: list[EpochRow]) -> None:
