@@ -1,10 +1,9 @@
 """The commands of `gem-act`, each a dataclass that the command line is made from.
 
-Frameworks are imported where a command runs, so that help and errors come at once.
+Frameworks are imported when a command runs, so that help and errors come at once.
 """
 
 import dataclasses
-import difflib
 import json
 import sys
 import typing
@@ -21,7 +20,7 @@ from .bench.command import BenchRequest
 from .console import make_console, print_json, print_lines, print_report
 from .edge.command import HeaderRequest, write_header
 from .errors import SettingError
-from .grammar import format_call, quote
+from .grammar import format_call, quote, suggest
 from .lab.runs.request import Arms, Execution, FunctionRequest, Request
 from .options import grouped, ungrouped, with_parameters
 
@@ -79,7 +78,7 @@ def _compare(request: Execution) -> int:
 class Tune(Request):
     """Search the learning rate of each activation, with equally many trials for every one, on the validation split.
 
-    The test set is left alone. The rates go to a file that `gem-act compare --rates` takes. A trial is one run where
+    The test set is left alone. The rates go to a file that `gem-act compare --rates` takes. A trial is one run if
     --seeds is not given. The same command run again goes on; more activations or trials extend the search.
     """
 
@@ -461,8 +460,7 @@ def run_command(words: list[str]) -> int:
         "c": CHeader,
     }
     if words and not words[0].startswith("-") and words[0] not in commands:
-        near = difflib.get_close_matches(words[0], commands, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the commands are {', '.join(commands)}"
+        hint = suggest(words[0], commands, "the commands are")
         raise SettingError(f"no command is called {quote(words[0])}; {hint}")
     description = "Smooth activation functions made of rational arithmetic, and a lab that compares them."
     named = tuple(Annotated[grouped(kind), subcommand(name)] for name, kind in commands.items())

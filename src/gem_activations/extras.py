@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 
 from .errors import MissingDependencyError
@@ -32,7 +32,10 @@ def framework(name: str, *, at_least: str, install: str = "", hint: str = "") ->
     """
     quoted = install or f"'gem-activations[{name}]'"
     remedy = f"run: pip install --upgrade {quoted}"
-    found = _version(name)
+    found = None
+    # A framework can be importable without metadata: a nightly build has another name, a bundled copy has none.
+    with suppress(metadata.PackageNotFoundError):
+        found = metadata.version(name)
     if found is not None and _order(found) < _order(at_least):
         raise MissingDependencyError(f"{name} {found} is too old, expected {at_least} or later; {remedy}")
     try:
@@ -48,14 +51,6 @@ def framework(name: str, *, at_least: str, install: str = "", hint: str = "") ->
             raise MissingDependencyError(f"{name} is not installed; {remedy}") from error
         what_to_do = hint or f"install it, or {remedy}"
         raise MissingDependencyError(f"{name} needs {root}, which is not installed; {what_to_do}") from error
-
-
-def _version(name: str) -> str | None:
-    # A framework can be importable without metadata: a nightly build has another name, a bundled copy has none.
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _order(version: str) -> list[int]:

@@ -4,10 +4,11 @@
 exact analysis. Every value is a number, or an option as a printed module has it: the grammar never evaluates code.
 """
 
+import difflib
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -136,6 +137,17 @@ def quote(text: object) -> str:
         ("'gellu'", 80)
     """
     return _SHORT.repr(text)
+
+
+def suggest(name: str, known: Collection[str], all_of_them: str) -> str:
+    """Return the end of a message that a name is not known: the nearest names, or all of them.
+
+    Example:
+        >>> suggest("digit", ["digits", "mnist"], "the recipes are"), suggest("x", ["a", "b"], "the letters are")
+        ('did you mean digits?', 'the letters are a, b')
+    """
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"{all_of_them} {', '.join(known)}"
 
 
 def _parse_number(value: str, text: str) -> Number:

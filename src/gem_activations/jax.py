@@ -219,15 +219,11 @@ def _narrow(wide: Array, x: Array) -> Array:
 
 def _spec(n: int, eps: float | None, leak: float, scale: float | None = None) -> GemSpec:
     for name, number in (("n", n), ("eps", eps), ("leak", leak), ("scale", scale)):
-        if _is_traced(number):
+        # A parameter of Flax holds an array, and gives it by this method; a tracer may have None in its place.
+        convert = getattr(number, "__jax_array__", None)
+        if isinstance(convert() if convert else number, Tracer):
             raise SpecError(
                 f"{name} is a traced value; n, eps and leak are constants of the function: bind them by "
                 f"functools.partial, or name them in static_argnames of jax.jit"
             )
     return GemSpec.of(n, eps, leak, scale)
-
-
-def _is_traced(number: Any) -> bool:
-    # A parameter of Flax holds an array, and gives it by this method; a tracer may have None in its place.
-    convert = getattr(number, "__jax_array__", None)
-    return isinstance(convert() if convert else number, Tracer)

@@ -151,7 +151,9 @@ def _value(x: Any, spec: GemSpec) -> Any:
     if _by_lookup.get():
         return _value_by_lookup(x, spec)
     n, exact = spec.n, spec.n <= _EXACT_ORDERS
-    unit = 1 / spec.reduction.inverse_scale if exact else _to_float16(spec.scale)
+    mantissa, exponent = math.frexp(spec.scale)
+    # The 11 bits of float16, whatever the exponent.
+    unit = 1 / spec.reduction.inverse_scale if exact else math.ldexp(round(mantissa * 2**11), exponent - 11)
     eps = float(Fraction(spec.eps) / Fraction(unit) ** (2 * n))
     positive: Any = ops.relu(x)
     t: Any = positive if unit == 1 else positive * (1 / unit) if exact else positive / unit
@@ -211,12 +213,6 @@ def _value_by_lookup(x: Any, spec: GemSpec) -> Any:
     if not spec.leak:
         return positive * (power * 0.5 * double)
     return x * ((power * 0.5 + rest * (0.5 * eps * spec.leak)) * double)
-
-
-def _to_float16(value: float) -> float:
-    """Round to the 11 bits of float16, whatever the exponent."""
-    mantissa, exponent = math.frexp(value)
-    return math.ldexp(round(mantissa * 2**11), exponent - 11)
 
 
 def _power(t: Any, exponent: int) -> Any:

@@ -128,7 +128,7 @@ def _step(model: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def _peak_in_child(name: str, arm: str) -> int | None:
-    """Return the peak growth of resident memory over one step, in a process of its own; None where not measurable."""
+    """Return the peak growth of resident memory over one step, in a process of its own; None without Linux's /proc."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     # Freed blocks must go back to the system at once, or the peak of the warm-up would hide the one of the step.

@@ -66,7 +66,7 @@ def candidates(orders: tuple[int, ...], compiled: bool) -> dict[str, Function]:
 
 
 def cases(sizes: list[int], dtypes: list[str], layouts: list[str], directions: list[str]) -> Iterator[Case]:
-    """Return every combination; channels_last only where the size fills whole images."""
+    """Return every combination; channels_last only if the size fills whole images."""
     for size in sizes:
         for dtype in dtypes:
             for layout in layouts:

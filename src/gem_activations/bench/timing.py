@@ -71,7 +71,7 @@ def sample_in_turn(calls: Mapping[str, Call], seconds: float, most_rounds: int =
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library keep freed memory, where it can: page faults of fresh memory cost more than the work itself.
+    """Make the C library keep freed memory, if it can: page faults of fresh memory cost more than the work itself.
 
     A training step meets the same sizes again and again; without this, which call pays for the faults is chance.
     """

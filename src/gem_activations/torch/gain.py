@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from .. import catalog
 from ..errors import SpecError
-from ..spec import GemSpec
 from .inventory import Choice, as_activation
 
 Array = NDArray[np.float64]
@@ -57,11 +56,6 @@ def calculate_chi(activation: Choice) -> float:
     spec = as_activation(activation).spec
     if spec is None:
         raise SpecError(f"{activation}: chi is given for members of the family; `gem-act certify` proves it for others")
-    return _chi(spec)
-
-
-@lru_cache(maxsize=256)
-def _chi(spec: GemSpec) -> float:
     with np.errstate(all="ignore"):
         slope = _integrate(lambda z: spec.derivative(z) ** 2 * np.exp(-z * z / 2), [spec.scale])
     return slope / math.sqrt(2 * math.pi) * _gain(as_activation(spec)) ** 2

@@ -16,7 +16,7 @@ SPLITS = ("train", "validation", "test")
 _SUFFIXES = (".txt", ".text", ".tokens")
 _NAMES = {"train": "train", "valid": "validation", "validation": "validation", "val": "validation", "test": "test"}
 _USUAL = ("text/books", "text")
-_HELD_OUT = 0.05  # Share of the characters of each of validation and test, where the split is ours.
+_HELD_OUT = 0.05  # Share of the characters of each of validation and test, if the split is ours.
 _LARGE = 2 * _HELD_OUT
 
 
@@ -160,7 +160,7 @@ def _deal(documents: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Deal three or more documents out to train, validation and test."""
     total = sum(map(len, documents))
     order = sorted(range(len(documents)), key=lambda index: _digest(documents[index]))
-    # Where all are large, the smallest ones have to do.
+    # If all are large, the smallest ones have to do.
     small = [index for index in order if len(documents[index]) <= _LARGE * total]
     queue = small if len(small) >= len(SPLITS) else sorted(order, key=lambda index: len(documents[index]))
     held_out: list[set[int]] = []

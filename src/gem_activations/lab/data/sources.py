@@ -1,14 +1,14 @@
 """Where the data sets come from: addresses, names, sizes and published checksums. Nothing here opens a file.
 
 Every archive and every file that is downloaded by itself has a checksum that its publisher, or a library that has
-checked it for years, states. Where a file inside an archive has no published one, it has none here: it is checked as
+checked it for years, states. A file inside an archive without a published one has none here: it is checked as
 part of its archive.
 """
 
-import difflib
 from dataclasses import dataclass
 
 from ...errors import SettingError
+from ...grammar import suggest
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def find_source(name: str) -> Source:
         'cifar-10-binary.tar.gz'
     """
     if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the data sets are {', '.join(SOURCES)}"
+        hint = suggest(name, SOURCES, "the data sets are")
         raise SettingError(f"no data set to download is called {name!r}; {hint}")
     return SOURCES[name]
 

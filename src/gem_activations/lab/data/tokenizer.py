@@ -178,7 +178,7 @@ def train_tokenizer(kind: Kind, size: int, documents: Sequence[str]) -> TextToke
 
 
 def cut(document: str) -> Iterator[str]:
-    """Cut a document into pieces of some 65,000 characters, where no token can lie across.
+    """Cut a document into pieces of some 65,000 characters, across whose borders no token can lie.
 
     Example:
         >>> "".join(cut("one line\\n" * 20_000)) == "one line\\n" * 20_000

@@ -22,7 +22,7 @@ def scale_to_gain(model: nn.Module, activation: str, example: Tensor) -> list[st
         example: Input of the model, on its device. One forward pass in evaluation mode tells which layers read what.
     Returns: Names of the layers whose weights were scaled: those that read an activation's output itself or a view of
         it. A layer behind a pooling or a normalisation is left as it is, and so are biases.
-    Edge cases: Where BatchNorm follows the layer, the scaling changes no output; it makes the steps relatively smaller.
+    Edge cases: If BatchNorm follows the layer, the scaling changes no output; it makes the steps relatively smaller.
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 2))
         >>> scale_to_gain(model, "silu", torch.zeros(1, 4))

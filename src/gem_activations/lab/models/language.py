@@ -1,4 +1,4 @@
-"""GPT-2 and BERT of transformers, with an activation of the catalog in every place where theirs has one."""
+"""GPT-2 and BERT of transformers, with an activation of the catalog in the place of each of theirs."""
 
 from typing import Any
 

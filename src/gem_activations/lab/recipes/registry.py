@@ -4,13 +4,13 @@ A recipe names its data, model and training in full; the command line only repla
 imports a framework, so that the command line can list the recipes at once.
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Any, get_args
 
 import msgspec
 
 from ...errors import SettingError
+from ...grammar import suggest
 from .cifar import CIFAR
 from .language import LANGUAGE, BertPlan, Gpt2Plan
 from .mnist import MNIST
@@ -63,9 +63,7 @@ def make_recipe(name: str, model: str | None = None, scale: str = "full") -> Rec
         Mlp(hidden=(128, 128), kind='mlp')
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the recipes are {', '.join(RECIPES)}"
-        raise SettingError(f"no recipe is called {name!r}; {hint}")
+        raise SettingError(f"no recipe is called {name!r}; {suggest(name, RECIPES, 'the recipes are')}")
     known = {known: known for known in get_args(Scale)}
     if scale not in known:
         raise SettingError(f"--scale {scale}: expected one of {', '.join(known)}")

@@ -5,11 +5,11 @@ the recipe has it, so that runs of a study and of the recipe itself can stand in
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 from ...catalog import ENTRIES, parse
 from ...errors import SettingError
+from ...grammar import suggest
 from .pipeline import Recipe
 
 Study = Callable[[Recipe], Recipe]
@@ -75,9 +75,7 @@ def make_study(name: str, recipe: Recipe) -> Recipe:
         (('gem', 'gem(n=2)', 'gem(n=3)', 'gem(n=4)', 'relu', 'gelu'), 'gem')
     """
     if name not in STUDIES:
-        near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"the studies are {', '.join(STUDIES)}"
-        raise SettingError(f"--study {name}: no study has that name; {hint}")
+        raise SettingError(f"--study {name}: no study has that name; {suggest(name, STUDIES, 'the studies are')}")
     return STUDIES[name](recipe)
 
 

@@ -1,4 +1,4 @@
-"""Curves over a parameter of the family: the metric against n, or against eps, where the arms are such an ablation."""
+"""Curves over a parameter of the family: the metric against n, or against eps, if the arms are such an ablation."""
 
 from collections.abc import Sequence
 
@@ -40,7 +40,7 @@ def find_ablations(activations: Sequence[str], parameter: str) -> dict[str, dict
 
 
 def ablation_figures(comparison: Comparison, analysis: Analysis, looks: dict[str, Style]) -> dict[str, Figure]:
-    """Draw `n-ablation` and `eps-ablation` where the arms are one and have a finished run."""
+    """Draw `n-ablation` and `eps-ablation` if the arms are one and have a finished run."""
     arms = {arm.activation: arm for arm in analysis.arms if arm.mean is not None}
     figures: dict[str, Figure] = {}
     for parameter in PARAMETERS:

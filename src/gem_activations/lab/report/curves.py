@@ -20,7 +20,7 @@ _DECADE = 10.0
 
 
 def learning_figures(comparison: Comparison, metric: Metric, looks: dict[str, Style]) -> dict[str, Figure]:
-    """Draw the validation metric and the training loss after each epoch; nothing where no epoch is stored.
+    """Draw the validation metric and the training loss after each epoch; nothing if no epoch is stored.
 
     Returns: `validation-accuracy` for a comparison by accuracy, else `validation-loss`; and `train-loss`.
     """

@@ -63,7 +63,7 @@ FILES = {
     "results.csv": "one row a run",
     RESULTS: "the same",
     EPOCHS: "one row an epoch of a run",
-    DEPTH: "one row a layer of a run, where it was measured",
+    DEPTH: "one row a layer of a run, if it was measured",
     ENVIRONMENT: "versions, hardware, command",
 }
 """The files of a report beside `plots/`, and what is in them."""
@@ -114,7 +114,7 @@ def read_report(folder: Path, baseline: str | None = None, target: float | None 
     Args:
         folder: An output folder of `gem-act compare`, finished or not, or one of kept results without their runs.
         baseline: Another baseline than the comparison's own.
-        target: Value of the metric, as a report shows it, to which steps are counted; None for where the baseline ends.
+        target: Value of the metric, as a report shows it, to which steps are counted; None: the baseline's end.
     Raises: StoreError: the folder holds no comparison, or a trial of a search without test scores, or is damaged.
     """
     found = read_comparison(folder)

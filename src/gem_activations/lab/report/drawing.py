@@ -70,7 +70,7 @@ class Style(NamedTuple):
 
 
 def styles(activations: Sequence[str]) -> dict[str, Style]:
-    """Return each activation its colour and marker, the same in every report: an activation's look depends on its name.
+    """Return the colour and marker of each activation: they depend on its name alone, in every report.
 
     The family is blue to green and round, its rivals are warm and angular, ReLU is grey.
 

@@ -23,7 +23,7 @@ _PARTS = (("never_active", "never active"), ("zero_gradient", "no gradient"))
 
 
 def show_recording(file: Path, picture: Path | None) -> Iterator[Table | str]:
-    """Read a recording, draw its picture where one is wanted, and give what is to be printed.
+    """Read a recording, draw its picture if one is wanted, and yield what is to be printed.
 
     Args:
         file: What `DeadUnitMonitor.save` or a callback has written.

@@ -26,6 +26,7 @@ POOL_SEEDS = 5
 # Values may differ by rounding alone: equal differences of counts over counts do.
 RESOLUTION = 1e-12
 _FIT_STEPS = 60
+_NORMAL, _WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -176,12 +177,11 @@ def dunnett_p(statistic: float, arms: int, freedom: int, sides: int = 2) -> floa
     Source: Dunnett 1955, by quadrature over the baseline and the error.
     """
     scale, weight = _error_law(freedom)
-    normal, normal_weight = _normal_law()
-    reach = np.multiply.outer(statistic * scale, np.ones_like(normal))
-    inside = special.ndtr((reach - np.sqrt(0.5) * normal) / np.sqrt(0.5))
+    reach = np.multiply.outer(statistic * scale, np.ones_like(_NORMAL))
+    inside = special.ndtr((reach - np.sqrt(0.5) * _NORMAL) / np.sqrt(0.5))
     if sides == 2:
-        inside = inside - special.ndtr((-reach - np.sqrt(0.5) * normal) / np.sqrt(0.5))
-    return float(1 - weight @ (inside**arms @ normal_weight))
+        inside = inside - special.ndtr((-reach - np.sqrt(0.5) * _NORMAL) / np.sqrt(0.5))
+    return float(1 - weight @ (inside**arms @ (_WEIGHTS / _WEIGHTS.sum())))
 
 
 @lru_cache(maxsize=512)
@@ -189,9 +189,3 @@ def _error_law(freedom: int) -> tuple[Array, Array]:
     """Return points and weights of the law of the estimated over the true error."""
     nodes, weights = np.polynomial.legendre.leggauss(96)
     return np.sqrt(special.chdtri(freedom, (1 - nodes) / 2) / freedom), weights / 2
-
-
-@lru_cache(maxsize=1)
-def _normal_law() -> tuple[Array, Array]:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
-    return nodes, weights / weights.sum()

@@ -22,8 +22,8 @@ def analyse_comparison(comparison: Comparison, baseline: str | None = None, targ
     Args:
         comparison: What the store holds.
         baseline: Another baseline than its own.
-        target: Value of the metric, as a report shows it, to which epochs or steps are counted; None for where the
-            baseline's runs end on average.
+        target: Value of the metric, as a report shows it, to which epochs or steps are counted; None for the
+            mean at which the baseline's runs end.
     Raises: StoreError: the recipe names a metric or margin that is none; SettingError: no such arm.
     """
     baseline = baseline or comparison.baseline

@@ -28,7 +28,7 @@ def register() -> tuple[str, ...]:
     Raises: MissingDependencyError: transformers is not installed or older than 5.0; RegistrationError: another package
         has put a name of the catalog into transformers' table, or this version of transformers keeps its activations in
         another way.
-    Edge cases: A string with a name of the catalog and a wrong parameter raises SpecError or ActivationNameError where
+    Edge cases: A string with a name of the catalog and a wrong parameter raises SpecError or ActivationNameError when
         the model is made; any other unknown name is transformers' own KeyError.
     Example:
         >>> kept = register()

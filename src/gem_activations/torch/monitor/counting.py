@@ -29,8 +29,8 @@ class Source(NamedTuple):
 
     Attributes:
         name: Its dotted name.
-        dim: Channel dimension of what it gives, counted from 0, or from the end where negative.
-        width: Number of its channels where `dim` is a guess: it scales channels, in a layout that is not known.
+        dim: Channel dimension of what it gives, counted from 0, or from the end if negative.
+        width: Number of its channels if `dim` is a guess: it scales channels, in a layout that is not known.
     """
 
     name: str
@@ -56,7 +56,7 @@ def named_sources(model: nn.Module) -> Iterator[tuple[Source, nn.Module]]:
 
 
 def _find_place(module: nn.Module) -> tuple[int, int | None] | None:
-    """Return the channel dimension of what a module gives, and a width where that is a guess; None for no source."""
+    """Return the channel dimension of what a module gives, and a width if that is a guess; None for no source."""
     weight = getattr(module, "weight", None)
     if weight is None:
         return _find_place_by_parameters(module)
@@ -85,12 +85,12 @@ def _find_place_by_parameters(module: nn.Module) -> tuple[int, int | None] | Non
 
 
 def channel_dimension(x: Tensor, given: int | Source | None, name: str) -> int:
-    """Return the channel dimension of a pre-activation, 0 up to x.dim() - 1; 0 where x has no dimension.
+    """Return the channel dimension of a pre-activation, 0 up to x.dim() - 1; 0 if x has no dimension.
 
     Args:
         x: The pre-activation.
-        given: A dimension that the user has chosen; or what ran last, whose dimension is the last one where x does not
-            have it, as after Flatten, and where it has a width one of that size; or None.
+        given: A dimension that the user has chosen; or what ran last, whose dimension is the last one if x does not
+            have it, as after Flatten, and if it has a width one of that size; or None.
         name: The activation's name, for the message.
     Raises: ModelError: x does not have the dimension that the user has chosen.
     """
@@ -138,11 +138,11 @@ class LayerCounter:
         self._squares = 0.0
 
     def see(self, x: Tensor, dim: int) -> bool:
-        """Count one forward pass of a pre-activation; False where it has another number of units than the first had.
+        """Count one forward pass of a pre-activation; False if it has another number of units than the first had.
 
         Args:
             x: A detached floating tensor with at least one element; it is read here and not kept.
-            dim: Its channel dimension, 0 up to x.dim() - 1; ignored where x has none.
+            dim: Its channel dimension, 0 up to x.dim() - 1; ignored if x has none.
         """
         units = count_units(x, dim)
         if self.units is None:
@@ -178,7 +178,7 @@ class LayerCounter:
 
     def count(self) -> LayerCount:
         """Return what was counted; waits for the device."""
-        assert self.units is not None, "it was made where a first pass is counted"
+        assert self.units is not None, "it was made when a first pass is counted"
         self._sort_in()
         gate, here, reading = self.reading.gate, self._finite, self.reading
         square = self._squares / max(self.passes, 1)
@@ -226,7 +226,7 @@ class LayerCounter:
 
 
 def count_units(x: Tensor, dim: int) -> int:
-    """Return the number of units of a pre-activation with channel dimension `dim`; 1 where it has no dimension."""
+    """Return the number of units of a pre-activation with channel dimension `dim`; 1 if it has no dimension."""
     return x.shape[dim] if x.dim() else 1
 
 

@@ -50,7 +50,7 @@ class Reading(NamedTuple):
     """What the monitor has to know of an activation.
 
     Attributes:
-        activation: Its string in the catalog, or its class where it has none.
+        activation: Its string in the catalog, or its class if it has none.
         scale: The scale a of a member of the family, in units of x; None for every other activation.
         flat: Where it is flat; None for an activation that is not in the catalog.
         gate: The inputs below which the gate is below 1 % and above which it is above 99 % of its range; None for an
@@ -86,7 +86,7 @@ def _read(activation: catalog.Activation) -> Reading:
 
 
 def recognise(module: nn.Module) -> catalog.Activation | None:
-    """Return the activation of the catalog that a module computes, with its parameters; None where there is none.
+    """Return the activation of the catalog that a module computes, with its parameters; None if there is none.
 
     Learnt numbers (PReLU, StarReLU) are given by the catalog's defaults.
 
@@ -175,7 +175,7 @@ def reduce_units(x: Tensor, dim: int, reduce: Callable[..., Tensor]) -> Tensor:
         x: Any layout, at least one element.
         dim: The dimension that stays, 0 up to x.dim() - 1.
         reduce: torch.amax or torch.amin: (tensor, dimension) -> tensor.
-    Returns: A tensor of shape (x.shape[dim],); (1,) where x has no dimension.
+    Returns: A tensor of shape (x.shape[dim],); (1,) if x has no dimension.
     """
     if x.dim() == 0:
         return x.reshape(1)

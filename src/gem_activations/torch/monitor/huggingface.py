@@ -23,9 +23,9 @@ class HuggingFaceMonitor(TrainingMonitor, TrainerCallback):
         interval, window, channel_dim, on_window: As for `DeadUnitMonitor`.
     Attributes:
         monitor: The monitor of the last training; None before the first. Its report stays after the training.
-    Raises: MissingDependencyError (where this module is imported): transformers is not installed, or too old; as
-        `DeadUnitMonitor` where the training begins.
-    Edge cases: Where a training fails, the Trainer tells no callback: the hooks stay until the next training or until
+    Raises: MissingDependencyError (on import): transformers is not installed, or too old; as
+        `DeadUnitMonitor` when the training begins.
+    Edge cases: If a training fails, the Trainer tells no callback: the hooks stay until the next training or until
         `callback.monitor.close()`, and the file holds the windows that were complete. A training that is resumed
         (`resume_from_checkpoint`) counts on from its step and continues the file; windows that reach beyond the
         checkpoint are dropped, since their steps are made again.
@@ -49,7 +49,7 @@ class HuggingFaceMonitor(TrainingMonitor, TrainerCallback):
         self._begin(model, state.global_step, writes=state.is_world_process_zero)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
-        """Count a step, and write the file where it ends a window."""
+        """Count a step, and write the file if it ends a window."""
         self._count_step(writes=state.is_world_process_zero)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002

@@ -26,8 +26,8 @@ class LightningMonitor(TrainingMonitor, Callback):
         log: Log to the trainer's loggers.
     Attributes:
         monitor: The monitor of the last fit; None before the first. Its report stays after the fit.
-    Raises: MissingDependencyError (where this module is imported): lightning is not installed, or too old; as
-        `DeadUnitMonitor` where a fit begins.
+    Raises: MissingDependencyError (on import): lightning is not installed, or too old; as
+        `DeadUnitMonitor` when a fit begins.
     Edge cases: A fit that fails closes the monitor and writes what was counted. A fit that is resumed (`ckpt_path`, or
         another `fit` of the same trainer) counts on from its step and continues the file; windows that reach beyond the
         checkpoint are dropped, since their steps are made again.
@@ -64,13 +64,21 @@ class LightningMonitor(TrainingMonitor, Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Count a step where the optimizer has made one, and log a window that it ends."""
+        """Count a step if the optimizer has made one, and log a window that it ends."""
         if trainer.global_step == self._seen:
             return
         self._seen = trainer.global_step
         window = self._count_step(writes=trainer.is_global_zero)
-        if window is not None and self._log:
-            _write(trainer, window)
+        if window is None or not self._log:
+            return
+        metrics = {
+            f"monitor/{name}/{window.label(layer)}": value
+            for layer in window.layers
+            for name, value in layer.scalars().items()
+        }
+        # Not by the module's own `log`, which gives a logger the last value again at every step.
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step - 1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Remove the hooks and write the file."""
@@ -79,14 +87,3 @@ class LightningMonitor(TrainingMonitor, Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """Remove the hooks and write what was counted until then."""
         self._end(writes=trainer.is_global_zero)
-
-
-def _write(trainer: Trainer, window: Window) -> None:
-    # Not by the module's own `log`, which gives a logger the last value again at every step.
-    metrics = {
-        f"monitor/{name}/{window.label(layer)}": value
-        for layer in window.layers
-        for name, value in layer.scalars().items()
-    }
-    for logger in trainer.loggers:
-        logger.log_metrics(metrics, step=trainer.global_step - 1)

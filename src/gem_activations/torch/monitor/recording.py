@@ -27,9 +27,9 @@ class LayerCount:
 
     Attributes:
         name: Dotted name of the activation module in the model.
-        source: Dotted name of the module with weights that ran last before it; empty where none did. A module that is
+        source: Dotted name of the module with weights that ran last before it; empty if none did. A module that is
             used in several places has one LayerCount for each.
-        activation: Its string in the catalog, or its class where it has none.
+        activation: Its string in the catalog, or its class if it has none.
         scale: The scale a = eps^(1/(2n)) of a member of the family; the distribution is in units of it. None for
             every other activation: the distribution is then in units of the root mean square of each sample.
         units: Number of units.
@@ -39,10 +39,10 @@ class LayerCount:
         never_active: Units at which the function was flat at every element of every counted pass; None for an
             activation that is not in the catalog.
         zero_gradient: Units of whose pre-activations no element had a gradient other than 0 in any counted pass; units
-            that were never active are among them. None where no backward pass reached the input.
+            that were never active are among them. None if no backward pass reached the input.
         gate_closed, gate_open: Shares of the sampled pre-activations at which the gate was below 1 %, or above 99 %, of
             its range; 0 to 1. None for an activation without a gate.
-        rms: Root mean square of the sampled pre-activations, in units of x; None where one was not finite.
+        rms: Root mean square of the sampled pre-activations, in units of x; None if one was not finite.
         values: Number of sampled pre-activations, not finite ones included.
         not_finite: How many of them were infinite or NaN.
         histogram: How many fell up to each of EDGES and above the one before; the last is for those above all edges.
@@ -89,7 +89,7 @@ class LayerCount:
         return "rms" if self.scale is None else "a"
 
     def scalars(self) -> dict[str, float]:
-        """Return what a curve is drawn of, where it is known: the shares never_active, zero_gradient, gate_closed and
+        """Return what a curve is drawn of, if it is known: the shares never_active, zero_gradient, gate_closed and
         gate_open, 0 to 1, and the rms.
         """
         found = {
@@ -137,7 +137,7 @@ class Window:
         _require(self.samples >= 0, "samples is below 0")
 
     def label(self, layer: LayerCount) -> str:
-        """Name a layer: the module's name, and what ran before it where the module is used in several places."""
+        """Name a layer: the module's name, and what ran before it if the module is used in several places."""
         shared = sum(other.name == layer.name for other in self.layers) > 1
         name = layer.name or "the model"
         return f"{name} after {layer.source or 'the input'}" if shared else name
@@ -164,7 +164,7 @@ class Recording:
 
     @property
     def latest(self) -> Window:
-        """The newest window that is complete; the newest where none is.
+        """The newest window that is complete; the newest if none is.
 
         Raises: SettingError: there is no window.
         """
@@ -212,7 +212,7 @@ class Recording:
     def merge(self, others: Sequence[Self]) -> Self:
         """Put the recordings of the other processes of a distributed training into one.
 
-        A unit is never active, or without gradient, where it was so in every process; counts are summed.
+        A unit is never active, or without gradient, if it was so in every process; counts are summed.
 
         Raises: SettingError: the recordings have other intervals, windows or layers.
         """
@@ -296,7 +296,7 @@ def read_recording(path: str | Path) -> Recording:
 def gather(recording: Recording, group: "dist.ProcessGroup | None" = None) -> Recording:
     """Put the recordings of all processes of a group into one; every process calls it and gets the same.
 
-    A unit counts as never active, or without gradient, where it was so in every process.
+    A unit counts as never active, or without gradient, if it was so in every process.
 
     Args:
         recording: What `DeadUnitMonitor.report` gave in this process. All monitors have the same interval, window and

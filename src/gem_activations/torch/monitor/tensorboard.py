@@ -20,7 +20,7 @@ class TensorBoardWriter:
 
     Args:
         target: A folder for a new event file, or a SummaryWriter, which is then not closed here.
-    Raises: MissingDependencyError (where this module is imported): tensorboard is not installed, or too old.
+    Raises: MissingDependencyError (on import): tensorboard is not installed, or too old.
     Example:
         >>> import tempfile
         >>> from torch import nn
@@ -63,7 +63,7 @@ class TensorBoardWriter:
         )
 
     def close(self) -> None:
-        """Write out what is pending, and close the event file where it was opened here."""
+        """Write out what is pending, and close the event file if it was opened here."""
         if self._owned:
             self.writer.close()
         else:

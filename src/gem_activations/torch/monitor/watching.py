@@ -124,7 +124,7 @@ class DeadUnitMonitor:
         interval: Steps from one step that is looked at to the next, at least 1.
         window: Steps that are looked at in a window, at least 1; it lasts interval * window steps.
         keep: Windows that are kept; older ones are dropped. At least 1.
-        channel_dim: The dimension whose indices are the units, where the rule is to be overruled: a number for every
+        channel_dim: The dimension whose indices are the units, if the rule is to be overruled: a number for every
             activation, or pattern of names (read by fnmatch) -> number. The rule: the channel dimension of the
             convolution or normalisation that ran last before the activation, else the last dimension; without any, 1 of
             an image (N, C, H, W) or volume, else the last.
@@ -186,11 +186,11 @@ class DeadUnitMonitor:
         # modules are held weakly: a monitor that is not closed is not to keep the weights of a model.
         self._hooks = [
             *(
-                _Hook(this, partial(_note_source, source), weakref.ref(module))
+                _Hook(this, partial(DeadUnitMonitor._note_source, source=source), weakref.ref(module))
                 for source, module in [(None, model), *named_sources(model)]
             ),
             *(
-                _Hook(this, partial(_see, name), lambda module=module: module, with_kwargs=True)
+                _Hook(this, partial(DeadUnitMonitor._count, name=name), lambda module=module: module, with_kwargs=True)
                 for name, module in activations.items()
             ),
         ]
@@ -288,8 +288,15 @@ class DeadUnitMonitor:
             if hook.ran:
                 hook.take_off()
 
-    def _count(self, name: str, module: nn.Module, x: Tensor) -> None:
-        """Count the input of an activation in a pass that may be a training step's."""
+    def _note_source(self, *_: Any, source: Source | None) -> None:
+        self._source = source
+
+    def _count(self, module: nn.Module, x: Any = None, *_: Any, name: str) -> None:
+        """Count the input of an activation, before it may be overwritten, in a pass that may be a training step's."""
+        if not module.training or not isinstance(x, Tensor) or not x.is_floating_point():
+            return
+        if x.is_inference() or is_traced(x) or not x.numel():
+            return
         follows = x.requires_grad and torch.is_grad_enabled()
         # A forward pass inside a backward pass is one that checkpointing does again.
         repeated = _backward_number() != -1
@@ -313,7 +320,7 @@ class DeadUnitMonitor:
         return channel_dimension(x, self._dims.get(counter.name, counter.source), counter.name)
 
     def _find_repeated(self, key: tuple[str, str], x: Tensor) -> LayerCounter | None:
-        """Return the counter of a pass that is repeated, of the latest that fits; None where its gradient comes anyway.
+        """Return the counter of a pass that is repeated, of the latest that fits; None if its gradient comes anyway.
 
         What ran before a segment has not run before it when it is repeated.
         """
@@ -368,18 +375,6 @@ def _read_dims(channel_dim: int | Mapping[str, int] | None, names: tuple[str, ..
     return dims
 
 
-def _see(name: str, monitor: DeadUnitMonitor, module: nn.Module, x: Any = None, *_: Any) -> None:
-    """Look at the input of an activation, before it may be overwritten, in a pass that may be a training step's."""
-    if not module.training or not isinstance(x, Tensor) or not x.is_floating_point():
-        return
-    if not x.is_inference() and not is_traced(x) and x.numel():
-        monitor._count(name, module, x)
-
-
-def _note_source(source: Source | None, monitor: DeadUnitMonitor, *_: Any) -> None:
-    monitor._source = source
-
-
 def _remove(hooks: list[_Hook]) -> None:
     for hook in hooks:
         hook.take_off()
@@ -429,7 +424,7 @@ class TrainingMonitor:
         self.monitor = DeadUnitMonitor(model, **self._options, first_step=first_step)
 
     def _count_step(self, *, writes: bool) -> Window | None:
-        """Count a step, and write the file where that ends a window and this process `writes`; give the window."""
+        """Count a step, and write the file if that ends a window and this process `writes`; return the window."""
         if self.monitor is None:
             return None
         self.monitor.step()

@@ -37,7 +37,7 @@ class HuggingFaceScaleSchedule(TrainerCallback):
         model: nn.Module | None = None,
         **_: Any,
     ) -> None:
-        """Return the model the scale of the step at which the training begins."""
+        """Set the scale to that of the step at which the training begins."""
         if model is None:
             raise ModelError("the Trainer gave its callbacks no model")
         self.schedule = ScaleSchedule(model, *self._options)

@@ -27,7 +27,7 @@ class LightningScaleSchedule(Callback):
         self.schedule: ScaleSchedule | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Return the model the scale of the step at which the training begins."""
+        """Set the scale to that of the step at which the training begins."""
         self.schedule = ScaleSchedule(pl_module, *self._options)
         self.schedule.step(to=trainer.global_step)
 
