@@ -295,7 +295,7 @@ def test_figures_of_int8_are_those_of_the_result_file():
     gem, gelu = ({row["activation"]: row for row in record["rows"]}[name] for name in ("gem(n=2)", "gelu_new"))
     assert gem["weights"] // 10**6 == 124
     cells = " | ".join(f"{100 * row['logits_rms_error']:.1f} %" for row in (gem, gelu))
-    assert f"| GPT-2 small, 124 million weights, taught {gem['steps']} steps | {cells} |" in page
+    assert f"| GPT-2 small, 124 million weights, trained for {gem['steps']} steps | {cells} |" in page
     own, peer = (f"{abs(row['loss_int8'] - row['loss']):.4f}" for row in (gem, gelu))
     assert f"{own} nats with GEM and {peer} with GELU" in " ".join(page.split())
 

@@ -93,7 +93,7 @@ def follow_in_configurations(
     for name, part in model.named_modules():
         if not isinstance(part, getattr(home, "PreTrainedModel", ())) or id(part) in inside:
             continue
-        inside.update(map(id, part.modules()))  # The outermost model has the word on those in it.
+        inside.update(map(id, part.modules()))  # The outermost model decides for those in it.
         start = f"{name}." if name else ""
         if not any(place.startswith(start) for place in changed):
             continue

@@ -4,11 +4,11 @@ A forward is one function to Python and many calls to torch. `torch.overrides.To
 see each call before it is made: entered around the forward of one module, it hands the calls of chosen functions to
 child modules and lets all others pass. Nothing is traced or rewritten, so that branches, loops and options stay.
 
-A mode is dynamic: it also sees what the forwards of the children call. Each module has the word over its own calls
-alone, so that a child's forward takes the mode of its parent off the stack while it runs (`_run`).
+A mode is dynamic: it also sees what the forwards of the children call. A module serves its own calls alone, so
+a child's forward takes the mode of its parent off the stack while it runs (`_run`).
 
-The forward is entered by a subclass that is made for the class of the module, as torch.nn.utils.parametrize does it: so
-copies, replicas and pickles call what they are given, where a function that is set on the instance would go on calling
+The forward is entered by a subclass that is made for the class of the module, as torch.nn.utils.parametrize does it:
+copies, replicas and pickles then call what they are given, whereas a function set on the instance would go on calling
 the module that it was made for.
 """
 
