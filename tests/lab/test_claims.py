@@ -124,6 +124,16 @@ def test_best_of_many_needs_every_rival(fabricate):
     assert worse.status is Status.CONTRADICTED
 
 
+def test_another_spelling_of_the_same_function_is_the_arm_of_a_claim(fabricate):
+    claim, values = EVERY["n-cnn"], {"egem(eps=1)": 0.93, "gem(n=2)": 0.92, "egem(n=3, eps=1)": 0.91}
+    comparison = compared(fabricate, "cifar10-resnet56", {"gelu": 0.92, **values})
+    assert judge(claim, comparison).status is Status.SUPPORTED
+    both = compared(fabricate, "cifar10-resnet56", {"gelu": 0.92, **values, "gem": 0.5})  # The first of the two counts.
+    assert judge(claim, both).status is Status.SUPPORTED
+    looks = (Look(3, 0.01, {}, ("egem(eps=1)",)), Look(4, 0.01, {}, ()))
+    assert judge(claim, dataclasses.replace(comparison, max_seeds=40, looks=looks)).seeds == 3
+
+
 def test_one_of_several_leaders_is_enough(fabricate):
     names = ("egem(eps=1e-4)", "egem(eps=1e-5)", "egem(eps=1e-6)")
     values = {"gelu": 0.92, **dict(zip(names, (0.93, 0.90, 0.90), strict=True))}

@@ -6,11 +6,12 @@ nothing.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from ...errors import GemError, SettingError, StoreError
+from ...catalog import parse
+from ...errors import ActivationNameError, GemError, SettingError, StoreError
 from ..recipes.pipeline import Pipeline
 from ..recipes.registry import make_recipe
 from ..statistics.analysis import Difference, analyse_runs
@@ -194,10 +195,12 @@ def _compare_parts(claim: Claim, comparison: Comparison, criterion: Criterion) -
     to estimate the spread. If seeds were added until verdicts came, the claim is judged by the look at which its first
     arm left, and at that look's level: by Boole's inequality all looks together keep the 5 %.
     """
-    runs = [run for run in comparison_runs(comparison, criterion.metric) if run.arm in claim.arms]
+    ours = _named_as(claim.arms, comparison.activations)
+    found_runs = comparison_runs(comparison, criterion.metric)
+    runs = [replace(run, arm=ours[run.arm]) for run in found_runs if run.arm in ours]
     level = ALPHA
     if comparison.max_seeds is not None:
-        left = (look for look in comparison.looks if not {*look.left}.isdisjoint(claim.arms))
+        left = (look for look in comparison.looks if not ours.keys().isdisjoint(look.left))
         look = next(left, comparison.looks[-1] if comparison.looks else None)
         level = look.level if look else 0.0
         seeds = sorted({run.seed for run in runs})[: look.seeds if look else 0]
@@ -217,6 +220,19 @@ def _compare_parts(claim: Claim, comparison: Comparison, criterion: Criterion) -
         if differences:
             found.append(_Part(part, differences))
     return found, [name for name in claim.arms if name not in there]
+
+
+def _named_as(arms: Sequence[str], activations: Sequence[str]) -> dict[str, str]:
+    """Return activation of a comparison -> arm of a claim that is the same function, as `egem(eps=1)` is `gem`."""
+
+    def function(name: str) -> object:
+        try:
+            return parse(name).spec or name
+        except ActivationNameError:  # The user's own, or one whose scale is found in the run.
+            return name
+
+    functions = {function(name): name for name in reversed(activations)}  # Of two spellings the first.
+    return {functions[spec]: arm for arm in arms if (spec := function(arm)) in functions}
 
 
 def _status(kind: str, parts: Sequence[_Part]) -> Status:
