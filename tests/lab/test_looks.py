@@ -57,6 +57,7 @@ def test_decided_arms_leave_and_every_look_is_recorded(tmp_path: Path, capsys: A
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
+    assert "[interval of its look]" in shown, "the heading is plain text, no markup"
     assert "Look at 3 seeds" in shown
     assert "CELU shown worse" in shown
     assert "up to 8 seeds" in (tmp_path / "report.html").read_text()

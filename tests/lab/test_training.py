@@ -1,6 +1,6 @@
 import dataclasses
-import hashlib
 import io
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.records import EpochRow
 from gem_activations.lab.training import trainer as training
-from gem_activations.lab.training.checkpoint import load_checkpoint, previous_path, save_checkpoint
+from gem_activations.lab.training.checkpoint import load_checkpoint, save_checkpoint, state_paths
 from gem_activations.lab.training.evaluation import Score
 from gem_activations.lab.training.images import ImageTask
 from gem_activations.lab.training.run import CHECKPOINT, NotFiniteError
@@ -120,9 +120,10 @@ def test_damaged_checkpoint_costs_progress_but_no_correctness(
     expected = train(start(dataset, "gem", 0), tmp_path)
     assert load_checkpoint(path, CPU) is not None
     assert not caplog.records
-    for damaged, first in ((path, 3), (previous_path(path), 0)):  # The newest of four; then both that are kept.
+    # The newest of four; then the one before; then the first, which the disk was waited for.
+    for damaged, first in zip(state_paths(path), (3, 1, 0), strict=True):
         damaged.write_bytes(damage(damaged.read_bytes()))
-        kept = {file: file.read_bytes() for file in (path, previous_path(path))}
+        kept = {file: file.read_bytes() for file in state_paths(path)}
         caplog.clear()
         starts: list[int] = []
         result = train(start(dataset, "gem", 0), tmp_path, lambda metrics, starts=starts: starts.append(len(metrics)))
@@ -160,6 +161,19 @@ def test_last_two_states_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert not caplog.records
 
 
+def test_state_that_the_disk_has_is_kept_until_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    _, before, synced = state_paths(path)
+    for number in range(6):
+        save_checkpoint(path, {"number": number}, sync=number in (1, 5), keep=number == 2)
+        assert before.exists() == (number in (1, 3, 4, 5))
+        if number > 1:
+            assert load_checkpoint(synced, CPU) == {"number": 1}
+    for number, file in zip((5, 4, 1), state_paths(path), strict=True):  # As a power cut may take them.
+        assert load_checkpoint(path, CPU) == {"number": number}
+        file.unlink()
+
+
 def test_damaged_state_never_takes_the_place_of_the_intact_one_before(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     for number in range(2):
@@ -167,7 +181,7 @@ def test_damaged_state_never_takes_the_place_of_the_intact_one_before(tmp_path: 
     path.write_bytes(path.read_bytes()[:-1])
     assert load_checkpoint(path, CPU) == {"number": 0}
     save_checkpoint(path, {"number": 10})
-    assert load_checkpoint(previous_path(path), CPU) == {"number": 0}
+    assert load_checkpoint(state_paths(path)[1], CPU) == {"number": 0}
     assert {file.name for file in tmp_path.iterdir()} == {
         "checkpoint.pt",
         "checkpoint-before.pt",
@@ -177,7 +191,7 @@ def test_damaged_state_never_takes_the_place_of_the_intact_one_before(tmp_path: 
 
 def test_state_that_cannot_be_read_is_told_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "checkpoint.pt"
-    save_checkpoint(previous_path(path), {"number": 0})
+    save_checkpoint(state_paths(path)[1], {"number": 0})
     path.mkdir()
     assert load_checkpoint(path, CPU) == {"number": 0}
     assert "checkpoint.pt cannot be read (Is a directory)" in caplog.text
@@ -190,7 +204,8 @@ def test_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     assert load_checkpoint(path, CPU) is None
     buffer = io.BytesIO()
     torch.save({"identity": Path("x")}, buffer)
-    path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())  # As one who means harm does.
+    content = buffer.getvalue()
+    path.write_bytes(zlib.crc32(content).to_bytes(4, "big") + content)  # As one who means harm does.
     assert load_checkpoint(path, CPU) is None
     save_checkpoint(path, {"identity": {"a": [1, 2.5, None, "b"]}, "x": torch.arange(3)})
     state = load_checkpoint(path, CPU)

@@ -19,7 +19,7 @@ from ..store.comparison import read_result, run_folder, write_atomically, write_
 from ..store.environment import describe_environment
 from ..store.rates import to_plain
 from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, EpochRow, Plan, RunResult
-from ..training.checkpoint import previous_path
+from ..training.checkpoint import state_paths
 from ..training.group import Group, SingleProcess
 from ..training.run import CHECKPOINT, NotFiniteError, Run
 from .experiment import Experiment, Loaded
@@ -97,8 +97,7 @@ class Runner:
                 export_run(self.request.track, self.folder, self.plan, result, metrics)
                 write_result(self.folder, result)
                 if result.status == FINISHED and not self.request.keep_checkpoints:
-                    checkpoint = run_folder(self.folder, activation, seed) / CHECKPOINT
-                    for path in (checkpoint, previous_path(checkpoint)):
+                    for path in state_paths(run_folder(self.folder, activation, seed) / CHECKPOINT):
                         path.unlink(missing_ok=True)
         return result
 

@@ -252,9 +252,11 @@ def terminal_table(analysis: Analysis) -> Table:
     )
     # The other columns at their widest leave 15 of 80 columns: `segem(eps=1e-4,` fits.
     table.add_column("activation", overflow="fold", min_width=15)
-    table.add_column(f"{metric.heading}\nmean ± sd (n)", justify="right", no_wrap=True)
+    # As plain text: rich would take `[interval of its look]` for markup and drop it.
+    table.add_column(Text(f"{metric.heading}\nmean ± sd (n)"), justify="right", no_wrap=True)
     points = ", pts" if metric.difference_unit == "points" else ""
-    table.add_column(f"minus baseline{points}\n[{analysis.interval_name}]", justify="right", overflow="fold")
+    minus = Text(f"minus baseline{points}\n[{analysis.interval_name}]")
+    table.add_column(minus, justify="right", overflow="fold")
     table.add_column("ver-\ndict", justify="right", no_wrap=True)
     table.add_column("failed", justify="right", no_wrap=True)
     for arm in analysis.arms:
@@ -266,7 +268,7 @@ def terminal_table(analysis: Analysis) -> Table:
             NOTHING if difference is None else SHORT[difference.verdict],
             f"{arm.failed}/{arm.planned}" if arm.failed else "0",
         )
-        table.add_row(*map(Text, cells))  # As plain text: rich would take `[no interval]` for markup and drop it.
+        table.add_row(*map(Text, cells))
     return table
 
 

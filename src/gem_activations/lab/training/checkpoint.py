@@ -1,10 +1,10 @@
 """The state of an unfinished run: written atomically, checked before it is trusted, the last two states kept."""
 
 import contextlib
-import hashlib
 import io
 import logging
 import pickle
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +14,45 @@ from torch.utils.serialization import config
 from ...errors import StoreError
 from ..store.comparison import write_atomically
 
-_DIGEST_BYTES = 32
+_CHECK_BYTES = 4
 _LOG = logging.getLogger(__name__)
 
 
-def previous_path(path: Path) -> Path:
-    """Return the file of the state before the newest one.
+def state_paths(path: Path) -> tuple[Path, Path, Path]:
+    """Return the files of the newest state, of the one before, and of the last older one that the disk was waited for.
 
     Example:
-        >>> previous_path(Path("run/checkpoint.pt")).as_posix()
-        'run/checkpoint-before.pt'
+        >>> [file.name for file in state_paths(Path("run/checkpoint.pt"))]
+        ['checkpoint.pt', 'checkpoint-before.pt', 'checkpoint-synced.pt']
     """
-    return path.with_stem(f"{path.stem}-before")
+    return path, path.with_stem(f"{path.stem}-before"), path.with_stem(f"{path.stem}-synced")
 
 
-def save_checkpoint(path: Path, state: dict[str, Any], *, sync: bool = True) -> None:
-    """Write the SHA-256 of what follows, then tensors and plain values as torch saves them; atomically.
+def save_checkpoint(path: Path, state: dict[str, Any], *, sync: bool = True, keep: bool = False) -> None:
+    """Write the CRC-32 of what follows, then tensors and plain values as torch saves them; atomically.
 
-    The state that was there is kept as the one before. A process killed in between leaves that one alone. Without
-    `sync` a power cut in the next seconds may damage the file.
+    The state that was there is kept as the one before. A process killed in between leaves that one alone.
 
+    Args:
+        path: The file of the newest state; see `state_paths`.
+        state: Tensors and plain values.
+        sync: Wait until the disk has it; else a power cut in the next seconds may damage it.
+        keep: Keep the state that is there, because the disk has it, until this is asked again.
     Raises: StoreError: the file cannot be written.
     """
-    buffer = io.BytesIO(bytes(_DIGEST_BYTES))
-    buffer.seek(_DIGEST_BYTES)
-    # The archive's own checksums take twice the time of all else, and say what the digest says.
+    buffer = io.BytesIO(bytes(_CHECK_BYTES))
+    buffer.seek(_CHECK_BYTES)
+    # The archive's own checksums take twice the time of all else, and say what this one says.
     with config.patch("save.compute_crc32", False):  # pyright: ignore[reportAttributeAccessIssue] -- made at run time
         torch.save(state, buffer)
     content = buffer.getbuffer()
-    content[:_DIGEST_BYTES] = hashlib.sha256(content[_DIGEST_BYTES:]).digest()
+    content[:_CHECK_BYTES] = _check(content[_CHECK_BYTES:])
+    _, before, synced = state_paths(path)
     try:
-        if path.exists():
-            path.replace(previous_path(path))
+        if path.is_file():
+            # A rename over another file makes ext4 write this one at once, in twice the time of all else.
+            before.unlink(missing_ok=True)
+            path.replace(synced if keep else before)
     except OSError as error:
         raise StoreError(f"cannot rename {path}: {error.strerror or error}; choose another --out folder") from error
     write_atomically(path, content, sync=sync)
@@ -57,7 +64,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     A damaged file is renamed to `checkpoint-damaged.pt`, so that the next save does not put it in the place of the
     intact state before it. This, and a file that cannot be read, is reported as a warning of this module's logger.
     """
-    for place in (path, previous_path(path)):
+    for place in state_paths(path):
         try:
             content = place.read_bytes()
         except FileNotFoundError:
@@ -77,11 +84,15 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 def _decode(content: bytes, device: torch.device) -> dict[str, Any] | None:
     """Decode a file. torch does not check what it reads: a flipped bit must cost progress, never correctness."""
-    digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if hashlib.sha256(payload).digest() != digest:
+    payload = content[_CHECK_BYTES:]
+    if content[:_CHECK_BYTES] != _check(payload):
         return None
     try:
         state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
     except pickle.UnpicklingError:  # It holds more than tensors and plain values.
         return None
     return state if isinstance(state, dict) else None
+
+
+def _check(payload: bytes | memoryview) -> bytes:
+    return zlib.crc32(payload).to_bytes(_CHECK_BYTES, "big")

@@ -135,6 +135,7 @@ class Run:
         done = self._resume(states) if states else self._restart()
         self._group.agree(done, "the epochs of the checkpoint")
         self._on_epoch(self.metrics, count)
+        durable = False  # Whether the disk was waited for when the newest checkpoint was written.
         for epoch in range(done, count):
             self._row = {} if epoch else self._early
             self._looping, self._begun_epoch = True, time.perf_counter()
@@ -142,7 +143,8 @@ class Run:
             sync = time.perf_counter() - self._synced > _SYNC_SECONDS
             self._end_epoch(sync=sync)
             if states and self._group.rank == 0:
-                save_checkpoint(self.folder / CHECKPOINT, self._state(states), sync=sync)
+                save_checkpoint(self.folder / CHECKPOINT, self._state(states), sync=sync, keep=durable)
+                durable = sync
             if sync:
                 self._synced = time.perf_counter()
             self._on_epoch(self.metrics, count)
