@@ -6,6 +6,7 @@ import operator
 import pickle
 import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -163,6 +164,46 @@ def test_threads_do_not_see_each_others_modes():
         thread.join()
     assert len(got) == 80
     assert all(torch.equal(one, wanted) for one in got)
+
+
+class Threads(nn.Module):
+    def forward(self, x):
+        with ThreadPoolExecutor(1) as pool:
+            return functional.relu(x) + pool.submit(functional.relu, x).result()
+
+
+class Encodes(nn.Module):
+    def encode(self, x):
+        return functional.relu(x)
+
+    def forward(self, x):
+        return self.encode(x)
+
+
+class LooksUp(nn.Module):
+    name = "relu"
+
+    def forward(self, x):
+        return getattr(functional, self.name)(x) + functional.silu(x)
+
+
+def test_a_thread_that_a_forward_starts_calls_what_it_did():
+    model, x = swapped(Threads()), torch.randn(9)
+    assert torch.equal(model(x), gem(x) + functional.relu(x))
+
+
+def test_a_method_that_is_called_from_outside_calls_what_it_did():
+    model, x = swapped(Encodes()), torch.randn(9)
+    assert torch.equal(model(x), gem(x))
+    assert torch.equal(model.encode(x), functional.relu(x))
+
+
+def test_a_function_that_is_looked_up_by_a_string_is_not_found():
+    report = swap(LooksUp(), {functional.relu: "gem", functional.silu: "gem"})
+    assert [change.old for change in report.changes] == ["calls of silu"]
+    assert "a key was of no use: no module holds or calls relu" in report.notes[0]
+    x = torch.randn(9)
+    assert torch.equal(report.model(x), functional.relu(x) + gem(x))
 
 
 # Which modules are found to call a function.

@@ -79,7 +79,13 @@ def measure(case: Case, functions: dict[str, Function], seconds: float) -> dict[
 
     Raises: WrongResultError: a candidate's value or gradient misses the oracle's by more than its bound.
     """
-    inputs = _inputs(case)
+    dtype = DTYPES[case.dtype]
+    shape, form = (case.size,), torch.preserve_format
+    if case.layout == "channels_last":
+        shape, form = (case.size // 1024, 16, 8, 8), torch.channels_last
+    count = max(1, min(8, math.ceil(BUFFER_BYTES / (case.size * dtype.itemsize))))
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=generator).to(dtype, memory_format=form) for _ in range(count)]
     for name, function in functions.items():
         if name.startswith("gem"):
             _check(name, function, inputs[0])
@@ -93,21 +99,6 @@ def measure(case: Case, functions: dict[str, Function], seconds: float) -> dict[
 def _compile(function: Function) -> Function:
     # One graph for all sizes.
     return torch.compile(function, fullgraph=True, dynamic=True)
-
-
-def _inputs(case: Case) -> list[Tensor]:
-    dtype = DTYPES[case.dtype]
-    count = max(1, min(8, math.ceil(BUFFER_BYTES / (case.size * dtype.itemsize))))
-    generator = torch.Generator().manual_seed(0)
-    inputs: list[Tensor] = []
-    for _ in range(count):
-        if case.layout == "channels_last":
-            x = torch.randn(case.size // 1024, 16, 8, 8, generator=generator)
-            x = x.to(dtype).contiguous(memory_format=torch.channels_last)
-        else:
-            x = torch.randn(case.size, generator=generator).to(dtype)
-        inputs.append(x)
-    return inputs
 
 
 def _call(direction: str, function: Function, inputs: list[Tensor], grads: list[Tensor]) -> Call:

@@ -164,22 +164,17 @@ def _passes() -> dict[str, Call]:
     for name, factory in ARMS.items():
         leaf, upstream = x.clone().requires_grad_(), grad.clone().requires_grad_()
         (slope,) = torch.autograd.grad(factory()(leaf), leaf, upstream, create_graph=True)
-        inputs = (upstream,) if name == "relu" else (upstream, _kept(slope, leaf))
+        # What the first backward pass was differentiated by: the output if that was kept, else the input.
+        following: Any = slope.grad_fn and slope.grad_fn.next_functions
+        edges = [edge for edge in following if edge[0] is not None and "Activation" in edge[0].name()]
+        kept: Any = torch.autograd.graph.GradientEdge(*edges[0]) if edges else leaf
+        inputs = (upstream,) if name == "relu" else (upstream, kept)
 
-        def call(_: int, slope: Tensor = slope, inputs: tuple[Tensor, ...] = inputs) -> None:
+        def call(_: int, slope: Tensor = slope, inputs: tuple[Any, ...] = inputs) -> None:
             torch.autograd.grad(slope, inputs, grad_grad, retain_graph=True)
 
         calls[name] = call
     return calls
-
-
-def _kept(slope: Tensor, leaf: Tensor) -> Any:
-    """Return what the first backward pass was differentiated by: the output if that was kept, else the input."""
-    node: Any = slope.grad_fn
-    for following, index in node.next_functions:
-        if following is not None and "Activation" in following.name():
-            return torch.autograd.graph.GradientEdge(following, index)
-    return leaf
 
 
 def _rows(key: str, title: str, calls: dict[str, Call], seconds: float) -> Iterator[dict[str, Any]]:
