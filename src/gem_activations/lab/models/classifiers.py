@@ -8,7 +8,7 @@ from torch import nn
 
 from ..recipes.arms import parse_arm
 from ..recipes.pipeline import Cnn, Mlp, PreActPlan, ResNetPlan, VitPlan
-from .resnet import STAGES, Factory, PreActResNet, ResNet
+from .resnet import STAGES, Factory, ResNet
 from .vit import VisionTransformer
 
 Model = Mlp | Cnn | ResNetPlan | PreActPlan | VitPlan
@@ -52,8 +52,7 @@ def build_model(model: Model, activation: str | Factory, shape: tuple[int, ...],
         blocks, rest = divmod(model.depth - 2, 2 * STAGES)
         if rest or blocks < 1:
             raise ValueError(f"a residual network of depth {model.depth}: expected 6m + 2")
-        kind = ResNet if isinstance(model, ResNetPlan) else PreActResNet
-        return kind(blocks, classes, factory, model.width, shape[0])
+        return ResNet(blocks, classes, factory, model.width, shape[0], pre_activation=isinstance(model, PreActPlan))
 
 
 def count_parameters(model: nn.Module) -> int:

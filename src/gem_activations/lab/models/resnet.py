@@ -1,6 +1,6 @@
 """The residual networks for small images: of He et al., 2016, and with activations before the convolutions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class PreActBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet of depth 6 blocks + 2 for 32x32 images: 56 layers and 0.85 million parameters with blocks=9.
+    """ResNet of depth 6 blocks + 2 for small images: 56 layers and 0.85 million parameters with blocks=9.
 
     Args:
         blocks: Residual blocks in each of the three stages, which have 1, 2 and 4 times `width` channels.
@@ -63,61 +63,41 @@ class ResNet(nn.Module):
         activation: Makes one activation module; called once for each place.
         width: Channels of the first stage.
         channels: Channels of an image.
-    Source: K. He, X. Zhang, S. Ren, J. Sun, arXiv:1512.03385, section 4.2.
+        pre_activation: Whether BatchNorm and activation come before each convolution; the 1x1 convolutions of the
+            shortcuts are then not counted in the depth.
+    Source: K. He, X. Zhang, S. Ren, J. Sun, arXiv:1512.03385, section 4.2, and arXiv:1603.05027.
     Example:
-        >>> ResNet(1)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
+        >>> ResNet(1)(torch.zeros(2, 3, 32, 32)).shape, ResNet(1, pre_activation=True)(torch.zeros(2, 3, 96, 96)).shape
+        (torch.Size([2, 10]), torch.Size([2, 10]))
     """
 
     def __init__(
-        self, blocks: int = 9, classes: int = 10, activation: Factory = nn.ReLU, width: int = 16, channels: int = 3
+        self,
+        blocks: int = 9,
+        classes: int = 10,
+        activation: Factory = nn.ReLU,
+        width: int = 16,
+        channels: int = 3,
+        pre_activation: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), activation())
-        self.stages = nn.Sequential(*(BasicBlock(*place, activation) for place in _places(blocks, width)))
+        stem, kind = nn.Conv2d(channels, width, 3, 1, 1, bias=False), PreActBlock if pre_activation else BasicBlock
+        self.stem = stem if pre_activation else nn.Sequential(stem, nn.BatchNorm2d(width), activation())
+        # The first block of a later stage halves the image and doubles the channels.
+        self.stages = nn.Sequential(
+            *(
+                kind(width << max(stage - (index == 0), 0), width << stage, 1 + (index == 0 < stage), activation)
+                for stage in range(STAGES)
+                for index in range(blocks)
+            )
+        )
+        self.tail = nn.Sequential(nn.BatchNorm2d(4 * width), activation()) if pre_activation else nn.Identity()
         self.head = nn.Linear(4 * width, classes)
-        _initialise(self)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, channels, H, W) to logits (N, classes)."""
-        return self.head(torch.flatten(functional.adaptive_avg_pool2d(self.stages(self.stem(x)), 1), 1))
-
-
-class PreActResNet(nn.Module):
-    """Pre-activation ResNet of depth 6 blocks + 2, the 1x1 convolutions of its shortcuts not counted.
-
-    Args: as of `ResNet`.
-    Source: K. He, X. Zhang, S. Ren, J. Sun, arXiv:1603.05027.
-    Example:
-        >>> PreActResNet(1, width=4)(torch.zeros(2, 3, 96, 96)).shape
-        torch.Size([2, 10])
-    """
-
-    def __init__(
-        self, blocks: int = 2, classes: int = 10, activation: Factory = nn.ReLU, width: int = 64, channels: int = 3
-    ) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
-        self.stages = nn.Sequential(*(PreActBlock(*place, activation) for place in _places(blocks, width)))
-        self.tail = nn.Sequential(nn.BatchNorm2d(4 * width), activation())
-        self.head = nn.Linear(4 * width, classes)
-        _initialise(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, channels, H, W) to logits (N, classes)."""
-        return self.head(torch.flatten(functional.adaptive_avg_pool2d(self.tail(self.stages(self.stem(x))), 1), 1))
-
-
-def _places(blocks: int, width: int) -> Iterator[tuple[int, int, int]]:
-    """Return channels in, channels out and stride of each block: the first of a later stage halves the image."""
-    before = width
-    for stage in range(STAGES):
-        for index in range(blocks):
-            yield before, width << stage, 2 if index == 0 and stage > 0 else 1
-            before = width << stage
-
-
-def _initialise(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        x = self.tail(self.stages(self.stem(x)))
+        return self.head(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))

@@ -9,7 +9,7 @@ from ...extras import framework
 from .watching import TrainingMonitor
 
 with framework("transformers", at_least="5.0", install="'gem-activations[huggingface]'"):
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 
 class HuggingFaceMonitor(TrainingMonitor, TrainerCallback):
@@ -36,22 +36,17 @@ class HuggingFaceMonitor(TrainingMonitor, TrainerCallback):
     """
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002 -- the Trainer's signature, here and below
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        model: nn.Module | None = None,
-        **_: Any,
+        self, _args: TrainingArguments, state: TrainerState, *_: Any, model: nn.Module | None = None, **__: Any
     ) -> None:
         """Begin to watch, after the steps of the checkpoint that a training is resumed from."""
         if model is None:
             raise ModelError("the Trainer gave its callbacks no model to watch")
         self._begin(model, state.global_step, writes=state.is_world_process_zero)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Count a step, and write the file if it ends a window."""
         self._count_step(writes=state.is_world_process_zero)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+    def on_train_end(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Remove the hooks and write the file."""
         self._end(writes=state.is_world_process_zero)

@@ -1,12 +1,10 @@
 """The monitor as a callback of Lightning."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...extras import framework
-from .recording import Window
-from .watching import INTERVAL, WINDOW, TrainingMonitor
+from .watching import TrainingMonitor
 
 with framework("lightning", at_least="2.6", install="'gem-activations[monitor]'"):
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -37,17 +35,8 @@ class LightningMonitor(TrainingMonitor, Callback):
         True
     """
 
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        interval: int = INTERVAL,
-        window: int = WINDOW,
-        channel_dim: int | Mapping[str, int] | None = None,
-        on_window: Callable[[Window], object] | None = None,
-        log: bool = True,
-    ) -> None:
-        super().__init__(path, interval=interval, window=window, channel_dim=channel_dim, on_window=on_window)
+    def __init__(self, path: str | Path | None = None, *, log: bool = True, **options: Any) -> None:
+        super().__init__(path, **options)
         self._log = log
         self._seen = 0
 
@@ -56,14 +45,7 @@ class LightningMonitor(TrainingMonitor, Callback):
         self._seen = trainer.global_step
         self._begin(pl_module, self._seen, writes=trainer.is_global_zero)
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002 -- Lightning's signature, here and below
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Count a step if the optimizer has made one, and log a window that it ends."""
         if trainer.global_step == self._seen:
             return
@@ -80,10 +62,10 @@ class LightningMonitor(TrainingMonitor, Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step - 1)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Remove the hooks and write the file."""
         self._end(writes=trainer.is_global_zero)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Remove the hooks and write what was counted until then."""
         self._end(writes=trainer.is_global_zero)

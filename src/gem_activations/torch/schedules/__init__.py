@@ -107,3 +107,26 @@ class ScaleSchedule:
         with torch.no_grad():
             for module, unit in self._units:
                 module.log_scale.fill_(math.log(self.scale * unit))
+
+
+class TrainerSchedule:
+    """What the callbacks of trainers share: a `ScaleSchedule` for each training, a step for each of the optimizer.
+
+    Args:
+        start, end, steps, shape: As for `ScaleSchedule`.
+    Attributes:
+        schedule: The schedule of the last training; None before the first.
+    Edge cases: A training that is resumed goes on from its step.
+    """
+
+    def __init__(self, start: float, end: float, steps: int, shape: Shape = "cosine") -> None:
+        self._options = start, end, steps, shape
+        self.schedule: ScaleSchedule | None = None
+
+    def _begin(self, model: nn.Module, step: int) -> None:
+        self.schedule = ScaleSchedule(model, *self._options)
+        self.schedule.step(to=step)
+
+    def _go_to(self, step: int) -> None:
+        if self.schedule is not None:
+            self.schedule.step(to=step)
