@@ -160,12 +160,13 @@ def test_figures_of_reduced_runs_are_those_of_their_rows():
 def test_the_readme_names_what_a_comparison_shows(name):
     metric, rows = summary(name)
     scale, digits, unit = METRICS[metric]
-    (base,) = (float(row[f"test_{metric}_mean"]) for row in rows if row["activation"] == "gelu")
+    (base,) = (row for row in rows if not row["difference_mean"])
     page = (ROOT / "README.md").read_text()
     (cells,) = re.findall(rf"^\| \[[^|]*\]\(benchmarks/results/{name}/README.md\) \| (.*) \|$", page, re.MULTILINE)
     baseline, *arms = cells.split(" | ")
-    assert baseline == f"{metric} {scale * base:.{digits}f}{unit}"
-    for verdict, named in zip(("shown better", "shown worse", "not decided"), arms, strict=True):
+    assert baseline == f"`{base['activation']}`, {metric} {scale * float(base[f'test_{metric}_mean']):.{digits}f}{unit}"
+    verdicts = ("shown better", "shown worse", "equivalent within the margin", "not decided")
+    for verdict, named in zip(verdicts, arms, strict=True):
         assert re.findall(r"`(.*?)`", named) == [row["activation"] for row in rows if row["verdict"] == verdict]
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,13 @@ def test_a_claim_is_judged_by_the_look_at_which_its_first_arm_left(fabricate):
     strict = dataclasses.replace(looked, looks=(looks[0], dataclasses.replace(looks[1], level=1e-7)))
     assert judge(EVERY["cifar10-segem"], strict).status is Status.UNDECIDED
     assert judge(EVERY["cifar10-segem"], dataclasses.replace(looked, looks=())) is None
+
+
+def test_a_rival_that_left_at_a_later_look_is_judged_there():
+    """Of the paper's rivals GELU left after 5 seeds, SiLU after 18: each is beside E-GEM at its own look."""
+    found = judge(EVERY["mnist-tie"], read_comparison(MNIST))
+    assert (found.status, found.setting, found.seeds) == (Status.SUPPORTED, "full", 5)
+    assert found.detail.startswith("egem(eps=1e-4) beside silu: -0.04 points")
 
 
 def test_at_another_scale_results_speak_of_the_direction_and_full_stays_not_run(fabricate):
@@ -174,10 +182,11 @@ def test_a_setting_names_what_differs_from_the_recipe():
 def test_the_repository_has_one_result_and_says_what_was_not_run(capsys):
     assert main(["claims", str(MNIST)]) == 0
     printed = capsys.readouterr().out
-    assert "MNIST: E-GEM ties the best baseline; reported: 99.23 %\n    full: not decided (3 seeds)" in printed
+    (found,) = re.findall(r"MNIST: E-GEM ties the best baseline; reported: 99.23 %\n    (.*)", printed)
+    assert found.startswith("full: supported: egem(eps=1e-4) beside silu")
     assert printed.count("full: not run") == len(CLAIMS) - 1
     assert "Read with eps added to x^(2n). If eps is the scale itself" in " ".join(printed.split())
-    assert f"{len(CLAIMS)} claims; at full scale: 0 supported, 0 contradicted, 1 not decided, 19 not run." in printed
+    assert f"{len(CLAIMS)} claims; at full scale: 1 supported, 0 contradicted, 0 not decided, 19 not run." in printed
 
 
 def test_folders_are_found_and_an_installed_package_asks_for_them(tmp_path, monkeypatch):
@@ -196,7 +205,7 @@ def test_kept_results_without_their_runs_have_the_same_report(tmp_path):
     assert not load_comparison(folder).results
     before = (folder / "results.csv").read_text()
     comparison = read_comparison(folder)
-    assert (len(comparison.results), comparison.missing) == (24, ())
+    assert (len(comparison.results), comparison.missing) == (105, ())
     write_report(analyse(comparison))
     columns = before.splitlines()[0].split(",")
     assert (

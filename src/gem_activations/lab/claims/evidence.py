@@ -192,19 +192,13 @@ def _compare_parts(claim: Claim, comparison: Comparison, criterion: Criterion) -
     """Compare the arms of each part that has runs; give the parts, and the activations of the claim without any.
 
     The leaders of a part are a family beside their rival, at 5 % over the number of rivals. All arms of the claim help
-    to estimate the spread. If seeds were added until verdicts came, the claim is judged by the look at which its first
-    arm left, and at that look's level: by Boole's inequality all looks together keep the 5 %.
+    to estimate the spread. If seeds were added until verdicts came, a part is judged by the look at which the first of
+    its arms left, and at that look's level: by Boole's inequality all looks together keep the 5 %.
     """
     ours = _named_as(claim.arms, comparison.activations)
     found_runs = comparison_runs(comparison, criterion.metric)
     runs = [replace(run, arm=ours[run.arm]) for run in found_runs if run.arm in ours]
-    level = ALPHA
-    if comparison.max_seeds is not None:
-        left = (look for look in comparison.looks if not ours.keys().isdisjoint(look.left))
-        look = next(left, comparison.looks[-1] if comparison.looks else None)
-        level = look.level if look else 0.0
-        seeds = sorted({run.seed for run in runs})[: look.seeds if look else 0]
-        runs = [run for run in runs if run.seed in seeds]
+    order = sorted({run.seed for run in runs})
     there = [name for name in claim.arms if any(run.arm == name and run.value is not None for run in runs)]
     runs = [run for run in runs if run.arm in there]
     rivals = {part.rival for part in claim.parts}
@@ -213,9 +207,16 @@ def _compare_parts(claim: Claim, comparison: Comparison, criterion: Criterion) -
         leaders = [name for name in part.leaders if name in there]
         if part.rival not in there or not leaders:
             continue
-        others = [name for name in there if name not in (part.rival, *leaders)]
-        arms = [part.rival, *leaders, *others]
-        analysis = analyse_runs(runs, criterion, part.rival, arms, alpha=level / len(rivals), family=len(leaders))
+        level, seeds, arms = ALPHA, order, there
+        if comparison.max_seeds is not None:
+            of_part = {name for name, own in ours.items() if own in (part.rival, *leaders)}
+            left = (look for look in comparison.looks if not of_part.isdisjoint(look.left))
+            look = next(left, comparison.looks[-1] if comparison.looks else None)
+            level, seeds = (look.level, order[: look.seeds]) if look else (0.0, [])
+            arms = [name for name in there if {run.seed for run in runs if run.arm == name}.issuperset(seeds)]
+        arms = [part.rival, *leaders, *(name for name in arms if name not in (part.rival, *leaders))]
+        compared = [run for run in runs if run.seed in seeds and run.arm in arms]
+        analysis = analyse_runs(compared, criterion, part.rival, arms, alpha=level / len(rivals), family=len(leaders))
         differences = {arm.activation: one for arm, one in analysis.compared if arm.activation in leaders and one.pairs}
         if differences:
             found.append(_Part(part, differences))
