@@ -247,18 +247,8 @@ def _write_comparison(out: Path, rate: float, classes: int) -> None:
         rows = [row for row in csv.DictReader(file) if row["depth"] == "56" and "+gain" not in row["activation"]]
     if not rows:
         return
-    recipe = make_recipe(f"cifar{classes}-resnet56")
-    training = dataclasses.replace(
-        recipe.training,
-        epochs=int(rows[0]["epochs"]),
-        epoch_steps=TRAINED // BATCH,
-        learning_rate=rate,
-        schedule="one-cycle",
-        warm_up=0.3,
-        milestones=(),
-        precision="bfloat16",
-        channels_last=True,
-    )
+    recipe = make_recipe(f"cifar{classes}-resnet56", scale="short")
+    training = dataclasses.replace(recipe.training, epochs=int(rows[0]["epochs"]), learning_rate=rate)
     runs = [
         {
             "activation": str(parse(row["activation"])),

@@ -7,7 +7,7 @@ import torch
 from gem_activations import catalog
 from gem_activations.errors import SettingError
 from gem_activations.lab.models.classifiers import build_model, count_parameters
-from gem_activations.lab.recipes.cifar import CIFAR
+from gem_activations.lab.recipes.cifar import CIFAR, SHORT
 from gem_activations.lab.recipes.mnist import MNIST
 from gem_activations.lab.recipes.pipeline import ARMS, Cnn, Mlp, Scale
 from gem_activations.lab.recipes.registry import RECIPES, make_recipe, read_recipe
@@ -16,8 +16,10 @@ from gem_activations.lab.store.rates import to_plain
 IMAGES = (*MNIST, *CIFAR)
 
 
-@pytest.mark.parametrize("scale", get_args(Scale))
-@pytest.mark.parametrize("name", RECIPES)
+SCALED = [(name, scale) for name in RECIPES for scale in get_args(Scale) if scale != "short" or name in SHORT]
+
+
+@pytest.mark.parametrize(("name", "scale"), SCALED)
 def test_recipe_is_known_by_its_own_name_and_plain(name: str, scale: str) -> None:
     recipe = make_recipe(name, scale=scale)
     assert (recipe.name, recipe.scale) == (name, scale)
@@ -49,7 +51,8 @@ def test_model_is_chosen_by_name() -> None:
         ("mnist", {"model": "vit"}, "mlp, cnn"),
         ("mnist", {"model": "vit"}, "the models are mlp, cnn"),
         ("cifar10-vit", {"model": "cnn"}, "the models are vit"),
-        ("digits", {"scale": "big"}, "full, small, smoke"),
+        ("digits", {"scale": "big"}, "full, short, small, smoke"),
+        ("digits", {"scale": "short"}, "a scale of cifar10-resnet56 and cifar100-resnet56 alone; take full, small or"),
     ],
 )
 def test_unknown_names_are_refused_with_what_there_is(name: str, choices: dict[str, Any], words: str) -> None:
@@ -67,6 +70,14 @@ def test_resnet56_is_trained_as_by_he(name: str) -> None:
     assert (training.optimizer, training.learning_rate, training.momentum) == ("sgd", 0.1, 0.9)
     assert (training.weight_decay, training.batch_size, training.warm_up) == (1e-4, 128, 0.0)
     assert (recipe.augmentation, recipe.shrink, recipe.selection) == ("crop-flip", 1, "last")
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_short_trains_the_whole_network_on_all_images_for_fifteen_epochs(name: str) -> None:
+    full, short = make_recipe(name), make_recipe(name, scale="short")
+    assert (short.model, short.subset, short.shrink) == (full.model, full.subset, 1)
+    assert (short.training.total_steps(45_000), short.training.precision) == (15 * 351, "bfloat16")
+    assert make_recipe(name, "resnet20", "short").model.depth == 20
 
 
 @pytest.mark.parametrize(
@@ -87,7 +98,7 @@ def test_models_have_their_parameters(name: str, shape: tuple[int, ...], classes
 
 @pytest.mark.parametrize("name", CIFAR)
 def test_smaller_scales_keep_depth_and_pipeline(name: str) -> None:
-    full, small, smoke = (make_recipe(name, scale=scale) for scale in get_args(Scale))
+    full, small, smoke = (make_recipe(name, scale=scale) for scale in ("full", "small", "smoke"))
     for recipe in (small, smoke):
         assert (recipe.augmentation, recipe.selection) == (full.augmentation, full.selection)
         assert (recipe.data, recipe.training.optimizer) == (full.data, full.training.optimizer)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from .mnist import choose_model, shorten
 from .pipeline import PreActPlan, Recipe, ResNetPlan, Scale, Subset, Training, VitPlan
@@ -17,12 +17,12 @@ _DEEP_ARMS = ("relu", "gelu", "gem", "egem(eps=1e-4)", "segem(eps=1e-4)", "leaky
 
 
 def cifar10_resnet56(model: str | None = None, scale: Scale = "full") -> Recipe:
-    """CIFAR-10 with the ResNet-56 of He et al. and their recipe (64,000 steps of SGD)."""
+    """CIFAR-10 with the ResNet-56 of He et al. and their recipe (64,000 steps of SGD); also `--model resnet20`."""
     return _resnet56("cifar10", model, scale)
 
 
 def cifar100_resnet56(model: str | None = None, scale: Scale = "full") -> Recipe:
-    """CIFAR-100 with the ResNet-56 of He et al. and their recipe (64,000 steps of SGD)."""
+    """CIFAR-100 with the ResNet-56 of He et al. and their recipe (64,000 steps of SGD); also `--model resnet20`."""
     return _resnet56("cifar100", model, scale)
 
 
@@ -59,7 +59,9 @@ def cifar10_vit(model: str | None = None, scale: Scale = "full") -> Recipe:
 
 
 def _resnet56(data: str, model: str | None, scale: Scale) -> Recipe:
-    plans = ResNetPlan(), ResNetPlan(width=8), ResNetPlan(width=4)
+    depths = {"resnet56": 56, "resnet20": 20}
+    depth = choose_model(depths, model or "resnet56")
+    plans = ResNetPlan(depth), ResNetPlan(depth, width=8), ResNetPlan(depth, width=4)
     training = Training(
         epochs=160,
         epoch_steps=400,
@@ -74,7 +76,12 @@ def _resnet56(data: str, model: str | None, scale: Scale) -> Recipe:
     if scale != "full":
         # In a thousand steps one cycle learns what a rate held high and cut twice does not.
         training = replace(training, schedule="one-cycle", learning_rate=0.2, warm_up=0.3, milestones=())
-    return _recipe(data, "resnet56", plans, training, model, scale, _DEEP_ARMS, margin=0.002, epochs=10)
+    if scale == "short":  # The network and data in full, in bfloat16 and 15 of 160 epochs.
+        training = replace(training, epochs=15, epoch_steps=351, learning_rate=0.1)
+        training = replace(training, precision="bfloat16", channels_last=True)
+        recipe = _recipe(data, "resnet56", plans, training, None, "full", _DEEP_ARMS, margin=0.002, epochs=15)
+        return replace(recipe, scale=scale, threads=1)
+    return _recipe(data, "resnet56", plans, training, None, scale, _DEEP_ARMS, margin=0.002, epochs=10)
 
 
 def _lee14(data: str, model: str | None, scale: Scale) -> Recipe:
@@ -102,16 +109,16 @@ def _recipe(
     """Make a recipe at its scale: full, or with fewer and smaller images, smaller batches and shorter training.
 
     Args:
-        plans: The model at each scale.
+        plans: The model at scale full, small and smoke.
         model: The model that is asked for; `kind` is the only one.
         epochs: Epochs at scale small.
     """
-    plan = dict(zip(get_args(Scale), plans, strict=True))[scale]
+    at_scale: dict[Scale, Any] = dict(zip(("full", "small", "smoke"), plans, strict=True))
     recipe = Recipe(
         name=f"{data}-{kind}",
         title=_TITLES[data],
         data=data,
-        model=choose_model({kind: plan}, model or kind),
+        model=choose_model({kind: at_scale[scale]}, model or kind),
         training=training,
         scale=scale,
         augmentation="crop-flip",
@@ -132,3 +139,6 @@ CIFAR: dict[str, Callable[[str | None, Scale], Recipe]] = {
     maker.__name__.replace("_", "-"): maker
     for maker in (cifar10_resnet56, cifar100_resnet56, cifar10_lee14, cifar100_lee14, stl10_lee14, cifar10_vit)
 }
+
+SHORT = ("cifar10-resnet56", "cifar100-resnet56")
+"""Recipes that have the scale short."""

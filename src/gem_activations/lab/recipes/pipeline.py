@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
-Scale = Literal["full", "small", "smoke"]
+Scale = Literal["full", "short", "small", "smoke"]
 Selection = Literal["lowest-validation-loss", "last"]
 Initialisation = Literal["model", "gain"]
 ARMS = ("relu", "gelu", "silu", "mish", "gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4)")

@@ -11,7 +11,7 @@ import msgspec
 
 from ...errors import SettingError
 from ...grammar import suggest
-from .cifar import CIFAR
+from .cifar import CIFAR, SHORT
 from .language import LANGUAGE, BertPlan, Gpt2Plan
 from .mnist import MNIST
 from .pipeline import (
@@ -56,7 +56,7 @@ def make_recipe(name: str, model: str | None = None, scale: str = "full") -> Rec
     Args:
         name: A name in `RECIPES`.
         model: Another model of the recipe than its own, such as "mlp" or "cnn", if it offers several.
-        scale: "full", "small" or "smoke".
+        scale: "full", "small" or "smoke"; of the recipes of ResNet-56 also "short".
     Raises: SettingError: no such recipe (the nearest are offered), model or scale.
     Example:
         >>> make_recipe("digits").model
@@ -67,4 +67,6 @@ def make_recipe(name: str, model: str | None = None, scale: str = "full") -> Rec
     known = {known: known for known in get_args(Scale)}
     if scale not in known:
         raise SettingError(f"--scale {scale}: expected one of {', '.join(known)}")
+    if scale == "short" and name not in SHORT:
+        raise SettingError(f"--scale short: a scale of {' and '.join(SHORT)} alone; take full, small or smoke")
     return RECIPES[name](model, known[scale])
