@@ -71,7 +71,7 @@ def init_(
         activation: As for `make_activation`.
         mode: "fan_in", or "fan_out" to keep the size of gradients instead; groups are taken into account.
         law: "normal", or "uniform" with the same standard deviation.
-        generator: Source of randomness; PyTorch's default where not given.
+        generator: Source of randomness; PyTorch's default if not given.
     Returns: What was drawn, and what was skipped for which reason: other layers with parameters, frozen or parametrised
         weights, weights without elements, weights shared with a layer of another kind, lazy layers that have no shape
         yet.
@@ -132,7 +132,7 @@ def _sort(module: nn.Module) -> tuple[dict[str, nn.Linear], list[tuple[str, str]
 
 
 def _reason_to_skip(part: nn.Module, foreign: dict[int, str]) -> str | None:
-    """Say why a module is not drawn: None where it is, "" where it has no parameters of its own."""
+    """Say why a module is not drawn: None if it is, "" if it has no parameters of its own."""
     if not _is_drawn(part):
         own = any(True for _ in part.parameters(recurse=False))
         return f"{type(part).__name__} is not a linear or convolutional layer" if own else ""

@@ -48,9 +48,9 @@ class Finding:
         claim: The claim.
         setting: "full", "small", or either with what else differs from the paper's pipeline.
         status: At that setting.
-        detail: Why, with the closest part of the claim, in words; empty where nothing was run.
+        detail: Why, with the closest part of the claim, in words; empty if nothing was run.
         seeds: Fewest paired seeds of the claim's arms.
-        folder: Of the comparison; None where nothing was run.
+        folder: Of the comparison; None if nothing was run.
     """
 
     claim: Claim
@@ -115,7 +115,7 @@ def judge_comparison(comparison: Comparison) -> list[Finding]:
 
 
 def judge(claim: Claim, comparison: Comparison) -> Finding | None:
-    """Say what a comparison says of a claim; None where it bears on it in no part, or is of scale smoke."""
+    """Say what a comparison says of a claim; None if it bears on it in no part, or is of scale smoke."""
     recipe = comparison.recipe
     if not isinstance(recipe, Pipeline) or recipe.name not in claim.recipes or recipe.scale == "smoke":
         return None

@@ -36,7 +36,7 @@ class Claim:
         recipes: Recipes whose comparisons bear on it.
         parts: Every part must hold.
         kind: "ahead": the leaders are better. "tie": the leader is equivalent to the best rival.
-        size: How far the leaders are ahead, of the first part, in stored units; None where the paper gives none.
+        size: How far the leaders are ahead, of the first part, in stored units; None if the paper gives none.
         reported: The figures that the paper gives, in its words and units.
         margin: Margin of equivalence of a tie, in stored units; None for the recipe's.
     """

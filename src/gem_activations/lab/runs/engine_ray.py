@@ -110,7 +110,7 @@ _prepared: list[tuple[Job, Runner]] = []
 
 
 def _attempt(job: Job, activation: str, seed: int, stale: RunResult | None) -> RunResult | None:
-    """Work on one run, in a process of the cluster; None where somebody else does."""
+    """Work on one run, in a process of the cluster; None if somebody else does."""
     if not _prepared or _prepared[0][0] != job:
         _prepared[:] = [(job, _prepare(job))]  # Data and all else that runs share are loaded once a process.
     runner = _prepared[0][1]

@@ -42,25 +42,25 @@ class Execution:
     activations: Sequence[Choice] | Mapping[str, Choice] | None = None
     """The activations that are compared, or a mapping of names to them."""
     baseline: str | None = None
-    """Activation that the others are compared with; the experiment's, else the first, where not given."""
+    """Activation that the others are compared with; the experiment's, else the first, if not given."""
     seeds: int | None = None
-    """Number of runs of each activation; the experiment's where not given."""
+    """Number of runs of each activation; the experiment's if not given."""
     seed_start: int = 0
     """First seed; with 10 and --seeds 10 the runs have the seeds 10 to 19."""
     out: Annotated[Path | str | None, arg(metavar="PATH")] = None
-    """Output folder; runs/NAME, with what sets the command apart after it, where not given."""
+    """Output folder; runs/NAME, with what sets the command apart after it, if not given."""
     device: str = "auto"
     """cpu, cuda or cuda:N; auto: that of a comparison begun before, else cuda if torch finds it."""
     engine: Literal["local", "ray"] = "local"
     """local: one run after the other in this process. ray: on the machines of a Ray cluster that share the folders."""
     ray_address: str | None = None
-    """The Ray cluster, such as auto or HOST:6379; this machine alone where not given."""
+    """The Ray cluster, such as auto or HOST:6379; this machine alone if not given."""
     replicas: int = 1
     """Runs that share one GPU of the cluster."""
     until_decided: Annotated[bool, FlagCreatePairsOff] = False
     """Add seeds until each activation is decided, looking by a schedule that keeps false verdicts below 5 %."""
     max_seeds: int | None = None
-    """Most seeds of each activation with --until-decided; 40 where not given."""
+    """Most seeds of each activation with --until-decided; 40 if not given."""
     retry_failed: Annotated[bool, FlagCreatePairsOff] = False
     """Run failed runs again; those that failed for want of memory, disk or data are run again anyway."""
     allow_changed: Annotated[bool, FlagCreatePairsOff] = False
@@ -89,39 +89,39 @@ class Request(Execution):
     activations: Arms = field(default=None, kw_only=True)
     study: Annotated[str | None, arg(metavar="STUDY", help=_STUDIES)] = None
     epochs: int | None = None
-    """Epochs of each run; the recipe's where not given."""
+    """Epochs of each run; the recipe's if not given."""
     steps: int | None = None
     """Steps of each run instead, of a recipe that is counted in steps, such as those on text."""
     batch_size: int | None = None
-    """Examples of a step; the recipe's where not given."""
+    """Examples of a step; the recipe's if not given."""
     learning_rate: float | None = None
-    """Highest learning rate of the schedule; the recipe's where not given."""
+    """Highest learning rate of the schedule; the recipe's if not given."""
     width: int | None = None
-    """Width of the model: of its hidden layers, its first channels or its tokens; the recipe's where not given."""
+    """Width of the model: of its hidden layers, its first channels or its tokens; the recipe's if not given."""
     context: int | None = None
-    """Tokens of a window of text; the recipe's where not given."""
+    """Tokens of a window of text; the recipe's if not given."""
     micro_batch: int | None = None
-    """Examples in memory at a time: the gradients of such parts of a batch are summed; the recipe's where not given."""
+    """Examples in memory at a time: the gradients of such parts of a batch are summed; the recipe's if not given."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """bfloat16: forward and backward pass under autocast, weights in float32; the recipe's where not given."""
+    """bfloat16: forward and backward pass under autocast, weights in float32; the recipe's if not given."""
     channels_last: Annotated[bool, FlagCreatePairsOff] = False
     """Keep images and convolutions in that memory format."""
     compiled: Annotated[bool, FlagCreatePairsOff] = False
     """Run the training steps through torch.compile."""
     input_scale: float | None = None
-    """Factor on the standardised pixels of images, such as 0.05; 1 where not given."""
+    """Factor on the standardised pixels of images, such as 0.05; 1 if not given."""
     model: str | None = None
-    """Another model of the recipe, such as mlp or cnn; the recipe's own where not given."""
+    """Another model of the recipe, such as mlp or cnn; the recipe's own if not given."""
     initialisation: Literal["model", "gain"] | None = None
     """model: initial weights as the model draws them. gain: the weights that read an activation's output are also
-    multiplied by its gain over ReLU's; the recipe's choice where not given."""
+    multiplied by its gain over ReLU's; the recipe's choice if not given."""
     resplit: Annotated[bool, FlagCreatePairsOff] = False
     """Draw training, validation and test images anew for each seed, so that verdicts hold beyond one split."""
     scale: Scale = "full"
     """full: as in the literature. short: ResNet-56 on all images for 15 epochs, in bfloat16. small: a form that a CPU
     trains in minutes. smoke: seconds, to try the code path."""
     data_dir: Path | None = None
-    """Folder with the data files; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, where not given.
+    """Folder with the data files; the environment variable GEM_ACTIVATIONS_DATA, else a cache folder, if not given.
     Files that are not there are downloaded to it. For text also any text file, or a folder of text files."""
     rates: Path | None = None
     """Folder or file of `gem-act tune`: each activation is trained at the learning rate chosen there."""

@@ -31,7 +31,7 @@ def tune(request: Request, trials: int, factor: float, callback: ProgressCallbac
     """Bring every trial of a search to its end and choose each arm's rate.
 
     Args:
-        request: What is trained. Its seeds are those of each trial: 1 where not given, and no fewer than there are.
+        request: What is trained. Its seeds are those of each trial: 1 if not given, and no fewer than there are.
         trials: Learning rates of each arm, an odd number of at least 3; the recipe's own is in their middle.
         factor: Ratio of neighbouring rates, above 1.
         callback: Is told of each run.

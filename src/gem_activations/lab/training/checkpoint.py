@@ -59,7 +59,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, sync: bool = True, kee
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """Read the newest intact state that `save_checkpoint` wrote; None where there is none.
+    """Read the newest intact state that `save_checkpoint` wrote; None if there is none.
 
     A damaged file is renamed to `checkpoint-damaged.pt`, so that the next save does not put it in the place of the
     intact state before it. This, and a file that cannot be read, is reported as a warning of this module's logger.

@@ -36,7 +36,7 @@ class Profile(NamedTuple):
 
     @property
     def dead_share(self) -> float | None:
-        """The share of dead units over all activations; None where the model has none."""
+        """The share of dead units over all activations; None if the model has none."""
         count = sum(self.units.values())
         return sum(share * self.units[name] for name, share in self.dead.items()) / count if count else None
 
