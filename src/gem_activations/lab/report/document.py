@@ -50,7 +50,7 @@ from ..statistics.tables import (
 )
 from ..store.comparison import write_atomically
 from ..store.rates import FILE as RATES
-from ..store.rates import to_plain
+from ..store.rates import flatten
 from ..store.records import Comparison
 from .drawing import INK, render
 from .plots import comparison_figures
@@ -248,8 +248,8 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
         findings=report.findings,
         figures=[(name, _caption(name, analysis), _inline(figure, name, analysis)) for name, figure in figures.items()],
         entries=[(arm, ENTRIES[name]) for arm in comparison.activations if (name := arm.partition("(")[0]) in ENTRIES],
-        recipe=list(_flatten(to_plain(comparison.recipe))),
-        environment=[item for item in _flatten(comparison.environment) if item[0] != "command"],
+        recipe=_listed(comparison.recipe),
+        environment=[item for item in _listed(comparison.environment) if item[0] != "command"],
         command=command if isinstance(command, str) else shlex.join(map(str, command)),
         again=_again(comparison),
         files=FILES,
@@ -299,12 +299,9 @@ def _inline(figure: Figure, name: str, analysis: Analysis) -> Markup:
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(alternative)}"', 1))
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _listed(values: Any) -> list[tuple[str, str]]:
     """Return nested values as (dotted name, text) in their order."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)):
-            yield f"{prefix}{key}", ", ".join(map(str, value))
-        else:
-            yield f"{prefix}{key}", NOTHING if value is None else str(value)
+    return [
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else NOTHING if value is None else str(value))
+        for name, value in flatten(values).items()
+    ]

@@ -112,8 +112,8 @@ def to_plain(values: Any) -> dict[str, Any]:
     return msgspec.json.decode(msgspec.json.encode(plain, enc_hook=str))
 
 
-def flatten(recipe: StoredRecipe) -> dict[str, Any]:
-    """Return the settings of a recipe as plain values, one flat entry a setting, with dotted names.
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a recipe, or other nested values, as plain values with dotted names, one flat entry a setting.
 
     Example:
         >>> from gem_activations.lab.recipes.registry import make_recipe
@@ -121,6 +121,6 @@ def flatten(recipe: StoredRecipe) -> dict[str, Any]:
         20
     """
     flat: dict[str, Any] = {}
-    for key, value in to_plain(recipe).items():
-        flat |= {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+    for key, value in to_plain(values).items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
