@@ -29,7 +29,7 @@ from .options import grouped, ungrouped, with_parameters
 class Compare(Request):
     """Train one model with several activations from several seeds, and report what the data allow to say.
 
-    The same command run again goes on where it was stopped; more activations or seeds extend the comparison.
+    The same command run again continues where it was stopped; more activations or seeds extend the comparison.
     """
 
     def run(self) -> int:
@@ -41,7 +41,7 @@ class Compare(Request):
 class CompareFunction(FunctionRequest):
     """Train with several activations from several seeds by a function of your own, and report what the data say.
 
-    The same command run again goes on where it was stopped; more activations or seeds extend the comparison.
+    The same command run again continues where it was stopped; more activations or seeds extend the comparison.
     """
 
     train: Annotated[Positional[str], arg(metavar="MODULE:FUNCTION")]
@@ -78,8 +78,8 @@ def _compare(request: Execution) -> int:
 class Tune(Request):
     """Search the learning rate of each activation, with equally many trials for every one, on the validation split.
 
-    The test set is left alone. The rates go to a file that `gem-act compare --rates` takes. A trial is one run if
-    --seeds is not given. The same command run again goes on; more activations or trials extend the search.
+    The test set is left alone. The rates go to a file that `gem-act compare --rates` takes. A trial is one run, or as
+    many as --seeds says. The same command run again continues; more activations or trials extend the search.
     """
 
     trials: int = 5
@@ -123,7 +123,7 @@ class Report:
     out: Path | None = None
     """Folder for the report; the comparison's own, or TABLE-report, if not given."""
     target: float | None = None
-    """Value of the metric to which steps are counted; where the baseline's runs end on average if not given."""
+    """Value of the metric to which steps are counted; the mean at which the baseline's runs end if not given."""
     arm: str = "activation"
     """Column of a table with what is compared."""
     seed: str = "seed"
@@ -425,7 +425,11 @@ class CheckScale:
 
 @dataclass(frozen=True)
 class CHeader(HeaderRequest):
-    """Write an activation in integers as a C99 header: int8 or int16, no floating point, no heap, no table."""
+    """Write an activation in integers as a C99 header: int8 or int16, no floating point, no heap, no table.
+
+    A JSON file is a list of objects with name, activation, in_scale, in_zero, out_scale, out_zero and, if wanted, bits
+    and rounding. Of a quantised ONNX file each member of the family becomes a layer.
+    """
 
     source: Annotated[Positional[str], arg(metavar="ACTIVATION|FILE")]
 

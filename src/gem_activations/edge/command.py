@@ -25,9 +25,7 @@ class HeaderRequest:
     """What to write. The options of `gem-act c` are these fields."""
 
     source: str
-    """An activation such as "gem(n=2)", with its scales and zero points as options; or a JSON file, a list of objects
-    with name, activation, in_scale, in_zero, out_scale, out_zero and, if wanted, bits and rounding; or a quantised ONNX
-    file, whose members of the family become a layer each."""
+    """An activation such as "gem(n=2)", with scales and zero points as options; or a JSON or a quantised ONNX file."""
     out: Path
     """Header to write, such as layer1.h, which names the layer of a single activation."""
     test: Path | None = None
