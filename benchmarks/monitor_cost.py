@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from gem_activations.bench.blocks import GPT2Block
+from gem_activations.bench.blocks import gpt2_block
 from gem_activations.bench.timing import _keep_freed_memory
 from gem_activations.lab.models.resnet import ResNet
 from gem_activations.lab.store.environment import describe_environment
@@ -45,7 +45,7 @@ class Case(NamedTuple):
 
 CASES = {
     "ResNet-56, batch 16": Case(lambda activation: ResNet(9, 10, activation), (16, 3, 32, 32), 20, 1),
-    "GPT-2 block, 256 tokens": Case(GPT2Block, (1, 256, 768), 20, 1),
+    "GPT-2 block, 256 tokens": Case(gpt2_block, (1, 256, 768), 20, 1),
     "MLP 64-256-256-10, batch 128": Case(small_mlp, (128, 64), 40, WINDOW),
 }
 # The processor time of all threads says nothing of a step with several: take one thread with it.

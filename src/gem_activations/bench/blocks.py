@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..errors import GemError
 from ..lab.models.resnet import ResNet
+from ..lab.models.vit import Block as TransformerBlock
 from ..torch import GEM
 from .timing import time_in_turn
 
@@ -35,22 +35,9 @@ ARMS: dict[str, Factory] = {
 }
 
 
-class GPT2Block(nn.Module):
-    """One pre-norm transformer block of GPT-2 124M: 768 wide, 12 heads, feed-forward 3072, causal."""
-
-    def __init__(self, activation: Factory) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(768), nn.LayerNorm(768)
-        self.attend, self.project = nn.Linear(768, 3 * 768), nn.Linear(768, 768)
-        self.feed_forward = feed_forward(activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, T, 768) to (N, T, 768)."""
-        batch, length, width = x.shape
-        heads = self.attend(self.norm1(x)).view(batch, length, 3, 12, 64).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True)
-        x = x + self.project(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.feed_forward(self.norm2(x))
+def gpt2_block(activation: Factory) -> nn.Module:
+    """Make one pre-norm transformer block of GPT-2 124M: 768 wide, 12 heads, feed-forward 3072, causal."""
+    return TransformerBlock(768, 12, 3072, activation, causal=True)
 
 
 def feed_forward(activation: Factory) -> nn.Module:
@@ -69,7 +56,7 @@ class Block:
 
 BLOCKS = {
     "feed-forward": Block("feed-forward 768-3072-768, 1024 tokens", feed_forward, (1024, 768)),
-    "gpt2-block": Block("GPT-2 block, 1 x 1024 tokens", GPT2Block, (1, 1024, 768)),
+    "gpt2-block": Block("GPT-2 block, 1 x 1024 tokens", gpt2_block, (1, 1024, 768)),
     "resnet56": Block("ResNet-56, batch 128", lambda activation: ResNet(9, 10, activation), (128, 3, 32, 32)),
 }
 

@@ -11,11 +11,11 @@ _DEVIATION = 0.02
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads over all tokens."""
+    """Self-attention of several heads over all tokens, or over those before if it is causal."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.inputs = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
@@ -23,16 +23,16 @@ class Attention(nn.Module):
         """Map tokens (N, T, width) to (N, T, width)."""
         count, tokens, width = x.shape
         parts = self.inputs(x).view(count, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+        mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=self.causal)
         return self.output(mixed.transpose(1, 2).reshape(count, tokens, width))
 
 
 class Block(nn.Module):
     """Attention and a feed-forward layer with the activation, each behind a LayerNorm and around a shortcut."""
 
-    def __init__(self, width: int, heads: int, hidden: int, activation: Factory) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, activation: Factory, causal: bool = False) -> None:
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads, causal)
         self.norm2 = nn.LayerNorm(width)
         self.expand, self.act, self.reduce = nn.Linear(width, hidden), activation(), nn.Linear(hidden, width)
 

@@ -17,6 +17,7 @@ from ..store.records import CORE, Comparison, Depth, EpochRow, RunKey, RunResult
 from .tables import DEPTH_PARTS
 
 RESULTS, EPOCHS, DEPTH, ENVIRONMENT = "results.parquet", "epochs.parquet", "depth.parquet", "environment.json"
+_OF_LAYER = ("layer", "start", "end")
 
 
 def read_comparison(folder: Path) -> Comparison:
@@ -30,55 +31,44 @@ def read_comparison(folder: Path) -> Comparison:
     if comparison.results or not (folder / RESULTS).exists():
         return comparison
     results: list[RunResult] = []
-    for row in _rows(folder / RESULTS):
-        absent = [name for name in CORE if name not in row]
-        if absent:
-            raise StoreError(_damage(folder / RESULTS, f"it lacks {', '.join(absent)}"))
+    for row in _rows(folder / RESULTS, *CORE):
         core = {name: row.pop(name) for name in CORE}
         if (core["activation"], core["seed"]) in comparison.missing:  # What is left of the row are the figures.
             results.append(RunResult(**core, figures=row if any(row.values()) else {}))
-    ended = dict.fromkeys((run.activation, run.seed) for run in results)  # In order: a report of it has the same bytes.
+    # In the order of the results, so that a report of them has the same bytes each time.
+    curves: dict[RunKey, tuple[EpochRow, ...]] = {(run.activation, run.seed): () for run in results}
+    missing = tuple(run for run in comparison.missing if run not in curves)
+    for row in _rows(folder / EPOCHS, "activation", "seed", "epoch"):
+        run = row.pop("activation"), row.pop("seed")
+        curves[run] = (*curves.get(run, ()), row)
+    parts: dict[RunKey, dict[str, list[dict[str, Any]]]] = {}
+    for row in _rows(folder / DEPTH, "activation", "seed", "part", *_OF_LAYER):
+        run = row["activation"], row["seed"]
+        parts.setdefault(run, {part: [] for part in DEPTH_PARTS})[row["part"]].append(row)
     return dataclasses.replace(
         comparison,
         results=tuple(results),
-        missing=tuple(run for run in comparison.missing if run not in ended),
-        curves={**dict.fromkeys(ended, ()), **_curves(folder / EPOCHS)},
-        depths=_depths(folder / DEPTH),
+        missing=missing,
+        curves=curves,
+        depths={
+            run: Depth(*(tuple(row[column] for row in found[part]) for part in DEPTH_PARTS for column in _OF_LAYER))
+            for run, found in parts.items()
+        },
         environment=read_json(folder / ENVIRONMENT, dict[str, Any]) or {},
     )
 
 
-def _curves(path: Path) -> dict[RunKey, tuple[EpochRow, ...]]:
-    curves: dict[RunKey, list[EpochRow]] = {}
-    for row in _rows(path):
-        run = row.pop("activation", None), row.pop("seed", None)
-        if None in run or "epoch" not in row:
-            raise StoreError(_damage(path, "its columns are not those of this version"))
-        curves.setdefault(run, []).append(row)
-    return {run: tuple(epochs) for run, epochs in curves.items()}
-
-
-def _depths(path: Path) -> dict[RunKey, Depth]:
-    rows = _rows(path)
-    found: dict[RunKey, dict[str, list[dict[str, Any]]]] = {}
-    for row in rows:
-        parts = found.setdefault((row["activation"], row["seed"]), {part: [] for part in DEPTH_PARTS})
-        parts[row["part"]].append(row)
-    columns = ("layer", "start", "end")
-    return {
-        run: Depth(*(tuple(row[column] for row in parts[part]) for part in DEPTH_PARTS for column in columns))
-        for run, parts in found.items()
-    }
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Path, *columns: str) -> list[dict[str, Any]]:
+    """Return the rows of a table, none if there is no such file."""
     if not path.exists():
         return []
     try:
-        return pl.read_parquet(path).to_dicts()
+        frame = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(_damage(path, "it cannot be read")) from error
-
-
-def _damage(path: Path, reason: str) -> str:
-    return f"{path} is damaged: {reason}; take the folder again from where it was kept"
+        raise StoreError(
+            f"{path} is damaged: it cannot be read; take the folder again from where it was kept"
+        ) from error
+    absent = [name for name in columns if name not in frame.columns]
+    if absent:
+        raise StoreError(f"{path} lacks the column {absent[0]!r}; take the folder again from where it was kept")
+    return frame.to_dicts()
