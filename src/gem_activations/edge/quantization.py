@@ -152,32 +152,19 @@ def exact_levels(spec: GemSpec, quantization: Quantization, t: NDArray[np.int64]
     size = np.abs(y)
     levels = np.copysign(np.floor(size + 0.5), y).astype(np.int64)
     near = np.abs(size - np.floor(size) - 0.5) <= _NEAR_TIE * (1 + size)
-    if near.any():
-        exact = _Exact(spec, quantization)
-        levels[near] = [exact.level(int(each)) for each in t[near]]
-    return levels
-
-
-class _Exact:
-    """y* as a quotient of whole numbers, without reducing it: a division and a comparison round it."""
-
-    def __init__(self, spec: GemSpec, quantization: Quantization) -> None:
-        step = Fraction(quantization.in_scale)
-        ratio, leak = step / Fraction(quantization.out_scale), Fraction(spec.leak)
-        self._n2, self._to_even = 2 * spec.n, quantization.rounding == "even"
-        self._e = Fraction(spec.eps) / step**self._n2
-        self._ratio, self._leak = ratio, leak
-
-    def level(self, t: int) -> int:
-        e, ratio, leak = self._e, self._ratio, self._leak
-        above, below = ratio.numerator * abs(t), ratio.denominator * leak.denominator
-        if t > 0:
-            power = t**self._n2 * e.denominator
-            above *= power * leak.denominator + leak.numerator * e.numerator
-            below *= power + e.numerator
+    # Near a tie, y* as a quotient of whole numbers, without reducing it: a division and a comparison round it.
+    step, leak = Fraction(quantization.in_scale), Fraction(spec.leak)
+    e, exact = Fraction(spec.eps) / step ** (2 * spec.n), step / Fraction(quantization.out_scale)
+    for place in np.flatnonzero(near):
+        steps = int(t.flat[place])
+        above, below = exact.numerator * abs(steps), exact.denominator * leak.denominator
+        if steps > 0:
+            whole = steps ** (2 * spec.n) * e.denominator
+            above *= whole * leak.denominator + leak.numerator * e.numerator
+            below *= whole + e.numerator
         else:
             above *= leak.numerator
-        whole, rest = divmod(above, below)
-        up = 2 * rest > below or (2 * rest == below and (not self._to_even or whole % 2 == 1))
-        level = whole + up
-        return level if t > 0 else -level
+        level, rest = divmod(above, below)
+        level += 2 * rest > below or (2 * rest == below and (quantization.rounding == "away" or level % 2 == 1))
+        levels.flat[place] = level if steps > 0 else -level
+    return levels
