@@ -14,16 +14,6 @@ Scale = Literal["full", "short", "small", "smoke"]
 Selection = Literal["lowest-validation-loss", "last"]
 Initialisation = Literal["model", "gain"]
 ARMS = ("relu", "gelu", "silu", "mish", "gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4)")
-RULES: dict[Selection, str] = {
-    "lowest-validation-loss": "The weights of the epoch with the lowest validation loss (the earliest of equals) are "
-    "scored once on the test set, at the end of the run.",
-    "last": "The weights after the last step are scored once on the test set; the validation set chooses nothing.",
-}
-_UNTESTED = {
-    "lowest-validation-loss": "The weights of the epoch with the lowest validation loss are scored on the validation "
-    "set; the test set is left alone.",
-    "last": "The weights after the last step are scored on the validation set; the test set is left alone.",
-}
 
 
 @dataclass(frozen=True)
@@ -258,8 +248,15 @@ class Pipeline(StoredRecipe):
 
     @property
     def rule(self) -> str:
-        """Which weights are scored on the test set, and when, in words."""
-        return (RULES if self.scored == "test" else _UNTESTED)[self.selection]
+        """Which weights are scored, on what and when, in words."""
+        if self.selection == "last":
+            weights, end = "after the last step", "; the validation set chooses nothing"
+        else:
+            weights = "of the epoch with the lowest validation loss (the earliest of equals)"
+            end = ", at the end of the run"
+        if self.scored == "validation":
+            return f"The weights {weights} are scored on the validation set; the test set is left alone."
+        return f"The weights {weights} are scored once on the test set{end}."
 
 
 @dataclass(frozen=True)

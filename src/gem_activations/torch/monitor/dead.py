@@ -24,22 +24,12 @@ _WIDE = 64  # Columns from which on a reduction over rows is fast on a CPU.
 
 # Classes of transformers and timm that compute a function of the catalog, up to rounding.
 _SAME = {
-    "GELU": "gelu",
-    "HardSigmoid": "hardsigmoid",
-    "HardSwish": "hardswish",
-    "Mish": "mish",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "GELUActivation": "gelu",
-    "AccurateGELUActivation": "gelu_tanh",
-    "FastGELUActivation": "gelu_tanh",
-    "GELUTanh": "gelu_tanh",
-    "NewGELUActivation": "gelu_tanh",
-    "SiLUActivation": "silu",
-    "Swish": "silu",
-    "MishActivation": "mish",
-    "QuickGELU": "quick_gelu",
-    "QuickGELUActivation": "quick_gelu",
+    **dict.fromkeys(["GELU", "GELUActivation"], "gelu"),
+    **dict.fromkeys(["AccurateGELUActivation", "FastGELUActivation", "GELUTanh", "NewGELUActivation"], "gelu_tanh"),
+    **dict.fromkeys(["SiLUActivation", "Swish"], "silu"),
+    **dict.fromkeys(["Mish", "MishActivation"], "mish"),
+    **dict.fromkeys(["QuickGELU", "QuickGELUActivation"], "quick_gelu"),
+    **{"HardSigmoid": "hardsigmoid", "HardSwish": "hardswish", "Sigmoid": "sigmoid", "Tanh": "tanh"},
     "ReLUSquaredActivation": "relu2",
 }
 # The functions that these hold as they come.
