@@ -1,11 +1,13 @@
-"""Which functions of torch a module's own forward calls, read from its source.
+"""Which functions of torch a module's own forward calls, read from its source, or from its graph if it has one.
 
 The calls themselves are served while forward runs (see functions.py). What is read here is only which modules have any,
 so that the report can name them and a key that matches nothing is noticed. Reading follows the methods of the module,
-and functions of the user's. It goes by names: a function that is looked up by a string is not seen.
+and functions of the user's. It goes by names: a function that is looked up by a string is not seen. The forward of a
+torch.fx.GraphModule is made of its graph, which is changed instead of being served.
 """
 
 import ast
+import copy
 import inspect
 import sys
 import textwrap
@@ -15,7 +17,7 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from .functions import SPELLINGS, family_of
 
@@ -44,11 +46,45 @@ def find_calls(module: nn.Module) -> Calls:
         >>> find_calls(nn.ReLU()).families, find_calls(nn.Linear(1, 1)).families
         ({'relu': False}, {})
     """
+    if isinstance(module, fx.GraphModule):
+        families: dict[str, bool] = {}
+        for family, overwrites in map(_read_node, module.graph.nodes):
+            if family:
+                families[family] = overwrites and families.get(family, True)
+        return Calls(families, "")
     reader = _Reader()
     reader.read(inspect.getattr_static(type(module), "forward"), module)
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         reader.reasons.append("it is a container, and would go through the new activation as one of its parts")
     return Calls(reader.families, next(iter(reader.reasons), ""))
+
+
+def call_children(module: fx.GraphModule, served: dict[str, str]) -> fx.Graph:
+    """Return the graph of a module with calls of children, by their names, in place of functions."""
+    graph = copy.deepcopy(module.graph)
+    for node in list(graph.nodes):
+        family, overwrites = _read_node(node)
+        if family not in served:
+            continue
+        child = served[family]
+        x: Any = node.args[0] if node.args else node.kwargs["input"]
+        in_place = getattr(module.get_submodule(child), "inplace", False) is True
+        with graph.inserting_before(node):
+            y = graph.call_module(child, (x if overwrites == in_place else graph.call_method("clone", (x,)),))
+            if overwrites and not in_place:
+                y = graph.call_method("copy_", (x, y))
+        node.replace_all_uses_with(y)
+        graph.erase_node(node)
+    return graph
+
+
+def _read_node(node: fx.Node) -> tuple[str, bool]:
+    """Return the function that a node calls, "" for none, and whether it overwrites its input."""
+    word = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    family = SPELLINGS.get(word) if node.op == "call_method" else None
+    if node.op == "call_function":
+        family = family_of(node.target)
+    return family or "", word.endswith("_") or bool(node.kwargs.get("inplace", False))
 
 
 def inside(value: Any, depth: int = 3) -> Iterator[Any]:
@@ -84,7 +120,7 @@ class _Reader:
             self._read_path(path, in_place, function, this, first)
         if this is not None and "super" in code.co_names:
             for kind in type(this).__mro__:
-                for name in set(code.co_names) & vars(kind).keys():
+                for name in sorted({*code.co_names} & vars(kind).keys()):
                     self._follow(vars(kind)[name], this)
 
     def _read_path(self, path: _Path, in_place: bool, function: types.FunctionType, this: Any, first: Any) -> None:

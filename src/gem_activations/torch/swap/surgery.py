@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
@@ -16,8 +16,7 @@ from ...errors import ModelError
 from ...spec import GemSpec
 from ..integrations.transformers import Replaced, follow_in_configurations
 from ..inventory import describe, is_activation, is_known_class, list_activations, named_activations, own_class
-from . import graphs
-from .calls import called_for_effect, find_calls, inside
+from .calls import call_children, called_for_effect, find_calls, inside
 from .functions import SERVED, class_that_serves, family_of
 from .keys import Value, choose, held_functions, make, nothing_matches, string_of
 
@@ -285,14 +284,14 @@ class Surgery:
         for module in self._modules:
             if id(module) in own or type_before_parametrizations(module).__module__.startswith("torch.nn."):
                 continue
-            calls = graphs.find_calls(module) if graphs.is_graph(module) else find_calls(module)
+            calls, is_graph = find_calls(module), isinstance(module, fx.GraphModule)
             asked = [family for family in functions if family in calls.families]
             found |= {*asked}
             if not asked or id(module) not in staying:
                 continue
             served: dict[str, str] = dict(vars(module).get(SERVED, {}))
             again = [f"{family} by {served[family]!r}" for family in asked if family in served]
-            reason = calls.reason if graphs.is_graph(module) else _reason_not_to_serve(module, calls.reason)
+            reason = calls.reason if is_graph else _reason_not_to_serve(module, calls.reason)
             if again:
                 reason = (
                     f"its forward calls modules in place of functions already ({', '.join(again)}); give their names"
@@ -309,8 +308,8 @@ class Surgery:
                 new = self._make(functions[family], place, in_place, keeps_input).train(module.training)
                 self._put(module._modules, child, new)
                 self._add(place, f"calls of {family}", new)
-            if graphs.is_graph(module):
-                self._put(module, "graph", graphs.call_children(module, {name: served[name] for name in asked}))
+            if isinstance(module, fx.GraphModule):
+                self._put(module, "graph", call_children(module, {name: served[name] for name in asked}))
             else:
                 self._enter(module, served)
         return found
@@ -333,7 +332,7 @@ class Surgery:
                 waiting += [held for _, held in held_modules(part)]
                 if vars(part).keys() & {"forward", SERVED} or is_parametrized(part):
                     continue
-                if graphs.is_graph(part) or isinstance(part, torch.jit.ScriptModule):
+                if isinstance(part, (fx.GraphModule, torch.jit.ScriptModule)):
                     continue
                 forward = inspect.getattr_static(type(part), "forward")
                 by_torch = (getattr(forward, "__module__", None) or "").startswith("torch.")
