@@ -19,9 +19,9 @@ import math
 import multiprocessing
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,7 @@ PHYSICS = settings(
     [1e-3, 3e-3],
 )
 HELD = {"scored": "validation"}
+MESHES = ("elephant", "anchor", "hand")  # Run by sdf_meshes.py, at the settings that "sdf" chose; judged here.
 
 
 def everyday(usual: list[str], rates: list[float]) -> dict[str, list[Setting]]:
@@ -87,6 +88,14 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         [{"shape": "star"}, {"shape": "gear"}, {"shape": "torus"}],
         10,
     ),
+    "meshes": (
+        FIELD,
+        "distance_error",
+        "softplus",
+        [],
+        [{"shape": name} for name in ("elephant", "anchor", "hand")],
+        10,
+    ),
     "pinn": (
         PHYSICS,
         "relative_error",
@@ -98,7 +107,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
     "forces": (PHYSICS, "force_error", "silu", [{"scored": 20000}], [{}], 10),
     "graph": (everyday(["elu"], [3e-3, 1e-2, 3e-2]), "error", "relu", [HELD], [{}], 10),
     "tabular": (
-        everyday(["selu"], [1e-3, 3e-3, 1e-2]),
+        everyday(["selu"], [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]),
         "relative_loss",
         "relu",
         [{"table": table, **HELD} for table in ("diabetes", "tumour", "wine")],
@@ -106,14 +115,16 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         10,
     ),
     "robust": (everyday(["softplus(beta=10)"], [1e-3, 2e-3, 5e-3]), "attacked_error", "relu", [HELD], [{}], 10),
-    "diffusion": (everyday(["mish"], [1e-3, 2e-3, 5e-3]), "denoising_loss", "silu", [HELD], [{}], 5),
-    "llm": (everyday([], [2e-3, 4e-3, 8e-3]), "bits", "silu", [HELD], [{}], 3),
+    "diffusion": (everyday(["mish"], [1e-3, 2e-3, 5e-3, 1e-2, 2e-2]), "denoising_loss", "silu", [HELD], [{}], 10),
+    "llm": (everyday([], [4e-3, 8e-3, 1.6e-2, 3.2e-2]), "bits", "silu", [HELD], [{}], 5),
 }
 TUNING_SEED = 100
 
 
-def run_one(job: tuple[str, str, str, float, dict[str, Any], int, float]) -> dict[str, Any] | None:
-    """Return the row of one run, None if the time is up."""
+def run_one(
+    job: tuple[str, str, str, float, dict[str, Any], int, float], prepare: Callable[[ModuleType], None] | None = None
+) -> dict[str, Any] | None:
+    """Return the row of one run, None if the time is up; `prepare` may change the example's module before."""
     study, family, name, rate, task, seed, end = job
     if time.time() > end:
         return None
@@ -127,6 +138,8 @@ def run_one(job: tuple[str, str, str, float, dict[str, Any], int, float]) -> dic
     assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
+    if prepare is not None:
+        prepare(example)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -249,7 +262,13 @@ def _error(rows: list[dict[str, str]], arm: str, seed: int, metric: str) -> floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=["run", "judge"])
-    parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=list(STUDIES))
+    parser.add_argument(
+        "--studies",
+        nargs="+",
+        choices=list(STUDIES),
+        default=list(STUDIES),
+        help="meshes: judged alone, see sdf_meshes.py",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--seconds", type=float, default=1e9, help="no further run is begun after this time")
     arguments = parser.parse_args()
