@@ -43,7 +43,7 @@ def print_report(report: "Report", as_json: bool = False, out: Path | None = Non
     status = RUNS_FAILED if any(run.status != FINISHED for run in report.comparison.results) else 0
     console = make_console(sys.stdout)
     if not as_json:
-        console.print(terminal_table(report.analysis))
+        console.print(terminal_table(report.analysis, console.width))
         print_lines([*report.banners, *report.sentences, *(finding.sentence for finding in report.findings)], console)
     written: list[Path] = []
     try:

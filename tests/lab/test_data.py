@@ -169,6 +169,7 @@ def test_missing_files_are_downloaded_checked_and_kept(
 ) -> None:
     url, served = server
     here = tmp_path / "data"
+    here.mkdir()
     dataset = load(with_urls(source, url), here)
     assert {path.name: path.read_bytes() for path in (here / "Samples/raw").glob("[!.]*")} == files
     for path in served.iterdir():
@@ -183,6 +184,7 @@ def test_altered_download_leaves_no_file_and_the_next_address_is_tried(
     altered = DAMAGES["one pixel altered"](files["train-images.gz"])
     (served / "train-images.gz").write_bytes(altered)
     here = tmp_path / "data"
+    here.mkdir()
     with pytest.raises(DataError, match="not the published one") as caught:
         load(with_urls(source, url), here)
     assert "--data-dir" in str(caught.value)
@@ -195,10 +197,11 @@ def test_unreachable_address_is_one_clear_error(tmp_path: Path, server: tuple[st
     url, served = server
     (served / "test-labels.gz").unlink()
     with pytest.raises(DataError, match=r"test-labels.gz is missing: .*the server answers 404"):
-        load(with_urls(source, url), tmp_path / "data")
-    closed = "http://127.0.0.1:1/"
+        load(with_urls(source, url), tmp_path)
+    closed, empty = "http://127.0.0.1:1/", tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(DataError, match=f"is missing: .*{closed}train-images.gz: no connection"):
-        load(with_urls(source, closed), tmp_path / "none")
+        load(with_urls(source, closed), empty)
 
 
 def test_resplit_draws_every_split_anew_and_loses_no_example():

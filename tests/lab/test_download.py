@@ -360,6 +360,10 @@ def test_commands(
     assert str(tmp_path / "inner") in capsys.readouterr().err
     assert main(["data", "check"]) == 0
     assert f"samples: {tmp_path / 'inner/a.bin'} is intact" in capsys.readouterr().out
+    for words in (["check"], ["get", "samples"]):
+        assert main(["data", *words, "--data-dir", str(tmp_path / "elsewhere")]) == 2
+        assert "there is no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
     put(tmp_path / "elsewhere/inner", "a.bin", b"damaged")
     assert main(["data", "check", "--data-dir", str(tmp_path / "elsewhere")]) == 2
     assert main(["data", "get", "samples", "--data-dir", str(tmp_path / "elsewhere")]) == 2
@@ -376,7 +380,8 @@ def test_a_terminal_shows_a_bar_and_a_file_none(
     monkeypatch.setattr(sources, "SOURCES", {"samples": make_source(server, "tar.gz")})
     for terminal in (False, True):
         console = Console(file=io.StringIO(), force_terminal=terminal)
-        data_command.get_all(("samples",), tmp_path / str(terminal), console)
+        (place := tmp_path / str(terminal)).mkdir()
+        data_command.get_all(("samples",), place, console)
         assert ("100%" in capsys.readouterr().err) is terminal
 
 

@@ -1,5 +1,6 @@
 """What identifies a comparison of the user's own, and how the runs of two machines are put together."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def test_changed_source_is_refused_until_it_is_allowed(tmp_path: Path) -> None:
     ):
         compare(place, activations=["relu"], out=out, **{**WISH, "seeds": 3})
     with pytest.warns(UserWarning, match="its runs differ in them"):
-        compare(place, activations=["relu"], out=out, allow_changed=True, **{**WISH, "seeds": 3})
+        found = compare(place, activations=["relu"], out=out, allow_changed=True, **{**WISH, "seeds": 3})
+    (banner,) = found.report.banners
+    assert re.search(r"different environments\. changing\.py: .* of the runs, \w{8} in . of the runs\.$", banner)
     sources = [environment["sources"] for environment in load_comparison(out).environments.values()]
     assert sources[0] == sources[1] != sources[2]
 

@@ -51,8 +51,8 @@ def summary_words(comparison):
     return report.analyse(comparison).sentences
 
 
-def summary_table(comparison):
-    return terminal_table(analyse_comparison(comparison))
+def summary_table(comparison, width=120):
+    return terminal_table(analyse_comparison(comparison), width)
 
 
 TWO = {"gelu": 0.95, "gem": 0.95}
@@ -360,7 +360,7 @@ def rows_of(text):
 @pytest.mark.parametrize("seeds", [1, 3, 10])
 def test_every_name_and_figure_stands_on_80_columns(fabricate, seeds):
     comparison = fabricate(seeds=seeds, baseline="segem(eps=1e-4, leak=0.01)")
-    text = printed(summary_table(comparison), width=80)
+    text = printed(summary_table(comparison, 80), width=80)
     assert max(map(len, text.splitlines())) <= 80
     want = []
     for arm in analyse_comparison(comparison).arms:
@@ -374,7 +374,7 @@ def test_the_longest_figures_stand_whole_on_80_columns(fabricate):
     arms = {"gelu": 0.5, "segem(eps=1e-4, leak=0.01)": 1.0, "gem": 0.5}
     comparison = fabricate(arms=arms, seeds=10, failed=[("gem", seed) for seed in range(10)])
     comparison = arm_with(comparison, dict.fromkeys(range(10), 1.0), "segem(eps=1e-4, leak=0.01)")
-    lines = printed(summary_table(comparison), width=80).splitlines()
+    lines = printed(summary_table(comparison, 80), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     arm = next(arm for arm in analyse_comparison(comparison).arms if arm.mean == 1.0)
     assert accuracy_text(arm) == "100.00 ± 0.00 (10)"
@@ -384,9 +384,11 @@ def test_the_longest_figures_stand_whole_on_80_columns(fabricate):
     assert names[names.index("segem(eps=1e-4,") + 1] == "leak=0.01)"
 
 
-def test_names_stand_whole_on_60_columns(fabricate):
-    text = printed(summary_table(fabricate()), width=60)
+def test_names_and_counts_stand_whole_on_60_columns(fabricate):
+    comparison = fabricate(seeds=10, failed=[("gem", seed) for seed in range(10)])
+    text = printed(summary_table(comparison, 60), width=60)
     assert max(map(len, text.splitlines())) <= 60
+    assert any(line.endswith(" 10/10") for line in text.splitlines()), "figures are not cut"
     for name in ("relu", "gelu", "gem", "gem(n=2)", "segem(eps=1e-4,"):
         assert any(line.startswith(name) for line in text.splitlines())
 

@@ -13,7 +13,7 @@ import torch
 
 from ...errors import DataError
 from ..recipes.pipeline import Subset
-from .holdings import default_data_dir, find_dataset, get_dataset
+from .holdings import find_data_dir, find_dataset, get_dataset
 from .sources import SOURCES
 from .splits import Arrays, Dataset, Split, checksum, choose, separate
 
@@ -36,7 +36,7 @@ def load_cifar(name: str, data_dir: Path | None, subset: Subset, shrink: int) ->
         shrink: Side of the squares whose mean becomes one pixel; 1 leaves the images as they are.
     Raises: DataError: a file is missing, damaged or foreign.
     """
-    folder = data_dir or default_data_dir()
+    folder = find_data_dir(data_dir)
     if name == "stl10":
         return read_stl10(find_dataset(name, folder), subset, shrink)
     return read_cifar(get_dataset(SOURCES[name], folder), subset, shrink, label_bytes=1 + (name == "cifar100"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ...errors import DataError, SettingError
-from .holdings import GOOD, Holding, check_dataset, default_data_dir, get_dataset
+from .holdings import GOOD, Holding, check_dataset, find_data_dir, get_dataset
 from .sources import SOURCES, find_source
 
 
@@ -17,13 +17,14 @@ def get_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -> 
         data_dir: The data folder; None for the default one.
         console: Where a line for each data set goes. If it is a terminal, a bar on standard error shows a download.
     Returns: The folder of each data set.
-    Raises: SettingError: no name or an unknown one; DataError: a file is damaged or cannot be downloaded.
+    Raises: SettingError: no name or an unknown one, or no such folder; DataError: a file is damaged or cannot be
+        downloaded.
     """
     if not names:
         raise SettingError(f"name at least one data set: {', '.join(SOURCES)}")
     folders: list[Path] = []
     for name, source in {name: find_source(name) for name in names}.items():
-        folders.append(get_dataset(source, data_dir or default_data_dir(), bar=console.is_terminal))
+        folders.append(get_dataset(source, find_data_dir(data_dir), bar=console.is_terminal))
         line = f"{name}: {len(source.items)} files in {folders[-1]} (licence: {source.licence})"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return folders
@@ -36,10 +37,10 @@ def check_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -
         names: Names in `sources.SOURCES`; none for every data set of which a file is there.
         data_dir: The data folder; None for the default one.
         console: Where the lines go.
-    Raises: SettingError: an unknown name; DataError: after the lines, if a file is damaged or foreign, or is missing
-        from a data set that is named, or there in part.
+    Raises: SettingError: an unknown name, or no such folder; DataError: after the lines, if a file is damaged or
+        foreign, or is missing from a data set that is named, or there in part.
     """
-    folder = data_dir or default_data_dir()
+    folder = find_data_dir(data_dir)
     bad: list[Holding] = []
     for name, source in {name: find_source(name) for name in names or SOURCES}.items():
         holdings = check_dataset(source, folder)

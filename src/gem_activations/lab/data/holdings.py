@@ -11,7 +11,7 @@ from typing import Literal
 
 import pooch
 
-from ...errors import DataError
+from ...errors import DataError, SettingError
 from .download import fetch, lock_folder, matches
 from .sources import SOURCES, Item, Source
 
@@ -48,8 +48,15 @@ class Holding:
         return f"{self.path} is {self.state}{self.detail and f': {self.detail}'}"
 
 
-def default_data_dir() -> Path:
-    """Return the folder of the environment variable GEM_ACTIVATIONS_DATA, else the user's cache folder."""
+def find_data_dir(given: Path | None = None) -> Path:
+    """Return the data folder that is given, else that of GEM_ACTIVATIONS_DATA, else one in the user's cache.
+
+    Raises: SettingError: there is no such folder as the one that is given; it may be a typing error, and is not made.
+    """
+    if given is not None:
+        if not given.exists():
+            raise SettingError(f"--data-dir {given}: there is no such folder; make it, or name another")
+        return given
     return Path(os.environ.get(DATA_DIR_VARIABLE) or pooch.os_cache("gem-activations"))
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..recipes.pipeline import Subset
-from .holdings import default_data_dir, get_dataset
+from .holdings import find_data_dir, get_dataset
 from .sources import Source
 from .splits import WHOLE, Arrays, Dataset, Split, checksum, choose, separate
 
@@ -27,7 +27,7 @@ def load_mnist(
         validation: Number of training examples that are kept for validation.
     Raises: DataError: a file is damaged or foreign, or is neither there nor can be downloaded.
     """
-    folder = get_dataset(source, data_dir or default_data_dir())
+    folder = get_dataset(source, find_data_dir(data_dir))
     x, y, test_x, test_y = (read_idx(folder / item.name) for item in source.items)
     splits = (*separate((x, y), validation), (test_x, test_y))
     sizes = dataclasses.astuple(subset)

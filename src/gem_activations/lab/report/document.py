@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shlex
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,14 +164,19 @@ def analyse(comparison: Comparison, baseline: str | None = None, target: float |
     guessing = [arm.activation for arm in analysis.arms if arm.finished and arm.at_chance == arm.finished]
     if guessing:
         banners.append(f"No better than chance in every run: {', '.join(guessing)}.")
-    places = {
-        (str(found.get("device_name")), str((found.get("packages") or {}).get("torch")))
-        for found in comparison.environments.values()
-        if found
-    }
-    if len(places) > 1:
-        named = "; ".join(sorted(f"{device} with torch {version}" for device, version in places))
-        banners.append(f"The runs come from different environments: {named}.")
+    places: dict[str, Counter[str]] = defaultdict(Counter)
+    for found in filter(None, comparison.environments.values()):
+        torch_version = (found.get("packages") or {}).get("torch")
+        made = {"device": found.get("device_name"), "torch": torch_version, **(found.get("sources") or {})}
+        for name, value in made.items():
+            places[name][value[:8] if value is not None and len(value) == 64 else str(value)] += 1  # A source's hash.
+    mixed = [
+        f"{name}: {', '.join(f'{value} in {count} of the runs' for value, count in sorted(values.items()))}"
+        for name, values in places.items()
+        if len(values) > 1
+    ]
+    if mixed:
+        banners.append(f"The runs come from different environments. {'. '.join(mixed)}.")
     if baseline is not None:
         comparison = replace(comparison, baseline=baseline)
     return Report(comparison, analysis, tuple(judge_comparison(comparison)), sentences, tuple(banners))

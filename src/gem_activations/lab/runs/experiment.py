@@ -240,7 +240,8 @@ def make_arms(choices: Sequence[Choice] | Mapping[str, Choice]) -> dict[str, Fac
         if name in arms:
             if given is None and isinstance(factory, Arm):
                 continue
-            raise SettingError(f"two activations are called {name}; name one of them, as in other={name}")
+            place = choice if isinstance(choice, str) else "..."
+            raise SettingError(f"two activations are called {name}; name one of them, as in other={place}")
         arms[name] = factory
     if not arms:
         raise SettingError("--activations: give at least one activation")
@@ -348,7 +349,10 @@ def _hash_files(*parts: Any) -> dict[str, str]:
             continue
         if path.is_file() and "site-packages" not in path.parts:
             files.add(path)
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
+    hashes = {file.name: hashlib.sha256() for file in files}
+    for file in sorted(files):
+        hashes[file.name].update(file.read_bytes())  # Two files may have one name.
+    return {name: found.hexdigest() for name, found in sorted(hashes.items())}
 
 
 def _hash_source(train: Any) -> str:

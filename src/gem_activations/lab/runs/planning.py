@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from ... import catalog
 from ...errors import SettingError, StoreError
+from ..data.holdings import find_data_dir
 from ..recipes.arms import parse_arm
 from ..recipes.pipeline import Cnn, Initialisation, Mlp, Recipe, Training
 from ..recipes.registry import make_recipe
@@ -68,8 +69,7 @@ def resolve(request: Execution) -> Experiment:
 def _resolve_lab(request: Execution) -> Experiment:
     assert isinstance(request, Request)
     recipe = resolve_recipe(request)
-    if request.data_dir is not None and not request.data_dir.exists():
-        raise SettingError(f"--data-dir {request.data_dir}: there is no such folder; make it, or name another")
+    find_data_dir(request.data_dir)  # Before anything is made.
     seeds = tuple(range(request.seed_start, request.seed_start + recipe.seeds))
     arms = make_arms(request.activations or recipe.activations)
     known = [name for name in arms if name.partition("(")[0] in catalog.ENTRIES and str(parse_arm(name).base) == name]

@@ -233,8 +233,8 @@ def latex_text(text: str) -> str:
     return re.sub(r"[<>]", r"$\g<0>$", escaped).replace("±", r"$\pm$")
 
 
-def terminal_table(analysis: Analysis) -> Table:
-    """Return the table for the terminal: one row an activation, the baseline marked.
+def terminal_table(analysis: Analysis, width: int) -> Table:
+    """Return the table for a terminal of a width: one row an activation, the baseline marked.
 
     On 80 columns every figure stands whole on one line and long names go on in the next; on 60 the interval does too.
     """
@@ -250,15 +250,17 @@ def terminal_table(analysis: Analysis) -> Table:
         caption=caption,
         caption_justify="left",
     )
-    # The other columns at their widest leave 15 of 80 columns: `segem(eps=1e-4,` fits.
-    table.add_column("activation", overflow="fold", min_width=15)
+    # A width of its own: if rich shrank this column too, it would cut figures. The others take 62 at their widest.
+    longest = max(map(len, ["activation", *(arm.activation for arm in analysis.arms)]))
+    table.add_column("activation", overflow="fold", width=min(longest, max(15, width - 62)))
     # As plain text: rich would take `[interval of its look]` for markup and drop it.
-    table.add_column(Text(f"{metric.heading}\nmean ± sd (n)"), justify="right", no_wrap=True)
+    heading = metric.heading if len(metric.heading) < 18 else metric.heading.replace("_", "_\n")
+    table.add_column(Text(f"{heading}\nmean ± sd (n)"), justify="right", no_wrap=True)
     points = ", pts" if metric.difference_unit == "points" else ""
     minus = Text(f"minus baseline{points}\n[{analysis.interval_name}]")
     table.add_column(minus, justify="right", overflow="fold")
     table.add_column("ver-\ndict", justify="right", no_wrap=True)
-    table.add_column("failed", justify="right", no_wrap=True)
+    table.add_column("fai-\nled", justify="right", no_wrap=True)
     for arm in analysis.arms:
         difference = arm.difference
         cells = (

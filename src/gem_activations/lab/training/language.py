@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError, SettingError
 from ..data.corpus import SPLITS, find_corpus, read_texts
-from ..data.holdings import default_data_dir
+from ..data.holdings import find_data_dir
 from ..data.tokenizer import Ids
 from ..data.tokens import load_tokens
 from ..models.initialisation import scale_to_gain
@@ -174,13 +174,13 @@ def load_task(recipe: Recipe, data_dir: Path | None) -> TextTask:
     import_transformers()
     plan: Gpt2Plan | BertPlan = recipe.model
     _check_plan(plan)
-    place = data_dir or default_data_dir()
+    place = find_data_dir(data_dir)
     texts = read_texts(find_corpus(place))
     wanted = {name: getattr(recipe.subset, name) for name in SPLITS}
     characters = {
         name: None if count is None else _CHARACTERS_PER_TOKEN * plan.context * count for name, count in wanted.items()
     }
-    folders = [folder / name for folder in dict.fromkeys((place, default_data_dir())) for name in ("tokenizers", ".")]
+    folders = [folder / name for folder in dict.fromkeys((place, find_data_dir())) for name in ("tokenizers", ".")]
     tokens = load_tokens(texts.shorten(characters), plan.kind, plan.vocabulary, folders)
     objective = NextToken(plan) if isinstance(plan, Gpt2Plan) else MaskedTokens(plan, tokens.size, tokens.special)
     windows = {name: make_windows(getattr(tokens, name), objective, wanted[name]) for name in SPLITS}
