@@ -23,7 +23,7 @@ from gem_activations.lab.data.splits import Dataset, Split
 from gem_activations.lab.recipes.pipeline import Recipe, Scale
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.environment import describe_environment
-from gem_activations.lab.training.group import SingleProcess
+from gem_activations.lab.training.group import Group
 from gem_activations.lab.training.images import ImageTask
 from gem_activations.lab.training.language import NextToken, TextTask
 from gem_activations.lab.training.optimisation import make_optimizer
@@ -73,7 +73,7 @@ def noise_task(recipe: Recipe, case: Case) -> Task:
 
 
 def lab_chunk(run: Trainer, steps: int) -> Chunk:
-    stepper = Stepper(run.model, run.task, run.recipe.training, torch.Generator().manual_seed(1), SingleProcess())
+    stepper = Stepper(run.model, run.task, run.recipe.training, torch.Generator().manual_seed(1), Group())
     rates = [run.recipe.training.learning_rate] * steps
     return lambda batches: stepper.train(rates, list(batches))
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from gem_activations.errors import DataError
-from gem_activations.lab.data.image_sets import load_dataset
 from gem_activations.lab.data.mnist import load_mnist
 from gem_activations.lab.data.sources import SOURCES, Item, Source
 from gem_activations.lab.data.splits import separate
+from gem_activations.lab.training.images import load_dataset
 
 SHAPES = {
     "train-images.gz": (40, 5, 4),
@@ -24,7 +24,6 @@ SHAPES = {
     "test-images.gz": (10, 5, 4),
     "test-labels.gz": (10,),
 }
-
 
 load = partial(load_mnist, validation=10)
 

@@ -24,7 +24,7 @@ from gem_activations.lab.runs.request import Request
 from gem_activations.lab.runs.runner import ProgressCallback
 from gem_activations.lab.store.comparison import load_comparison, run_folder
 from gem_activations.lab.store.records import Comparison
-from gem_activations.lab.training.group import SingleProcess
+from gem_activations.lab.training.group import Group
 from gem_activations.lab.training.step import Stepper
 from gem_activations.lab.training.tasks import Batch
 
@@ -111,27 +111,10 @@ def test_a_function_of_the_user_is_refused_by_every_process(tmp_path: Path, monk
         return {"loss": 1.0}
 
     for rank in range(2):
-        group = contextlib.nullcontext(Rank(rank, 2))
+        group = contextlib.nullcontext(Group(rank, 2))
         monkeypatch.setattr(engine, "init_processes", lambda _, group=group: group)
         with pytest.raises(SettingError, match="runs in one process; start it without torchrun"):
             compare(train, activations=["relu"], metric="loss", better="lower", out=tmp_path)
-
-
-class Rank:
-    """One of several processes whose gradients the test averages itself."""
-
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return model
-
-    def total(self, values: torch.Tensor) -> torch.Tensor:
-        return values
-
-    def agree(self, number: int, what: str) -> None: ...
-
-    def announce(self, message: dict[str, object]) -> None: ...
 
 
 class Points:
@@ -155,7 +138,7 @@ def test_mean_of_the_shares_gradients_is_the_gradient_of_the_batch(
 ) -> None:
     training = Training(1, count, 0.1, optimizer="sgd", momentum=0.0, weight_decay=0.0, micro_batch=micro_batch)
 
-    def step(group: SingleProcess | Rank) -> tuple[list[torch.Tensor], float, list[int], int]:
+    def step(group: Group) -> tuple[list[torch.Tensor], float, list[int], int]:
         torch.manual_seed(0)
         model = nn.Linear(6, 4).double()
         calls: list[int] = []
@@ -165,8 +148,8 @@ def test_mean_of_the_shares_gradients_is_the_gradient_of_the_batch(
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         return gradients, float(record.losses[0]), calls, int(record.counts()[1])
 
-    whole, loss, _, targets = step(SingleProcess())
-    parts = [step(Rank(rank, size)) for rank in range(size)]
+    whole, loss, _, targets = step(Group())
+    parts = [step(Group(rank, size)) for rank in range(size)]
     for index, expected in enumerate(whole):
         mean = torch.stack([gradients[index] for gradients, *_ in parts]).mean(0)
         torch.testing.assert_close(mean, expected, **SAME_MATHEMATICS)
@@ -179,7 +162,7 @@ def test_mean_of_the_shares_gradients_is_the_gradient_of_the_batch(
 def joined(tmp_path: Path) -> Iterator[ProcessGroup]:
     """A group of one process, as far as gloo can tell."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
-    yield ProcessGroup(0, 1, torch.device("cpu"), torch.distributed.group.WORLD)
+    yield ProcessGroup(0, 1, device=torch.device("cpu"), control=torch.distributed.group.WORLD)
     torch.distributed.destroy_process_group()
 
 

@@ -8,7 +8,7 @@ from rich.progress import Progress
 
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs.experiment import Experiment, of_recipe
-from gem_activations.lab.runs.progress import Bars, Lines
+from gem_activations.lab.runs.progress import Bars
 from gem_activations.lab.store.records import RunResult
 
 SCORES = {"test_accuracy": 0.25, "test_loss": 3.0, "validation_accuracy": 0.5, "validation_loss": 2.0}
@@ -28,7 +28,7 @@ def experiment(recipe: str) -> Experiment:
 ])  # fmt: skip
 def test_a_run_is_said_in_the_metric_of_its_recipe(recipe: str, tested: str, untested: str) -> None:
     console = Console(file=io.StringIO(), width=200)
-    lines = Lines(console)
+    lines = Bars(Progress(console=console, disable=True))
     lines.started(experiment(recipe), Path("out"), "cpu", 3, 0)
     for result in (RESULT, UNTESTED, FAILED):
         lines.ended(result)
@@ -43,7 +43,7 @@ def test_a_run_is_said_in_the_metric_of_its_recipe(recipe: str, tested: str, unt
 def test_the_bar_of_a_run_has_the_metric_on_validation() -> None:
     console = Console(file=io.StringIO())
     progress = Progress(console=console)
-    bars = Bars(console, progress)
+    bars = Bars(progress)
     bars.started(experiment("bert-small"), Path("out"), "cpu", 1, 0)
     bars.epoch("gelu", 0, [], 2)
     assert progress.tasks[-1].description == "gelu, seed 0"

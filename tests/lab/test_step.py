@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations.lab.recipes.pipeline import Training
-from gem_activations.lab.training.group import SingleProcess
+from gem_activations.lab.training.group import Group
 from gem_activations.lab.training.optimisation import learning_rates, make_optimizer
 from gem_activations.lab.training.step import Record, Stepper, cross_entropy
 from gem_activations.lab.training.streams import epoch_order, step_batches
@@ -57,7 +57,7 @@ def training(**changes: Any) -> Training:
 def train(settings: Training, task: Words | None = None, steps: int = 3) -> tuple[nn.Module, Record]:
     task = task or Words()
     model = task.make_model("", 3)
-    stepper = Stepper(model, task, settings, torch.Generator().manual_seed(5), SingleProcess())
+    stepper = Stepper(model, task, settings, torch.Generator().manual_seed(5), Group())
     batches = step_batches(0, range(steps), settings.batch_size, task.sizes["train"], whole=True)
     return model, stepper.train([settings.learning_rate] * steps, batches)
 

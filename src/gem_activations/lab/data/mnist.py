@@ -18,7 +18,7 @@ from .splits import WHOLE, Arrays, Dataset, Split, checksum, choose, separate
 def load_mnist(
     source: Source, data_dir: Path | None = None, subset: Subset = WHOLE, *, validation: int = 5000
 ) -> Dataset:
-    """Load a data set in the IDX format; see `load_dataset`.
+    """Load a data set in the IDX format; see `images.load_dataset`.
 
     Args:
         source: Where it is found; its files are train images, train labels, test images and test labels.

@@ -206,7 +206,7 @@ class Pipeline(StoredRecipe):
         data: Name of the data set.
         model: The model: a frozen dataclass of plain values with a field `kind`.
         training: The training.
-        task: What makes batches and models of the data: a key of `tasks.LOADERS`.
+        task: What makes batches and models of the data: see `tasks.load_task`.
         scale: "full" as in the literature, "small" for a CPU, "smoke" to try the code path.
         subset: Examples that are used.
         input_scale: Factor on the inputs after their standardisation, of images.

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import SettingError, StoreError
 from ..store.comparison import run_folder
-from ..training.group import Group, SingleProcess
+from ..training.group import Group
 from ..training.run import NotFiniteError, Run
 from .experiment import Experiment, Loaded
 from .runner import reproducible, seeded
@@ -52,14 +52,14 @@ def local_device(text: str) -> str:
 
 
 @contextlib.contextmanager
-def init_processes(device: torch.device) -> Iterator["Group | ProcessGroup"]:
+def init_processes(device: torch.device) -> Iterator[Group]:
     """Join the processes that torchrun started, over NCCL on GPUs and gloo on CPUs; alone where there are none.
 
     An error in the block of one process ends that process, and torchrun ends the others then: none of them could tell
     what the one that failed would have sent.
     """
     if not is_launched():
-        yield SingleProcess()
+        yield Group()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -67,8 +67,8 @@ def init_processes(device: torch.device) -> Iterator["Group | ProcessGroup"]:
     processes = ProcessGroup(
         distributed.get_rank(),
         distributed.get_world_size(),
-        device,
-        distributed.new_group(backend="gloo", timeout=_TIMEOUT),
+        device=device,
+        control=distributed.new_group(backend="gloo", timeout=_TIMEOUT),
     )
     yield processes
     if processes.rank == 0:
@@ -77,23 +77,19 @@ def init_processes(device: torch.device) -> Iterator["Group | ProcessGroup"]:
 
 
 @dataclass(frozen=True)
-class ProcessGroup:
-    """The processes of a torchrun, as the training loop sees them; see `group.Group`.
+class ProcessGroup(Group):
+    """The processes of a torchrun, as the training loop sees them.
 
     Attributes:
-        rank: Number of this process, from 0.
-        size: Number of processes.
         device: Where this process trains.
         control: The same processes over gloo, for the announcements.
     """
 
-    rank: int
-    size: int
-    device: torch.device
-    control: Any = field(repr=False)
+    device: torch.device = field(kw_only=True)
+    control: Any = field(kw_only=True, repr=False)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return a module with the same parameters whose backward pass averages the gradients over the processes.
+        """Return the module as `DistributedDataParallel`.
 
         BatchNorm's layers are changed to take their statistics over all processes.
 
@@ -116,7 +112,7 @@ class ProcessGroup:
         return summed
 
     def agree(self, number: int, what: str) -> None:
-        """See that every process has the same number; see `group.Group`."""
+        """See that every process has the same number."""
         numbers = torch.zeros(self.size, dtype=torch.int64, device=self.device)
         numbers[self.rank] = number
         found = self.total(numbers).tolist()

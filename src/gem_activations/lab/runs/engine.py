@@ -77,27 +77,27 @@ def _bring_to_end(runner: Runner) -> None:
         return
     begun, unstored = len(pending) < len(before), list[StoreError]()
     first: dict[str, RunResult] = {}
-    while pending:
-        ended: list[RunKey] = []
-        for run, stale in pending.items():
-            try:
-                with reproducible(plan.threads, deterministic=experiment.deterministic):
+    with reproducible(plan.threads, deterministic=experiment.deterministic):
+        while pending:
+            ended: list[RunKey] = []
+            for run, stale in pending.items():
+                try:
                     result = runner.attempt(*run, stale)
-            except StoreError as error:  # A full disk may have room again for the next run.
-                unstored.append(error)
-                ended.append(run)
-                continue
-            if result is not None:
-                runner.callback.ended(result)
-                ended.append(run)
-                first.setdefault(run[0], result)
-                if not begun and len(first) == len(runner.experiment.arms):
-                    _stop_if_hopeless(runner, list(first.values()))
-                    begun = True
-        pending = {run: stale for run, stale in pending.items() if run not in ended}
-        if pending and not ended:
-            runner.callback.waiting(len(pending))
-            runner.wait(*next(iter(pending)), _POLL_SECONDS)
+                except StoreError as error:  # A full disk may have room again for the next run.
+                    unstored.append(error)
+                    ended.append(run)
+                    continue
+                if result is not None:
+                    runner.callback.ended(result)
+                    ended.append(run)
+                    first.setdefault(run[0], result)
+                    if not begun and len(first) == len(runner.experiment.arms):
+                        _stop_if_hopeless(runner, list(first.values()))
+                        begun = True
+            pending = {run: stale for run, stale in pending.items() if run not in ended}
+            if pending and not ended:
+                runner.callback.waiting(len(pending))
+                runner.wait(*next(iter(pending)), _POLL_SECONDS)
     if unstored:
         raise StoreError(f"{len(unstored)} runs could not be stored: {unstored[0]}; then run the same command again")
 

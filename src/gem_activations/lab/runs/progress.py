@@ -15,25 +15,25 @@ from .runner import ProgressCallback
 @contextlib.contextmanager
 def show_progress(console: Console) -> Iterator[ProgressCallback]:
     """Return a callback that shows a comparison on a console, with bars if the console is a terminal."""
-    if not console.is_terminal:
-        yield Lines(console)
-        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        yield Bars(console, progress)
+    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    with bars as progress:
+        yield Bars(progress)
 
 
-class Lines(ProgressCallback):
-    """One plain line for each run that ends: enough for a log.
+class Bars(ProgressCallback):
+    """One line for each run that ends, and below the lines a bar over the runs and one over the epochs under way.
 
     Args:
-        console: Where the lines go.
+        progress: The bars; disabled ones leave the lines.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
         self.total = self.done = 0
         self.headline: Callable[[Figures], str] = lambda _: ""
+        self.runs = progress.add_task("runs", total=None)
+        self.epochs = progress.add_task("", total=None, visible=False)
 
     def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
         """Say what is compared, where it runs and is stored, and how much of it is done."""
@@ -42,36 +42,6 @@ class Lines(ProgressCallback):
         self._print(f"{experiment.name}: {arms} on {device}, in {folder}")
         if done:
             self._print(f"{done} of {runs} runs ended before and are kept")
-
-    def ended(self, result: RunResult) -> None:
-        """Print the run's result, or why it failed."""
-        self.done += 1
-        outcome = self.headline(result.figures) if result.status == FINISHED else f"failed: {result.reason}"
-        self._print(
-            f"[{self.done}/{self.total}] {result.activation}, seed {result.seed}: {outcome} ({result.seconds:.1f} s)"
-        )
-
-    def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-class Bars(Lines):
-    """A bar over the runs and one over the epochs of the run under way, below the lines.
-
-    Args:
-        console: Where the lines go.
-        progress: The bars, already shown.
-    """
-
-    def __init__(self, console: Console, progress: Progress) -> None:
-        super().__init__(console)
-        self.progress = progress
-        self.runs = progress.add_task("runs", total=None)
-        self.epochs = progress.add_task("", total=None, visible=False)
-
-    def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
-        """Start the bar over the runs."""
-        super().started(experiment, folder, device, runs, done)
         self.progress.update(self.runs, total=runs, completed=done)
 
     def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:
@@ -86,8 +56,12 @@ class Bars(Lines):
         )
 
     def ended(self, result: RunResult) -> None:
-        """Move the bar over the runs."""
-        super().ended(result)
+        """Print the run's result, or why it failed, and move the bar over the runs."""
+        self.done += 1
+        outcome = self.headline(result.figures) if result.status == FINISHED else f"failed: {result.reason}"
+        self._print(
+            f"[{self.done}/{self.total}] {result.activation}, seed {result.seed}: {outcome} ({result.seconds:.1f} s)"
+        )
         self.progress.update(self.runs, completed=self.done)
         self.progress.update(self.epochs, visible=False)
 
@@ -96,3 +70,6 @@ class Bars(Lines):
         self.progress.update(
             self.epochs, description=f"waiting for {runs} runs of other processes", total=None, visible=True
         )
+
+    def _print(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from ..store.environment import describe_environment
 from ..store.rates import to_plain
 from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, EpochRow, Plan, RunResult
 from ..training.checkpoint import state_paths
-from ..training.group import Group, SingleProcess
+from ..training.group import Group
 from ..training.run import CHECKPOINT, NotFiniteError, Run
 from .experiment import Experiment, Loaded
 from .request import Execution
@@ -67,7 +67,7 @@ class Runner:
     loaded: Loaded
     device: torch.device
     callback: ProgressCallback
-    group: Group = field(default_factory=SingleProcess)
+    group: Group = field(default_factory=Group)
 
     @property
     def folder(self) -> Path:

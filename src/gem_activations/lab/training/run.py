@@ -22,7 +22,7 @@ from ...errors import ExperimentError
 from ..store.comparison import append_metrics, cut_metrics, write_atomically
 from ..store.records import EpochRow
 from .checkpoint import load_checkpoint, save_checkpoint
-from .group import Group, SingleProcess
+from .group import Group
 
 CHECKPOINT, METRICS, PREDICTIONS = "checkpoint.pt", "metrics.jsonl", "predictions.npz"
 MOST_EPOCHS = 1_000_000
@@ -83,7 +83,7 @@ class Run:
     ) -> None:
         self.name, self.seed, self.device, self.folder = name, seed, device, folder
         self.metrics: list[EpochRow] = []
-        self._make, self._identity, self._group = make, identity or {}, group or SingleProcess()
+        self._make, self._identity, self._group = make, identity or {}, group or Group()
         self._on_epoch = on_epoch or (lambda _rows, _epochs: None)
         self._row: EpochRow = {}
         self._early: EpochRow = {}

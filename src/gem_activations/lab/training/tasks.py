@@ -1,11 +1,9 @@
 """What is learnt, apart from how: the interface between the training loop and images, text or anything else.
 
 The loop (`training.Run`) knows indices of training examples, steps, optimisers, checkpoints and the run's random
-streams. A task knows the rest. A new kind of data implements `Task` in a module of its own and adds one line to
-`LOADERS`; the loop, the store and the report stay as they are.
+streams. A task knows the rest.
 """
 
-import importlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, Self
@@ -18,9 +16,6 @@ from ..recipes.pipeline import Recipe
 
 IGNORED = -100
 """Target that counts neither in the loss nor in the accuracy."""
-
-LOADERS = {"images": "images", "text": "language"}
-"""`Recipe.task` -> module of this package with `load_task(recipe, data_dir) -> Task`."""
 
 SplitName = Literal["validation", "test"]
 
@@ -101,5 +96,8 @@ def load_task(recipe: Recipe, data_dir: Path | None) -> Task:
         data_dir: Folder with data files; None for the default one.
     Raises: DataError: the data are missing or damaged; MissingDependencyError: a library is missing.
     """
-    module = importlib.import_module(f".{LOADERS[recipe.task]}", __package__)
-    return module.load_task(recipe, data_dir)
+    if recipe.task == "images":
+        from . import images as of_kind
+    else:
+        from . import language as of_kind
+    return of_kind.load_task(recipe, data_dir)

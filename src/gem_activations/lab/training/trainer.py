@@ -25,7 +25,7 @@ from ..recipes.pipeline import Recipe
 from ..store.comparison import DEPTH, SCALE, write_json
 from .diagnostics import describe_depth, profile
 from .evaluation import Score, evaluate
-from .group import Group, SingleProcess
+from .group import Group
 from .memory import measure_peak, reset_peak
 from .optimisation import learning_rates
 from .run import NotFiniteError, Run
@@ -85,7 +85,7 @@ class Trainer:
         recipe = recipe.for_arm(activation)
         self.recipe, self.activation, self.seed, self.task = recipe, activation, seed, task.replicate(seed)
         make = make or parse_arm(activation)
-        self.group = group or SingleProcess()
+        self.group = group or Group()
         self.arm, self.own = (make, str(make)) if isinstance(make, Arm) else (None, make)
         self.device, self.examples = self.task.device, self.task.sizes["train"]
         self.metrics: list[EpochMetrics] = []
@@ -309,7 +309,7 @@ class Trainer:
             noise = torch.Generator(self.device).manual_seed(0)
             model = self.make_model(activation)
             schedule = self._schedule(model) if activation is self.own else None
-            timed = Stepper(model, self.task, training, noise, SingleProcess(), schedule)
+            timed = Stepper(model, self.task, training, noise, Group(), schedule)
 
             def step(index: int) -> None:
                 timed.train([training.learning_rate], [batches[index % max(1, len(batches) - 1)]])
