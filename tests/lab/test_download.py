@@ -17,9 +17,8 @@ from rich.console import Console
 from gem_activations.cli import main
 from gem_activations.errors import DataError, SettingError
 from gem_activations.lab.data import command as data_command
-from gem_activations.lab.data import download, holdings, sources
-from gem_activations.lab.data.download import fetch, lock_folder
-from gem_activations.lab.data.holdings import check_dataset, get_dataset
+from gem_activations.lab.data import holdings, sources
+from gem_activations.lab.data.holdings import check_dataset, fetch, get_dataset, lock_folder
 from gem_activations.lab.data.sources import SOURCES, Item, Source, find_source
 
 CONTENT = np.random.default_rng(3).bytes(700_000)
@@ -116,7 +115,7 @@ def server() -> Iterator[Server]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait between attempts."""
     monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)
-    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    monkeypatch.setattr(holdings, "TIMEOUT", 0.3)
 
 
 def get(server: Server, target: Path) -> None:

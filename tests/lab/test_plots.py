@@ -16,8 +16,7 @@ from gem_activations.errors import SettingError
 from gem_activations.lab.report import plots
 from gem_activations.lab.report.ablation import find_ablations
 from gem_activations.lab.report.drawing import FAMILY, GREY, RIVALS, render, styles
-from gem_activations.lab.report.plots import write_family_picture
-from gem_activations.lab.report.shapes import sample_shape
+from gem_activations.lab.report.plots import sample_shape, write_family_picture
 from gem_activations.lab.statistics.reading import analyse_comparison
 from gem_activations.lab.store.records import Depth
 
