@@ -59,8 +59,7 @@ def _steps_to_target(
 
     The runs of a recipe are followed by their validation metric, a user's by the metric if that was logged each epoch.
     """
-    rows = {key: curve for key, curve in comparison.curves.items() if curve}
-    logged = {name for curve in rows.values() for row in curve for name in row}
+    logged = {name for curve in comparison.curves.values() for row in curve for name in row}
     own = isinstance(comparison.recipe, OwnRecipe)
     usual = "validation_accuracy" if metric is ACCURACY else "validation_loss"
     names = (metric.name, f"validation_{metric.name}") if own else (usual,)
@@ -69,25 +68,20 @@ def _steps_to_target(
         return {}
     counted = "steps" if "steps" in logged else "epoch"
     curves: dict[RunKey, list[tuple[float, float]]] = {}
-    for run in comparison.results:
-        key = run.activation, run.seed
-        for row in rows.get(key, ()) if run.status == FINISHED else ():
-            if (place := row.get(counted)) is not None and (value := row.get(field)) is not None:
-                curves.setdefault(key, []).append((place, value))
-    ends = [curve[-1][1] for (arm, _), curve in curves.items() if arm == baseline]
+    for key in ((run.activation, run.seed) for run in comparison.results if run.status == FINISHED):
+        pairs = ((row.get(counted), row.get(field)) for row in comparison.curves.get(key, ()))
+        curves[key] = [(place, value) for place, value in pairs if place is not None and value is not None]
+    ends = [curve[-1][1] for (arm, _), curve in curves.items() if curve and arm == baseline]
     if target is None and not ends:
         return {}
     goal = sum(ends) / len(ends) if target is None else target / metric.scale
-    unit = " %" if metric.scale == 100 else ""
-    heading = (
-        f"{counted.removesuffix('s')}s to {field.replace('_', ' ')} {metric.scale * goal:.{metric.decimals}f}{unit}"
-    )
-    found: dict[RunKey, dict[str, float]] = {}
-    for key, curve in curves.items():
-        place = next((place for place, value in curve if metric.sign * (value - goal) >= 0), None)
-        if place is not None:
-            found[key] = {heading: float(place)}
-    return found
+    shown = f"{metric.scale * goal:.{metric.decimals}f}{' %' if metric.scale == 100 else ''}"
+    heading = f"{counted.removesuffix('s')}s to {field.replace('_', ' ')} {shown}"
+    reached = {
+        key: next((place for place, value in curve if metric.sign * (value - goal) >= 0), None)
+        for key, curve in curves.items()
+    }
+    return {key: {heading: float(place)} for key, place in reached.items() if place is not None}
 
 
 def comparison_runs(

@@ -71,16 +71,16 @@ def depth_frame(comparison: Comparison) -> pl.DataFrame:
     `part` is "gradient" (norm of the loss gradient of a layer's weights) or "dead" (share of an activation's units
     that are dead); `position` counts the layers of the part from 0 at the input.
     """
-    rows: list[dict[str, Any]] = []
-    for (activation, seed), depth in comparison.depths.items():
-        parts = (
-            ("gradient", depth.layers, depth.start_gradients, depth.gradients),
-            ("dead", depth.activations, depth.start_dead, depth.dead),
+    rows = [
+        (*run, part, position, *layer)
+        for run, depth in comparison.depths.items()
+        for part, columns in (
+            ("gradient", (depth.layers, depth.start_gradients, depth.gradients)),
+            ("dead", (depth.activations, depth.start_dead, depth.dead)),
         )
-        for part, names, starts, ends in parts:
-            for position, (name, start, end) in enumerate(zip(names, starts, ends, strict=True)):
-                rows.append(dict(zip(_DEPTH_SCHEMA, (activation, seed, part, position, name, start, end), strict=True)))
-    return pl.DataFrame(rows, schema=_DEPTH_SCHEMA)
+        for position, layer in enumerate(zip(*columns, strict=True))
+    ]
+    return pl.DataFrame(rows, schema=_DEPTH_SCHEMA, orient="row")
 
 
 def summary_frame(analysis: Analysis) -> pl.DataFrame:
