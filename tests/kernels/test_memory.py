@@ -14,7 +14,7 @@ import pytest
 
 from gem_activations import GemSpec
 from gem_activations.errors import BackendError
-from gem_activations.kernels.cpu.library import BACKWARD_SCALE, SpecHandle, spec_handle
+from gem_activations.kernels.cpu.library import BACKWARD_SCALED, SpecHandle, spec_handle
 
 from .calls import OPERATIONS, bits, call, encode, place, run
 
@@ -111,7 +111,7 @@ def test_a_bad_call_is_refused_and_writes_nothing(built):
         (forward, GemSpec(), -1, 4),
         (forward, GemSpec(), 0, -4),
         (forward, half_wide, 0, 4),
-        (forward._replace(code=BACKWARD_SCALE.code + 1), GemSpec(), 0, 4),
+        (forward._replace(code=BACKWARD_SCALED.code + 1), GemSpec(), 0, 4),
         (forward._replace(code=-1), GemSpec(), 0, 4),
     ):
         with pytest.raises(BackendError, match="refused operation"):

@@ -1,10 +1,14 @@
 """Values and derivatives of every kernel, instruction set and dtype against mpmath and the float64 oracle."""
 
+import ctypes
+import math
+
 import numpy as np
 import pytest
 
 from gem_activations import GemSpec
-from gem_activations.kernels.cpu import BACKWARD_SCALE, DTYPES
+from gem_activations.errors import SpecError
+from gem_activations.kernels.cpu import BACKWARD_SCALED, DTYPES, FORWARD_SCALED, Scales
 
 from ..golden.table import Golden, read
 from ..tolerances import (
@@ -163,23 +167,79 @@ def test_gated_unit(library, dtype, n):
             assert ulps_apart(decode(got, dtype), want, dtype, floor).max() <= bound
 
 
+# Of channels that are one, fewer and more than a vector, side by side and apart, in chunks with and without a rest.
+SCALED = [
+    (0,),
+    (1,),
+    (70_001,),
+    (9, 3),
+    (513, 3),
+    (1000, 65),
+    (70, 1000),
+    (0, 4),
+    (7, 5, 1, 49),
+    (3, 66, 11),
+    (3, 2, 9000),
+]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("spec", [GemSpec(1, 1e-4), GemSpec(2, 0.3, 0.1), GemSpec(12, 1.0)], ids=str)
-def test_the_gradient_by_the_scale_is_summed_in_the_pass_of_the_input_gradient(library, dtype, spec):
+@pytest.mark.parametrize("shape", SCALED, ids=str)
+def test_scales_in_memory_give_the_values_and_gradients_of_the_oracle(library, dtype, spec, shape):
     noise = np.random.default_rng(4)
-    for count in (0, 1, 63, 512, 513, 70_001):
-        x, grad = (encode(2 * spec.scale * noise.standard_normal(count), dtype) for _ in range(2))
-        plain = run(library, "backward", spec, dtype, grad, x)[0] if count else x
-        sums = []
+    for channels in {1, shape[1] if len(shape) > 1 else 1}:
+        scales = spec.scale * (np.geomspace(0.3, 3, channels) if channels > 1 else np.ones(1))
+        log_scale = np.log(scales).astype(np.float32 if dtype == "float32" else np.float64)
+        scales = np.exp(log_scale.astype(float)).reshape(-1, *[1] * (len(shape) - 2))
+        x, grad = (encode(2 * spec.scale * noise.standard_normal(shape), dtype) for _ in range(2))
+        found = []
         for threads in (1, 2, 3):
-            out, total = np.empty_like(x), np.full(1, np.nan)
-            addresses = [array.ctypes.data for array in (out, grad, x, total)]
-            library.call(BACKWARD_SCALE, spec, DTYPES[dtype], count, threads, *addresses)
-            assert np.array_equal(bits(out), bits(plain)), "the bits of the pass without the sum"
-            sums.append(total[0])
-        assert len(set(sums)) == 1, "the threads change no bit"
-        wide = decode(x, dtype)
-        relative = np.maximum(wide, 0) ** (2 * spec.n) / spec.eps
-        gate = relative / (1 + relative)
+            y, out, gradient = np.empty_like(x), np.empty_like(x), np.full_like(log_scale, np.nan)
+            described = Scales(
+                log_scale.ctypes.data,
+                gradient.ctypes.data,
+                DTYPES[log_scale.dtype.name],
+                channels,
+                max(1, math.prod(shape[2:])),
+            )
+            last = ctypes.addressof(described)
+            library.call(FORWARD_SCALED, spec, DTYPES[dtype], x.size, threads, y.ctypes.data, x.ctypes.data, last)
+            addresses = [array.ctypes.data for array in (out, grad, x)]
+            library.call(BACKWARD_SCALED, spec, DTYPES[dtype], x.size, threads, *addresses, last)
+            found.append([bits(y), bits(out), gradient])
+        assert all(np.array_equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True)), (
+            "threads"
+        )
+        wide, unit = decode(x, dtype), GemSpec(spec.n, 1.0, spec.leak)
+        floor = 4 * GRADIENT_FLOOR * smallest_normal("float64" if dtype == "float64" else "float32")
+        half = dtype in ("float16", "bfloat16")
+        # In float64 the oracle's own x / a is rounded, which costs 2n ulp.
+        bound = HALF_ULPS if half else gradient_ulps(spec.n) + 2 + (4 * spec.n + 4) * (dtype == "float64")
+        for got, want in (
+            (y, scales * unit(wide / scales)),
+            (out, decode(grad, dtype) * unit.derivative(wide / scales)),
+        ):
+            assert not x.size or ulps_apart(decode(got, dtype), want, dtype, floor).max() <= bound
+        gate = (unit.gate(wide / scales) - spec.leak) / (1 - spec.leak)
         terms = -2 * spec.n * (1 - spec.leak) * decode(grad, dtype) * np.maximum(wide, 0) * gate * (1 - gate)
-        assert abs(sums[0] - terms.sum()) <= 1e-6 * np.abs(terms).sum()
+        others = tuple(axis for axis in range(len(shape)) if channels == 1 or axis != 1)
+        assert (np.abs(gradient - terms.sum(others)) <= 1e-6 * np.abs(terms).sum(others)).all()
+
+
+def test_one_scale_in_memory_gives_the_bits_of_the_fixed_one(library):
+    x = np.linspace(-3, 9, 5000, dtype=np.float32)
+    for spec in (GemSpec(1, 0.25), GemSpec(2, 1 / 16, 0.1), GemSpec(3)):
+        log_scale, y = np.array([math.log(spec.scale)]), np.empty_like(x)
+        described = Scales(log_scale.ctypes.data, None, DTYPES["float64"], 1, 1)
+        library.call(FORWARD_SCALED, spec, 0, x.size, 1, y.ctypes.data, x.ctypes.data, ctypes.addressof(described))
+        assert np.array_equal(y, run(library, "forward", spec, "float32", x)[0])
+
+
+@pytest.mark.parametrize("log_scale", [70.0, -70.0, np.nan, np.inf])
+def test_a_scale_in_memory_out_of_its_range_is_one_clear_error(library, log_scale):
+    scales, x, y = np.array([0.0, log_scale]), np.ones(4, np.float32), np.zeros(4, np.float32)
+    described = Scales(scales.ctypes.data, None, DTYPES["float64"], 2, 1)
+    with pytest.raises(SpecError, match="has left the range 1e-30 to 1e"):
+        library.call(FORWARD_SCALED, GemSpec(), 0, 4, 1, y.ctypes.data, x.ctypes.data, ctypes.addressof(described))
+    assert (y == 0).all()

@@ -261,6 +261,53 @@ def test_a_tensor_that_is_not_contiguous_has_the_same_gradients():
         torch.testing.assert_close(by_scale, found[0][1], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (4, 5, 3, 2), (3, 5, 7), (0, 5), (2, 5, 0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_scales_for_channels_are_computed_by_the_kernels_in_every_usual_layout(shape, dtype):
+    """As it is, with the channels last in memory or in shape; and by torch operations otherwise."""
+    for change, channel_dim, kernel in (
+        (lambda t: t, 1, True),
+        (lambda t: t.movedim(1, -1).contiguous().movedim(-1, 1), 1, True),
+        (lambda t: t.movedim(1, -1).contiguous(), -1, True),
+        (lambda t: t.movedim(1, -1).contiguous(), len(shape) - 1, True),
+        (lambda t: torch.stack((t, t), -1)[..., 0], 1, False),
+    ):
+        values = torch.randn(shape, dtype=torch.float64).to(dtype)
+        grad = torch.randn(shape, dtype=torch.float64).to(dtype)
+        log_scale = torch.linspace(-1, 1, 5, dtype=torch.promote_types(dtype, torch.float32)).requires_grad_()
+        x = change(values).detach().requires_grad_()
+        y = activate_scaled(x, log_scale, 2, 0.1, channel_dim=channel_dim)
+        assert y.shape == x.shape
+        assert y.stride() == x.stride() or not (kernel and x.numel())
+        found = torch.autograd.grad(y, (x, log_scale), change(grad))
+        wide, exact = values.double().requires_grad_(), log_scale.detach().double().requires_grad_()
+        z = activate_scaled(wide, exact, 2, 0.1, backend="plain")
+        wanted = torch.autograd.grad(z, (wide, exact), grad.double())
+        tolerance = 4 * torch.finfo(dtype).eps + 1e-12
+        torch.testing.assert_close(y.double(), change(z), rtol=tolerance, atol=0)
+        torch.testing.assert_close(found[0].double(), change(wanted[0]), rtol=4 * tolerance, atol=1e-7)
+        torch.testing.assert_close(found[1].double(), wanted[1], rtol=1e-5, atol=1e-5)  # Terms of both signs.
+
+
+def test_a_scale_that_has_left_its_range_is_one_clear_error():
+    module = EGEM(trainable=True, channels=3)
+    with torch.no_grad():
+        module.log_scale[1] = 80.0
+    with pytest.raises(SpecError, match="has left the range"):
+        module(torch.ones(2, 3))
+
+
+def test_a_model_in_half_precision_learns_its_scales():
+    for channels in (1, 3):
+        model = EGEM(scale=0.5, trainable=True, channels=channels).bfloat16()
+        x = torch.randn(64, 3, dtype=torch.bfloat16)
+        model(x).sum().backward()
+        twin = EGEM(scale=0.5, trainable=True, channels=channels)
+        twin(x).sum().backward()
+        assert model.log_scale.grad.dtype == torch.bfloat16
+        torch.testing.assert_close(model.log_scale.grad.float(), twin.log_scale.grad, rtol=0.02, atol=0.02)
+
+
 def test_a_relative_schedule_moves_each_module_from_its_own_scale():
     model = nn.Sequential(EGEM(scale=2.0), nn.Linear(3, 3), EGEM(n=2, scale=0.01))
     schedule = ScaleSchedule(model, 1.0, 0.1, 2, "exponential", relative=True)

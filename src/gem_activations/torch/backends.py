@@ -1,6 +1,7 @@
 """Where the arithmetic of an eager call runs, outside autograd: the plain formula, the C or the Triton kernels."""
 
 import ctypes
+import math
 from functools import cache
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ from torch.overrides import has_torch_function_unary  # pyright: ignore[reportUn
 
 from ..errors import MissingDependencyError
 from ..kernels import cpu
-from ..kernels.cpu import BACKWARD_SCALE, OPERATIONS, Operation, spec_handle
+from ..kernels.cpu import BACKWARD_SCALED, FORWARD_SCALED, OPERATIONS, Operation, Scales, spec_handle
 from ..spec import GemSpec
 from . import formula
 
@@ -148,6 +149,7 @@ class Cpu:
         self._has_table_lookup = library.isa == "avx512"
         self.compute = library.bind(
             Tensor,
+            torch.nn.Parameter,
             getattr(Tensor, "__dlpack_c_exchange_api__", None),
             torch.empty_like,
             _threads,
@@ -180,10 +182,19 @@ class Cpu:
         """Return grad * f'(x); see Backend."""
         return self._run(_BACKWARD[from_output], spec, grad, kept)
 
-    def backward_scale(self, grad: Tensor, x: Tensor, spec: GemSpec) -> tuple[Tensor, float]:
-        """Return grad * f'(x), and the gradient by the logarithm of the scale: the sum of grad (f(x) - x f'(x))."""
-        total = ctypes.c_double()
-        return self._run(BACKWARD_SCALE, spec, grad, x, total=ctypes.addressof(total)), total.value
+    def scaled_forward(self, x: Tensor, log_scale: Tensor, spec: GemSpec) -> Tensor:
+        """Return f(x) with scales from memory: one, or one for each of the channels of a contiguous (N, C, *).
+
+        `log_scale` is contiguous, of shape (C,), float32 or float64; of `spec` only n and leak count.
+        """
+        return self._run(FORWARD_SCALED, spec, x, scales=_scales(log_scale, x))
+
+    def scaled_backward(self, grad: Tensor, x: Tensor, log_scale: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
+        """Return grad * f'(x), and the gradient by log_scale: sums of grad (f(x) - x f'(x))."""
+        to_scale = torch.empty_like(log_scale)
+        scales = _scales(log_scale, x)
+        scales.gradient = to_scale.data_ptr()
+        return self._run(BACKWARD_SCALED, spec, grad, x, scales=scales), to_scale
 
     def second(
         self, grad_grad: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool
@@ -210,14 +221,16 @@ class Cpu:
         return self._run(OPERATIONS["glu_backward"], spec, grad, x, gate)
 
     def _run(
-        self, operation: Operation, spec: GemSpec, *inputs: Tensor, out: Tensor | None = None, total: int = 0
+        self,
+        operation: Operation,
+        spec: GemSpec,
+        *inputs: Tensor,
+        out: Tensor | None = None,
+        scales: Scales | None = None,
     ) -> Any:
-        """Return the output, or a tuple of them: `out`, or new ones laid out as the tensor that was kept.
-
-        `total` is the address of a sum, behind the arrays of an operation that has one.
-        """
+        """Return the output, or a tuple of them: `out`, or new ones laid out as the tensor that was kept."""
         address = (spec.handle or spec_handle(spec)).address
-        declined = out is not None or total
+        declined = out is not None or scales is not None
         result = None if declined else self.compute(operation.code, address, PLAINLY, *inputs)
         if result is not None:
             return result
@@ -237,7 +250,7 @@ class Cpu:
             else:
                 copies.append(torch.empty_like(first).copy_(tensor))
                 addresses.append(copies[-1].data_ptr())
-        addresses += [total] if total else []
+        addresses += [ctypes.addressof(scales)] if scales is not None else []
         self._library.call(operation, spec, _CODES[first.dtype], first.numel(), _threads(), *addresses)
         return outputs if operation.outputs > 1 else first
 
@@ -280,6 +293,12 @@ def load_triton() -> tuple[Triton | None, str]:
     except MissingDependencyError as error:
         return None, str(error)
     return Triton(triton), ""
+
+
+def _scales(log_scale: Tensor, x: Tensor) -> Scales:
+    channels = log_scale.numel()
+    inner = math.prod(x.shape[2:]) if channels > 1 else 1
+    return Scales(log_scale.data_ptr(), None, _CODES[log_scale.dtype], channels, max(inner, 1))
 
 
 def _is_dense(x: Tensor) -> bool:

@@ -7,7 +7,7 @@ f_a(x) - x f_a'(x) = -(1 - leak) 2n x F (1 - F), with the gate F at x / a. The s
 
 import math
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from ..errors import ModelError, SettingError, TensorError
-from ..kernels.cpu import BACKWARD_SCALE, spec_handle
+from ..kernels.cpu import BACKWARD_SCALED, FORWARD_SCALED, spec_handle
 from ..spec import GemSpec
 from . import formula
-from .backends import UNSEEN, Cpu, Triton
+from .backends import ATTACHED, PLAIN, UNSEEN, Backend, Cpu, load_cpu
 from .dispatch import BackendName, choose_backend, is_traced, refuse_forced_kernel
 from .functional import check_tensor
 
@@ -36,8 +36,8 @@ def activate_scaled(
         log_scale: Shape (1,), or (C,) with C the size of x along `channel_dim`.
         n, leak: As for GemSpec.
         channel_dim: The dimension that a scale for each channel belongs to.
-        backend: As for `activate`. The kernels serve ordinary CPU and CUDA tensors with one scale; all others get
-            torch operations.
+        backend: As for `activate`. The kernels serve ordinary CPU and CUDA tensors; with a scale for each channel only
+            those that are contiguous as they are or with the channels last, and others get torch operations.
     Returns: Same shape, dtype and device as x.
     Raises: SpecError: n or leak out of its range; TensorError: an integer, boolean, complex or sparse tensor, no
         tensor, or not as many channels as scales; BackendError: a forced backend that cannot serve x.
@@ -45,19 +45,48 @@ def activate_scaled(
         >>> activate_scaled(torch.tensor([-1.0, 0.5, 1.0]), torch.tensor([0.5]).log(), n=1)
         tensor([0.0000, 0.2500, 0.8000])
     """
+    kernels = load_cpu() if backend == "auto" and channel_dim == 1 and not is_dynamo_compiling() else None
+    if kernels is not None and forward_ad._current_level < 0:
+        # As in `apply`: the usual call takes less time than the questions below.
+        y: Any = kernels.compute(_FORWARD, spec_handle(_member(n, leak)).address, ATTACHED, x, log_scale)
+        if type(y) is Tensor:
+            return y
+        if y is not None:
+            return _apply_directly(x, log_scale, n, leak, kernels, y)
     if not torch.compiler.is_compiling() and has_torch_function_variadic(x, log_scale):
         options: Any = {"channel_dim": channel_dim, "backend": backend}
         return handle_torch_function(activate_scaled, (x, log_scale), x, log_scale, n, leak, **options)
     check_tensor(x)
-    if log_scale.numel() == 1 and not is_traced(x) and forward_ad._current_level < 0:
-        kernels = choose_backend(backend, x)
-        if isinstance(kernels, Cpu):
-            return _apply_directly(x, log_scale, n, leak, kernels)
-        if isinstance(kernels, Triton):
-            return _ScaledOnDevice.apply(x, log_scale, n, leak, kernels)  # pyright: ignore[reportReturnType]
-    else:
+    if is_traced(x) or is_traced(log_scale) or forward_ad._current_level >= 0:
         refuse_forced_kernel(backend)
-    return _in_torch_operations(x, log_scale, n, leak, channel_dim)
+        return _in_torch_operations(x, log_scale, n, leak, channel_dim)
+    chosen = choose_backend(backend, x)
+    if chosen is PLAIN or log_scale.device != x.device:
+        return _in_torch_operations(x, log_scale, n, leak, channel_dim)
+    return _by_kernels(x, log_scale, n, leak, channel_dim, chosen)
+
+
+def _by_kernels(x: Tensor, log_scale: Tensor, n: int, leak: float, channel_dim: int, backend: Backend) -> Tensor:
+    """Return f(x) as a tensor in which the channels come second, or last; by torch operations if neither is one."""
+    if log_scale.itemsize < 4:
+        log_scale = log_scale.float()
+    if log_scale.numel() > 1:
+        _check_channels(x, log_scale, channel_dim)
+        last = x.movedim(channel_dim, -1)
+        if last.is_contiguous():
+            rows = _apply_directly(last.flatten(0, -2), log_scale, n, leak, backend, ())
+            return rows.view_as(last).movedim(-1, channel_dim)
+        if channel_dim != 1 or not x.is_contiguous():
+            return _in_torch_operations(x, log_scale, n, leak, channel_dim)
+    return _apply_directly(x, log_scale, n, leak, backend, ())
+
+
+def _check_channels(x: Tensor, log_scale: Tensor, channel_dim: int) -> None:
+    if not -x.dim() <= channel_dim < x.dim() or x.shape[channel_dim] != log_scale.numel():
+        raise TensorError(
+            f"log_scale has {log_scale.numel()} scales, one a channel: expected as many along dimension {channel_dim} "
+            f"of x, got the shape {tuple(x.shape)}"
+        )
 
 
 def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, channel_dim: int) -> Tensor:
@@ -65,12 +94,8 @@ def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, chan
     scale = log_scale.to(wide.dtype).exp()
     if scale.numel() > 1:
         # torch.jit.trace would record the comparison of shapes, and warn.
-        traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        if not traced and (x.dim() <= channel_dim or x.shape[channel_dim] != scale.numel()):
-            raise TensorError(
-                f"log_scale has {scale.numel()} scales, one a channel: expected as many along dimension {channel_dim} "
-                f"of x, got the shape {tuple(x.shape)}"
-            )
+        if not torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            _check_channels(x, log_scale, channel_dim)
         shape = [1] * x.dim()
         shape[channel_dim] = -1
         scale = scale.reshape(shape)
@@ -80,54 +105,43 @@ def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, chan
 
 
 class _Scaled(torch.autograd.Function):
-    """f(x) by the kernels of a plain number, and the gradients by x and by log_scale in one pass."""
+    """f(x) by kernels that read the scales from memory, and the gradients by x and by log_scale in one pass.
+
+    What is there already, in a tuple, so that it is no input, is not computed again.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, log_scale: Tensor, n: int, leak: float, backend: Cpu) -> Tensor:
-        spec = spec_of(n, log_scale.item(), leak)
+    def forward(
+        ctx: Any, x: Tensor, log_scale: Tensor, n: int, leak: float, backend: Any, computed: tuple[Tensor, ...]
+    ) -> Tensor:
         ctx.save_for_backward(x, log_scale)
-        ctx.settings = spec, backend
-        return backend.forward(x, spec, False)
+        ctx.settings = n, leak, backend
+        return computed[0] if computed else backend.scaled_forward(x, log_scale, _member(n, leak))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, log_scale = ctx.saved_tensors
-        spec, backend = ctx.settings
-        grad, needed = grads[0], ctx.needs_input_grad
-        if needed[1] and not is_dynamo_compiling() and forward_ad._current_level < 0:
-            result = backend.compute(BACKWARD_SCALE.code, spec_handle(spec).address, UNSEEN, grad, x)
+        (n, leak, backend), grad = ctx.settings, grads[0]
+        if type(backend) is Cpu and not is_dynamo_compiling() and forward_ad._current_level < 0:
+            address = spec_handle(_member(n, leak)).address
+            result = backend.compute(BACKWARD_SCALED.code, address, UNSEEN, grad, x, log_scale)
             if result is not None:
-                return result[0], torch.full_like(log_scale, result[1]), None, None, None
-        if torch.is_grad_enabled() or is_traced(grad) or (grad.dtype, grad.shape) != (x.dtype, x.shape):
-            return *_gradients(grad, x, log_scale, spec.n, spec.leak, needed), None, None, None
-        if not needed[1]:
-            return backend.backward(grad, x, spec, False), None, None, None, None
-        by_x, total = backend.backward_scale(grad, x, spec)
-        return by_x, torch.full_like(log_scale, total), None, None, None
+                return *result, None, None, None, None
+        # Hooks on saved tensors may change their dtypes.
+        altered = (grad.dtype, grad.shape) != (x.dtype, x.shape) or log_scale.itemsize < 4
+        if torch.is_grad_enabled() or is_traced(grad) or altered:
+            return *_gradients(grad, x, log_scale, n, leak, ctx.needs_input_grad), None, None, None, None
+        return *backend.scaled_backward(grad, x, log_scale, _member(n, leak)), None, None, None, None
 
 
 _bare: Any = super(torch.autograd.Function, _Scaled)
 _apply_directly = _bare.apply  # Function's own `apply` takes long; nothing is traced or transformed here.
+_FORWARD = FORWARD_SCALED.code
 
 
-class _ScaledOnDevice(torch.autograd.Function):
-    """The same by Triton, whose kernels read the scale from the device's memory: nothing waits for the device."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, log_scale: Tensor, n: int, leak: float, backend: Triton) -> Tensor:
-        scale = log_scale.detach().to(torch.promote_types(x.dtype, torch.float32)).exp()
-        ctx.save_for_backward(x, log_scale, scale)
-        ctx.settings = n, leak, backend
-        return backend.scaled_forward(x, scale, n, leak)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        x, log_scale, scale = ctx.saved_tensors
-        (n, leak, backend), grad = ctx.settings, grads[0]
-        if torch.is_grad_enabled() or is_traced(grad) or (grad.dtype, grad.shape) != (x.dtype, x.shape):
-            return *_gradients(grad, x, log_scale, n, leak, ctx.needs_input_grad), None, None, None
-        by_x, by_scale = backend.scaled_backward(grad, x, scale, n, leak)
-        return by_x, by_scale.to(log_scale.dtype).reshape(log_scale.shape), None, None, None
+@cache
+def _member(n: int, leak: float) -> GemSpec:
+    return GemSpec(n, 1.0, leak)
 
 
 def _gradients(grad: Tensor, x: Tensor, log_scale: Tensor, n: int, leak: float, needed: Any) -> list[Tensor | None]:

@@ -5,15 +5,27 @@ pointers; the functions below call it with NumPy arrays. No framework is importe
 """
 
 from .arrays import backward, backward_from_output, forward, glu_backward, glu_forward, second
-from .library import BACKWARD_SCALE, DTYPES, OPERATIONS, Library, Operation, SpecHandle, spec_handle
+from .library import (
+    BACKWARD_SCALED,
+    DTYPES,
+    FORWARD_SCALED,
+    OPERATIONS,
+    Library,
+    Operation,
+    Scales,
+    SpecHandle,
+    spec_handle,
+)
 from .loader import Status, load, status
 
 __all__ = [
-    "BACKWARD_SCALE",
+    "BACKWARD_SCALED",
     "DTYPES",
+    "FORWARD_SCALED",
     "OPERATIONS",
     "Library",
     "Operation",
+    "Scales",
     "SpecHandle",
     "Status",
     "backward",

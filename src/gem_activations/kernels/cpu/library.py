@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import BackendError
-from ...spec import GemSpec
+from ...errors import BackendError, SpecError
+from ...spec import MAX_SCALE, MIN_SCALE, GemSpec
 from .tables import GradientTable, gradient_table
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 """GEM_ABI_VERSION of source/gem.h: a library with another one is refused."""
 
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
@@ -42,8 +42,9 @@ OPERATIONS = {
     "glu_backward": Operation(9, 2, 3),
 }
 """The operations of source/gem.h, which says what each computes."""
-BACKWARD_SCALE = Operation(10, 1, 2)
-"""Behind its arrays comes the address of a float64, for the gradient by the logarithm of the scale."""
+FORWARD_SCALED, BACKWARD_SCALED = Operation(10, 1, 1), Operation(11, 1, 2)
+"""With scales from memory: behind the arrays comes the address of a Scales."""
+_SCALE_ERROR = -7
 _PACK = {arrays: struct.Struct(f"@P4q{arrays}P").pack for arrays in (2, 3, 4, 5, 8)}
 
 
@@ -62,6 +63,18 @@ class SpecHandle(ctypes.Structure):
         ("leak", ctypes.c_double),
         ("table", ctypes.POINTER(GradientTable)),
         ("unit", ctypes.c_double),
+    )
+
+
+class Scales(ctypes.Structure):
+    """Scales that are learnt, as the library reads them: gem_scales of source/gem.h."""
+
+    _fields_ = (
+        ("log_scale", ctypes.c_void_p),
+        ("gradient", ctypes.c_void_p),
+        ("dtype", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("inner", ctypes.c_int64),
     )
 
 
@@ -115,9 +128,9 @@ class Library:
         """Return `compute` of source/module.c, which takes tensors; what always declines, by None, if it is not there.
 
         Args:
-            framework: The type of its tensors; their DLPack exchange API; functions: an uninitialised tensor like
-                another, the number of threads, whether gradients are recorded, whether a tensor is stored negated,
-                copied on writing, overridden; a tuple of functions that tell whether something records calls.
+            framework: The types of its tensors and parameters; their DLPack exchange API; functions: an uninitialised
+                tensor like another, the number of threads, whether gradients are recorded, whether a tensor is stored
+                negated, copied on writing, overridden; a tuple of functions that tell whether something records calls.
         """
         try:
             found = importlib.util.spec_from_file_location("gem_kernels", self.path)
@@ -136,13 +149,19 @@ class Library:
             dtype: Of DTYPES.
             count: Number of elements.
             threads: The largest number of threads.
-            arrays: Addresses of the outputs, then of the inputs.
-        Raises: BackendError: the library refuses the dtype, count or spec; nothing was written.
+            arrays: Addresses of the outputs, then of the inputs, then of the Scales of an operation that has some.
+        Raises: BackendError: the library refuses the dtype, count or spec; nothing was written. SpecError: a scale is
+            out of its range.
         """
         # A block of bytes for the whole call: ctypes charges for each argument, and a shared block would need a lock.
         handle = spec.handle or spec_handle(spec)
         block = _PACK[len(arrays)](handle.address, operation.code, dtype, count, threads, *arrays)
         code = self._run(block)
+        if code == _SCALE_ERROR:
+            raise SpecError(
+                f"a scale that is a tensor has left the range {MIN_SCALE:g} to {MAX_SCALE:g}, or its eps = "
+                f"scale^{2 * spec.n} the range of float64, or it is NaN; learn it at a lower rate"
+            )
         if code:
             raise BackendError(f"the C library refused operation {operation.code} with code {code}; report it")
 

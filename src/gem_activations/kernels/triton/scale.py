@@ -1,13 +1,23 @@
-"""The kernels of a learnt scale, which is read from memory: a compile-time constant would be compiled at every step."""
+"""The kernels of learnt scales, which are read from memory: a compile-time constant would be compiled at every step.
+
+An array of shape (N, channels, inner) is cut into tiles of some channels by some positions, so that a program reads
+each of its scales once and sums over its positions. If the channels lie side by side (inner = 1), the positions are N,
+else those within a channel, for each of the N. One scale is one channel, whose positions are all elements.
+"""
 
 # Device code is read by Triton's compiler, and called by its launcher.
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false, reportPrivateUsage=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+
+import math
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...spec import GemSpec
 from .gate import power, widen
 from .launch import BLOCK, _check, _copy_like, _same_layout
 
@@ -15,9 +25,22 @@ _LARGEST_LOG2 = 60  # Of t^(2n): beyond it 1 - F is less than 2^-60.
 
 
 @triton.jit
+def tile(channels, positions, channel_stride, position_stride, block_channels: tl.constexpr, block: tl.constexpr):
+    """Return for this program: offsets of its elements, what of them exists, its channels, its row of the sums."""
+    across = tl.cdiv(channels, block_channels)
+    along = tl.cdiv(positions, block)
+    row = tl.program_id(0) // across
+    channel = (tl.program_id(0) % across) * block_channels + tl.arange(0, block_channels)
+    position = (row % along) * block + tl.arange(0, block)
+    first = (row // along).to(tl.int64) * channels * positions
+    offsets = channel[:, None].to(tl.int64) * channel_stride + position[None, :].to(tl.int64) * position_stride
+    return first + offsets, (channel < channels)[:, None] & (position < positions)[None, :], channel, row
+
+
+@triton.jit
 def scaled_gate(wide, scale, n: tl.constexpr, limit: tl.constexpr):
     """Return t = x / a clamped to 0 .. limit, F and 1 - F."""
-    t = tl.clamp(wide / scale, 0.0, limit, propagate_nan=tl.PropagateNan.ALL)
+    t = tl.clamp(wide / scale[:, None], 0.0, limit, propagate_nan=tl.PropagateNan.ALL)
     p = power(t, 2 * n)
     reciprocal = 1.0 / (p + 1.0)
     return t, p * reciprocal, reciprocal
@@ -25,17 +48,27 @@ def scaled_gate(wide, scale, n: tl.constexpr, limit: tl.constexpr):
 
 @triton.jit
 def gem_scaled_forward_kernel(
-    x_ptr, scale_ptr, y_ptr, size, n: tl.constexpr, leak: tl.constexpr, limit: tl.constexpr, block: tl.constexpr
+    x_ptr,
+    scale_ptr,
+    y_ptr,
+    channels,
+    positions,
+    channel_stride,
+    position_stride,
+    n: tl.constexpr,
+    leak: tl.constexpr,
+    limit: tl.constexpr,
+    block_channels: tl.constexpr,
+    block: tl.constexpr,
 ):
     """Write y = f(x)."""
-    first = tl.program_id(0).to(tl.int64) * block
-    lane = tl.arange(0, block)
-    inside = lane < size - first
-    x = tl.load(x_ptr + first + lane, mask=inside)
+    offsets, inside, channel, _ = tile(channels, positions, channel_stride, position_stride, block_channels, block)
+    x = tl.load(x_ptr + offsets, mask=inside)
     wide = widen(x)
-    _, gate, _ = scaled_gate(wide, tl.load(scale_ptr).to(wide.dtype), n, limit)
+    scale = tl.load(scale_ptr + channel, mask=channel < channels, other=1.0).to(wide.dtype)
+    _, gate, _ = scaled_gate(wide, scale, n, limit)
     y = tl.maximum(wide, 0.0) * gate if leak == 0.0 else wide * (leak + (1.0 - leak) * gate)
-    tl.store(y_ptr + first + lane, y.to(x.dtype), mask=inside)
+    tl.store(y_ptr + offsets, y.to(x.dtype), mask=inside)
 
 
 @triton.jit
@@ -45,57 +78,82 @@ def gem_scaled_backward_kernel(
     scale_ptr,
     out_ptr,
     sums_ptr,
-    size,
+    channels,
+    positions,
+    channel_stride,
+    position_stride,
     n: tl.constexpr,
     leak: tl.constexpr,
     limit: tl.constexpr,
+    block_channels: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Write grad * f'(x), and for each program the sum of grad t F (1 - F)."""
-    first = tl.program_id(0).to(tl.int64) * block
-    lane = tl.arange(0, block)
-    inside = lane < size - first
-    grad = tl.load(grad_ptr + first + lane, mask=inside, other=0.0)
-    wide = widen(tl.load(x_ptr + first + lane, mask=inside, other=0.0))
-    t, gate, one_minus_gate = scaled_gate(wide, tl.load(scale_ptr).to(wide.dtype), n, limit)
+    """Write grad * f'(x), and for each channel the sum of grad df / d(log scale) over the positions of the program."""
+    offsets, inside, channel, row = tile(channels, positions, channel_stride, position_stride, block_channels, block)
+    grad = tl.load(grad_ptr + offsets, mask=inside, other=0.0)
+    wide = widen(tl.load(x_ptr + offsets, mask=inside, other=0.0))
+    scale = tl.load(scale_ptr + channel, mask=channel < channels, other=1.0).to(wide.dtype)
+    t, gate, one_minus_gate = scaled_gate(wide, scale, n, limit)
     slope = leak + (1.0 - leak) * gate * (1.0 + (2.0 * n) * one_minus_gate)
-    tl.store(out_ptr + first + lane, (widen(grad) * slope).to(grad.dtype), mask=inside)
-    tl.store(sums_ptr + tl.program_id(0), tl.sum(widen(grad) * t * (gate * one_minus_gate)))
+    tl.store(out_ptr + offsets, (widen(grad) * slope).to(grad.dtype), mask=inside)
+    total = tl.sum(widen(grad) * t * (gate * one_minus_gate), axis=1) * scale * (-2.0 * n * (1.0 - leak))
+    tl.store(sums_ptr + row.to(tl.int64) * channels + channel, total, mask=channel < channels)
 
 
-def scaled_forward(x: Tensor, scale: Tensor, n: int, leak: float) -> Tensor:
-    """Return f(x) of the member whose scale is a number in memory.
+def scaled_forward(x: Tensor, log_scale: Tensor, spec: GemSpec) -> Tensor:
+    """Return f(x) of the members whose scales are numbers in memory.
 
     Args:
-        x: As for `launch.forward`.
-        scale: One number above 0 on the device of x, float32, or float64 for a float64 x.
-        n, leak: As for GemSpec.
+        x: As for `launch.forward`; contiguous, of shape (N, C, *), if there is more than one scale.
+        log_scale: Natural logarithms of the scales, of shape (1,) or (C,), on the device of x; float32 or float64.
+        spec: Only n and leak count.
     """
     _check(x)
     out = torch.empty_like(x)
-    size = x.numel()
-    if size:
+    if x.numel():
         x = x if _same_layout(x, out) else _copy_like(x, out)
+        programs, arguments, _ = _arguments(x, log_scale, spec)
         with torch.cuda.device_of(out):
-            gem_scaled_forward_kernel[(triton.cdiv(size, BLOCK),)](x, scale, out, size, n, leak, _limit(n), BLOCK)
+            gem_scaled_forward_kernel[(programs,)](x, _scale(log_scale, x), out, *arguments)
     return out
 
 
-def scaled_backward(grad: Tensor, x: Tensor, scale: Tensor, n: int, leak: float) -> tuple[Tensor, Tensor]:
-    """Return grad * f'(x), and the gradient by the logarithm of the scale, a 0-d tensor; arguments as `scaled_forward`.
+def scaled_backward(grad: Tensor, x: Tensor, log_scale: Tensor, spec: GemSpec) -> tuple[Tensor, Tensor]:
+    """Return grad * f'(x), and the gradient by log_scale, which has its shape; arguments as `scaled_forward`.
 
-    The sums of the programs are added in their order: the same call gives the same bits.
+    The sums of the programs are added in one order: the same call gives the same bits.
     """
     _check(x, grad)
-    out, size = torch.empty_like(x), x.numel()
-    programs = triton.cdiv(size, BLOCK)
-    sums = torch.zeros(programs, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-    if size:
-        arranged = [tensor if _same_layout(tensor, out) else _copy_like(tensor, out) for tensor in (grad, x)]
-        with torch.cuda.device_of(out):
-            gem_scaled_backward_kernel[(programs,)](*arranged, scale, out, sums, size, n, leak, _limit(n), BLOCK)
-    return out, sums.sum() * scale.to(sums.dtype).reshape(()) * (-2 * n * (1 - leak))
+    out = torch.empty_like(x)
+    if not x.numel():
+        return out, torch.zeros_like(log_scale)
+    programs, arguments, across = _arguments(x, log_scale, spec)
+    scale = _scale(log_scale, x)
+    sums = torch.empty(programs // across, log_scale.numel(), dtype=scale.dtype, device=x.device)
+    arranged = [tensor if _same_layout(tensor, out) else _copy_like(tensor, out) for tensor in (grad, x)]
+    with torch.cuda.device_of(out):
+        gem_scaled_backward_kernel[(programs,)](*arranged, scale, out, sums, *arguments)
+    return out, sums.sum(0).to(log_scale.dtype)
 
 
-def _limit(n: int) -> float:
-    return 2.0 ** (_LARGEST_LOG2 / (2 * n))
+def _scale(log_scale: Tensor, x: Tensor) -> Tensor:
+    return log_scale.detach().to(torch.promote_types(x.dtype, torch.float32)).exp()
+
+
+def _arguments(x: Tensor, log_scale: Tensor, spec: GemSpec) -> tuple[int, tuple[Any, ...], int]:
+    """Return the number of programs, the arguments that follow the tensors, and how many programs share a position."""
+    channels, inner = log_scale.numel(), math.prod(x.shape[2:])
+    if channels == 1:
+        positions, strides = x.numel(), (1, 1)
+    elif inner == 1:
+        positions, strides = x.shape[0], (1, channels)
+    else:
+        positions, strides = inner, (inner, 1)
+    wanted = triton.next_power_of_2(channels)
+    # What lies side by side fills the tile first.
+    block_channels = min(wanted, 128 if inner == 1 else max(1, BLOCK // triton.next_power_of_2(positions)))
+    block = min(BLOCK // block_channels, triton.next_power_of_2(positions))
+    across = triton.cdiv(channels, block_channels)
+    programs = x.numel() // (channels * positions) * triton.cdiv(positions, block) * across
+    limit = 2.0 ** (_LARGEST_LOG2 / (2 * spec.n))
+    return programs, (channels, positions, *strides, spec.n, spec.leak, limit, block_channels, block), across

@@ -17,7 +17,7 @@
 #endif
 
 /* Raise it when a signature, the layout of gem_spec or the meaning of a code changes; library.py asks for the same. */
-#define GEM_ABI_VERSION 3
+#define GEM_ABI_VERSION 4
 
 enum {
     GEM_OK = 0,
@@ -26,7 +26,8 @@ enum {
     GEM_ERROR_SPEC = -3,
     GEM_ERROR_ISA = -4,
     GEM_ERROR_OPERATION = -5,
-    GEM_ERROR_MEMORY = -6
+    GEM_ERROR_MEMORY = -6,
+    GEM_ERROR_SCALE = -7
 };
 enum { GEM_FLOAT32, GEM_FLOAT64, GEM_BFLOAT16, GEM_FLOAT16, GEM_DTYPES };
 enum { GEM_ISA_BASELINE, GEM_ISA_AVX2, GEM_ISA_AVX512, GEM_ISAS };
@@ -49,10 +50,11 @@ enum {
     GEM_INVERSE,              /* x with f(x) = y */
     GEM_GLU_FORWARD,          /* out = x f(gate);                                        x, gate */
     GEM_GLU_BACKWARD,         /* to_x, to_gate = grad f(gate), grad x f'(gate);          grad, x, gate */
-    GEM_BACKWARD_SCALE,       /* out = grad f'(x), *sum = sum of grad df / d(log scale);  grad, x; then double *sum */
+    GEM_FORWARD_SCALED,       /* y = f(x) with scales from memory;                       x; then gem_scales */
+    GEM_BACKWARD_SCALED,      /* out = grad d1, and the gradient of the scales;          grad, x; then gem_scales */
     GEM_OPERATIONS
 };
-/* Sums are taken block by block, so that the number of threads changes no bit of them. */
+/* Half types are widened block by block; threads share work at multiples of a block. */
 enum { GEM_BLOCK = 512 };
 enum { GEM_MAX_ARRAYS = 8 };
 /* Below this many elements the start of the threads costs more than they save. */
@@ -87,6 +89,16 @@ typedef struct gem_spec {
     double unit;          /* eps^(-1 / (2n)): t * unit is x divided by the scale of the activation */
 } gem_spec;
 
+/* Scales that are learnt, one or one for each channel of arrays of shape (N, channels, inner): of gem_spec only n and
+ * leak count. Their gradient is summed in an order that the number of threads does not change. GEM_ERROR_SCALE: one
+ * is NaN, or outside 1e-30 .. 1e30, or its eps outside the range of double. */
+typedef struct gem_scales {
+    const void *log_scale; /* natural logarithms, `channels` of them */
+    void *gradient;        /* of GEM_BACKWARD_SCALED: sums of grad df / d(log scale), `channels` of them */
+    int64_t dtype;         /* of both: GEM_FLOAT32 or GEM_FLOAT64 */
+    int64_t channels, inner;
+} gem_scales;
+
 GEM_EXPORT int gem_abi_version(void);
 GEM_EXPORT int gem_isa(void);          /* the instruction set in use */
 GEM_EXPORT int gem_set_isa(int isa);   /* for tests; GEM_ERROR_ISA if this processor or build lacks it */
@@ -95,20 +107,35 @@ GEM_EXPORT int gem_set_isa(int isa);   /* for tests; GEM_ERROR_ISA if this proce
 typedef struct gem_call {
     const gem_spec *spec;
     int64_t operation, dtype, count, threads;
-    void *arrays[GEM_MAX_ARRAYS]; /* outputs, which must differ from each other, then inputs */
+    void *arrays[GEM_MAX_ARRAYS]; /* outputs, which must differ from each other, then inputs, then gem_scales if any */
 } gem_call;
 
 /* GEM_OK, or a negative GEM_ERROR code: then nothing was written. */
 GEM_EXPORT int gem_run(const gem_call *call);
 
-/* Inside the library. Of GEM_BACKWARD_SCALE the kernel's last array is the sums, a double for each block. */
+/* Inside the library. */
 typedef void (*gem_kernel)(const gem_spec *spec, char *const arrays[], int64_t count);
-typedef const gem_kernel gem_kernels[GEM_OPERATIONS][GEM_DTYPES];
+
+/* A pass with scales from memory. The first two arrays have the type that is computed in, float or double; of one
+ * element for each channel they repeat those of the first GEM_BLOCK elements at the end if inner is 1. */
+typedef struct gem_scaled {
+    gem_spec spec; /* n, leak, and what holds for all scales: wide and limit */
+    const void *inverse_scales, *eps;
+    char *out, *grad, *x; /* grad is NULL on the forward pass */
+    double *sums;         /* of t F (1 - F) grad for each channel, for each chunk */
+    int64_t channels, inner, chunk;
+} gem_scaled;
+typedef void (*gem_scaled_kernel)(const gem_scaled *work, int64_t begin, int64_t end);
+
+typedef const struct {
+    gem_kernel elementwise[GEM_FORWARD_SCALED][GEM_DTYPES];
+    gem_scaled_kernel scaled[GEM_DTYPES];
+} gem_kernels;
 
 extern gem_kernels gem_kernels_baseline, gem_kernels_avx2, gem_kernels_avx512;
 
-/* `sums`: whether there is an array of sums after those in use. */
-void gem_parallel(gem_kernel kernel, const gem_spec *spec, char *const arrays[], int used, int sums, int64_t itemsize,
-                  int64_t count, int threads);
+/* Share the elements 0 .. count among threads, each of which begins at a multiple of `unit`. */
+void gem_parallel(void (*body)(const void *work, int64_t begin, int64_t end), const void *work, int64_t count,
+                  int64_t unit, int threads);
 
 #endif

@@ -71,6 +71,7 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #define STEEP 0x1p-60f
 #include "element.h"
 #include "loops.h"
+#include "scaled.h"
 #undef REAL
 #undef NAME
 #undef FMA
@@ -90,6 +91,7 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #define STEEP 0x1p-480
 #include "element.h"
 #include "loops.h"
+#include "scaled.h"
 #undef REAL
 #undef NAME
 #undef FMA
@@ -108,15 +110,17 @@ static ALWAYS_INLINE int64_t bits_of_double(double x)
 #define DTYPES(OPERATION) {OPERATION##_float, OPERATION##_in_double, OPERATION##_bfloat16, OPERATION##_float16}
 
 gem_kernels GEM_KERNELS = {
-    [GEM_FORWARD] = DTYPES(forward),
-    [GEM_BACKWARD] = DTYPES(backward),
-    [GEM_BACKWARD_FROM_OUTPUT] = DTYPES(backward_from_output),
-    [GEM_SECOND] = DTYPES(second),
-    [GEM_SECOND_FROM_OUTPUT] = DTYPES(second_from_output),
-    [GEM_THIRD] = DTYPES(third),
-    [GEM_THIRD_FROM_OUTPUT] = DTYPES(third_from_output),
-    [GEM_INVERSE] = DTYPES(inverse),
-    [GEM_GLU_FORWARD] = DTYPES(glu_forward),
-    [GEM_GLU_BACKWARD] = DTYPES(glu_backward),
-    [GEM_BACKWARD_SCALE] = DTYPES(backward_scale),
+    .elementwise = {
+        [GEM_FORWARD] = DTYPES(forward),
+        [GEM_BACKWARD] = DTYPES(backward),
+        [GEM_BACKWARD_FROM_OUTPUT] = DTYPES(backward_from_output),
+        [GEM_SECOND] = DTYPES(second),
+        [GEM_SECOND_FROM_OUTPUT] = DTYPES(second_from_output),
+        [GEM_THIRD] = DTYPES(third),
+        [GEM_THIRD_FROM_OUTPUT] = DTYPES(third_from_output),
+        [GEM_INVERSE] = DTYPES(inverse),
+        [GEM_GLU_FORWARD] = DTYPES(glu_forward),
+        [GEM_GLU_BACKWARD] = DTYPES(glu_backward),
+    },
+    .scaled = {scaled_float32, scaled_float64, scaled_bfloat16, scaled_float16},
 };

@@ -1,12 +1,13 @@
 /* The exported functions: checks, choice of the instruction set, hand-over to the threads. */
 #include "gem.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 
-const int gem_outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2, 1};
-const int gem_inputs[GEM_OPERATIONS] = {1, 2, 2, 3, 3, 5, 5, 1, 2, 3, 2};
+const int gem_outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2, 1, 1};
+const int gem_inputs[GEM_OPERATIONS] = {1, 2, 2, 3, 3, 5, 5, 1, 2, 3, 1, 2};
 static const int64_t itemsizes[GEM_DTYPES] = {4, 8, 2, 2};
 static _Atomic(gem_kernels *) active;
 static atomic_int active_isa;
@@ -49,6 +50,110 @@ int gem_isa(void)
     return atomic_load(&active_isa);
 }
 
+typedef struct {
+    gem_kernel kernel;
+    const gem_spec *spec;
+    void *const *arrays;
+    int used;
+    int64_t itemsize;
+} elementwise;
+
+static void run_elementwise(const void *data, int64_t begin, int64_t end)
+{
+    const elementwise *work = data;
+    char *arrays[GEM_MAX_ARRAYS];
+    for (int k = 0; k < work->used; k++) arrays[k] = (char *)work->arrays[k] + begin * work->itemsize;
+    work->kernel(work->spec, arrays, end - begin);
+}
+
+typedef struct {
+    gem_scaled_kernel kernel;
+    const gem_scaled *scaled;
+} scaled_pass;
+
+static void run_scaled_pass(const void *data, int64_t begin, int64_t end)
+{
+    const scaled_pass *work = data;
+    work->kernel(work->scaled, begin, end);
+}
+
+static double scale_at(const gem_scales *scales, int64_t channel)
+{
+    return scales->dtype == GEM_FLOAT64 ? ((const double *)scales->log_scale)[channel]
+                                        : (double)((const float *)scales->log_scale)[channel];
+}
+
+/* The reduction of GemSpec for each channel, into `inverse_scales` and `eps`; what holds for all of them into `spec`. */
+static int reduce_scales(const gem_scales *scales, gem_spec *spec, double *inverse_scales, double *eps)
+{
+    const double two_n = 2.0 * (double)spec->n, farthest = 69.07755278982138; /* log 1e30 */
+    double largest = 0;
+    spec->wide = spec->n > 8;
+    for (int64_t k = 0; k < scales->channels; k++) {
+        const double log_scale = scale_at(scales, k), log_eps = two_n * log_scale;
+        if (!(fabs(log_scale) <= farthest && log_eps >= -744 && log_eps <= 709)) return GEM_ERROR_SCALE;
+        const double log2_scale = log_scale * 1.4426950408889634, exponent = nearbyint(log2_scale);
+        inverse_scales[k] = ldexp(1, -(int)exponent);
+        eps[k] = exp2(two_n * (log2_scale - exponent));
+        largest = eps[k] > largest ? eps[k] : largest;
+        if (exponent - two_n * (log2_scale - exponent) > 63.0 / (double)spec->n) spec->wide = 1; /* as library.py */
+    }
+    spec->limit = pow(largest * 0x1p60, 1 / two_n);
+    return GEM_OK;
+}
+
+static int run_scaled(const gem_call *call, gem_scaled_kernel kernel)
+{
+    const int inputs = gem_inputs[call->operation];
+    const gem_scales *scales = call->arrays[1 + inputs];
+    const int64_t channels = scales->channels, inner = channels == 1 ? 1 : scales->inner, count = call->count;
+    if (channels < 1 || inner < 1 || count % (channels * inner) != 0) return GEM_ERROR_COUNT;
+    if (scales->dtype != GEM_FLOAT32 && scales->dtype != GEM_FLOAT64) return GEM_ERROR_DTYPE;
+    gem_scaled work = {.spec = *call->spec, .channels = channels, .inner = inner};
+    /* Long enough that its sums are few beside its elements, short enough for many threads. */
+    work.chunk = ((32 * channels > 4096 ? 32 * channels : 4096) + GEM_BLOCK - 1) / GEM_BLOCK * GEM_BLOCK;
+    const int64_t length = channels + GEM_BLOCK, chunks = inputs == 2 ? (count + work.chunk - 1) / work.chunk : 0;
+    double *memory = malloc((size_t)(3 * length + chunks * channels) * sizeof *memory);
+    if (memory == NULL) return GEM_ERROR_MEMORY;
+    double *inverse_scales = memory, *eps = memory + length;
+    float *narrow = (float *)(memory + 2 * length);
+    const int code = reduce_scales(scales, &work.spec, inverse_scales, eps);
+    if (code != GEM_OK) {
+        free(memory);
+        return code;
+    }
+    work.inverse_scales = inverse_scales;
+    work.eps = eps;
+    work.sums = memory + 3 * length;
+    for (int64_t k = channels; k < length; k++) {
+        inverse_scales[k] = inverse_scales[k - channels];
+        eps[k] = eps[k - channels];
+    }
+    if (call->dtype != GEM_FLOAT64 && !work.spec.wide) {
+        for (int64_t k = 0; k < length; k++) {
+            narrow[k] = (float)inverse_scales[k];
+            narrow[length + k] = (float)eps[k];
+        }
+        work.inverse_scales = narrow;
+        work.eps = narrow + length;
+    }
+    work.out = call->arrays[0];
+    work.grad = inputs == 2 ? call->arrays[1] : NULL;
+    work.x = call->arrays[inputs];
+    for (int64_t k = 0; k < chunks * channels; k++) work.sums[k] = 0;
+    const scaled_pass pass = {kernel, &work};
+    gem_parallel(run_scaled_pass, &pass, count, work.chunk, (int)call->threads);
+    for (int64_t k = 0; inputs == 2 && k < channels; k++) {
+        double total = 0;
+        for (int64_t chunk = 0; chunk < chunks; chunk++) total += work.sums[chunk * channels + k];
+        total *= -2.0 * (double)work.spec.n * (1.0 - work.spec.leak) / inverse_scales[k];
+        if (scales->dtype == GEM_FLOAT64) ((double *)scales->gradient)[k] = total;
+        else ((float *)scales->gradient)[k] = (float)total;
+    }
+    free(memory);
+    return GEM_OK;
+}
+
 int gem_run(const gem_call *call)
 {
     const gem_spec *spec = call->spec;
@@ -56,20 +161,11 @@ int gem_run(const gem_call *call)
     if (call->dtype < 0 || call->dtype >= GEM_DTYPES) return GEM_ERROR_DTYPE;
     if (call->count < 0) return GEM_ERROR_COUNT;
     if (spec == NULL || spec->n < 1 || spec->n > 64 || (spec->n > 8 && !spec->wide)) return GEM_ERROR_SPEC;
-    const gem_kernel kernel = (*active_kernels())[call->operation][call->dtype];
+    gem_kernels *kernels = active_kernels();
+    if (call->operation >= GEM_FORWARD_SCALED) return run_scaled(call, kernels->scaled[call->dtype]);
     const int used = gem_outputs[call->operation] + gem_inputs[call->operation];
-    const int64_t itemsize = itemsizes[call->dtype];
-    if (call->operation != GEM_BACKWARD_SCALE) {
-        gem_parallel(kernel, spec, (char *const *)call->arrays, used, 0, itemsize, call->count, (int)call->threads);
-        return GEM_OK;
-    }
-    const int64_t blocks = (call->count + GEM_BLOCK - 1) / GEM_BLOCK;
-    double *sums = malloc((size_t)(blocks + 1) * sizeof *sums), total = 0;
-    if (sums == NULL) return GEM_ERROR_MEMORY;
-    char *arrays[] = {call->arrays[0], call->arrays[1], call->arrays[2], (char *)sums};
-    gem_parallel(kernel, spec, arrays, used, 1, itemsize, call->count, (int)call->threads);
-    for (int64_t k = 0; k < blocks; k++) total += sums[k];
-    *(double *)call->arrays[used] = total * -2.0 * (double)spec->n * (1.0 - spec->leak) / spec->inverse_scale;
-    free(sums);
+    const gem_kernel kernel = kernels->elementwise[call->operation][call->dtype];
+    const elementwise work = {kernel, spec, call->arrays, used, itemsizes[call->dtype]};
+    gem_parallel(run_elementwise, &work, call->count, GEM_BLOCK, (int)call->threads);
     return GEM_OK;
 }

@@ -38,32 +38,39 @@ static ALWAYS_INLINE void NAME(backward_loop)(const gem_spec *spec, char *const 
     for (int64_t i = 0; i < count; i++) out[i] = grad[i] * NAME(derivative)(c, x[i], n);
 }
 
-/* The derivative by log a is -2n (1 - leak) x F (1 - F), summed over blocks: here t F (1 - F), whose factor is the same
- * everywhere. The compiler keeps the order of a sum, so that the lanes of a vector are written out. */
-static ALWAYS_INLINE void NAME(backward_scale_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
+/* With a scale of its own for each element, as its inverse and eps of the reduced coordinates. */
+static ALWAYS_INLINE void NAME(forward_scaled_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
 {
-    enum { LANES = 64 }; /* several vectors, so that one addition need not wait for the last */
     const NAME(constants) c = NAME(constants_of)(spec, spec->n);
-    double *sums = (double *)arrays[3];
-    for (int64_t begin = 0; begin < count; begin += GEM_BLOCK) {
-        REAL *out = (REAL *)arrays[0] + begin;
-        const REAL *grad = (const REAL *)arrays[1] + begin, *x = (const REAL *)arrays[2] + begin;
-        const int length = count - begin < GEM_BLOCK ? (int)(count - begin) : GEM_BLOCK;
-        REAL terms[GEM_BLOCK], lanes[LANES] = {0};
-        INDEPENDENT
-        for (int i = 0; i < length; i++) {
-            const REAL g = grad[i];
-            const NAME(gate_pair) pair = NAME(gate_of)(c, x[i], n);
-            terms[i] = g * NAME(clamped)(x[i], c.inverse_scale, c.limit) * (pair.gate * pair.one_minus_gate);
-            out[i] = g * NAME(slope_of)(c, pair);
-        }
-        for (int i = length; i % LANES != 0; i++) terms[i] = 0;
-        for (int i = 0; i < length; i += LANES)
-            for (int lane = 0; lane < LANES; lane++) lanes[lane] += terms[i + lane];
-        UNROLL(8)
-        for (int half = LANES / 2; half > 0; half /= 2)
-            for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
-        *sums++ = (double)lanes[0];
+    REAL *out = (REAL *)arrays[0];
+    const REAL *x = (const REAL *)arrays[1];
+    const REAL *inverse_scales = (const REAL *)arrays[2], *eps = (const REAL *)arrays[3];
+    INDEPENDENT
+    for (int64_t i = 0; i < count; i++) {
+        NAME(constants) own = c;
+        own.inverse_scale = inverse_scales[i];
+        own.eps = eps[i];
+        out[i] = NAME(value)(own, x[i], n);
+    }
+}
+
+/* The derivative by log a is -2n (1 - leak) x F (1 - F): `terms` are those of its sum, less a factor that is the same
+ * throughout a channel. */
+static ALWAYS_INLINE void NAME(backward_scaled_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
+{
+    const NAME(constants) c = NAME(constants_of)(spec, spec->n);
+    REAL *out = (REAL *)arrays[0], *terms = (REAL *)arrays[1];
+    const REAL *grad = (const REAL *)arrays[2], *x = (const REAL *)arrays[3];
+    const REAL *inverse_scales = (const REAL *)arrays[4], *eps = (const REAL *)arrays[5];
+    INDEPENDENT
+    for (int64_t i = 0; i < count; i++) {
+        NAME(constants) own = c;
+        own.inverse_scale = inverse_scales[i];
+        own.eps = eps[i];
+        const REAL g = grad[i], input = x[i];
+        const NAME(gate_pair) pair = NAME(gate_of)(own, input, n);
+        terms[i] = g * NAME(clamped)(input, own.inverse_scale, c.limit) * (pair.gate * pair.one_minus_gate);
+        out[i] = g * NAME(slope_of)(own, pair);
     }
 }
 
@@ -140,7 +147,8 @@ static ALWAYS_INLINE void NAME(glu_backward_loop)(const gem_spec *spec, char *co
 
 DEFINE_KERNEL(forward)
 DEFINE_KERNEL(backward)
-DEFINE_KERNEL(backward_scale)
+DEFINE_KERNEL(forward_scaled)
+DEFINE_KERNEL(backward_scaled)
 DEFINE_KERNEL(second)
 DEFINE_KERNEL(second_of_output)
 DEFINE_KERNEL(third)

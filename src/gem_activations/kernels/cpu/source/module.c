@@ -48,7 +48,7 @@ enum { PLAINLY, IN_PLACE, UNSEEN, ATTACHED };
 
 /* Of the framework, for the whole process: `bind` sets them. */
 static const dl_exchange *exchange;
-static PyTypeObject *tensor_type;
+static PyTypeObject *tensor_type, *parameter_type;
 static PyObject *empty_like, *thread_count, *grad_mode, *is_negated, *is_copy_on_write, *is_overridden, *recorders;
 static PyObject *requires_grad;
 
@@ -56,8 +56,9 @@ static PyObject *bind(PyObject *module, PyObject *arguments)
 {
     PyObject *capsule;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOOOO!", &tensor_type, &capsule, &empty_like, &thread_count, &grad_mode,
-                          &is_negated, &is_copy_on_write, &is_overridden, &PyTuple_Type, &recorders))
+    if (!PyArg_ParseTuple(arguments, "OOOOOOOOOO!", &tensor_type, &parameter_type, &capsule, &empty_like,
+                          &thread_count, &grad_mode, &is_negated, &is_copy_on_write, &is_overridden, &PyTuple_Type,
+                          &recorders))
         return NULL;
     Py_INCREF(arguments); /* for ever, and with it all that was given */
     requires_grad = PyUnicode_InternFromString("requires_grad");
@@ -128,15 +129,32 @@ static int alike(const dl_tensor *a, const dl_tensor *b)
     return same;
 }
 
-/* compute(operation, address of the spec, how, *inputs): the output or a tuple of them, or None if it is declined.
- * Of GEM_BACKWARD_SCALE: the output and the sum, a float. */
+/* Describe the scales of x, of shape (channels,) along its second dimension; 0 if they are out of the ordinary. */
+static int describe_scales(PyObject *object, const dl_tensor *x, gem_scales *scales)
+{
+    dl_tensor tensor;
+    if (Py_TYPE(object) != tensor_type && Py_TYPE(object) != parameter_type) return 0;
+    if (asked(is_copy_on_write, object) || asked(is_negated, object)) return 0;
+    scales->channels = describe(object, &tensor);
+    if (scales->channels < 1) return 0;
+    if (scales->channels > 1 && (x->ndim < 2 || x->shape[1] != scales->channels)) return 0;
+    scales->log_scale = tensor.data;
+    scales->dtype = dtype_of(&tensor);
+    scales->inner = 1;
+    for (int k = 2; k < x->ndim; k++) scales->inner *= x->shape[k];
+    if (scales->inner < 1) scales->inner = 1; /* of no elements */
+    return scales->dtype == GEM_FLOAT32 || scales->dtype == GEM_FLOAT64;
+}
+
+/* compute(operation, address of the spec, how, *inputs, log_scale if the operation has scales): the output or a tuple
+ * of them, or None if it is declined. */
 static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
 {
     enum { FIRST = 3 };
     PyObject *made[GEM_MAX_ARRAYS] = {NULL}, *result = NULL;
     dl_tensor tensors[GEM_MAX_ARRAYS], output;
     gem_call call = {.threads = 1};
-    double sum;
+    gem_scales scales;
     int outputs = 0, attach = 0;
     (void)module;
     if (given < FIRST || exchange == NULL) goto refuse;
@@ -147,8 +165,8 @@ static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_
     if (call.operation < 0 || call.operation >= GEM_OPERATIONS) goto refuse;
     outputs = gem_outputs[call.operation];
     const int inputs = gem_inputs[call.operation];
-    if (call.operation == GEM_BACKWARD_SCALE) call.arrays[outputs + inputs] = &sum;
-    if (given != FIRST + inputs || (how == IN_PLACE && outputs != 1)) goto refuse;
+    const int scaled = call.operation >= GEM_FORWARD_SCALED;
+    if (given != FIRST + inputs + scaled || (how == IN_PLACE && outputs != 1)) goto refuse;
     if (how >= UNSEEN && is_recorded()) goto decline;
     for (int k = 0; k < inputs; k++) {
         PyObject *input = arguments[FIRST + k];
@@ -172,6 +190,20 @@ static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_
     }
     call.dtype = dtype_of(&tensors[0]);
     if (call.dtype < 0) goto decline;
+    if (scaled) {
+        PyObject *log_scale = arguments[FIRST + inputs];
+        if (!describe_scales(log_scale, &tensors[0], &scales)) goto decline;
+        if (how >= UNSEEN && has_gradient(log_scale)) {
+            if (how == UNSEEN) goto decline;
+            attach = 1;
+        }
+        call.arrays[outputs + inputs] = &scales;
+        if (call.operation == GEM_BACKWARD_SCALED) {
+            made[outputs] = PyObject_CallFunctionObjArgs(empty_like, log_scale, NULL);
+            if (made[outputs] == NULL || describe(made[outputs], &output) != scales.channels) goto decline;
+            scales.gradient = output.data;
+        }
+    }
     for (int k = 0; k < outputs; k++) {
         PyObject *input = arguments[FIRST + inputs - 1];
         made[k] = how == IN_PLACE ? Py_NewRef(input) : PyObject_CallFunctionObjArgs(empty_like, input, NULL);
@@ -188,7 +220,7 @@ static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_
         Py_END_ALLOW_THREADS
     }
     if (code != GEM_OK) goto decline;
-    if (call.operation == GEM_BACKWARD_SCALE) return Py_BuildValue("Nd", made[0], sum);
+    if (call.operation == GEM_BACKWARD_SCALED) outputs++;
     if (outputs == 1 && !attach) return made[0];
     result = PyTuple_New(outputs);
     for (int k = 0; k < outputs && result != NULL; k++) PyTuple_SetItem(result, k, Py_NewRef(made[k]));
@@ -196,7 +228,7 @@ static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_
     return result;
 
 decline: /* Whatever was wrong, the long way says so. */
-    for (int k = 0; k < outputs; k++) Py_XDECREF(made[k]);
+    for (int k = 0; k < GEM_MAX_ARRAYS; k++) Py_XDECREF(made[k]);
     PyErr_Clear();
     Py_RETURN_NONE;
 

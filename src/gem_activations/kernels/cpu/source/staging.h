@@ -57,30 +57,6 @@ DEFINE_FLOAT(third_of_output, 3, 8)
 DEFINE_FLOAT(glu_forward, 1, 3)
 DEFINE_FLOAT(glu_backward, 2, 5)
 
-/* With a sum for each block, which is as wide as it is. */
-#define DEFINE_SUMMED(NAME, KERNEL, TYPE, STORED, COMPUTED)                                                       \
-    static void NAME(const gem_spec *spec, char *const arrays[], int64_t count)                                   \
-    {                                                                                                             \
-        COMPUTED grad[BLOCK], x[BLOCK];                                                                           \
-        double *sums = (double *)arrays[3];                                                                       \
-        for (int64_t begin = 0; begin < count; begin += BLOCK) {                                                  \
-            const int64_t length = count - begin < BLOCK ? count - begin : BLOCK;                                 \
-            char *const staging[4] = {(char *)grad, (char *)grad, (char *)x, (char *)sums++};                     \
-            widen_##TYPE(grad, (const STORED *)arrays[1] + begin, length);                                        \
-            widen_##TYPE(x, (const STORED *)arrays[2] + begin, length);                                           \
-            KERNEL(spec, staging, length);                                                                        \
-            narrow_##TYPE((STORED *)arrays[0] + begin, grad, length);                                             \
-        }                                                                                                         \
-    }
-
-DEFINE_SUMMED(backward_scale_wide, backward_scale_in_double, float, float, double)
-static void backward_scale_float(const gem_spec *spec, char *const arrays[], int64_t count)
-{
-    (spec->wide ? backward_scale_wide : backward_scale_in_float)(spec, arrays, count);
-}
-DEFINE_SUMMED(backward_scale_bfloat16, backward_scale_float, bfloat16, uint16_t, float)
-DEFINE_SUMMED(backward_scale_float16, backward_scale_float, float16, uint16_t, float)
-
 /* From the output: the last array, y, is replaced by x, block by block. */
 #define DEFINE_FROM_OUTPUT(NAME, COMPUTE, INVERSE, REAL, USED)                                                    \
     static void NAME(const gem_spec *spec, char *const arrays[], int64_t count)                                   \
@@ -112,3 +88,50 @@ DEFINE_HALF(third_from_output, 3, 8)
 DEFINE_HALF(inverse, 1, 2)
 DEFINE_HALF(glu_forward, 1, 3)
 DEFINE_HALF(glu_backward, 2, 5)
+
+/* With scales from memory: by how the elements are stored, and by what they are computed in. */
+#define DEFINE_SCALED(TYPE, STORED)                                                                               \
+    static void TYPE##_to_float(float *out, const void *stored, int64_t count)                                    \
+    {                                                                                                             \
+        widen_##TYPE(out, (const STORED *)stored, count);                                                         \
+    }                                                                                                             \
+    static void float_to_##TYPE(void *stored, const float *x, int64_t count)                                      \
+    {                                                                                                             \
+        narrow_##TYPE((STORED *)stored, x, count);                                                                \
+    }                                                                                                             \
+    static void TYPE##_to_double(double *out, const void *stored, int64_t count)                                  \
+    {                                                                                                             \
+        float x[BLOCK];                                                                                           \
+        widen_##TYPE(x, (const STORED *)stored, count);                                                           \
+        widen_float(out, x, count);                                                                               \
+    }                                                                                                             \
+    static void double_to_##TYPE(void *stored, const double *x, int64_t count)                                    \
+    {                                                                                                             \
+        float narrow[BLOCK];                                                                                      \
+        narrow_float(narrow, x, count);                                                                           \
+        narrow_##TYPE((STORED *)stored, narrow, count);                                                           \
+    }                                                                                                             \
+    static void scaled_##TYPE(const gem_scaled *work, int64_t begin, int64_t end)                                 \
+    {                                                                                                             \
+        const storage_float in_float = {sizeof(STORED), TYPE##_to_float, float_to_##TYPE};                        \
+        const storage_double in_double = {sizeof(STORED), TYPE##_to_double, double_to_##TYPE};                    \
+        if (work->spec.wide) scaled_double(work, begin, end, in_double);                                          \
+        else scaled_float(work, begin, end, in_float);                                                            \
+    }
+
+DEFINE_SCALED(bfloat16, uint16_t)
+DEFINE_SCALED(float16, uint16_t)
+
+static void float_to_double(double *out, const void *stored, int64_t count) { widen_float(out, stored, count); }
+static void double_to_float(void *stored, const double *x, int64_t count) { narrow_float(stored, x, count); }
+
+static void scaled_float32(const gem_scaled *work, int64_t begin, int64_t end)
+{
+    if (work->spec.wide) scaled_double(work, begin, end, (storage_double){4, float_to_double, double_to_float});
+    else scaled_float(work, begin, end, (storage_float){4, NULL, NULL});
+}
+
+static void scaled_float64(const gem_scaled *work, int64_t begin, int64_t end)
+{
+    scaled_double(work, begin, end, (storage_double){8, NULL, NULL});
+}

@@ -13,9 +13,6 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Chunks start at multiples of this many elements: no cache line is written by two threads. */
-enum { ALIGNMENT = GEM_BLOCK };
-
 typedef void (*parallel_function)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 typedef int (*query_function)(void);
 
@@ -46,42 +43,36 @@ static int find_runtime(void)
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, mark_forked); }
 
 typedef struct {
-    gem_kernel kernel;
-    const gem_spec *spec;
-    char *const *arrays;
-    int used, sums;
-    int64_t itemsize, count;
+    void (*body)(const void *work, int64_t begin, int64_t end);
+    const void *work;
+    int64_t count, unit;
 } job;
 
 static void run_share(void *data)
 {
-    const job *work = data;
+    const job *shared = data;
     const int64_t team = runtime.team(), thread = runtime.thread();
-    int64_t share = (work->count + team - 1) / team;
-    share = (share + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    const int64_t begin = thread * share, end = begin + share < work->count ? begin + share : work->count;
-    if (begin >= end) return;
-    char *arrays[GEM_MAX_ARRAYS];
-    for (int k = 0; k < work->used; k++) arrays[k] = work->arrays[k] + begin * work->itemsize;
-    if (work->sums) arrays[work->used] = work->arrays[work->used] + begin / GEM_BLOCK * (int64_t)sizeof(double);
-    work->kernel(work->spec, arrays, end - begin);
+    const int64_t units = (shared->count + shared->unit - 1) / shared->unit, share = (units + team - 1) / team;
+    const int64_t begin = thread * share * shared->unit, limit = begin + share * shared->unit;
+    const int64_t end = limit < shared->count ? limit : shared->count;
+    if (begin < end) shared->body(shared->work, begin, end);
 }
 
-void gem_parallel(gem_kernel kernel, const gem_spec *spec, char *const arrays[], int used, int sums, int64_t itemsize,
-                  int64_t count, int threads)
+void gem_parallel(void (*body)(const void *work, int64_t begin, int64_t end), const void *work, int64_t count,
+                  int64_t unit, int threads)
 {
     if (threads > 1 && count >= GEM_GRAIN && !atomic_load(&forked) && find_runtime() && !runtime.nested()) {
-        job work = {kernel, spec, arrays, used, sums, itemsize, count};
-        runtime.parallel(run_share, &work, (unsigned)threads, 0);
+        job shared = {body, work, count, unit};
+        runtime.parallel(run_share, &shared, (unsigned)threads, 0);
     } else {
-        kernel(spec, arrays, count);
+        body(work, 0, count);
     }
 }
 #else
-void gem_parallel(gem_kernel kernel, const gem_spec *spec, char *const arrays[], int used, int sums, int64_t itemsize,
-                  int64_t count, int threads)
+void gem_parallel(void (*body)(const void *work, int64_t begin, int64_t end), const void *work, int64_t count,
+                  int64_t unit, int threads)
 {
-    (void)used, (void)sums, (void)itemsize, (void)threads;
-    kernel(spec, arrays, count);
+    (void)unit, (void)threads;
+    body(work, 0, count);
 }
 #endif
