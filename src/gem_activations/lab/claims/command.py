@@ -83,7 +83,7 @@ def command_of(claim: Claim) -> str:
     recipe = make_recipe(first)
     words = ["gem-act", "compare", first]
     if not _has_arms(claim, recipe.activations):
-        studies = [name for name, study in STUDIES.items() if _has_arms(claim, study(recipe).activations)]
+        studies = [name for name, study in STUDIES.items() if _has_arms(claim, study.activations)]
         words += ["--study", studies[0]] if studies else ["--activations", *claim.arms]
     return shlex.join(words) + (f" (or {', '.join(others)})" if others else "")
 

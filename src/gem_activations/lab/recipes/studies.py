@@ -1,18 +1,25 @@
 """Studies over any recipe: other arms, and the baseline that answers the study's question.
 
-A study is a function from recipe to recipe. All but arms, baseline and, at scale smoke, the number of seeds stays as
-the recipe has it, so that runs of a study and of the recipe itself can stand in one comparison.
+All but arms, baseline and, at scale smoke, the number of seeds stays as the recipe has it, so that runs of a study and
+of the recipe itself can stand in one comparison.
 """
 
 import dataclasses
-from collections.abc import Callable
+from typing import NamedTuple
 
 from ...catalog import ENTRIES, parse
 from ...errors import SettingError
 from ...grammar import suggest
 from .pipeline import Recipe
 
-Study = Callable[[Recipe], Recipe]
+
+class Study(NamedTuple):
+    """The arms of a study, the baseline among them, and its help in a sentence."""
+
+    activations: tuple[str, ...]
+    baseline: str
+    help: str
+
 
 TWENTY = tuple(
     str(parse(name))
@@ -22,43 +29,24 @@ TWENTY = tuple(
 """Lee's twenty activations, as canonical strings."""
 SMALL_EPS = tuple(str(parse(f"egem(eps={eps})")) for eps in ("1e-6", "1e-5", "1e-4"))
 LARGE_EPS = tuple(str(parse(f"egem(eps={eps})")) for eps in ("0.01", "0.1", "1", "10"))
-SCALES = tuple(
-    f"egem({scale})"
-    for scale in (
-        *("eps=1e-4", "eps=1", "a=0.1sigma", "a=1sigma"),
-        *("a=1sigma, trainable=true", "a=1sigma..0.1sigma"),
-    )
-)
+_SCALES = ("eps=1e-4", "eps=1", "a=0.1sigma", "a=1sigma", "a=1sigma, trainable=true", "a=1sigma..0.1sigma")
+SCALES = tuple(f"egem({scale})" for scale in _SCALES)
 ORDERS = ("gem", "gem(n=2)", "gem(n=3)", "gem(n=4)")
-
-
-def n_ablation(recipe: Recipe) -> Recipe:
-    """GEM with n from 1 to 4 against n=1, beside ReLU and GELU."""
-    return _with_arms(recipe, (*ORDERS, "relu", "gelu"), baseline="gem")
-
-
-def eps_ablation(recipe: Recipe) -> Recipe:
-    """E-GEM with eps from 1e-6 to 10 against ReLU, its limit as eps tends to 0, beside GELU."""
-    return _with_arms(recipe, ("relu", *SMALL_EPS, *LARGE_EPS, "gelu"), baseline="relu")
-
-
-def twenty(recipe: Recipe) -> Recipe:
-    """The twenty activations of Lee's comparison beside GELU."""
-    return _with_arms(recipe, TWENTY, baseline="gelu")
-
-
-def eps_automatic(recipe: Recipe) -> Recipe:
-    """E-GEM with eps fixed, calibrated to the pre-activations, trained and scheduled, against ReLU, beside GELU."""
-    return _with_arms(recipe, ("relu", *SCALES, "gelu"), baseline="relu")
-
-
-STUDIES: dict[str, Study] = {
-    "n-ablation": n_ablation,
-    "eps-ablation": eps_ablation,
-    "eps-automatic": eps_automatic,
-    "twenty": twenty,
+STUDIES = {
+    "n-ablation": Study((*ORDERS, "relu", "gelu"), "gem", "GEM with n from 1 to 4 against n=1, beside ReLU and GELU."),
+    "eps-ablation": Study(
+        ("relu", *SMALL_EPS, *LARGE_EPS, "gelu"),
+        "relu",
+        "E-GEM with eps from 1e-6 to 10 against ReLU, its limit as eps tends to 0, beside GELU.",
+    ),
+    "eps-automatic": Study(
+        ("relu", *SCALES, "gelu"),
+        "relu",
+        "E-GEM with eps fixed, calibrated to the pre-activations, trained and scheduled, against ReLU, beside GELU.",
+    ),
+    "twenty": Study(TWENTY, "gelu", "The twenty activations of Lee's comparison beside GELU."),
 }
-"""Name -> study. The docstring of a study is its help."""
+"""Name -> study."""
 
 
 def make_study(name: str, recipe: Recipe) -> Recipe:
@@ -76,9 +64,6 @@ def make_study(name: str, recipe: Recipe) -> Recipe:
     """
     if name not in STUDIES:
         raise SettingError(f"--study {name}: no study has that name; {suggest(name, STUDIES, 'the studies are')}")
-    return STUDIES[name](recipe)
-
-
-def _with_arms(recipe: Recipe, activations: tuple[str, ...], *, baseline: str) -> Recipe:
+    activations, baseline, _ = STUDIES[name]
     seeds = 1 if recipe.scale == "smoke" else recipe.seeds  # Smoke tries the code path; so many arms take their time.
     return dataclasses.replace(recipe, activations=activations, baseline=baseline, seeds=seeds)

@@ -13,16 +13,17 @@ from ..recipes.registry import RECIPES
 from ..recipes.studies import STUDIES
 
 
-def _list(makers: dict[str, Any]) -> str:
+def _list(helps: dict[str, str | None]) -> str:
     """Return a list for the help, whose lines tyro leaves apart because they do not begin with a letter."""
-    return "".join(f"\n- {name}: {(maker.__doc__ or '').strip()}" for name, maker in makers.items())
+    return "".join(f"\n- {name}: {(text or '').strip()}" for name, text in helps.items())
 
 
+_MAKERS = {name: maker.__doc__ for name, maker in RECIPES.items()}
 _RECIPES = (
     f"What is trained on what: one of these recipes, or a training function of your own as mine.py:train or "
-    f"package.module:train (--help after it shows its options).{_list(RECIPES)}"
+    f"package.module:train (--help after it shows its options).{_list(_MAKERS)}"
 )
-_STUDIES = f"Activations and baseline of a study.{_list(STUDIES)}"
+_STUDIES = f"Activations and baseline of a study.{_list({name: study.help for name, study in STUDIES.items()})}"
 _ACTIVATIONS = (
     'Activations to compare: names of the catalog such as gelu gem "egem(eps=1e-4)" "egem(a=0.1sigma)", or your own '
     "as mine.py:Snake, torch.nn.CELU or snake=mine.py:Snake"
