@@ -123,7 +123,8 @@ typedef struct gem_scaled {
     const void *inverse_scales, *eps;
     char *out, *grad, *x; /* grad is NULL on the forward pass */
     double *sums;         /* of t F (1 - F) grad for each channel, for each chunk */
-    int64_t channels, inner, chunk;
+    int64_t channels, inner;
+    int64_t block, chunk; /* elements of one call of a loop, and of one array of sums: a multiple of that */
 } gem_scaled;
 typedef void (*gem_scaled_kernel)(const gem_scaled *work, int64_t begin, int64_t end);
 

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 const int gem_outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2, 1, 1};
 const int gem_inputs[GEM_OPERATIONS] = {1, 2, 2, 3, 3, 5, 5, 1, 2, 3, 1, 2};
@@ -102,6 +103,16 @@ static int reduce_scales(const gem_scales *scales, gem_spec *spec, double *inver
     return GEM_OK;
 }
 
+/* Continue an array periodically: `period` elements of `size` bytes are there, `length` are wanted. */
+static void *repeat(void *array, int64_t period, int64_t length, size_t size)
+{
+    for (int64_t done = period, more; done < length; done += more) {
+        more = done < length - done ? done : length - done;
+        memcpy((char *)array + (size_t)done * size, array, (size_t)more * size);
+    }
+    return array;
+}
+
 static int run_scaled(const gem_call *call, gem_scaled_kernel kernel)
 {
     const int inputs = gem_inputs[call->operation];
@@ -110,33 +121,27 @@ static int run_scaled(const gem_call *call, gem_scaled_kernel kernel)
     if (channels < 1 || inner < 1 || count % (channels * inner) != 0) return GEM_ERROR_COUNT;
     if (scales->dtype != GEM_FLOAT32 && scales->dtype != GEM_FLOAT64) return GEM_ERROR_DTYPE;
     gem_scaled work = {.spec = *call->spec, .channels = channels, .inner = inner};
+    work.block = inner == 1 && 2 * channels <= GEM_BLOCK ? GEM_BLOCK / channels * channels : GEM_BLOCK;
     /* Long enough that its sums are few beside its elements, short enough for many threads. */
-    work.chunk = ((32 * channels > 4096 ? 32 * channels : 4096) + GEM_BLOCK - 1) / GEM_BLOCK * GEM_BLOCK;
+    work.chunk = ((32 * channels > 4096 ? 32 * channels : 4096) + work.block - 1) / work.block * work.block;
     const int64_t length = channels + GEM_BLOCK, chunks = inputs == 2 ? (count + work.chunk - 1) / work.chunk : 0;
-    double *memory = malloc((size_t)(3 * length + chunks * channels) * sizeof *memory);
+    double *memory = malloc((size_t)(2 * channels + 2 * length + chunks * channels) * sizeof *memory);
     if (memory == NULL) return GEM_ERROR_MEMORY;
-    double *inverse_scales = memory, *eps = memory + length;
-    float *narrow = (float *)(memory + 2 * length);
+    double *inverse_scales = memory, *eps = memory + channels, *tables = memory + 2 * channels;
     const int code = reduce_scales(scales, &work.spec, inverse_scales, eps);
     if (code != GEM_OK) {
         free(memory);
         return code;
     }
-    work.inverse_scales = inverse_scales;
-    work.eps = eps;
-    work.sums = memory + 3 * length;
-    for (int64_t k = channels; k < length; k++) {
-        inverse_scales[k] = inverse_scales[k - channels];
-        eps[k] = eps[k - channels];
+    const int in_double = call->dtype == GEM_FLOAT64 || work.spec.wide;
+    const size_t size = in_double ? sizeof(double) : sizeof(float);
+    for (int64_t k = 0; k < channels; k++) {
+        if (in_double) tables[k] = inverse_scales[k], tables[length + k] = eps[k];
+        else ((float *)tables)[k] = (float)inverse_scales[k], ((float *)tables)[length + k] = (float)eps[k];
     }
-    if (call->dtype != GEM_FLOAT64 && !work.spec.wide) {
-        for (int64_t k = 0; k < length; k++) {
-            narrow[k] = (float)inverse_scales[k];
-            narrow[length + k] = (float)eps[k];
-        }
-        work.inverse_scales = narrow;
-        work.eps = narrow + length;
-    }
+    work.inverse_scales = repeat(tables, channels, length, size);
+    work.eps = repeat((char *)tables + (size_t)length * size, channels, length, size);
+    work.sums = tables + 2 * length;
     work.out = call->arrays[0];
     work.grad = inputs == 2 ? call->arrays[1] : NULL;
     work.x = call->arrays[inputs];

@@ -11,32 +11,47 @@ typedef struct {
     void (*narrow)(void *stored, const REAL *x, int64_t count);
 } NAME(storage);
 
-/* The compiler keeps the order of a sum, so that the lanes of vectors are written out. */
-static ALWAYS_INLINE REAL NAME(sum_of)(const REAL *terms, int64_t count)
+/* The compiler keeps the order of a sum, so that the lanes of vectors are written out: `wide` of them, a multiple of 16
+ * up to 64, so that one addition need not wait for the last. */
+static ALWAYS_INLINE REAL NAME(sum_in_lanes)(const REAL *terms, int64_t count, const int wide)
 {
-    enum { WIDE = 64, LANES = 16 }; /* several vectors, so that one addition need not wait for the last */
-    REAL lanes[WIDE] = {0};
+    REAL lanes[64] = {0};
     int64_t i = 0;
-    for (; i + WIDE <= count; i += WIDE)
-        for (int lane = 0; lane < WIDE; lane++) lanes[lane] += terms[i + lane];
-    for (; i + LANES <= count; i += LANES)
-        for (int lane = 0; lane < LANES; lane++) lanes[lane] += terms[i + lane];
+    for (; i + wide <= count; i += wide)
+        for (int lane = 0; lane < wide; lane++) lanes[lane] += terms[i + lane];
+    for (; i + 16 <= count; i += 16)
+        for (int lane = 0; lane < 16; lane++) lanes[lane] += terms[i + lane];
     for (int lane = 0; i < count; i++, lane++) lanes[lane] += terms[i];
     UNROLL(8)
-    for (int half = WIDE / 2; half > 0; half /= 2)
+    for (int half = wide / 2; half > 0; half /= 2)
         for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
     return lanes[0];
 }
 
+static ALWAYS_INLINE REAL NAME(sum_of)(const REAL *terms, int64_t count)
+{
+    return count < 128 ? NAME(sum_in_lanes)(terms, count, 16) : NAME(sum_in_lanes)(terms, count, 64);
+}
+
 static ALWAYS_INLINE int64_t NAME(least)(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Add the terms of a block that begins at element `at` to the sums of their channels. */
-static void NAME(add_sums)(const gem_scaled *work, const REAL *terms, int64_t at, int64_t length, double *sums)
+/* Add the terms of a block that begins at element `at`, which it overwrites, to the sums of their channels. */
+static void NAME(add_sums)(const gem_scaled *work, REAL *terms, int64_t at, int64_t length, double *sums)
 {
     const int64_t channels = work->channels, inner = work->inner;
     if (channels == 1) {
         sums[0] += (double)NAME(sum_of)(terms, length);
     } else if (inner == 1) {
+        if (2 * channels <= work->block) {
+            /* Whole rows of channels: the last half of them is added to the first, until one is left. */
+            for (int64_t rows = length / channels, half; rows > 1; rows -= half) {
+                half = rows / 2;
+                const REAL *last = terms + (rows - half) * channels;
+                INDEPENDENT
+                for (int64_t k = 0; k < half * channels; k++) terms[k] += last[k];
+            }
+            length = channels;
+        }
         int64_t channel = at % channels;
         for (int64_t i = 0, run; i < length; i += run, channel = 0) {
             run = NAME(least)(channels - channel, length - i);
@@ -44,9 +59,10 @@ static void NAME(add_sums)(const gem_scaled *work, const REAL *terms, int64_t at
         }
     } else {
         int64_t channel = at / inner % channels, left = inner - at % inner;
-        for (int64_t i = 0, run; i < length; i += run, left = inner, channel = (channel + 1) % channels) {
+        for (int64_t i = 0, run; i < length; i += run, left = inner) {
             run = NAME(least)(left, length - i);
             sums[channel] += (double)NAME(sum_of)(terms + i, run);
+            channel = channel + 1 == channels ? 0 : channel + 1;
         }
     }
 }
@@ -57,7 +73,7 @@ static ALWAYS_INLINE void NAME(scaled)(const gem_scaled *work, int64_t begin, in
     REAL own_inverse_scales[GEM_BLOCK], own_eps[GEM_BLOCK];
     const REAL *inverse_scales = work->inverse_scales, *eps = work->eps;
     for (int64_t at = begin, length; at < end; at += length) {
-        length = NAME(least)(GEM_BLOCK, end - at);
+        length = NAME(least)(work->block, end - at);
         char *const out = work->out + at * storage.itemsize, *x = work->x + at * storage.itemsize, *grad = NULL;
         if (storage.widen != NULL) storage.widen(inputs, x, length);
         char *const input = storage.widen != NULL ? (char *)inputs : x;
