@@ -33,7 +33,7 @@ def look_again(values, margin=None):
     codes = np.full((len(values), ARMS), OPEN)
     left = np.full(codes.shape, values.shape[-1])
     schedule = make_schedule(values.shape[-1])
-    for count, level in zip(schedule.looks, schedule.levels, strict=True):
+    for count, level in schedule.items():
         seen = values[..., :count]
         found = judge(seen, np.zeros(seen.shape, bool), margin, alpha=level).code
         decided = (codes == OPEN) & (found != OPEN)

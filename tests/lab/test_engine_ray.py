@@ -100,7 +100,7 @@ def test_seeds_are_added_until_decided_on_a_cluster_too(tmp_path: Path, monkeypa
         ),
         ProgressCallback(),
     )  # fmt: skip
-    assert [len(job.plan.seeds) for job in jobs][: len(found.looks)] == [look.seeds for look in found.looks]
+    assert [len(plan.seeds) for _, plan in jobs][: len(found.looks)] == [look.seeds for look in found.looks]
     assert found.looks == read_looks(tmp_path / "out")
     assert not found.missing
 
@@ -206,7 +206,7 @@ def test_a_run_takes_its_threads_and_its_share_of_a_gpu(
     request = Request("digits", out=tmp_path, engine="ray", device=device, replicas=replicas)
     plan = Plan(make_recipe("digits").pipeline(), "gelu", device, 3, {}, ("gelu",), (0,))
     observer = Counting()
-    engine_ray.run_on_ray(Job(request, plan), {("gelu", 0): None}, observer)
+    engine_ray.run_on_ray((request, plan), {("gelu", 0): None}, observer)
     assert [(need["num_cpus"], need["num_gpus"]) for need in cluster.needs] == [(3.0, gpus)]
     assert observer.results == [FINISHED]
 
@@ -227,7 +227,7 @@ def test_cluster_without_a_machine_that_fits_is_refused(needs: dict[str, float],
 def test_machine_that_sees_other_folders_or_data_says_so(tmp_path: Path) -> None:
     request = Request("digits", out=tmp_path, engine="ray", device="cpu")
     plan = Plan(make_recipe("digits").pipeline(), "gelu", "cpu", 1, {"train": "of another machine"}, ("gelu",), (0,))
-    job = Job(request, plan)
+    job = request, plan
     with pytest.raises(StoreError, match="does not see the comparison"):
         engine_ray._prepare(job)
     write_plan(tmp_path, plan)

@@ -233,7 +233,7 @@ def test_resumed_run_equals_one_never_stopped(tmp_path: Path, corpus: Path, kind
         train(start(), tmp_path / "stopped", stop)
     resumed = start()
     again = train(resumed, tmp_path / "stopped")
-    assert [epoch.train_loss for epoch in resumed.metrics] == [epoch.train_loss for epoch in whole.metrics]
+    assert [epoch["train_loss"] for epoch in resumed.metrics] == [epoch["train_loss"] for epoch in whole.metrics]
     assert (again["test_loss"], again["validation_loss"]) == (result["test_loss"], result["validation_loss"])
     ours, theirs = state(resumed.model), state(whole.model)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -245,7 +245,7 @@ def test_training_learns(tmp_path: Path, corpus: Path, kind: str) -> None:
     settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, epochs=10, epoch_steps=10))
     run = Trainer(settings, "gem", 0, load_task(settings, corpus))
     result = train(run, tmp_path / "run")
-    losses = [epoch.validation_loss for epoch in run.metrics]
+    losses = [epoch["validation_loss"] for epoch in run.metrics]
     assert losses[-1] < losses[0] - 0.3
     assert result["test_loss"] == pytest.approx(min(losses), abs=0.3)  # 14 words, drawn alike in all splits.
 
@@ -259,7 +259,9 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path, corp
         settings = recipe(kind, plan, micro_batch=micro_batch)
         run = Trainer(settings, "relu", 0, task)
         train(run, tmp_path / str(micro_batch))
-        losses.append([epoch.train_loss for epoch in run.metrics] + [epoch.validation_loss for epoch in run.metrics])
+        losses.append(
+            [epoch["train_loss"] for epoch in run.metrics] + [epoch["validation_loss"] for epoch in run.metrics]
+        )
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 

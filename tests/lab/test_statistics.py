@@ -171,9 +171,9 @@ def test_student_interval_agrees_with_the_table():
 def test_a_schedule_spends_the_level_and_ends_at_the_most():
     for most in (3, 5, 10, 40, 41):
         schedule = make_schedule(most)
-        assert schedule.looks[-1] == most
-        assert list(schedule.looks) == sorted(set(schedule.looks))
-        assert sum(schedule.levels) == pytest.approx(0.05)
+        assert list(schedule)[-1] == most
+        assert list(schedule) == sorted(schedule)
+        assert sum(schedule.values()) == pytest.approx(0.05)
 
 
 def test_looks_are_replayed_and_arms_leave():
@@ -185,7 +185,7 @@ def test_looks_are_replayed_and_arms_leave():
     ]
     found, looks, still = replay(runs, own_criterion("score", "higher"), "gelu", list(table), make_schedule(20))
     assert (looks[0].seeds, looks[0].verdicts["far"], still) == (3, Verdict.BETTER, ("near",))
-    assert [look.seeds for look in looks] == list(make_schedule(20).looks)
+    assert [look.seeds for look in looks] == list(make_schedule(20))
     assert set(looks[1].verdicts) == {"near"}
     assert found.verdicts == {"far": Verdict.BETTER, "near": Verdict.UNDECIDED}
 

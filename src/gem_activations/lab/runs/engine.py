@@ -47,7 +47,7 @@ def run_comparison(request: Execution, callback: ProgressCallback) -> Comparison
             _bring_to_end(Runner(request, experiment, plan, loaded, device, callback, group))
             return load_comparison(request.folder)
         arms, comparison = tuple(experiment.arms), None
-        for number, count in enumerate(make_schedule(request.most).looks, start=1):
+        for number, count in enumerate(make_schedule(request.most), start=1):
             seeds = tuple(range(request.seed_start, request.seed_start + count))
             plan = agree_on_plan(request, dataclasses.replace(experiment, seeds=seeds), device, loaded.checksums)
             part = dataclasses.replace(experiment, seeds=seeds, arms={arm: experiment.arms[arm] for arm in arms})
@@ -71,9 +71,9 @@ def _bring_to_end(runner: Runner) -> None:
     pending = {run: result for run, result in before.items() if result is None or result.status in again}
     runner.callback.started(experiment, request.folder, str(runner.device), len(before), len(before) - len(pending))
     if request.engine == "ray" and pending:
-        from .engine_ray import Job, run_on_ray
+        from .engine_ray import run_on_ray
 
-        run_on_ray(Job(request, plan), pending, runner.callback)
+        run_on_ray((request, plan), pending, runner.callback)
         return
     begun, unstored = len(pending) < len(before), list[StoreError]()
     first: dict[str, RunResult] = {}

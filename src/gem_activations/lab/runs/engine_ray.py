@@ -11,7 +11,6 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DataError, GemError, SettingError, StoreError
@@ -26,17 +25,8 @@ _POLL_SECONDS = 1.0
 _RETRIES = 20  # A run goes on from its checkpoint, so each may bring it further.
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a machine must know to work on the runs of a comparison.
-
-    Attributes:
-        request: What the user asks for, with an absolute output folder and data folder.
-        plan: The plan as it is stored.
-    """
-
-    request: Execution
-    plan: Plan
+Job = tuple[Execution, Plan]
+"""What a machine must know: what the user asks for, with absolute folders, and the plan as it is stored."""
 
 
 def run_on_ray(job: Job, pending: dict[RunKey, RunResult | None], callback: ProgressCallback) -> None:
@@ -49,8 +39,9 @@ def run_on_ray(job: Job, pending: dict[RunKey, RunResult | None], callback: Prog
     Raises: GemError: what a run's machine raised, or no cluster answers, or none of its machines fits;
         MissingDependencyError: Ray is not installed. The runs that had ended stay ended.
     """
-    request, needs = job.request, {"CPU": float(job.plan.threads)}
-    if job.plan.device == "cuda":
+    request, plan = job
+    needs = {"CPU": float(plan.threads)}
+    if plan.device == "cuda":
         needs["GPU"] = 1 / request.replicas
     with _connected(request.ray_address) as ray:
         _check_machines(ray, needs)
@@ -114,12 +105,12 @@ def _attempt(job: Job, activation: str, seed: int, stale: RunResult | None) -> R
     if not _prepared or _prepared[0][0] != job:
         _prepared[:] = [(job, _prepare(job))]  # Data and all else that runs share are loaded once a process.
     runner = _prepared[0][1]
-    with reproducible(job.plan.threads, deterministic=runner.experiment.deterministic):
+    with reproducible(job[1].threads, deterministic=runner.experiment.deterministic):
         return runner.attempt(activation, seed, stale)
 
 
 def _prepare(job: Job) -> Runner:
-    request = job.request
+    request, plan = job
     if read_plan(request.folder) is None:
         raise StoreError(
             f"the machine {platform.node()} does not see the comparison in {request.folder}; choose an --out folder "
@@ -127,9 +118,9 @@ def _prepare(job: Job) -> Runner:
         )
     experiment, device = resolve(request), find_device(request.device)
     loaded = experiment.load(device)
-    if loaded.checksums != job.plan.data:
+    if loaded.checksums != plan.data:
         raise DataError(f"the machine {platform.node()} has other data in its data folder")
-    return Runner(request, experiment, job.plan, loaded, device, ProgressCallback())
+    return Runner(request, experiment, plan, loaded, device, ProgressCallback())
 
 
 @contextlib.contextmanager

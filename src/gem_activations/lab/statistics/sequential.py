@@ -8,8 +8,8 @@ runs on. `benchmarks/simulate_verdicts.py` says how many seeds this saves.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..store.records import Look
 from .analysis import Analysis, Run, analyse_runs
@@ -22,51 +22,36 @@ FIRST = 3
 _GROWTH = 1.5
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When results are looked at.
-
-    Attributes:
-        looks: Seeds of each arm at each look, ascending.
-        levels: Level of the family at each look; their sum is 5 %.
-    """
-
-    looks: tuple[int, ...]
-    levels: tuple[float, ...]
-
-
-def make_schedule(most: int, first: int = FIRST) -> Schedule:
-    """Make the schedule from the first look to the most seeds, each look with half as many seeds again.
+def make_schedule(most: int) -> dict[int, float]:
+    """Return seeds of each arm at each look -> level of the family there: each look has half as many seeds again.
 
     Example:
-        >>> make_schedule(20).looks
-        (3, 5, 8, 12, 20)
-        >>> round(sum(make_schedule(40).levels), 6)
-        0.05
+        >>> list(make_schedule(20)), round(sum(make_schedule(40).values()), 6)
+        ([3, 5, 8, 12, 20], 0.05)
     """
-    looks = [min(first, most)]
+    looks = [min(FIRST, most)]
     while looks[-1] < most:
         grown = math.ceil(looks[-1] * _GROWTH)
         looks.append(most if grown * 1.25 > most else grown)
     spent = [ALPHA * seeds / most for seeds in looks]
-    return Schedule(tuple(looks), tuple(now - before for now, before in zip(spent, [0.0, *spent], strict=False)))
+    return {look: now - before for look, now, before in zip(looks, spent, [0.0, *spent], strict=False)}
 
 
 def replay(
-    runs: Sequence[Run], criterion: Criterion, baseline: str, arms: Sequence[str], schedule: Schedule
+    runs: Sequence[Run], criterion: Criterion, baseline: str, arms: Sequence[str], schedule: Mapping[int, float]
 ) -> tuple[Analysis, tuple[Look, ...], tuple[str, ...]]:
     """Repeat the looks at stored runs; what was decided stays decided, by the results of that look.
 
     Args:
         runs, criterion, baseline, arms: As for `analyse_runs`; the first look takes the lowest seeds, and so on.
-        schedule: When the results are looked at.
+        schedule: As `make_schedule` gives it.
     Returns: The analysis; the looks that have all of their runs; the arms that are open after them.
     """
     order = sorted({run.seed for run in runs})
     still_open = [arm for arm in arms if arm != baseline]
     decided: dict[str, Analysis] = {}
     looks: list[Look] = []
-    for count, level in zip(schedule.looks, schedule.levels, strict=True):
+    for count, level in schedule.items():
         seeds = set(order[:count])
         ended = {(run.arm, run.seed) for run in runs if run.seed in seeds and run.status in ("finished", "failed")}
         wanted = {(arm, seed) for arm in (baseline, *still_open) for seed in seeds}
@@ -78,7 +63,7 @@ def replay(
         left = tuple(arm for arm in verdicts if arm not in still_open)
         looks.append(Look(count, level, {arm: str(verdict) for arm, verdict in verdicts.items()}, left))
         decided |= dict.fromkeys(left, found)
-    level = schedule.levels[max(len(looks) - 1, 0)]
+    level = [*schedule.values()][max(len(looks) - 1, 0)]
     last = analyse_runs(runs, criterion, baseline, arms, alpha=level)
     shown = [
         next(one for one in decided[arm.activation].arms if one.activation == arm.activation)

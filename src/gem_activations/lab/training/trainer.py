@@ -10,7 +10,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,29 +35,6 @@ from .timing import measure_step_ratio
 
 SCALE_COLUMNS = ("name", "sigma", "scale", "eps", "rho", "chi", "gain", "gate_closed", "reason")
 _UNTESTED: dict[str, Any] = dict.fromkeys(("test_accuracy", "test_loss", "step_time_ratio"))
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """What is logged of one finished epoch.
-
-    Attributes:
-        epoch: Number of the epoch, counted from 1.
-        train_loss: Mean cross-entropy over the epoch's batches as they were trained on, in nats.
-        train_accuracy: Fraction of the targets predicted right over the same batches.
-        validation_loss: Mean cross-entropy on the validation set after the epoch.
-        validation_accuracy: Fraction of the validation set's targets predicted right after the epoch.
-        learning_rate: Learning rate of the epoch's last step.
-        seconds: Wall time of the epoch's training steps, validation aside.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    learning_rate: float
-    seconds: float
 
 
 class Trainer:
@@ -88,7 +64,7 @@ class Trainer:
         self.group = group or Group()
         self.arm, self.own = (make, str(make)) if isinstance(make, Arm) else (None, make)
         self.device, self.examples = self.task.device, self.task.sizes["train"]
-        self.metrics: list[EpochMetrics] = []
+        self.metrics: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
         reset_peak(self.device)
         self.peak = 0
@@ -165,10 +141,8 @@ class Trainer:
     def advance(self, run: Run) -> None:
         """Train to the last epoch without scoring, which is all that ranks above 0 do; see `train`."""
         for epoch in run.epochs(self.epochs, trainer=self):
-            metrics = self._run_epoch(epoch + 1)
-            self.metrics.append(metrics)
-            logged = {name: value for name, value in dataclasses.asdict(metrics).items() if name != "epoch"}
-            run.log(steps=self._steps_before(epoch + 2), **logged)
+            self.metrics.append(self._run_epoch(epoch + 1))
+            run.log(steps=self._steps_before(epoch + 2), **self.metrics[-1])
 
     @property
     def epochs(self) -> int:
@@ -185,7 +159,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.stepper.optimizer.state_dict(),
             "best": self.best,
-            "metrics": [dataclasses.asdict(epoch) for epoch in self.metrics],
+            "metrics": self.metrics,
             "peak": max(self.peak, measure_peak(self.device)),
         }
 
@@ -193,13 +167,18 @@ class Trainer:
         """Take over the state of a checkpoint."""
         self.model.load_state_dict(state["model"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.peak = state["best"], state["peak"]
-        self.metrics = [EpochMetrics(**epoch) for epoch in state["metrics"]]
+        self.best, self.peak, self.metrics = state["best"], state["peak"], state["metrics"]
 
     def _steps_before(self, epoch: int) -> int:
         return min((epoch - 1) * self.recipe.training.steps_of_epoch(self.examples), len(self.rates))
 
-    def _run_epoch(self, epoch: int) -> EpochMetrics:
+    def _run_epoch(self, epoch: int) -> dict[str, float]:
+        """Train an epoch, counted from 1, and return what is logged of it.
+
+        The training loss is the mean cross-entropy over the epoch's batches as they were trained on, in nats; the
+        accuracies are fractions of the targets; the learning rate is that of the last step; the seconds are those of
+        the training steps, validation aside.
+        """
         started = time.perf_counter()
         first, last = self._steps_before(epoch), self._steps_before(epoch + 1)
         training = self.recipe.training
@@ -216,18 +195,17 @@ class Trainer:
         score = self._evaluate("validation")
         if not math.isfinite(score.loss):
             raise NotFiniteError(f"the validation loss is not finite after epoch {epoch}")
-        lowest = all(score.loss < past.validation_loss for past in self.metrics)
+        lowest = all(score.loss < past["validation_loss"] for past in self.metrics)
         if self.recipe.selection == "lowest-validation-loss" and lowest:
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        return EpochMetrics(
-            epoch=epoch,
-            train_loss=loss,
-            train_accuracy=accuracy,
-            validation_loss=score.loss,
-            validation_accuracy=score.accuracy,
-            learning_rate=self.rates[last - 1],
-            seconds=seconds,
-        )
+        return {
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "validation_loss": score.loss,
+            "validation_accuracy": score.accuracy,
+            "learning_rate": self.rates[last - 1],
+            "seconds": seconds,
+        }
 
     def _summarise(self, record: Record, batches: list[Tensor], epoch: int) -> tuple[float, float]:
         """Return loss and accuracy of an epoch's training; here the device is waited for."""
@@ -245,21 +223,21 @@ class Trainer:
 
     def _score(self, run: Run) -> dict[str, float | None]:
         """Score the chosen weights on the test set, unless the recipe leaves it alone, and return the figures."""
-        chosen = self.metrics[-1]
+        losses, best = [epoch["validation_loss"] for epoch in self.metrics], len(self.metrics)
         if self.recipe.selection == "lowest-validation-loss":
-            chosen = min(self.metrics, key=lambda epoch: epoch.validation_loss)
+            best = 1 + losses.index(min(losses))
             self.model.load_state_dict(self.best)
         if self.schedule is not None:  # It is not in the state.
-            self.schedule.step(to=self._steps_before(chosen.epoch + 1))
+            self.schedule.step(to=self._steps_before(best + 1))
         tested = self._test(run) if self.recipe.scored == "test" else _UNTESTED
-        steps = [self._steps_before(epoch.epoch + 1) - self._steps_before(epoch.epoch) for epoch in self.metrics]
         return {
-            "validation_accuracy": chosen.validation_accuracy,
-            "validation_loss": chosen.validation_loss,
-            "best_epoch": chosen.epoch,
+            "validation_accuracy": self.metrics[best - 1]["validation_accuracy"],
+            "validation_loss": losses[best - 1],
+            "best_epoch": best,
             "parameters": count_parameters(self.model),
             "step_seconds": statistics.median(
-                epoch.seconds / count for epoch, count in zip(self.metrics, steps, strict=True)
+                row["seconds"] / (self._steps_before(epoch + 1) - self._steps_before(epoch))
+                for epoch, row in enumerate(self.metrics, start=1)
             ),
             **tested,
         }
