@@ -237,3 +237,55 @@ def test_a_pullback_called_outside_of_vjp_leads_to_what_is_differentiated_there(
     assert torch.autograd.gradcheck(loss, weight)
     with torch.no_grad():
         torch.testing.assert_close(loss(weight), loss(weight.detach()))
+
+
+@forward_mode
+@pytest.mark.parametrize("orders", ["fff", "frf", "rff", "ffr", "rfr"])
+def test_third_derivatives_in_any_order_of_modes(orders):
+    """Every function has a rule for tangents, and every rule is differentiated by both modes."""
+    x = torch.linspace(-1, 2, 5, dtype=torch.float64)
+    modes = {"f": torch.func.jacfwd, "r": torch.func.jacrev}
+    for spec in (GemSpec(2, 0.5), GemSpec(2, 0.5, 0.1)):
+        third = lambda x, spec=spec: activate(x, spec)  # noqa: E731 -- wrapped again and again
+        for mode in orders:
+            third = modes[mode](third)
+        leaf = x.clone().requires_grad_()
+        want = activate(leaf, spec)
+        for _ in range(3):
+            (want,) = torch.autograd.grad(want.sum(), leaf, create_graph=True)
+        torch.testing.assert_close(torch.func.vmap(third)(x), want.detach(), rtol=1e-9, atol=1e-9)
+
+
+@forward_mode
+@pytest.mark.parametrize("dimensions", [(0, 0), (1, 1), (0, 1), (None, 0), (1, None)])
+def test_batches_along_any_dimension_of_either_input(dimensions):
+    x, gate = (torch.randn((4, 4) if d is not None else 4, dtype=torch.float64) for d in dimensions)
+
+    def slopes(x, gate):
+        return torch.func.jacfwd(torch.func.grad(lambda x, gate: gem_glu(x, gate, n=2).sum(), (0, 1)), (0, 1))(x, gate)
+
+    got = torch.func.vmap(slopes, in_dims=dimensions)(x, gate)
+    for k in range(4):
+        row = [t if d is None else t.select(d, k) for t, d in zip((x, gate), dimensions, strict=True)]
+        torch.testing.assert_close([[one[k] for one in pair] for pair in got], [list(pair) for pair in slopes(*row)])
+
+
+def test_a_function_of_ones_own_with_a_rule_in_our_functions():
+    """While the rule of an autograd function runs, PyTorch has forward mode switched off."""
+
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_forward(x)
+            return 2 * x
+
+        @staticmethod
+        def jvp(ctx, tangent):
+            (x,) = ctx.saved_tensors
+            return 2 * tangent + 0 * egem(x)
+
+    x = torch.randn(3, dtype=torch.float64)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        _, tangent = torch.autograd.forward_ad.unpack_dual(Doubled.apply(dual))
+    assert torch.equal(tangent, 2 * torch.ones_like(x))

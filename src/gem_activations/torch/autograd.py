@@ -11,18 +11,17 @@ Each is one kernel, and so is the backward pass of the last, unless it is to be 
 written in torch operations. If y was kept, d2 is f''(x) / f'(x): what arrives at y is multiplied by f'(x) on its way to
 x.
 
-Under torch.func, `_apply` goes down its levels: a batch is one dimension more, and a level that differentiates has its
-own nodes.
+In forward mode g d1 has a tangent, of the tangents a of g and b of k, in one pass too: Tangent, a d1 + b g d2.
+
+`_apply` makes a node for autograd and takes tangents along. Under torch.func it goes down the levels: a batch is one
+dimension more, and a level that differentiates backwards has its own nodes.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
-from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import Function, forward_ad
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from ..kernels.cpu import OPERATIONS, spec_handle
 from ..spec import GemSpec
@@ -36,6 +35,8 @@ _creation_meta: Any = torch._C._autograd._get_creation_meta  # pyright: ignore[r
 _ORDINARY_VIEW: Any = torch._C._autograd.CreationMeta.DEFAULT  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _transforms_active: Any = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
+_forward_enabled, _set_forward_enabled = torch._C._is_fwd_grad_enabled, torch._C._set_fwd_grad_enabled  # pyright: ignore[reportPrivateUsage]
+_torch: Any = torch  # It types its own operators for dual tensors loosely.
 
 
 def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, from_output: bool, inplace: bool) -> Tensor:
@@ -45,7 +46,8 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, from_output: bool,
         x: Any shape; float16, bfloat16, float32 or float64, on a device that the backend serves.
         spec: A member of the family.
         backend: What computes.
-        from_output: Keep the output for the backward pass instead of the input.
+        from_output: Keep the output for the backward pass instead of the input; under torch.func and for tensors with
+            tangents the input is kept.
         inplace: Overwrite x; needs from_output.
     Raises: RuntimeError (PyTorch's own), before x is touched: inplace on a leaf that requires grad, or on a view that
         may not be changed.
@@ -59,9 +61,9 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, from_output: bool,
     if inplace and (wrapped or not _may_be_overwritten(x)):
         # An autograd function is refused only after it has run; copy_ is refused before it writes. And copy_ overwrites
         # tangents that are shared or batched, too.
-        return x.copy_(_apply(Activation, x.clone(), Settings(spec, backend, from_output)))
+        return x.copy_(apply_eagerly(x.clone(), spec, backend, from_output, False))
     if wrapped:
-        return _apply(Activation, x, Settings(spec, backend, from_output, inplace))
+        return _apply(Activation, x, Settings(spec, backend))
     return apply_directly(x, (spec, backend, from_output, inplace), ())
 
 
@@ -79,12 +81,12 @@ def _may_be_overwritten(x: Tensor) -> bool:
 
 
 class Settings:
-    """What the functions need besides tensors; one object, as torch.func walks through every argument."""
+    """What the functions need besides tensors."""
 
-    __slots__ = ("backend", "from_output", "inplace", "spec")
+    __slots__ = ("backend", "from_output", "spec")
 
-    def __init__(self, spec: GemSpec, backend: Backend, from_output: bool = False, inplace: bool = False) -> None:
-        self.spec, self.backend, self.from_output, self.inplace = spec, backend, from_output, inplace
+    def __init__(self, spec: GemSpec, backend: Backend, from_output: bool = False) -> None:
+        self.spec, self.backend, self.from_output = spec, backend, from_output
 
     def backend_for(self, kept: Tensor) -> Backend:
         """Return the plain formula for a tensor that has become traced since the forward pass, else the backend."""
@@ -94,10 +96,13 @@ class Settings:
 class _Elementwise(Function):
     """An elementwise autograd function of tensors of one shape and of Settings.
 
-    Subclasses have `compute`, and `keep`, which saves what the derivatives need. `transformed` is the function at one
-    level of torch.func that differentiates: its tensors are wrapped for that level, and it is computed a level below.
+    Subclasses have `compute`, and `tangent`, of the inputs and their tangents, some of which are None. `transformed` is
+    the function at a level of torch.func that differentiates backwards: its tensors are wrapped for that level, and it
+    is computed a level below.
     """
 
+    compute: Any
+    tangent: Any
     transformed: Any
 
     def __init_subclass__(cls) -> None:
@@ -106,77 +111,114 @@ class _Elementwise(Function):
             return
 
         def forward(ctx: Any, *arguments: Any) -> Any:
-            output = function.compute(*arguments)
-            function.keep(ctx, arguments, output)
-            return output
+            ctx.save_for_backward(*arguments[:-1])
+            ctx.settings = arguments[-1]
+            return function.compute(*arguments)
 
         def forward_below(ctx: Any, *arguments: Any) -> Any:
-            layer = retrieve_current_functorch_interpreter()
-            *tensors, settings = arguments
-            below = [functorch._unwrap_for_grad(tensor, layer.level()) for tensor in tensors]
-            with torch.enable_grad(), _set_fwd_grad_enabled(True), layer.lower():
-                output = _apply(function, *below, settings)
-            if isinstance(output, tuple):
-                output = tuple(functorch._wrap_for_grad(one, layer.level()) for one in output)
-            else:
-                output = functorch._wrap_for_grad(output, layer.level())
-            function.keep(ctx, arguments, output)
-            return output
+            ctx.save_for_backward(*arguments[:-1])
+            ctx.settings = arguments[-1]
+            return _apply_below(function, functorch.peek_interpreter_stack().level(), arguments, [])
 
-        if "forward" not in vars(cls):
-            function.forward = staticmethod(forward)
+        function.forward = staticmethod(forward)
         function.transformed = type(function)(cls.__name__, (cls,), {"forward": staticmethod(forward_below)})
 
 
 def _apply(function: Any, *arguments: Any) -> Any:
-    """Apply a function, at every level of torch.func if there are some."""
-    directly: Any = super(
-        Function, function
-    )  # Function's own `apply` takes long, and builds two classes at each level.
+    """Apply a function with its derivatives, at every level of torch.func if there are some."""
+    # Function's own `apply` takes long, and builds two classes at each level.
+    directly: Any = super(Function, function)
     if not _transforms_active():
-        return directly.apply(*arguments)
+        tangents = _tangents(arguments)
+        if not tangents:
+            return directly.apply(*arguments)
+        _set_forward_enabled(False)  # Tensors are kept with their tangents, but no rule for these is asked for.
+        try:
+            output = directly.apply(*arguments)
+        finally:
+            _set_forward_enabled(True)
+        primals = [_torch._unpack_dual(tensor, level=0)[0] for tensor in arguments[:-1]]
+        return _dual(output, function.tangent(primals, tangents, arguments[-1]))
     layer = functorch.peek_interpreter_stack()
-    if layer.key() != functorch.TransformType.Vmap:
-        with enable_single_level_autograd_function():
-            return super(Function, function.transformed).apply(*arguments)  # pyright: ignore[reportAttributeAccessIssue]
+    kind, level = layer.key(), layer.level()
+    if kind == functorch.TransformType.Vmap:
+        return _apply_batched(function, level, arguments)
+    if kind == functorch.TransformType.Jvp:
+        return _apply_below(function, level, arguments, _tangents(arguments))
+    allowed = functorch.get_single_level_autograd_function_allowed()
+    functorch.set_single_level_autograd_function_allowed(True)
+    try:
+        return super(Function, function.transformed).apply(*arguments)  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        functorch.set_single_level_autograd_function_allowed(allowed)
+
+
+def _tangents(arguments: tuple[Any, ...]) -> list[Any]:
+    """Return the tangent or None of each tensor; nothing if there is none."""
+    if forward_ad._current_level < 0 or not _forward_enabled():
+        return []
+    tangents = [_torch._unpack_dual(tensor, level=0)[1] for tensor in arguments[:-1]]
+    return [] if all(tangent is None for tangent in tangents) else tangents
+
+
+def _dual(primal: Any, tangent: Any) -> Any:
+    if isinstance(primal, tuple):
+        return tuple(map(_dual, primal, tangent))
+    return _torch._make_dual(primal, tangent, level=0)
+
+
+def _apply_below(function: Any, level: int, arguments: tuple[Any, ...], tangents: list[Any]) -> Any:
+    """Apply a function, and its tangent if there are some, below a level of torch.func; wrap the result for it."""
+    below = [functorch._unwrap_for_grad(tensor, level) for tensor in arguments[:-1]]
+    along = [None if tangent is None else functorch._unwrap_for_grad(tangent, level) for tangent in tangents]
+    backward, forward = torch.is_grad_enabled(), _forward_enabled()
+    layer = functorch.pop_dynamic_layer_stack()
+    torch._C._set_grad_enabled(True)  # pyright: ignore[reportPrivateUsage]
+    _set_forward_enabled(True)
+    try:
+        output = _apply(function, *below, arguments[-1])
+        tangent = function.tangent(below, along, arguments[-1]) if along else None
+    finally:
+        _set_forward_enabled(forward)
+        torch._C._set_grad_enabled(backward)  # pyright: ignore[reportPrivateUsage]
+        functorch.push_dynamic_layer_stack(layer)
+    output = _wrap(functorch._wrap_for_grad, output, level)
+    return output if tangent is None else _dual(output, _wrap(functorch._wrap_for_grad, tangent, level))
+
+
+def _wrap(how: Any, output: Any, *where: int) -> Any:
+    return tuple(how(one, *where) for one in output) if isinstance(output, tuple) else how(output, *where)
+
+
+def _apply_batched(function: Any, level: int, arguments: tuple[Any, ...]) -> Any:
+    """Apply a function at a level of vmap: what is computed is elementwise, and a batch one dimension more."""
     *tensors, settings = arguments
-    level = layer.level()
     pairs = [functorch._unwrap_batched(tensor, level) for tensor in tensors]
-    batched = [tensor for tensor, dimension in pairs if dimension is not None]
-    if batched:
-        # What is computed is elementwise: a batch is one dimension more, the first.
+    dimensions = {dimension for _, dimension in pairs}
+    if len(dimensions) == 1:
+        tensors, (dimension,) = [tensor for tensor, _ in pairs], dimensions
+    else:
+        dimension = 0
         size = next(tensor.shape[dimension] for tensor, dimension in pairs if dimension is not None)
         tensors = [
             tensor.expand(size, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
             for tensor, dimension in pairs
         ]
-    with retrieve_current_functorch_interpreter().lower():
+    layer = functorch.pop_dynamic_layer_stack()
+    try:
         output = _apply(function, *tensors, settings)
-    if not batched:
-        return output
-    if isinstance(output, tuple):
-        return tuple(functorch._add_batch_dim(one, 0, level) for one in output)
-    return functorch._add_batch_dim(output, 0, level)
+    finally:
+        functorch.push_dynamic_layer_stack(layer)
+    return output if dimension is None else _wrap(functorch._add_batch_dim, output, dimension, level)
 
 
 class Activation(_Elementwise):
-    """f(x), keeping its input or its output."""
+    """f(x), keeping x."""
 
     @staticmethod
     def compute(x: Tensor, settings: Settings) -> Tensor:
-        """Compute f(x), into the storage of x if asked to."""
-        return settings.backend.forward(x, settings.spec, settings.inplace)
-
-    @staticmethod
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Save the input or the output."""
-        x, settings = inputs
-        if settings.inplace:
-            ctx.mark_dirty(output)
-        kept = output if settings.from_output else x
-        ctx.save_for_backward(kept)
-        ctx.save_for_forward(kept)
-        ctx.settings = settings
+        """Compute f(x)."""
+        return settings.backend.forward(x, settings.spec, False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -185,14 +227,13 @@ class Activation(_Elementwise):
         return _gradient(grads[0], kept, ctx.settings), None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Return tangent d1."""
-        (kept,) = saved(ctx)
-        return _gradient(tangents[0], kept, ctx.settings)
+    def tangent(inputs: Any, tangents: Any, settings: Settings) -> Tensor:
+        """Return tangent f'(x)."""
+        return _gradient(tangents[0], inputs[0], settings)
 
 
 class DirectActivation(Function):
-    """f(x) if nothing but autograd looks, in as few calls as can be; the settings come as the arguments of Settings."""
+    """f(x) if nothing but autograd looks, in as few calls as can be; the settings come in a tuple."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, settings: tuple[Any, ...], computed: tuple[Tensor, ...]) -> Tensor:
@@ -216,7 +257,7 @@ class DirectActivation(Function):
             )
             if result is not None:
                 return result, None, None
-        return _gradient(grads[0], kept, Settings(*ctx.settings)), None, None
+        return _gradient(grads[0], kept, Settings(spec, backend, from_output)), None, None
 
 
 _bare: Any = super(Function, DirectActivation)
@@ -247,27 +288,44 @@ class Gradient(_Elementwise):
         return settings.backend_for(kept).backward(grad, kept, settings.spec, settings.from_output)
 
     @staticmethod
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 -- the signature of all
-        """Save both tensors."""
-        ctx.save_for_backward(*inputs[:2])
-        ctx.save_for_forward(*inputs[:2])
-        ctx.settings = inputs[2]
-
-    @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return gg d1 and gg grad d2."""
         grad, kept = saved(ctx)
         return *_curvature(grads[0], grad, kept, ctx.settings), None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
+    def tangent(inputs: Any, tangents: Any, settings: Settings) -> Tensor:
         """Return (tangent of grad) d1 + (tangent of k) grad d2."""
-        grad, kept = saved(ctx)
-        of_grad, of_kept = tangents[:2]
+        (grad, kept), (of_grad, of_kept) = inputs, tangents
         if of_kept is None:
-            return _gradient(of_grad, kept, ctx.settings)
-        _, result = _curvature(of_kept, grad, kept, ctx.settings)
-        return result if of_grad is None else result + _gradient(of_grad, kept, ctx.settings)
+            return _gradient(of_grad, kept, settings)
+        if of_grad is None:
+            return _curvature(of_kept, grad, kept, settings)[1]
+        return _apply(Tangent, of_grad, of_kept, grad, kept, settings)
+
+
+class Tangent(_Elementwise):
+    """a d1 + b grad d2 as a differentiable function of a, b, grad and what was kept: the tangent of Gradient."""
+
+    @staticmethod
+    def compute(a: Tensor, b: Tensor, grad: Tensor, kept: Tensor, settings: Settings) -> Tensor:
+        """Compute it."""
+        return settings.backend_for(kept).third(a, b, grad, grad, kept, settings.spec, settings.from_output)[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Return the gradients of a, b, grad and what was kept."""
+        (grad_grad,), (a, b, grad, kept) = grads, saved(ctx)
+        _, to_grad, to_kept = _third(a, b, grad_grad, grad, kept, ctx.settings)
+        return *_curvature(grad_grad, grad, kept, ctx.settings), to_grad, to_kept, None
+
+    @staticmethod
+    def tangent(inputs: Any, tangents: Any, settings: Settings) -> Tensor:
+        """Return the tangent."""
+        a, b, grad, kept = inputs
+        of_a, of_b, of_grad, of_kept = _filled(tangents, kept)
+        result = _apply(Tangent, of_a, of_b, grad, kept, settings) + _curvature(b, of_grad, kept, settings)[1]
+        return result + _third(a, b, of_kept, grad, kept, settings)[2]
 
 
 def _curvature(grad_grad: Tensor, grad: Tensor, kept: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
@@ -292,43 +350,33 @@ class Curvature(_Elementwise):
         return settings.backend_for(kept).second(grad_grad, grad, kept, settings.spec, settings.from_output)
 
     @staticmethod
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004 -- the signature of all
-        """Save the three tensors."""
-        ctx.save_for_backward(*inputs[:3])
-        ctx.save_for_forward(*inputs[:3])
-        ctx.settings = inputs[3]
-
-    @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return the gradients of gg, grad and what was kept."""
-        a, b = grads
-        grad_grad, grad, kept = saved(ctx)
-        settings = ctx.settings
-        if torch.is_grad_enabled() or _has_tangents() or is_traced(a):
-            results = _third(a, b, grad_grad, grad, kept, settings)
-        else:
-            results = settings.backend.third(a, b, grad_grad, grad, kept, settings.spec, settings.from_output)
-        return *results, None
+        (a, b), (grad_grad, grad, kept) = grads, saved(ctx)
+        return *_third(a, b, grad_grad, grad, kept, ctx.settings), None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
+    def tangent(inputs: Any, tangents: Any, settings: Settings) -> tuple[Tensor, Tensor]:
         """Return the tangents of both results."""
-        # Both are bilinear in gg and grad, so that the passes above serve with one of them replaced by its tangent.
-        grad_grad, grad, kept = saved(ctx)
-        nothing = torch.zeros_like(kept)
-        of_grad_grad, of_grad, of_kept = (nothing if tangent is None else tangent for tangent in tangents[:3])
-        first, second = _curvature(of_grad_grad, grad, kept, ctx.settings)
-        of_first = _curvature(of_kept, grad_grad, kept, ctx.settings)[1]
-        of_second = _third(nothing, of_kept, grad_grad, grad, kept, ctx.settings)[2]
-        return first + of_first, second + _curvature(grad_grad, of_grad, kept, ctx.settings)[1] + of_second
+        grad_grad, grad, kept = inputs
+        of_grad_grad, of_grad, of_kept = _filled(tangents, kept)
+        first = _apply(Tangent, of_grad_grad, of_kept, grad_grad, kept, settings)
+        second = _curvature(of_grad_grad, grad, kept, settings)[1] + _curvature(grad_grad, of_grad, kept, settings)[1]
+        return first, second + _third(torch.zeros_like(kept), of_kept, grad_grad, grad, kept, settings)[2]
+
+
+def _filled(tangents: Any, kept: Tensor) -> list[Tensor]:
+    return [torch.zeros_like(kept) if tangent is None else tangent for tangent in tangents]
 
 
 def _third(
-    of_grad: Tensor, of_kept: Tensor, grad_grad: Tensor, grad: Tensor, kept: Tensor, settings: Settings
+    a: Tensor, b: Tensor, grad_grad: Tensor, grad: Tensor, kept: Tensor, settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the results of Backend.third in torch operations, which can be differentiated any number of times."""
+    """Return the results of Backend.third; in torch operations if derivatives of them may be asked for."""
+    if not (torch.is_grad_enabled() or _has_tangents() or is_traced(a)):
+        return settings.backend.third(a, b, grad_grad, grad, kept, settings.spec, settings.from_output)
     dtype = kept.dtype
-    a, b, grad_grad, grad, kept = map(formula.widen, (of_grad, of_kept, grad_grad, grad, kept))
+    a, b, grad_grad, grad, kept = map(formula.widen, (a, b, grad_grad, grad, kept))
     x = _apply(Inverse, kept, settings) if settings.from_output else kept
     d1, d2, d3 = formula.derivatives(x, settings.spec, settings.from_output)
     results = a * d1 + b * grad * d2, b * grad_grad * d2, grad_grad * (a * d2 + b * grad * d3)
@@ -345,21 +393,15 @@ class Inverse(_Elementwise):
         return settings.backend_for(y).inverse(y, settings.spec)
 
     @staticmethod
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Save the root."""
-        ctx.save_for_backward(output)
-        ctx.save_for_forward(output)
-        ctx.spec = inputs[1].spec
-
-    @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Return grad / f'(x), and 0 where f' is 0: there every product with f' is 0 as well."""
-        return grads[0] * formula.reciprocal(formula.derivative(saved(ctx)[0], ctx.spec)), None
+        return Inverse.tangent(saved(ctx), grads, ctx.settings), None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
+    def tangent(inputs: Any, tangents: Any, settings: Settings) -> Tensor:
         """Return tangent / f'(x), and 0 where f' is 0."""
-        return tangents[0] * formula.reciprocal(formula.derivative(saved(ctx)[0], ctx.spec))
+        x = _apply(Inverse, inputs[0], settings)
+        return tangents[0] * formula.reciprocal(formula.derivative(x, settings.spec))
 
 
 class GatedUnit(_Elementwise):
@@ -369,13 +411,6 @@ class GatedUnit(_Elementwise):
     def compute(x: Tensor, gate: Tensor, settings: Settings) -> Tensor:
         """Compute x * f(gate)."""
         return settings.backend.glu_forward(x, gate, settings.spec)
-
-    @staticmethod
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 -- the signature of all
-        """Save both inputs."""
-        ctx.save_for_backward(*inputs[:2])
-        ctx.save_for_forward(*inputs[:2])
-        ctx.settings = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -391,15 +426,12 @@ class GatedUnit(_Elementwise):
         return *settings.backend.glu_backward(grad, x, gate, settings.spec), None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
+    def tangent(inputs: Any, tangents: Any, settings: Settings) -> Tensor:
         """Return (tangent of x) * f(gate) + x * f'(gate) * (tangent of gate)."""
-        x, gate = saved(ctx)
+        x, gate = inputs
         wide = formula.widen(gate)
-        result = torch.zeros_like(wide)
-        if tangents[0] is not None:
-            result = result + tangents[0] * _apply(Activation, wide, ctx.settings)
-        if tangents[1] is not None:
-            result = result + _gradient(formula.widen(x) * tangents[1], wide, ctx.settings)
+        of_x, of_gate = _filled(tangents, wide)
+        result = of_x * _apply(Activation, wide, settings) + _gradient(formula.widen(x) * of_gate, wide, settings)
         return result.to(x.dtype)
 
 
