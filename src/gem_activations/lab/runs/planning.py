@@ -1,8 +1,8 @@
 """Turn what a user asks for into a checked plan, before anything is trained or stored."""
 
 import dataclasses
+import logging
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -35,6 +35,7 @@ from .experiment import Experiment, make_arms, of_function, of_recipe
 from .request import Execution, FunctionRequest, Request
 from .tracking import check_trackers
 
+_LOG = logging.getLogger(__name__)
 _OWN_NAMES = (  # The files of the store and of `report.FILES`.
     *("comparison.json", LOOKS, "runs", "plots", "report.html", "report.md", "summary.csv", "summary.tex"),
     *("results.csv", "results.parquet", "epochs.parquet", "depth.parquet", "environment.json"),
@@ -292,7 +293,7 @@ def _join_versions(stored: Plan, wanted: Plan, request: Execution) -> dict[str, 
     what = f"since the comparison in {request.folder} was begun, these have changed: {', '.join(changed)}"
     if not request.allow_changed:
         raise StoreError(f"{what}; choose another --out folder, or give --allow-changed to go on with the new ones")
-    warnings.warn(f"{what}; its runs differ in them", stacklevel=2)
+    _LOG.warning("%s; its runs differ in them", what)
     return wanted.versions
 
 
