@@ -18,6 +18,7 @@ from gem_activations.torch import (
     ScaleSchedule,
     activate_scaled,
     egem,
+    exported,
     gem_glu,
     segem,
     weight_decay_groups,
@@ -149,6 +150,18 @@ def test_what_is_no_floating_tensor_is_refused(x):
 def test_not_as_many_channels_as_scales_is_one_clear_error(shape):
     with pytest.raises(TensorError, match="3 scales, one a channel: expected as many along dimension 1"):
         EGEM(trainable=True, channels=3)(torch.ones(shape))
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.1])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_exported_graph_stays_finite_if_a_converter_makes_it_float16(channels, leak):
+    module = SEGEM(n=3, scale=0.25, leak=leak, trainable=True, channels=channels)
+    x = torch.tensor([-6e4, -1.0, 0.0, 0.1, 0.3, 2.0, 300.0, 6e4])[:, None].expand(8, 3).contiguous()
+    program = torch.export.export(module, (x,)).module()
+    torch.testing.assert_close(program(x), module(x), rtol=1e-5, atol=0)
+    # What the converter does to the operations; the program itself asserts its dtypes.
+    y = exported.scaled_value(x.half(), module.log_scale.half().exp(), 3, leak)
+    torch.testing.assert_close(y.float(), module(x.half().float()), rtol=5e-3, atol=1e-6)
 
 
 def test_a_traced_model_keeps_its_scale():

@@ -29,13 +29,23 @@ def value(wide: Tensor, spec: GemSpec) -> Tensor:
     unit, eps = coordinates(spec)
     positive = wide.relu()
     t = positive if unit == 1 else positive * (1 / unit) if spec.n <= _EXACT_ORDERS else positive / unit
+    return _gated(wide, positive, t, spec.n, eps, spec.leak)
+
+
+def scaled_value(wide: Tensor, scale: Tensor, n: int, leak: float) -> Tensor:
+    """Return f(x) with scales that are a tensor, which broadcasts with x."""
+    positive = wide.relu()
+    return _gated(wide, positive, positive / scale, n, 1.0, leak)
+
+
+def _gated(wide: Tensor, positive: Tensor, t: Tensor, n: int, eps: float, leak: float) -> Tensor:
     low = t.clamp(0.0, 1.0)
     # max(t, 1). A second clamp would count the gradient twice where t is 1.
     high = t - low - (-1.0)
-    below, above = _power(low, spec.n), _power(1 / high, spec.n)
+    below, above = _power(low, n), _power(1 / high, n)
     total = below - above / (-1 / eps)
-    if spec.leak:
-        return wide * ((below - above / (-1 / (eps * spec.leak))) / total)
+    if leak:
+        return wide * ((below - above / (-1 / (eps * leak))) / total)
     return positive * (below / total)
 
 

@@ -18,7 +18,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from ..errors import ModelError, SettingError, TensorError
 from ..kernels.cpu import BACKWARD_SCALED, FORWARD_SCALED, spec_handle
 from ..spec import GemSpec
-from . import formula
+from . import exported, formula
 from .backends import ATTACHED, PLAIN, UNSEEN, Backend, Cpu, load_cpu
 from .dispatch import BackendName, choose_backend, is_traced, refuse_forced_kernel
 from .functional import check_tensor
@@ -99,6 +99,8 @@ def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, chan
         shape = [1] * x.dim()
         shape[channel_dim] = -1
         scale = scale.reshape(shape)
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        return exported.scaled_value(wide, scale, n, leak).to(x.dtype)
     power, eps = formula._gate(wide / scale, GemSpec(n))  # pyright: ignore[reportPrivateUsage] -- the one definition
     gate = power / (power + eps)
     return (wide * (leak + (1 - leak) * gate) if leak else wide.relu() * gate).to(x.dtype)
