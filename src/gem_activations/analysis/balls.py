@@ -44,7 +44,7 @@ FUNCTIONS: dict[Any, Callable[[Any, bool], Any]] = {
     sp.log: lambda value, analytic: value.log(analytic=analytic) if isinstance(value, acb) else value.log(),
     sp.erf: lambda value, _: value.erf(),
     sp.erfc: lambda value, _: value.erfc(),
-    sp.tanh: lambda value, _: _tanh(value),
+    sp.tanh: lambda value, _: 1 - 2 / ((2 * value).exp() + 1) if isinstance(value, arb_series) else value.tanh(),
     sp.sinh: lambda value, _: (value.exp() - (-value).exp()) / 2,
     sp.cosh: lambda value, _: (value.exp() + (-value).exp()) / 2,
     sp.sin: lambda value, _: value.sin(),
@@ -174,10 +174,6 @@ def whole_power(base: Any, power: int) -> Any:
             result = base if result is None else result * base
         base, power = base * base, power // 2
     return arb(1) if result is None else result
-
-
-def _tanh(value: Any) -> Any:
-    return 1 - 2 / ((2 * value).exp() + 1) if isinstance(value, arb_series) else value.tanh()
 
 
 def _atan(value: Any, analytic: bool) -> Any:

@@ -189,18 +189,10 @@ def _linear(slope: Expr, reading: str = "") -> _Built:
     return line(slope * X, 0, X), {"reading": reading}
 
 
-def _gated(gate: Expr, shared: Expr, gradient: Expr) -> _Built:
-    return line(X * gate), {"scheme": Scheme(((_S, shared),), X * _S, gradient, "gate first, shared by the gradient")}
-
-
 def _whole(expression: Expr, shared: Expr, gradient: Expr) -> _Built:
     return line(expression), {
         "scheme": Scheme(((_S, shared),), _S, gradient, "the gradient is a polynomial in the value")
     }
-
-
-def _rrelu(lower: Expr, upper: Expr) -> _Built:
-    return _linear((lower + upper) / 2, "Evaluation form: the slope is the mean of the training law.")
 
 
 def _selu() -> _Built:
@@ -222,38 +214,8 @@ def _positive(name: str, value: Expr) -> Expr:
     return value
 
 
-def _hardshrink(lambd: Expr) -> _Built:
-    _positive("lambd", lambd)
-    return line(X, -lambd, 0, lambd, X), {"at_joints": (sp.Integer(0), sp.Integer(0))}
-
-
-def _softshrink(lambd: Expr) -> _Built:
-    return line(X + _positive("lambd", lambd), -lambd, 0, lambd, X - lambd), {}
-
-
-def _smelu(beta: Expr) -> _Built:
-    return line(0, -_positive("beta", beta), (X + beta) ** 2 / (4 * beta), beta, X), {}
-
-
 def _exponential(alpha: Expr, width: Expr) -> _Built:
     return line(alpha * (sp.exp(X / width) - 1), 0, X), {}
-
-
-def _isrlu(alpha: Expr) -> _Built:
-    return line(X / sp.sqrt(1 + _positive("alpha", alpha) * X**2), 0, X), {}
-
-
-def _gelu() -> _Built:
-    return line(X * (1 + sp.erf(X / sp.sqrt(2))) / 2), {}
-
-
-def _gelu_tanh() -> _Built:
-    inner = sp.sqrt(2 / sp.pi) * (X + _R(44715, 10**6) * X**3)
-    return line(X * (1 + sp.tanh(inner)) / 2), {}
-
-
-def _softplus(beta: Expr) -> _Built:
-    return line(sp.log(1 + sp.exp(_positive("beta", beta) * X)) / beta), {}
 
 
 _BUILDERS: dict[str, Callable[..., _Built]] = {
@@ -263,10 +225,16 @@ _BUILDERS: dict[str, Callable[..., _Built]] = {
     "relu": lambda: _linear(sp.Integer(0)),
     "leaky_relu": lambda negative_slope: _linear(negative_slope),
     "prelu": lambda init: _linear(init, "Evaluation at the initial slope; the slope is learnt."),
-    "rrelu": _rrelu,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-    "silu": lambda: _gated(_SIGMOID, _SIGMOID, _S * (1 + X * (1 - _S))),
+    "rrelu": lambda lower, upper: _linear(
+        (lower + upper) / 2, "Evaluation form: the slope is the mean of the training law."
+    ),
+    "gelu": lambda: (line(X * (1 + sp.erf(X / sp.sqrt(2))) / 2), {}),
+    "gelu_tanh": lambda: (
+        line(X * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (X + _R(44715, 10**6) * X**3))) / 2), {}
+    ),
+    "silu": lambda: (line(X * _SIGMOID), {"scheme": Scheme(
+        ((_S, _SIGMOID),), X * _S, _S * (1 + X * (1 - _S)), "gate first, shared by the gradient"
+    )}),
     "mish": lambda: (line(X * sp.tanh(sp.log(1 + sp.exp(X)))), {}),
     "elu": lambda alpha: _exponential(alpha, sp.Integer(1)),
     "celu": lambda alpha: _exponential(alpha, _positive("alpha", alpha)),
@@ -275,22 +243,24 @@ _BUILDERS: dict[str, Callable[..., _Built]] = {
     "hardswish": lambda: (line(0, -3, X * (X + 3) / 6, 3, X), {}),
     "hardsigmoid": lambda: (line(0, -3, (X + 3) / 6, 3, 1), {}),
     "hardtanh": _hardtanh,
-    "hardshrink": _hardshrink,
-    "softshrink": _softshrink,
+    "hardshrink": lambda lambd: (
+        line(X, -_positive("lambd", lambd), 0, lambd, X), {"at_joints": (sp.Integer(0), sp.Integer(0))}
+    ),
+    "softshrink": lambda lambd: (line(X + _positive("lambd", lambd), -lambd, 0, lambd, X - lambd), {}),
     "tanhshrink": lambda: (
         line(X - sp.tanh(X)), {"scheme": Scheme(((_T, sp.tanh(X)),), X - _T, _T**2, "tanh is shared")}
     ),
-    "softplus": _softplus,
+    "softplus": lambda beta: (line(sp.log(1 + sp.exp(_positive("beta", beta) * X)) / beta), {}),
     "softsign": lambda: (line(X / (1 - X), 0, X / (1 + X)), {}),
     "sigmoid": lambda: _whole(_SIGMOID, _SIGMOID, _S * (1 - _S)),
     "logsigmoid": lambda: (line(-sp.log(1 + sp.exp(-X))), {}),
     "tanh": lambda: _whole(sp.tanh(X), sp.tanh(X), 1 - _S**2),
     "squareplus": lambda b: (line((X + sp.sqrt(X**2 + _positive("b", b))) / 2), {}),
-    "smelu": _smelu,
+    "smelu": lambda beta: (line(0, -_positive("beta", beta), (X + beta) ** 2 / (4 * beta), beta, X), {}),
     "relu2": lambda: (line(0, 0, X**2), {}),
     "telu": lambda: (line(X * sp.tanh(sp.exp(X))), {}),
     "golu": lambda: (line(X * sp.exp(-sp.exp(-X))), {}),
-    "isrlu": _isrlu,
+    "isrlu": lambda alpha: (line(X / sp.sqrt(1 + _positive("alpha", alpha) * X**2), 0, X), {}),
     "serf": lambda: (line(X * sp.erf(sp.log(1 + sp.exp(X)))), {}),
     "logish": lambda: (line(X * sp.log(1 + _SIGMOID)), {}),
     "phish": lambda: (line(X * sp.tanh(X * (1 + sp.erf(X / sp.sqrt(2))) / 2)), {}),

@@ -117,15 +117,13 @@ def rescaled(formula: Formula, unit: Expr) -> Formula:
     """Return g(t) = f(unit t) / unit, whose derivative is f' at unit t; titles and claims of the family are dropped."""
     if unit == 1:
         return formula
-    pieces = tuple(
-        Piece(p.low / unit, p.high / unit, _shorter(p.expression.subs(X, unit * X) / unit)) for p in formula.pieces
-    )
+    pieces: list[Piece] = []
+    for p in formula.pieces:
+        inner = p.expression.subs(X, unit * X) / unit
+        shorter = sp.cancel(inner) if inner.is_rational_function(X) else sp.expand(inner)
+        pieces.append(Piece(p.low / unit, p.high / unit, shorter))
     heights = tuple(value / unit for value in formula.at_joints)
-    return replace(formula, pieces=pieces, at_joints=heights, scheme=None, family=None)
-
-
-def _shorter(expression: Expr) -> Expr:
-    return sp.cancel(expression) if expression.is_rational_function(X) else sp.expand(expression)
+    return replace(formula, pieces=tuple(pieces), at_joints=heights, scheme=None, family=None)
 
 
 def exponent_of(unit: Expr) -> int:
@@ -253,16 +251,15 @@ def closed_form(piece: Piece, integrand: Expr) -> Expr:
     return total
 
 
-def _density(z: Expr) -> Expr:
-    return sp.exp(-(z**2) / 2) / sp.sqrt(2 * sp.pi)
-
-
 def _moment(power: int, low: Expr, high: Expr) -> Expr:
     """Return the integral of z^power phi(z) from low to high."""
     if power == 0:
         upper, lower = (_distribution(end) for end in (high, low))
         return upper - lower
-    edges = [-(end ** (power - 1)) * _density(end) if _finite(end) else sp.Integer(0) for end in (high, low)]
+    root = sp.sqrt(2 * sp.pi)
+    edges = [
+        -(end ** (power - 1)) * (sp.exp(-(end**2) / 2) / root) if _finite(end) else sp.Integer(0) for end in (high, low)
+    ]
     lower_moment = (power - 1) * _moment(power - 2, low, high) if power > 1 else sp.Integer(0)
     return lower_moment + edges[0] - edges[1]
 

@@ -234,7 +234,9 @@ def sortable_page(certificates: Sequence[Certificate], links: dict[str, str]) ->
 
 def stale(folder: Path, pages: dict[str, str]) -> list[str]:
     """Return the names of the files in the folder that are missing, differ, or belong to no activation."""
-    found = [name for name, text in pages.items() if not _holds(folder / name, text)]
+    paths = {name: folder / name for name in pages}
+    held = {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.is_file()}
+    found = [name for name, text in pages.items() if held.get(name) != text]
     plots = [name.replace(".md", ".svg") for name, text in pages.items() if _DRAWN in text]
     for name in plots:
         digest = pages[name.replace(".svg", ".md")].partition(_DRAWN)[2].partition(" ")[0]
@@ -242,10 +244,6 @@ def stale(folder: Path, pages: dict[str, str]) -> list[str]:
             found.append(name)
     known = {*pages, *plots, *WRITTEN}
     return found + sorted(path.name for path in folder.glob("*.*") if path.name not in known)
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 def write(folder: Path, certificates: Sequence[Certificate]) -> None:

@@ -35,7 +35,11 @@ def gate(formula: Formula) -> list[Property]:
     no_gate = attempt("gate", cdf, title, lambda: _require_gate(formula))
     if no_gate.value.note:
         return [no_gate]
-    pieces = [_over_x(piece) for piece in formula.split(sp.Integer(0))]
+    pieces = [
+        replace(piece, expression=sp.cancel(over) if over.is_rational_function(X) else over)
+        for piece in formula.split(sp.Integer(0))
+        for over in [piece.expression / X]
+    ]
     limits = partial(limit, pieces[0].expression, -sp.oo), partial(limit, pieces[-1].expression, sp.oo)
     rows = [
         attempt(
@@ -73,11 +77,6 @@ def _require_gate(formula: Formula) -> Proved:
     return Proved(Value(kind, note=note), (), "value at 0")
 
 
-def _over_x(piece: Piece) -> Piece:
-    rational = piece.expression.is_rational_function(X)
-    return replace(piece, expression=sp.cancel(piece.expression / X) if rational else piece.expression / X)
-
-
 def _fault(pieces: list[Piece], left: Expr, right: Expr) -> str:
     if not equal(left, sp.S.Zero):
         return f"the gate tends to {left} at -inf, not to 0"
@@ -95,11 +94,17 @@ def _fault(pieces: list[Piece], left: Expr, right: Expr) -> str:
 
 
 def _law(formula: Formula, pieces: list[Piece]) -> Proved:
+    def is_zero(branch: tuple[Expr, Expr]) -> bool:
+        difference: Any = branch[0]
+        powers: Any = sp.powdenest(difference)
+        return sp.simplify(powers) == 0 or sp.simplify(difference.rewrite(sp.erf)) == 0
+
     for name, candidate in _candidates(formula):
         branches = [_difference(piece, candidate) for piece in pieces]
-        if any(_differs(sample) for _, sample in branches):
+        # A constant whose ball leaves 0 out is proved not to be 0.
+        if any(sample != 0 and sign_of(constant_ball(sample)) in (-1, 1) for _, sample in branches):
             continue
-        if all(_is_zero(difference) for difference, _ in branches):
+        if all(map(is_zero, branches)):
             return Proved(Value("statement", note=name), (), "symbolic identity")
         raise UndecidedError(f"{name} was neither proved nor refuted at one point of each branch")
     tried = "standard normal, standard logistic, standard Gumbel, uniform between two joints, point mass at 0"
@@ -110,7 +115,9 @@ def _candidates(formula: Formula) -> Iterator[tuple[str, Expr]]:
     if formula.family is not None:
         n, eps, _ = formula.family
         scale = eps ** sp.Rational(1, 2 * n)
-        yield f"log-logistic with shape {2 * n} and scale {scale}", _log_logistic(n, eps)
+        law = _cdf(stats.LogLogistic("Y", scale, 2 * n))(_POSITIVE)
+        whole = sp.Piecewise((0, X < 0), (law.subs(_POSITIVE, X), True))
+        yield f"log-logistic with shape {2 * n} and scale {scale}", whole
     yield "point mass at 0", sp.Piecewise((0, X < 0), (1, True))
     yield "standard normal", _cdf(stats.Normal("Z", 0, 1))(X)
     yield "standard logistic", _cdf(stats.Logistic("L", 0, 1))(X)
@@ -124,45 +131,23 @@ def _cdf(law: Expr) -> Callable[[Expr], Expr]:
     return stats.cdf(law)  # pyright: ignore[reportReturnType] -- SymPy's annotation says dict.
 
 
-def _log_logistic(n: int, eps: Expr) -> Expr:
-    law = _cdf(stats.LogLogistic("Y", eps ** sp.Rational(1, 2 * n), 2 * n))(_POSITIVE)
-    return sp.Piecewise((0, X < 0), (law.subs(_POSITIVE, X), True))
-
-
 def _difference(piece: Piece, law: Expr) -> tuple[Expr, Expr]:
     """Return gate - law on the piece, in a positive symbol if the piece is a half-line from 0, and a point to try."""
-    inner = sp.Dummy(positive=True)
-    if piece.low == 0 and piece.high == sp.oo:
-        point, sample, here = inner, sp.Integer(1), sp.Integer(1)
-    elif piece.high == 0 and piece.low == -sp.oo:
-        point, sample, here = -inner, sp.Integer(1), sp.Integer(-1)
-    else:
-        point = X
-        sample = here = _middle(piece)
-    difference = (piece.expression - _branch(law, here)).subs(X, point)
+    inner, low, high = sp.Dummy(positive=True), piece.low, piece.high
+    point, sample = X, sp.Rational(1, 3)
+    if (low, high) == (0, sp.oo):
+        point, sample = inner, sp.Integer(1)
+    elif (low, high) == (-sp.oo, 0):
+        point, sample = -inner, sp.Integer(1)
+    elif low.is_finite:
+        sample = (low * 2 + high) / 3 if high.is_finite else low + 1
+    elif high.is_finite:
+        sample = high - 1
+    if isinstance(law, sp.Piecewise):
+        here = -sample if point == -inner else sample
+        law = next(branch for branch, condition in arguments(law) if condition.subs(X, here) == sp.true)
+    difference = (piece.expression - law).subs(X, point)
     return difference, difference.subs({inner: sample, X: sample})
-
-
-def _differs(value: Expr) -> bool:
-    """Whether a constant is proved not to be 0 by its ball."""
-    return value != 0 and sign_of(constant_ball(value)) in (-1, 1)
-
-
-def _is_zero(difference: Expr) -> bool:
-    powers: Any = sp.powdenest(difference)
-    return sp.simplify(powers) == 0 or sp.simplify(difference.rewrite(sp.erf)) == 0
-
-
-def _middle(piece: Piece) -> Expr:
-    if piece.low.is_finite and piece.high.is_finite:
-        return (piece.low * 2 + piece.high) / 3
-    return piece.low + 1 if piece.low.is_finite else piece.high - 1 if piece.high.is_finite else sp.Rational(1, 3)
-
-
-def _branch(law: Expr, sample: Expr) -> Expr:
-    if not isinstance(law, sp.Piecewise):
-        return law
-    return next(expression for expression, condition in arguments(law) if condition.subs(X, sample) == sp.true)
 
 
 def family_is_log_logistic(n: int) -> bool:
@@ -270,7 +255,8 @@ def _power_integral(pieces: tuple[Piece, ...], p: int) -> tuple[Number, str]:
         ):
             if infinite:
                 _require_decay(far, p, "+" if piece.high == sp.oo and far is piece.expression else "-")
-    if all(piece.expression == 0 or _is_bounded_polynomial(piece) for piece in pieces):
+    bounded = [piece.expression.is_polynomial(X) and piece.low.is_finite and piece.high.is_finite for piece in pieces]
+    if all(piece.expression == 0 or fits for piece, fits in zip(pieces, bounded, strict=True)):
         parts = [part for piece in pieces for part in _one_sign(piece)]
         if all(low.exact is not None and high.exact is not None for _, low, high in parts):
             total = sum((sp.Abs(sp.integrate(e**p, (X, low.exact, high.exact))) for e, low, high in parts),
@@ -283,10 +269,6 @@ def _power_integral(pieces: tuple[Piece, ...], p: int) -> tuple[Number, str]:
         for expression, low, high in parts:
             total += abs(_integral(expression, low, high, p))
     return Number(None, total), "FLINT integration with error bounds; tails by x = 1/t or an exponential bound"
-
-
-def _is_bounded_polynomial(piece: Piece) -> bool:
-    return piece.expression.is_polynomial(X) and piece.low.is_finite and piece.high.is_finite
 
 
 def _require_decay(far: Expr, p: int, sign: str) -> None:

@@ -78,7 +78,7 @@ def structure(formula: Formula, order: int) -> Structure:
         jump = at(below[index][1] - below[index][0], point)
         sign = _jump_sign(jump)
         flat = sign == 0 and all(equal(side, sp.S.Zero) for side in here[index])
-        flat = flat and _smooth_below(formula, index, order)
+        flat = flat and ((broken := breaks(formula)[index]) is None or broken.order >= order)
         marks.append(Mark(point, left, right, joint=True, jump=sign, vanishes=flat))
     return Structure(tuple(cells), tuple(marks), "; ".join(sorted(methods)))
 
@@ -87,11 +87,6 @@ def _jump_sign(jump: Number) -> int:
     if jump.exact is None or jump.exact is sp.nan:
         raise UndecidedError("the sign of a jump is not decided")
     return constant_sign(jump.exact) if jump.finite else 1 if jump.exact == sp.oo else -1
-
-
-def _smooth_below(formula: Formula, index: int, order: int) -> bool:
-    broken = breaks(formula)[index]
-    return broken is None or broken.order >= order
 
 
 def stationarity(formula: Formula) -> list[Property]:

@@ -202,13 +202,10 @@ def to_markdown(certificate: Certificate, *, level: int = 1) -> str:
         rows = [row for row in certificate.properties if row.group == group]
         if rows:
             parts += ["", f"{mark}# {title}", "", "| property | value | where | proved by |", "|---|---|---|---|"]
-            parts += [_line(row) for row in rows]
+        for row in rows:
+            cells = (row.title, str(row.value), "; ".join(map(str, row.where)), row.method)
+            parts.append(f"| {' | '.join(map(to_cell, cells))} |")
     return "\n".join(parts) + "\n"
-
-
-def _line(row: Property) -> str:
-    where = "; ".join(map(str, row.where))
-    return f"| {to_cell(row.title)} | {to_cell(str(row.value))} | {to_cell(where)} | {to_cell(row.method)} |"
 
 
 # "inf f" is an infimum; elsewhere the three spellings mean the same.
