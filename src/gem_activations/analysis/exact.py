@@ -20,6 +20,7 @@ from .balls import Expr, X, arguments, constant_ball, decimals, sign_of, tape, t
 from .proofs import rests_on
 from .values import CertificateError, UndecidedError, Value
 
+_HIGHEST_MULTIPLE = 16
 _LARGEST_BY_LOG = 10**4
 _LARGEST = 10**8
 _FUNCTIONS = (sp.exp, sp.log, sp.erf, sp.erfc, sp.tanh, sp.sinh, sp.cosh)
@@ -90,6 +91,29 @@ def divided(expression: Expr) -> Expr:
     top, bottom = sp.fraction(sp.cancel(lifted))
     whole, rest = sp.div(top, bottom, symbol)
     return (whole + rest / bottom).xreplace({symbol: variable})
+
+
+@lru_cache(maxsize=512)
+def half_angle(expression: Expr) -> tuple[Expr, Expr] | None:
+    """Write a function of sin and cos of multiples of w x alone as (function of t = tan(w x / 2), w); else None.
+
+    Example:
+        >>> half_angle(1 + sp.sin(2 * X)), half_angle(X * sp.sin(X))
+        (((x + 1)**2/(x**2 + 1), 2), None)
+    """
+    rates = [sp.diff(node.args[0], X) for node in expression.atoms(sp.sin, sp.cos) if node.has(X)]
+    if not rates or any(rate.has(X) for rate in rates):
+        return None
+    ratios = [sp.cancel(rate / rates[0]) for rate in rates]
+    if not all(ratio.is_Rational and abs(ratio.p) <= _HIGHEST_MULTIPLE for ratio in ratios):
+        return None
+    common = sp.Rational(math.gcd(*(int(r.p) for r in ratios)), math.lcm(*(int(r.q) for r in ratios)))
+    rate, t = sp.Abs(rates[0] * common), sp.Dummy("t", real=True)
+    turned = sp.expand_trig(sp.expand(expression.subs(X, X / rate)))
+    found = turned.xreplace({sp.sin(X): 2 * t / (1 + t**2), sp.cos(X): (1 - t**2) / (1 + t**2)})
+    if found.has(X) or not found.is_rational_function(t):
+        return None
+    return sp.factor(found).subs(t, X), rate
 
 
 @lru_cache(maxsize=4096)

@@ -93,6 +93,29 @@ def limit(expression: Expr, point: Expr, side: str = "+") -> Expr:
     raise UndecidedError(f"the limit of {expression} at {point} was not proved: {failure}")
 
 
+@remembered
+def alternates(expression: Expr, end: Expr) -> bool:
+    """Whether an expression is proved to change its sign again and again on the way to oo or -oo.
+
+    Its leading coefficient is a polynomial in sines and cosines, which comes near each of its values again and again;
+    two values of opposite signs prove it.
+    """
+    if not expression.has(sp.sin, sp.cos):
+        return False
+    for length in _LENGTHS:
+        line = _HalfLine(_STARTS[0], length)
+        try:
+            series = line.expand(expression if end == sp.oo else expression.subs(X, -X))
+            leads = bool(series) and (len(series) == 1 or line.order(series[1][0], series[0][0]) < 0)
+        except UndecidedError:
+            continue
+        exact = series[0][1].exact if leads else None
+        if exact is not None and {sign_of(tape(exact)(arb(k) / 4)) for k in range(_PROBES)} >= {1, -1}:
+            rests_on("alternation", of=str(expression), at=str(end), leading=str(exact))
+            return True
+    return False
+
+
 def find_tail(expression: Expr, first: int = 2) -> tuple[int, int]:
     """Return (start, sign) with the sign constant on [start, inf); 0 only for the zero function.
 

@@ -30,18 +30,20 @@ from .exact import (
     factor_powers,
     factorise,
     greatest,
+    half_angle,
     same,
     tidy,
     without_root,
 )
 from .formulas import Piece
-from .limits import NoLimitError, find_tail
+from .limits import NoLimitError, alternates, bound_beyond, find_tail
 from .proofs import Proved, remembered, rests_on
 from .values import CertificateError, UndecidedError, Value
 
 MOST_BOXES = 8_000
 MOST_HALVINGS = 2_000
 _ACCURATE = 64
+_ENDLESS_STARTS = (8, 32, 128)
 _HIGHEST_ORDER = 12
 
 
@@ -378,8 +380,8 @@ def supremum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
 
     Raises: UndecidedError: a proof could not be closed. PoleError: a pole inside a piece.
     """
-    if unbounded := _oscillates(pieces, order):
-        return unbounded
+    if infinite := _infinite(pieces, order, sp.oo):
+        return infinite
     found, methods = _candidates(pieces, order)
     best = greatest(candidate.value for candidate in found)
     _require_possible(best, -sp.oo)
@@ -388,8 +390,8 @@ def supremum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
 
 def infimum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
     """Return inf f^(order) over the line; see `supremum`."""
-    if unbounded := _oscillates(pieces, order):
-        return replace(unbounded, value=exact(-sp.oo))
+    if infinite := _infinite(pieces, order, -sp.oo):
+        return infinite
     found, methods = _candidates(pieces, order)
     best = -greatest(-candidate.value for candidate in found)
     _require_possible(best, sp.oo)
@@ -398,25 +400,33 @@ def infimum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
 
 def supremum_of_magnitude(pieces: tuple[Piece, ...], order: int) -> Extremum:
     """Return sup |f^(order)| over the line; see `supremum`."""
-    if unbounded := _oscillates(pieces, order):
-        return unbounded
+    if infinite := _infinite(pieces, order, sp.oo, -sp.oo):
+        return replace(infinite, value=exact(sp.oo))
     found, methods = _candidates(pieces, order)
     sizes = [_Candidate(c.value.magnitude(), c.point, c.how, c.until) for c in found]
     return _collect(greatest(c.value for c in sizes), sizes, methods)
 
 
-def _oscillates(pieces: tuple[Piece, ...], order: int) -> Extremum | None:
-    """Return the supremum oo, approached at infinity, of a function that oscillates to oo and -oo there, else None."""
-    ends = []
-    for piece, right in ((pieces[0], False), (pieces[-1], True)):
-        try:
-            piece.end(order, right)
-        except NoLimitError as error:
-            ends += [sp.oo if right else -sp.oo] if error.unbounded else []
-        except UndecidedError:
-            continue
-    how = "the limit superior or inferior"
-    return Extremum(exact(sp.oo), tuple(map(exact, ends)), (how,) * len(ends), "leading term") if ends else None
+def _infinite(pieces: tuple[Piece, ...], order: int, *wanted: Expr) -> Extremum | None:
+    """Return an infinite extremum that f^(order) tends to at an end of a piece, or oscillates to; None if it does not.
+
+    Args:
+        wanted: Of oo and -oo, the limits to look for.
+    """
+    found = []
+    for piece in pieces:
+        for right in (False, True):
+            point = piece.high if right else piece.low
+            try:
+                value = piece.end(order, right)
+                how = ("from the left" if right else "from the right") if point.is_finite else "limit"
+            except NoLimitError as error:
+                value, how = wanted[0] if error.unbounded else sp.nan, "the limit superior or inferior"
+            except UndecidedError:
+                continue
+            if value in wanted:
+                found.append(_Candidate(exact(wanted[0]), exact(point), how))
+    return _collect(exact(wanted[0]), found, {"exact limit"}) if found else None
 
 
 def _require_possible(best: Number, impossible: Expr) -> None:
@@ -455,11 +465,59 @@ def _candidates(pieces: tuple[Piece, ...], order: int) -> tuple[list[_Candidate]
             how = f"throughout ({piece.low}, {piece.high})"
             found.append(_Candidate(exact(expression), exact(piece.low), how, exact(piece.high)))
             continue
-        for right in (False, True):
-            point = piece.high if right else piece.low
-            how = ("from the left" if right else "from the right") if point.is_finite else "limit"
-            found.append(_Candidate(exact(piece.end(order, right)), exact(point), how))
-        shape = sign_map(piece.derivative(order + 1), piece.low, piece.high)
-        methods.add(shape.method)
-        found += [_Candidate(at(expression, zero), zero, "") for zero in shape.zeros]
+        turned = half_angle(expression) if sp.oo in (piece.high, -piece.low) else None
+        if turned is not None:
+            # As t = tan(w x / 2) runs through the line, x runs through one period.
+            inner, methods_of_period = _candidates((Piece(-sp.oo, sp.oo, turned[0]),), 0)
+            how = f"and at every multiple of {tidy(2 * sp.pi / turned[1])} from there"
+            found += [_Candidate(c.value, at_angle(c.point, turned[1]), how) for c in inner]
+            methods |= {f"{method}, in tan({turned[1] * X / 2})" for method in methods_of_period}
+            continue
+        inner, method = _of_piece(piece, order)
+        found += inner
+        methods.add(method)
     return found, methods or {"exact algebra"}
+
+
+def _of_piece(piece: Piece, order: int) -> tuple[list[_Candidate], str]:
+    """Return the values at the ends of a piece and at stationary points; far out a bound, if there are infinitely many.
+
+    The bound is a ball, so that an extremum is left open unless another value is beyond it.
+    """
+    expression, found = piece.derivative(order), []
+    limits: dict[Expr, Expr] = {}
+    endless = any(alternates(piece.derivative(order + 1), end) for end in (piece.low, piece.high) if not end.is_finite)
+    for right in (False, True):
+        point = piece.high if right else piece.low
+        how = ("from the left" if right else "from the right") if point.is_finite else "limit"
+        try:
+            limits[point] = piece.end(order, right)
+        except NoLimitError:
+            if not endless:
+                raise
+            continue
+        found.append(_Candidate(exact(limits[point]), exact(point), how))
+    if not endless:
+        shape = sign_map(piece.derivative(order + 1), piece.low, piece.high)
+        return [*found, *(_Candidate(at(expression, zero), zero, "") for zero in shape.zeros)], shape.method
+    inner: list[_Candidate] = []
+    for start in _ENDLESS_STARTS:
+        low, high = (end if end.is_finite else start * (1 if end > 0 else -1) for end in (piece.low, piece.high))
+        shape = sign_map(piece.derivative(order + 1), sp.Integer(low), sp.Integer(high))
+        inner = [_Candidate(at(expression, zero), zero, "") for zero in shape.zeros]
+        values, far = [c.value for c in (*inner, *found) if c.value.finite], []
+        for end in (piece.low, piece.high):
+            if not end.is_finite:
+                centre = limits.get(end, sp.Integer(0))
+                bound = bound_beyond(expression.subs(X, X if end > 0 else -X) - centre, start)
+                far.append(_Candidate(Number(None, constant_ball(centre) + arb(0, bound)), exact(end), "far out"))
+        if all({compare(value, c.value) for value in values} >= {1, -1} for c in far):
+            break
+    return [*found, *inner, *far], f"{shape.method}, bounds far out"
+
+
+def at_angle(t: Number, rate: Expr) -> Number:
+    """Return x with tan(rate x / 2) = t, within one period around 0."""
+    if t.exact is not None:
+        return exact(tidy(2 * sp.atan(t.exact) / rate))
+    return Number(None, 2 * t.ball.atan() / constant_ball(rate))
