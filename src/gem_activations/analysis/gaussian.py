@@ -15,7 +15,7 @@ import flint
 import sympy as sp
 from flint import acb, arb, arb_series
 
-from .balls import Expr, X, constant_ball, decimals, integral, tape
+from .balls import Expr, X, constant_ball, decimals, integral, sign_of, tape
 from .exact import Number, constant_sign, enormous, exact, tidy
 from .formulas import Formula, Piece
 from .limits import bound_beyond, limit, powers_beyond, tail_sign
@@ -25,6 +25,10 @@ from .values import UndecidedError
 _STARTS = (2, 4, 8, 16, 32, 128, 512, 2048)
 _NEGLIGIBLE = arb(2) ** -180
 _WIDEST_UNIT = 4  # Units between 2^-4 and 2^4 are left at 1.
+
+
+class InfiniteError(UndecidedError):
+    """An integral that is proved to be infinite."""
 
 
 @dataclass(frozen=True)
@@ -144,18 +148,30 @@ def expectation(formula: Formula, integrands: Sequence[Expr], growth: int, varia
     Args:
         growth: 0, 1 or 2 where h is f'^2, f or f^2; 4 where it is x^2 f^2. It chooses the bound of the tails.
         variance: Exact, above 0.
+    Returns: oo for a square that is not integrable at a singular end of a piece.
     Raises: UndecidedError: a tail has no proved bound, and a piece has no closed form.
     """
-    parts: list[Any] = [_closed(piece, h) for piece, h in zip(formula.pieces, integrands, strict=True)]
-    if None not in parts:
-        closed = sp.Add(*parts).subs(X, sp.sqrt(variance))
+    in_deviation = closed_expectation(formula, integrands)
+    if in_deviation is not None:
+        closed = in_deviation.subs(X, sp.sqrt(variance))
         if closed.has(sp.erfc):
             found = exact(sp.expand(closed))
             if found.ball.rel_accuracy_bits() > _SHARP:  # At extreme variances exp(large) erfc(large) cancels.
                 return found
         elif not enormous(closed):
             return exact(tidy(closed))
-    return Number(None, enclose(formula, integrands, growth, constant_ball(variance)))
+    try:
+        return Number(None, enclose(formula, integrands, growth, constant_ball(variance)))
+    except InfiniteError:
+        if growth == 1:
+            raise
+        return exact(sp.oo)
+
+
+def closed_expectation(formula: Formula, integrands: Sequence[Expr]) -> Expr | None:
+    """Return the closed form of an expectation, in which x stands for the deviation; None if none is known."""
+    parts: list[Any] = [_closed(piece, h) for piece, h in zip(formula.pieces, integrands, strict=True)]
+    return None if None in parts else sp.Add(*parts)
 
 
 def enclose(formula: Formula, integrands: Sequence[Expr], growth: int, variance: arb) -> arb:
@@ -214,6 +230,8 @@ def _closed(piece: Piece, integrand: Expr) -> Expr | None:
     if integrand.is_polynomial(X):
         return closed_form(piece, integrand)
     ends = (piece.low, piece.high)
+    if ends == (-sp.oo, sp.oo) and (found := _of_exponentials(integrand)) is not None:
+        return found
     if ends not in ((-sp.oo, sp.oo), (0, sp.oo), (-sp.oo, 0)) or not integrand.is_rational_function(X):
         return None
     square, width = sp.Dummy(positive=True), sp.Dummy(positive=True)
@@ -238,6 +256,28 @@ def _closed(piece: Piece, integrand: Expr) -> Expr | None:
         higher = sp.diff(mean, width, power - 1) * (-1) ** (power - 1) / sp.factorial(power - 1)
         total += share * scale * higher.subs(width, pole)
     return total
+
+
+def _of_exponentials(integrand: Expr) -> Expr | None:
+    """Return E h(x), x ~ N(0, s^2), for a sum of terms x^m exp(a x), a real or imaginary: sin and cos are such sums.
+
+    E x^m exp(a x) is the m-th derivative in a of E exp(a x) = exp(a^2 s^2 / 2). None for any other h.
+    """
+    total, rate = sp.Integer(0), sp.Symbol("a")
+    turned = sp.expand(integrand.rewrite([sp.sin, sp.cos, sp.sinh, sp.cosh], sp.exp))
+    for term in sp.Add.make_args(turned):
+        factor, moving = term.as_independent(X)
+        parts: Any = sp.Mul.make_args(moving)
+        powers = sp.Mul(*(part for part in parts if not isinstance(part, sp.exp)))
+        exponent: Any = sp.expand(sp.Add(*(part.args[0] for part in parts if isinstance(part, sp.exp))))
+        a: Any = exponent.coeff(X)
+        if not powers.is_polynomial(X) or exponent != a * X or a.has(X) or not (a.is_real or (a / sp.I).is_real):
+            return None
+        for (power,), coefficient in sp.Poly(powers, X).terms():
+            moment = sp.diff(sp.exp(rate**2 * X**2 / 2), rate, power).subs(rate, a)
+            total += factor * coefficient * moment
+    total = sp.expand(total)
+    return None if total.has(sp.I) else total
 
 
 def closed_form(piece: Piece, integrand: Expr) -> Expr:
@@ -349,7 +389,10 @@ def cut_ends(integrand: Expr, low: Expr, high: Expr, weight: Callable[[Any], Any
                 for j, w in enumerate(taylor):
                     exponent = constant_ball(1 - power) + j
                     if not exponent > 0:
-                        raise UndecidedError(f"{integrand} is not integrable at {end}")
+                        # Of the leading power, beside which the others are small, the integral is infinite.
+                        diverges = constant_ball(powers[0][0]) >= 1 and sign_of(powers[0][1]) and sign_of(taylor[0])
+                        error = InfiniteError if diverges else UndecidedError
+                        raise error(f"{integrand} is not integrable at {end}")
                     left_out += coefficient * w * (exponent * width.log()).exp() / exponent
             ball += inward * width
         ends.append(ball)

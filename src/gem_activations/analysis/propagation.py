@@ -17,10 +17,10 @@ from itertools import groupby, pairwise
 import sympy as sp
 from flint import arb
 
-from .balls import Expr, X, sign_of
+from .balls import Expr, X, constant_ball, sign_of
 from .exact import Number, at, compare, divided, equal, exact, identical, tidy
 from .formulas import Formula
-from .gaussian import enclose, expectation, natural_unit, rescaled, slope_at_infinity
+from .gaussian import closed_expectation, enclose, expectation, natural_unit, rescaled, slope_at_infinity
 from .proofs import Proved, attempt, remembered
 from .signs import sign_map
 from .values import Property, UndecidedError, Value
@@ -152,6 +152,38 @@ def uniqueness(course: Course, level: Number, point: Number, unit: Expr = sp.S.O
     if len(where) != len(changes) - 2:
         raise UndecidedError("the fixed points were not told apart")
     return Value("statement", note=f"one of {len(changes) - 1} fixed points above 0: {course}"), where
+
+
+def by_signs(formula: Formula, level: Number, known: Expr | None = None) -> tuple[Value, tuple[Value, ...]]:
+    """Return what `fixed_points` says, or `uniqueness` of the known q, from the signs of V(s^2) - level s^2, s > 0.
+
+    Raises: UndecidedError: V has no closed form, or the signs were not proved.
+    """
+    second = closed_expectation(formula, squares(formula, 0))
+    if second is None or second.has(sp.erf, sp.erfc) or level.exact is None:
+        raise UndecidedError("V has no closed form whose signs are proved")
+    excess = sp.expand(second - level.exact * X**2)
+    signs = sign_map(excess, sp.Integer(0), sp.oo)
+    if signs.signs == (0,):
+        return Value("statement", note="every q"), ()
+    points = [z if z.exact is None else exact(tidy(z.exact**2)) for z in signs.zeros]
+    points = [Number(None, q.ball**2) if q.exact is None else q for q in points]
+    if known is None:
+        slope = sp.diff(second, X) / (2 * X)
+        notes = [f"slope of the map there {at(slope, z).to_value()}" for z in signs.zeros]
+        note = f"the zeros of V(q) - q for q = s^2, V(q) = {second.subs(X, sp.Symbol('s'))}"
+        where = tuple(q.to_value(text) for q, text in zip(points, notes, strict=True))
+        return exact(len(points)).to_value(note), where
+    # V(q) - level q is 0 at the known q, so that a box around one zero that holds it is a box around it.
+    others = [q for q in points if not q.ball.overlaps(constant_ball(known))]
+    if len(others) != len(points) - 1:
+        raise UndecidedError("the fixed points were not told apart")
+    if not others:
+        words = "repelling: V(q)/q rises there" if signs.signs[-1] > 0 else "its slope is below 1: V(q)/q falls there"
+        if len(set(signs.signs)) == 1:
+            words = "V(q)/q touches its level there"
+        return Value("statement", note=f"the only fixed point above 0, and {words}"), ()
+    return Value("statement", note=f"one of {len(points)} fixed points above 0"), tuple(q.to_value() for q in others)
 
 
 def squares(formula: Formula, order: int) -> list[Expr]:
@@ -302,6 +334,9 @@ def propagation(formula: Formula, variance: Expr = sp.S.One) -> list[Property]:
 
 def _moment_row(formula: Formula, key: str, find: Callable[[], Number]) -> Proved:
     number = find()
+    if not number.finite:
+        note = "its square is not integrable at a joint" if key == "slope_moment" else ""
+        return Proved(number.to_value(note), (), "leading power at the joint")
     method = _METHOD if number.exact is None else _CLOSED[number.exact.has(sp.erfc)]
     if key == "mean" and number.exact == 0 and is_odd(formula):
         method = "f is odd"
@@ -309,12 +344,16 @@ def _moment_row(formula: Formula, key: str, find: Callable[[], Number]) -> Prove
 
 
 def _gain(found: Moments) -> Number:
+    if not found.second.finite:
+        raise UndecidedError("E f(x)^2 is infinite, so that no gain scales it")
     if found.second.exact is not None:
         return exact(tidy(sp.sqrt(found.variance / found.second.exact)))
     return Number(None, (exact(found.variance).ball / found.second.ball).sqrt())
 
 
 def _chi(found: Moments) -> Number:
+    if not found.slope.finite and found.second.finite:
+        return exact(sp.oo)
     if found.second.exact is not None and found.slope.exact is not None:
         return exact(tidy(found.variance * found.slope.exact / found.second.exact))
     return Number(None, exact(found.variance).ball * found.slope.ball / found.second.ball)
@@ -334,17 +373,34 @@ def _map_rows(found: Moments, variance: Expr) -> list[Property]:
             return exact(tidy(found.second.exact / variance))
         return Number(None, found.second.ball / exact(variance).ball)
 
-    def prove(settle: Callable[[Course], tuple[Value, tuple[Value, ...]]]) -> Proved:
-        return Proved(*settle(ratio_course(found.scaled)), "course of V(q)/q, variation diminishing")
+    def prove(
+        settle: Callable[[Course], tuple[Value, tuple[Value, ...]]], level: Callable[[], Number], known: Expr | None
+    ) -> Proved:
+        try:
+            return Proved(*settle(ratio_course(found.scaled)), "course of V(q)/q, variation diminishing")
+        except UndecidedError as error:
+            if found.unit != 1:
+                raise
+            try:
+                return Proved(*by_signs(found.formula, level(), known), "signs of the closed form of V")
+            except UndecidedError:
+                raise error from None
 
     fixed = "Fixed points above 0 of the variance map q -> E f(x)^2, x ~ N(0, q)"
     unique = f"Uniqueness of q = {variance} under the gain"
     return [
-        attempt("propagation", "fixed_points", fixed, lambda: prove(lambda course: fixed_points(course, found.unit))),
+        attempt(
+            "propagation",
+            "fixed_points",
+            fixed,
+            lambda: prove(lambda course: fixed_points(course, found.unit), lambda: exact(1), None),
+        ),
         attempt(
             "propagation",
             "uniqueness",
             unique,
-            lambda: prove(lambda course: uniqueness(course, level(), exact(variance / found.unit**2), found.unit)),
+            lambda: prove(
+                lambda course: uniqueness(course, level(), exact(variance / found.unit**2), found.unit), level, variance
+            ),
         ),
     ]

@@ -41,18 +41,23 @@ def gate(formula: Formula) -> list[Property]:
         for over in [piece.expression / X]
     ]
     limits = partial(limit, pieces[0].expression, -sp.oo), partial(limit, pieces[-1].expression, sp.oo)
+
+    def end_of_gate(find: Callable[[], Expr]) -> Proved:
+        try:
+            return Proved(Value("statement", note=str(find())), (), "exact limit")
+        except NoLimitError as error:
+            return Proved(Value("absent", note=str(error)), (), "leading term, almost periodic")
+
     rows = [
-        attempt(
-            "gate",
-            f"gate_{key}",
-            f"Limit of the gate at {end}",
-            lambda find=find: Proved(Value("statement", note=str(find())), (), "exact limit"),
-        )
+        attempt("gate", f"gate_{key}", f"Limit of the gate at {end}", partial(end_of_gate, find))
         for key, end, find in (("left", "-inf", limits[0]), ("right", "+inf", limits[1]))
     ]
 
     def verdict() -> Proved:
-        fault = _fault(pieces, limits[0](), limits[1]())
+        try:
+            fault = _fault(pieces, limits[0](), limits[1]())
+        except NoLimitError as error:
+            fault = f"the gate has {error}"
         note = f"no: {fault}" if fault else "yes: rises from 0 to 1"
         return Proved(Value("statement", note=note), (), "signs and limits")
 
@@ -248,13 +253,14 @@ def _power_integral(pieces: tuple[Piece, ...], p: int) -> tuple[Number, str]:
 
     Raises: _Diverges: with the reason; UndecidedError: no bound was proved.
     """
-    for piece in pieces:
-        for infinite, far in (
-            (piece.high == sp.oo, piece.expression),
-            (piece.low == -sp.oo, piece.expression.subs(X, -X)),
-        ):
-            if infinite:
-                _require_decay(far, p, "+" if piece.high == sp.oo and far is piece.expression else "-")
+    doubts = []
+    for far, sign in ((pieces[0].expression.subs(X, -X), "-"), (pieces[-1].expression, "+")):
+        try:
+            _require_decay(far, p, sign)
+        except UndecidedError as error:  # At the other end the integral may be proved to diverge.
+            doubts.append(error)
+    if doubts:
+        raise doubts[0]
     bounded = [piece.expression.is_polynomial(X) and piece.low.is_finite and piece.high.is_finite for piece in pieces]
     if all(piece.expression == 0 or fits for piece, fits in zip(pieces, bounded, strict=True)):
         parts = [part for piece in pieces for part in _one_sign(piece)]

@@ -8,8 +8,9 @@ from functools import partial
 import sympy as sp
 
 from .balls import Expr, X
-from .exact import Number, at, constant_sign, equal, exact, tidy
+from .exact import Number, at, constant_sign, equal, exact, half_angle, tidy
 from .formulas import Formula, Piece
+from .limits import alternates, limit
 from .proofs import Proved, attempt, remembered, within_share
 from .signs import as_proved, infimum, sign_map, supremum, supremum_of_magnitude
 from .smoothness import breaks
@@ -41,11 +42,16 @@ class Mark:
 
 @dataclass(frozen=True)
 class Structure:
-    """The sign of f^(k) on the line: intervals, the marks between them, and the method."""
+    """The sign of f^(k) on the line: intervals, the marks between them, and the method.
+
+    Of a function that oscillates for ever there is one cell for each sign, over the whole line, and no mark; `endless`
+    says so, if f^(k) has infinitely many zeros.
+    """
 
     cells: tuple[tuple[Number, Number, int], ...]
     marks: tuple[Mark, ...]
     method: str
+    endless: str = ""
 
     @property
     def signs(self) -> set[int]:
@@ -59,6 +65,8 @@ def structure(formula: Formula, order: int) -> Structure:
 
     Raises: UndecidedError: a proof could not be closed.
     """
+    if not formula.joints and (oscillating := _oscillation(formula.pieces[0].derivative(order))):
+        return oscillating
     cells: list[tuple[Number, Number, int]] = []
     methods: set[str] = set()
     inner: list[Number] = []
@@ -81,6 +89,25 @@ def structure(formula: Formula, order: int) -> Structure:
         flat = flat and ((broken := breaks(formula)[index]) is None or broken.order >= order)
         marks.append(Mark(point, left, right, joint=True, jump=sign, vanishes=flat))
     return Structure(tuple(cells), tuple(marks), "; ".join(sorted(methods)))
+
+
+def _oscillation(expression: Expr) -> Structure | None:
+    """Return the signs of an analytic function that is periodic, or changes its sign for ever; None for any other."""
+    turned, endless = half_angle(expression), ""
+    if turned is not None:
+        period = sign_map(turned[0], -sp.oo, sp.oo)
+        signs, method = set(period.signs), f"{period.method}, in tan({turned[1] * X / 2})"
+        if signs == {0}:
+            return None
+        if period.zeros or limit(turned[0], sp.oo) == 0:  # At tan = oo, half a period from x = 0.
+            endless = f"again in every period of {tidy(2 * sp.pi / turned[1])}"
+    else:
+        ends = [end for end in (-sp.oo, sp.oo) if alternates(expression, end)]
+        if not ends:
+            return None
+        signs, method = {1, -1}, "leading term, almost periodic"
+        endless = f"again and again on the way to {' and '.join(map(str, ends))}"
+    return Structure(tuple((exact(-sp.oo), exact(sp.oo), sign) for sign in sorted(signs)), (), method, endless)
 
 
 def _jump_sign(jump: Number) -> int:
@@ -108,6 +135,8 @@ def _count(where: list[Value], method: str) -> Proved:
 
 def _stationary_points(formula: Formula) -> Proved:
     found, points = structure(formula, 1), []
+    if found.endless:
+        return Proved(Value("infinite", "oo", note=found.endless), (), found.method)
     for mark in found.marks:
         if mark.vanishes and 0 not in (mark.left, mark.right):
             value = _height(formula, mark.point)
@@ -146,7 +175,7 @@ def _dead_regions(formula: Formula) -> Proved:
 
 def _kinks(formula: Formula) -> Proved:
     sides, points = formula.sides(1), []
-    marks = [mark for mark in structure(formula, 1).marks if mark.joint]
+    marks = [mark for mark in structure(formula, 1).marks if mark.joint] if sides else []
     for mark, (before, after) in zip(marks, sides, strict=True):
         if mark.jump == 0 and equal(before, after):
             continue
@@ -158,6 +187,8 @@ def _kinks(formula: Formula) -> Proved:
 
 def _inflections(formula: Formula) -> Proved:
     found, points = structure(formula, 2), []
+    if found.endless and {1, -1} <= found.signs:
+        return Proved(Value("infinite", "oo", note=found.endless), (), found.method)
     for mark in found.marks:
         if mark.left * mark.right == -1 and mark.jump == 0 and formula.continuous:
             points.append(mark.point.to_value("convex to concave" if mark.left > 0 else "concave to convex"))

@@ -501,9 +501,13 @@ def _of_piece(piece: Piece, order: int) -> tuple[list[_Candidate], str]:
         shape = sign_map(piece.derivative(order + 1), piece.low, piece.high)
         return [*found, *(_Candidate(at(expression, zero), zero, "") for zero in shape.zeros)], shape.method
     inner: list[_Candidate] = []
-    for start in _ENDLESS_STARTS:
-        low, high = (end if end.is_finite else start * (1 if end > 0 else -1) for end in (piece.low, piece.high))
-        shape = sign_map(piece.derivative(order + 1), sp.Integer(low), sp.Integer(high))
+    far: list[_Candidate] = []
+    method = ""
+    beyond = sum(int(sp.ceiling(abs(end))) for end in (piece.low, piece.high) if end.is_finite)
+    for start in (beyond + first for first in _ENDLESS_STARTS):
+        low, high = (end if end.is_finite else sp.Integer(start) * sp.sign(end) for end in (piece.low, piece.high))
+        shape = sign_map(piece.derivative(order + 1), low, high)
+        method = f"{shape.method}, bounds far out"
         inner = [_Candidate(at(expression, zero), zero, "") for zero in shape.zeros]
         values, far = [c.value for c in (*inner, *found) if c.value.finite], []
         for end in (piece.low, piece.high):
@@ -513,7 +517,7 @@ def _of_piece(piece: Piece, order: int) -> tuple[list[_Candidate], str]:
                 far.append(_Candidate(Number(None, constant_ball(centre) + arb(0, bound)), exact(end), "far out"))
         if all({compare(value, c.value) for value in values} >= {1, -1} for c in far):
             break
-    return [*found, *inner, *far], f"{shape.method}, bounds far out"
+    return [*found, *inner, *far], method
 
 
 def at_angle(t: Number, rate: Expr) -> Number:
