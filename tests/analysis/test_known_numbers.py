@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import sympy as sp
 from flint import arb
+from sympy import stats
 
 from gem_activations import GemSpec
 from gem_activations.analysis import certify
+from gem_activations.analysis.balls import X
 from gem_activations.analysis.exact import Number
 from gem_activations.analysis.exact import exact as exact_number
+from gem_activations.analysis.formulas import member
 from gem_activations.analysis.propagation import propagation
-from gem_activations.analysis.relu import distance, family_is_log_logistic
+from gem_activations.analysis.relu import distance
 from gem_activations.analysis.smoothness import family_jump
 from gem_activations.analysis.source import read
 from gem_activations.analysis.values import Certificate, Property
@@ -102,7 +105,9 @@ def test_jump_of_the_family_for_symbolic_eps_and_leak(n):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8])
 def test_gate_is_log_logistic_for_symbolic_eps(n):
-    assert family_is_log_logistic(n)
+    x, eps = sp.symbols("x eps", positive=True)
+    law = stats.cdf(stats.LogLogistic("Y", eps ** sp.Rational(1, 2 * n), 2 * n))(x)
+    assert sp.simplify(member(n, eps, sp.Integer(0)).subs(X, x) / x - law) == 0
 
 
 @pytest.mark.parametrize(

@@ -247,11 +247,6 @@ def sign_of(ball: arb) -> int | None:
     return 1 if ball > 0 else -1 if ball < 0 else 0 if ball.is_zero() else None
 
 
-def hull(left: arb, right: arb) -> arb:
-    """Return the smallest ball that holds both balls."""
-    return left.union(right)
-
-
 def decimals(ball: arb) -> tuple[str, str]:
     """Return two decimal strings around a finite ball, rounded outwards at about 20 significant digits."""
     middle, radius, exponent = (int(part) for part in ball.mid_rad_10exp(DIGITS))

@@ -15,7 +15,7 @@ import flint
 import sympy as sp
 from flint import acb, arb, arb_series
 
-from .balls import Expr, X, constant_ball, decimals, integral, sign_of, tape
+from .balls import Expr, X, arguments, constant_ball, decimals, integral, sign_of, tape
 from .exact import Number, constant_sign, enormous, exact, tidy
 from .formulas import Formula, Piece
 from .limits import bound_beyond, limit, powers_beyond, tail_sign
@@ -128,11 +128,6 @@ def rescaled(formula: Formula, unit: Expr) -> Formula:
         pieces.append(Piece(p.low / unit, p.high / unit, shorter))
     heights = tuple(value / unit for value in formula.at_joints)
     return replace(formula, pieces=tuple(pieces), at_joints=heights, scheme=None, family=None)
-
-
-def exponent_of(unit: Expr) -> int:
-    """Return k of a unit 2^k."""
-    return int(math.log2(unit.p)) if unit.q == 1 else -int(math.log2(unit.q))
 
 
 REACH = 18
@@ -267,9 +262,9 @@ def _of_exponentials(integrand: Expr) -> Expr | None:
     turned = sp.expand(integrand.rewrite([sp.sin, sp.cos, sp.sinh, sp.cosh], sp.exp))
     for term in sp.Add.make_args(turned):
         factor, moving = term.as_independent(X)
-        parts: Any = sp.Mul.make_args(moving)
+        parts = sp.Mul.make_args(moving)
         powers = sp.Mul(*(part for part in parts if not isinstance(part, sp.exp)))
-        exponent: Any = sp.expand(sp.Add(*(part.args[0] for part in parts if isinstance(part, sp.exp))))
+        exponent: Any = sp.expand(sp.Add(*(arguments(part)[0] for part in parts if isinstance(part, sp.exp))))
         a: Any = exponent.coeff(X)
         if not powers.is_polynomial(X) or exponent != a * X or a.has(X) or not (a.is_real or (a / sp.I).is_real):
             return None

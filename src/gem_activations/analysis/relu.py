@@ -26,7 +26,6 @@ from .signs import as_proved, sign_map, supremum_of_magnitude
 from .values import Property, UndecidedError, Value
 
 _POSITIVE = sp.Symbol("x", positive=True)
-_EPS = sp.Symbol("eps", positive=True)
 
 
 def gate(formula: Formula) -> list[Property]:
@@ -153,12 +152,6 @@ def _difference(piece: Piece, law: Expr) -> tuple[Expr, Expr]:
         law = next(branch for branch, condition in arguments(law) if condition.subs(X, here) == sp.true)
     difference = (piece.expression - law).subs(X, point)
     return difference, difference.subs({inner: sample, X: sample})
-
-
-def family_is_log_logistic(n: int) -> bool:
-    """Whether F is the log-logistic CDF of shape 2n and scale eps^(1/(2n)), for symbolic eps."""
-    law = _cdf(stats.LogLogistic("Y", _EPS ** sp.Rational(1, 2 * n), 2 * n))(_POSITIVE)
-    return sp.simplify(_POSITIVE ** (2 * n) / (_POSITIVE ** (2 * n) + _EPS) - law) == 0
 
 
 _RATES = (sp.Integer(1), *(sp.Rational(1, 2**k) for k in range(1, 8)))
