@@ -13,8 +13,8 @@
 #include <string.h>
 
 static const int itemsizes[GEM_DTYPES] = {4, 8, 2, 2};
-static const int outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2, 1};
-static const int used[GEM_OPERATIONS] = {2, 3, 3, 5, 5, 8, 8, 2, 3, 5, 3};
+static const int outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2, 1, 1};
+static const int used[GEM_OPERATIONS] = {2, 3, 3, 5, 5, 8, 8, 2, 3, 5, 2, 3};
 static long checks;
 
 static void fail(const char *what, int operation, int dtype, int isa, int64_t count)
@@ -26,9 +26,11 @@ static void fail(const char *what, int operation, int dtype, int isa, int64_t co
 static int call(int operation, const gem_spec *spec, int dtype, char **a, int64_t count, int threads)
 {
     gem_call call = {.spec = spec, .operation = operation, .dtype = dtype, .count = count, .threads = threads};
-    double sum;
+    const double log_scale = log(2) * fmax(fmin((double)spec->scale_log2, 99), -99); /* 1e-30 .. 1e30 */
+    double gradient;
+    gem_scales scales = {&log_scale, &gradient, GEM_FLOAT64, 1, 1};
     memcpy(call.arrays, a, sizeof(char *) * (size_t)used[operation]);
-    if (operation == GEM_BACKWARD_SCALE) call.arrays[used[operation]] = &sum;
+    if (operation >= GEM_FORWARD_SCALED) call.arrays[used[operation]] = &scales;
     return gem_run(&call);
 }
 
@@ -101,8 +103,53 @@ static void check(int operation, int dtype, int isa, const gem_spec *spec, int64
     checks++;
 }
 
+/* Scales for channels: in arrays to the byte, the same for one thread and several, and as one scale gives. */
+static void check_channels(int dtype, int isa, const gem_spec *spec, int64_t n, int64_t channels, int64_t inner)
+{
+    const int64_t count = n * channels * inner, size = itemsizes[dtype];
+    char *arrays[4], *again[2];
+    for (int k = 0; k < 4; k++) arrays[k] = malloc((size_t)(count * size)); /* y, out, grad, x */
+    for (int k = 0; k < 2; k++) again[k] = malloc((size_t)(count * size));
+    double *log_scale = malloc((size_t)channels * sizeof(double)), *gradient = malloc((size_t)channels * sizeof(double));
+    double *same_gradient = malloc((size_t)channels * sizeof(double));
+    for (int64_t k = 0; k < channels; k++) log_scale[k] = log(2) * (double)(k % 5 - 2);
+    for (int64_t i = 0; i < 2 * count; i++) {
+        const uint64_t bits = pattern(dtype);
+        memcpy(arrays[2 + i / count] + i % count * size, &bits, (size_t)size);
+    }
+    for (int threads = 3; threads > 0; threads -= 2) {
+        char **made = threads == 3 ? arrays : again;
+        gem_scales scales = {log_scale, threads == 3 ? gradient : same_gradient, GEM_FLOAT64, channels, inner};
+        gem_call forward = {spec, GEM_FORWARD_SCALED, dtype, count, threads, {made[0], arrays[3], &scales}};
+        gem_call backward = {spec, GEM_BACKWARD_SCALED, dtype, count, threads, {made[1], arrays[2], arrays[3], &scales}};
+        if (gem_run(&forward) != GEM_OK || gem_run(&backward) != GEM_OK) fail("refused", 10, dtype, isa, count);
+    }
+    for (int64_t k = 0; k < channels; k++)
+        if (!same((char *)&gradient[k], (char *)&same_gradient[k], GEM_FLOAT64)) fail("threads", 11, dtype, isa, count);
+    for (int64_t i = 0; i < count; i += count > 2000 ? 97 : 1) {
+        char alone[2][8] = {{0}};
+        double ignored;
+        gem_scales one = {&log_scale[i / inner % channels], &ignored, GEM_FLOAT64, 1, 1};
+        char *grad = arrays[2] + i * size, *x = arrays[3] + i * size;
+        gem_call forward = {spec, GEM_FORWARD_SCALED, dtype, 1, 1, {alone[0], x, &one}};
+        gem_call backward = {spec, GEM_BACKWARD_SCALED, dtype, 1, 1, {alone[1], grad, x, &one}};
+        gem_run(&forward);
+        gem_run(&backward);
+        for (int k = 0; k < 2; k++)
+            if (!same(alone[k], arrays[k] + i * size, dtype) || !same(alone[k], again[k] + i * size, dtype))
+                fail("not as one scale", 10 + k, dtype, isa, count);
+    }
+    for (int k = 0; k < 4; k++) free(arrays[k]);
+    for (int k = 0; k < 2; k++) free(again[k]);
+    free(log_scale), free(gradient), free(same_gradient);
+    checks++;
+}
+
 int main(void)
 {
+    static const int64_t shapes[][3] = {{1, 3, 1}, {70, 3, 1}, {9, 256, 1}, {9, 257, 1}, {50, 1000, 1}, {3, 5, 7},
+                                        {2, 33, 49}, {3, 2, 9000}, {30000, 2, 1}, {4, 300, 50}};
+
     static const int64_t counts[] = {0, 1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 67, 255, 256, 257, 511, 513, 1029};
     static gem_table table = {.low = -2, .split = -2, .high = 2, .log2_parts = 4, .skip = 4, .least = -2 * (1 << 23)};
     for (int k = 0; k < GEM_TABLE_COLUMNS; k++) table.coefficients[0][k] = 1 + 0.01f * (float)k;
@@ -129,6 +176,10 @@ int main(void)
                         check(operation, dtype, isa, &specs[k], counts[c], 1, (int)(c + (size_t)k));
                     if (k < 3) check(operation, dtype, isa, &specs[k], 40001, 3, k);
                 }
+        for (int dtype = 0; dtype < GEM_DTYPES; dtype++)
+            for (int k = 0; k < made; k += 3)
+                for (size_t c = 0; c < sizeof shapes / sizeof *shapes; c++)
+                    check_channels(dtype, isa, &specs[k], shapes[c][0], shapes[c][1], shapes[c][2]);
     }
 #pragma omp parallel num_threads(2)
     {
