@@ -78,7 +78,7 @@ def test_recipes_follow_the_literature() -> None:
     assert learning_rates(bert.training, 3000)[-1] == pytest.approx(0, abs=1e-9)
     for small in (gpt2_124m(None, "small"), bert_small(None, "small")):
         assert len(small.activations) >= 5
-        assert small.seeds == 3
+        assert small.seeds == 5
         assert small.baseline in small.activations
 
 

@@ -106,4 +106,4 @@ def test_smaller_scales_keep_depth_and_pipeline(name: str) -> None:
         model = build_model(recipe.model, "gem", (3, 16, 16), 10, 0)
         assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
     assert len(small.activations) >= 5
-    assert small.seeds >= 3
+    assert small.seeds == 5

@@ -132,7 +132,7 @@ def _recipe(
     recipe = replace(recipe, training=training, shrink=2, threads=1)
     if scale == "smoke":
         return shorten(recipe, epochs=1, seeds=2, subset=Subset(256, 128, 256))
-    return shorten(recipe, epochs=epochs, seeds=3, subset=Subset(10_000, 2_000, 4_000))
+    return shorten(recipe, epochs=epochs, seeds=5, subset=Subset(10_000, 2_000, 4_000))
 
 
 CIFAR: dict[str, Callable[[str | None, Scale], Recipe]] = {

@@ -55,7 +55,9 @@ def shorten(recipe: Recipe, *, epochs: int, seeds: int, subset: Subset | None = 
 
 def _idx_recipe(name: str, title: str, model: str, scale: Scale, training: Training) -> Recipe:
     chosen = choose_model(_MODELS, model)
-    recipe = Recipe(name=name, title=title, data=name, model=chosen, training=training, margin=0.001, scale=scale)
+    recipe = Recipe(
+        name=name, title=title, data=name, model=chosen, training=training, margin=0.001, scale=scale, seeds=5
+    )
     if scale == "smoke":
         return shorten(recipe, epochs=1, seeds=2, subset=Subset(1000, 500, 500))
     if scale == "small":
