@@ -13,7 +13,7 @@ from gem_activations.torch import EGEM, GEM, SEGEM, activate, egem, gem, gem_glu
 
 from ..tolerances import GRADIENT_FLOOR, SAME_MATHEMATICS, traced_gradient_ulps, value_ulps
 from ..ulps import smallest_normal, ulps_apart
-from .known_warnings import compiling
+from .known_warnings import compiling, forward_mode
 
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler"
@@ -201,3 +201,19 @@ def test_a_compiled_step_that_differentiates_twice_is_the_eager_one(make):
     got = torch.autograd.grad(torch.compile(loss, fullgraph=True)(model, x), list(model.parameters()))
     for mine, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@forward_mode
+@pytest.mark.parametrize("function", [gem, lambda x: gem(x, n=2), segem], ids=["gem", "gem(n=2)", "segem"])
+def test_second_derivatives_in_compiled_code_by_every_route_but_a_batch_of_tangents(function):
+    """As docs/kernels.md says."""
+    x = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(4, 3)
+    func = torch.func
+    slope = func.grad(lambda point: function(point).sum())
+    routes = [
+        lambda x: func.vmap(func.jacrev(slope))(x),
+        lambda x: func.jvp(slope, (x,), (torch.ones_like(x),))[1],
+        lambda x: func.vmap(lambda point: func.jvp(slope, (point,), (torch.ones_like(point),))[1])(x),
+    ]
+    for route in routes:
+        torch.testing.assert_close(compiled(route)(x), route(x), **SAME_MATHEMATICS)
