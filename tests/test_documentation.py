@@ -363,3 +363,11 @@ def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_the_interactive_page_is_in_the_menu_and_the_readme():
+    assert "\ninteractive\n" in (ROOT / "docs/index.md").read_text()
+    assert "](docs/interactive.md)" in (ROOT / "README.md").read_text()
+    page = (ROOT / "docs/interactive.md").read_text()
+    (framed,) = re.findall(r'<iframe src="([^"]+)"', page)
+    assert (ROOT / "docs/site" / framed).is_file()
