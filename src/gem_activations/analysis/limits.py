@@ -26,8 +26,6 @@ from .values import UndecidedError
 
 _STARTS, _LENGTHS, _LONGEST = (2**10, 2**60), (6, 14), 28
 _LONGEST_COEFFICIENT = 60
-_LONGEST_TAIL = 2**60
-_FINE = 4096  # Up to here the start of a tail is doubled, beyond it grows by 2^8.
 _PROBES = 24
 
 
@@ -114,20 +112,6 @@ def alternates(expression: Expr, end: Expr) -> bool:
             rests_on("alternation", of=str(expression), at=str(end), leading=str(exact))
             return True
     return False
-
-
-def find_tail(expression: Expr, first: int = 2) -> tuple[int, int]:
-    """Return (start, sign) with the sign constant on [start, inf); 0 only for the zero function.
-
-    Raises: UndecidedError: no start up to 2^60 could be proved.
-    """
-    start = first
-    while start <= _LONGEST_TAIL:
-        try:
-            return start, tail_sign(expression, start)
-        except UndecidedError:
-            start *= 2 if start < _FINE else 2**8
-    raise UndecidedError(f"the sign of {expression} near infinity could not be proved")
 
 
 @remembered

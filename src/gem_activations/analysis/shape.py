@@ -9,10 +9,11 @@ import sympy as sp
 
 from .balls import Expr, X
 from .exact import Number, at, constant_sign, equal, exact, half_angle, tidy
+from .extrema import as_proved, infimum, supremum, supremum_of_magnitude
 from .formulas import Formula, Piece
 from .limits import alternates, limit
 from .proofs import Proved, attempt, remembered, within_share
-from .signs import as_proved, infimum, sign_map, supremum, supremum_of_magnitude
+from .signs import sign_map
 from .smoothness import breaks
 from .values import CertificateError, Property, UndecidedError, Value
 

@@ -8,11 +8,12 @@ import sympy as sp
 
 from .balls import Expr, X
 from .exact import compare, constant_sign, equal, exact, identical, tidy
+from .extrema import as_proved, infimum, supremum, supremum_of_magnitude
 from .formulas import Formula, Piece, line, member
 from .gaussian import offset_at_infinity, slope_at_infinity
 from .limits import NoLimitError, limit
 from .proofs import Proved, attempt, remembered, within_share
-from .signs import as_proved, infimum, sign_map, supremum, supremum_of_magnitude
+from .signs import sign_map
 from .values import CertificateError, Property, UndecidedError, Value
 
 MOST_ORDERS = 140
