@@ -37,6 +37,10 @@ repairs it; put the path of a checkout in the place of the last word if you inst
     pip install --force-reinstall --no-deps --no-cache-dir --no-binary gem-activations gem-activations
 GEM_ACTIVATIONS_REQUIRE_KERNELS=1 makes it an error.
 """
+REQUIRED = """
+gem-activations: the C kernels could not be built ({error}), and GEM_ACTIVATIONS_REQUIRE_KERNELS makes that an error.
+Install a C compiler (gcc or clang), or unset the variable for a package without kernels.
+"""
 
 
 class BuildLibrary(build_ext):
@@ -54,8 +58,8 @@ class BuildLibrary(build_ext):
             super().build_extension(ext)
         except Exception as error:
             library.unlink(missing_ok=True)  # What an earlier build has left must not pass for this one's.
-            if ext.optional:
-                print(NOTICE.format(error=" ".join(str(error).split())), file=sys.stderr)
+            notice = NOTICE if ext.optional else REQUIRED
+            print(notice.format(error=" ".join(str(error).split())), file=sys.stderr)
             raise  # An optional extension's is caught and logged by setuptools.
         write_checksum(library)
 

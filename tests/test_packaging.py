@@ -114,7 +114,9 @@ def test_a_wheel_without_the_kernels_is_one_for_any_platform_and_says_so(source)
 def test_kernels_that_are_required_and_cannot_be_built_are_an_error(source):
     done = wheel(source, GEM_ACTIVATIONS_REQUIRE_KERNELS="1")
     assert done.returncode != 0
-    assert "/nonexistent/cc" in done.stdout + done.stderr
+    shown = done.stdout + done.stderr
+    assert "/nonexistent/cc" in shown
+    assert "Install a C compiler (gcc or clang), or unset the variable" in shown
 
 
 def test_the_extras_that_the_command_line_names_are_there():
