@@ -84,7 +84,8 @@ def relax(target: Target, low: ArrayLike, high: ArrayLike) -> Relaxation:
     wrong = ~(lows <= highs)
     if wrong.any():
         index = int(np.flatnonzero(wrong)[0])
-        raise CertificateError(f"the interval [{lows.flat[index]}, {highs.flat[index]}] is empty: expected low <= high")
+        low, high = lows.flat[index], highs.flat[index]
+        raise CertificateError(f"the interval [{low}, {high}] is empty or has NaN: expected low <= high")
     if ((lows == inf) | (highs == -inf)).any():
         raise CertificateError("an interval holds an infinite point alone; expected low < inf and high > -inf")
     shape = _shape(target)
