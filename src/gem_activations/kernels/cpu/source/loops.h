@@ -38,7 +38,14 @@ static ALWAYS_INLINE void NAME(backward_loop)(const gem_spec *spec, char *const 
     for (int64_t i = 0; i < count; i++) out[i] = grad[i] * NAME(derivative)(c, x[i], n);
 }
 
-/* With a scale of its own for each element, as its inverse and eps of the reduced coordinates. */
+/* The constants of an element with a scale of its own, given as its inverse and eps of the reduced coordinates. */
+static ALWAYS_INLINE NAME(constants) NAME(with_scale)(NAME(constants) c, REAL inverse_scale, REAL eps)
+{
+    c.inverse_scale = inverse_scale;
+    c.eps = eps;
+    return c;
+}
+
 static ALWAYS_INLINE void NAME(forward_scaled_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
 {
     const NAME(constants) c = NAME(constants_of)(spec, spec->n);
@@ -46,12 +53,7 @@ static ALWAYS_INLINE void NAME(forward_scaled_loop)(const gem_spec *spec, char *
     const REAL *x = (const REAL *)arrays[1];
     const REAL *inverse_scales = (const REAL *)arrays[2], *eps = (const REAL *)arrays[3];
     INDEPENDENT
-    for (int64_t i = 0; i < count; i++) {
-        NAME(constants) own = c;
-        own.inverse_scale = inverse_scales[i];
-        own.eps = eps[i];
-        out[i] = NAME(value)(own, x[i], n);
-    }
+    for (int64_t i = 0; i < count; i++) out[i] = NAME(value)(NAME(with_scale)(c, inverse_scales[i], eps[i]), x[i], n);
 }
 
 /* The derivative by log a is -2n (1 - leak) x F (1 - F): `terms` are those of its sum, less a factor that is the same
@@ -64,9 +66,7 @@ static ALWAYS_INLINE void NAME(backward_scaled_loop)(const gem_spec *spec, char 
     const REAL *inverse_scales = (const REAL *)arrays[4], *eps = (const REAL *)arrays[5];
     INDEPENDENT
     for (int64_t i = 0; i < count; i++) {
-        NAME(constants) own = c;
-        own.inverse_scale = inverse_scales[i];
-        own.eps = eps[i];
+        const NAME(constants) own = NAME(with_scale)(c, inverse_scales[i], eps[i]);
         const REAL g = grad[i], input = x[i];
         const NAME(gate_pair) pair = NAME(gate_of)(own, input, n);
         terms[i] = g * NAME(clamped)(input, own.inverse_scale, c.limit) * (pair.gate * pair.one_minus_gate);
