@@ -30,17 +30,17 @@ def read_comparison(folder: Path) -> Comparison:
     comparison = load_comparison(folder)
     if comparison.results or not (folder / RESULTS).exists():
         return comparison
-    results: list[RunResult] = []
+    planned, results = {*comparison.missing}, list[RunResult]()
     for row in _rows(folder / RESULTS, *CORE):
         core = {name: row.pop(name) for name in CORE}
-        if (core["activation"], core["seed"]) in comparison.missing:  # What is left of the row are the figures.
+        if (core["activation"], core["seed"]) in planned:  # What is left of the row are the figures.
             results.append(RunResult(**core, figures=row if any(row.values()) else {}))
     # In the order of the results, so that a report of them has the same bytes each time.
-    curves: dict[RunKey, tuple[EpochRow, ...]] = {(run.activation, run.seed): () for run in results}
+    curves: dict[RunKey, list[EpochRow]] = {(run.activation, run.seed): [] for run in results}
     missing = tuple(run for run in comparison.missing if run not in curves)
     for row in _rows(folder / EPOCHS, "activation", "seed", "epoch"):
         run = row.pop("activation"), row.pop("seed")
-        curves[run] = (*curves.get(run, ()), row)
+        curves.setdefault(run, []).append(row)
     parts: dict[RunKey, dict[str, list[dict[str, Any]]]] = {}
     for row in _rows(folder / DEPTH, "activation", "seed", "part", *_OF_LAYER):
         run = row["activation"], row["seed"]
@@ -49,7 +49,7 @@ def read_comparison(folder: Path) -> Comparison:
         comparison,
         results=tuple(results),
         missing=missing,
-        curves=curves,
+        curves={run: tuple(epochs) for run, epochs in curves.items()},
         depths={
             run: Depth(*(tuple(row[column] for row in found[part]) for part in DEPTH_PARTS for column in _OF_LAYER))
             for run, found in parts.items()
