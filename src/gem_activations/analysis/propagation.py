@@ -166,8 +166,7 @@ def by_signs(formula: Formula, level: Number, known: Expr | None = None) -> tupl
     signs = sign_map(excess, sp.Integer(0), sp.oo)
     if signs.signs == (0,):
         return Value("statement", note="every q"), ()
-    points = [z if z.exact is None else exact(tidy(z.exact**2)) for z in signs.zeros]
-    points = [Number(None, q.ball**2) if q.exact is None else q for q in points]
+    points = [Number(None, z.ball**2) if z.exact is None else exact(tidy(z.exact**2)) for z in signs.zeros]
     if known is None:
         slope = sp.diff(second, X) / (2 * X)
         notes = [f"slope of the map there {at(slope, z).to_value()}" for z in signs.zeros]

@@ -103,7 +103,7 @@ class ScaleReport:
         return tuple(found)
 
     def undo(self) -> None:
-        """Give every module the scale that it had before the calibration."""
+        """Restore the scale that every module had before the calibration."""
         for module, state in self._before:
             module.restore_scale(state)
 
