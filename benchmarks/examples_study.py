@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="no further run is begun after this time")
     arguments = parser.parse_args()
     if arguments.work == "run":
-        run(arguments.workers, arguments.seconds, [name for name in arguments.studies if name != "meshes"])
+        run(arguments.workers, arguments.seconds, [name for name in arguments.studies if STUDIES[name][3]])
     print("\n".join(judge(arguments.studies)))
 
 
