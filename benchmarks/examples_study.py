@@ -7,8 +7,9 @@
 `run` writes benchmarks/results/examples/STUDY/{tune,chosen,test}.csv. Each family of activations gets the same number
 of settings (rate, and its own parameter if it has one) on the tasks for tuning, one seed each; the setting with the
 least mean logarithm of the error goes into the test: fresh seeds on tasks, or examples, that tuning has not seen.
-`judge` compares the logarithms of the errors with the baseline's by the lab's own procedure and prints the tables of
-docs/examples.
+Rows that stand in a table are kept: `run` goes on where it was stopped, and a longer list of rates costs its new runs
+alone. `judge` compares the logarithms of the errors with the baseline's by the lab's own procedure and prints the
+tables of docs/examples.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import json
 import math
 import multiprocessing
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,6 +122,18 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
 TUNING_SEED = 100
 
 
+def load(name: str) -> ModuleType:
+    """Return the module of an example, its folder on the path, as the lab imports it."""
+    if str(ROOT / "examples") not in sys.path:
+        sys.path.insert(0, str(ROOT / "examples"))
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def run_one(
     job: tuple[str, str, str, float, dict[str, Any], int, float], prepare: Callable[[ModuleType], None] | None = None
 ) -> dict[str, Any] | None:
@@ -132,17 +146,13 @@ def run_one(
     from gem_activations.torch import make_activation
 
     torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location(study, ROOT / "examples" / f"{study}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    example, calibrated = load(study), load("calibrated")
     if prepare is not None:
         prepare(example)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    factory = getattr(example, name, None) or (lambda: make_activation(name))
+    factory = getattr(example, name, None) or getattr(calibrated, name, None) or (lambda: make_activation(name))
     row = {
         "study": study,
         "task": json.dumps(task),
@@ -167,9 +177,20 @@ def run_one(
 
 
 def run(workers: int, seconds: float, names: list[str]) -> None:
-    """Tune, choose, test; write the rows."""
+    """Tune, choose, test; each row is written as it comes, and rows that stand in the tables are kept."""
     end = time.time() + seconds
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
+
+        def complete(study: str, name: str, jobs: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+            wanted = {(*job[1:4], json.dumps(job[4]), job[5]): job for job in jobs}
+            rows = {key: row for row in read(study, name) if (key := identify(row)) in wanted}
+            missing = [job for key, job in wanted.items() if key not in rows]
+            for row in pool.imap_unordered(run_one, missing, chunksize=1):
+                if row:
+                    rows[identify(row)] = row
+                    write(study, name, list(rows.values()))
+            return list(rows.values())
+
         for study in names:
             families, _, _, tasks, tests, seeds = STUDIES[study]
             jobs = [
@@ -178,9 +199,7 @@ def run(workers: int, seconds: float, names: list[str]) -> None:
                 for name, rate in tried
                 for task in tasks
             ]
-            tuned = [row for row in pool.imap_unordered(run_one, jobs, chunksize=1) if row]
-            write(study, "tune", tuned)
-            chosen = choose(study, tuned)
+            chosen = choose(study, complete(study, "tune", jobs))
             write(study, "chosen", chosen)
             jobs = [
                 (study, row["arm"], row["activation"], row["learning_rate"], task, seed, end)
@@ -188,7 +207,18 @@ def run(workers: int, seconds: float, names: list[str]) -> None:
                 for row in chosen
                 for task in tests
             ]
-            write(study, "test", [row for row in pool.imap_unordered(run_one, jobs, chunksize=1) if row])
+            complete(study, "test", jobs)
+
+
+def identify(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what makes a row that of one run: arm, activation, rate, task and seed."""
+    return row["arm"], row["activation"], float(row["learning_rate"]), row["task"], int(row["seed"])
+
+
+def read(study: str, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a table of a study, none without the table."""
+    table = RESULTS / study / f"{name}.csv"
+    return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
 
 def choose(study: str, tuned: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -198,7 +228,7 @@ def choose(study: str, tuned: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for family, tried in families.items():
         scores = []
         for name, rate in tried:
-            same = [row for row in tuned if (row["activation"], row["learning_rate"]) == (name, rate)]
+            same = [row for row in tuned if (row["activation"], float(row["learning_rate"])) == (name, rate)]
             errors = [float(row[metric]) for row in same if row["arm"] == family and row["status"] == "finished"]
             mean = sum(map(math.log, errors)) / len(tasks) if len(errors) == len(tasks) else math.inf
             scores.append((mean, name, rate))
@@ -226,8 +256,7 @@ def judge(names: list[str]) -> Iterator[str]:
     from gem_activations.lab.statistics.verdicts import judge as judge_rows
 
     for study in names:
-        with (RESULTS / study / "test.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read(study, "test")
         families, metric, baseline, _, tasks, seeds = STUDIES[study]
         for task in map(json.dumps, tasks):
             chosen = [row for row in rows if row["task"] == task]

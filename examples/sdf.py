@@ -6,8 +6,8 @@
 A network f is to give the distance to a curve or a surface, negative inside, and sees points of it and their normals.
 As in IGR (Gropp et al. 2020, arXiv:2002.10099) the loss asks for f = 0 on the points, for a gradient equal to the
 normal there, and for a gradient of length 1 everywhere (Eikonal), so that training differentiates f twice. ReLU can do
-that, but its second derivative is 0. The shapes have exact distances, which serve the scoring alone. One run takes
-some 20 seconds on a core.
+that, but its second derivative is 0. The shapes (`shapes.py`) have exact distances, which serve the scoring alone. One
+run takes some 20 seconds on a core.
 """
 
 import math
@@ -15,13 +15,11 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+from shapes import SHAPES
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from gem_activations.lab import Run
-
-Shape = tuple[Callable[[Tensor], Tensor], Callable[[int], tuple[Tensor, Tensor]]]
-"""The exact signed distance at points (N, d), and a sampler of points on the surface and their outward normals."""
 
 
 class Sine(nn.Module):
@@ -56,72 +54,6 @@ def make_field(activation: Callable[[], nn.Module], dimensions: int, width: int)
             nn.init.constant_(linear.bias, -0.5)
         layers += [linear, act]
     return nn.Sequential(*layers[:-1])
-
-
-def polygon(corners: list[tuple[float, float]]) -> Shape:
-    """Return a closed polygon whose corners go round counterclockwise."""
-    begin = torch.tensor(corners)
-    step = begin.roll(-1, 0) - begin
-    normal = normalize(torch.stack([step[:, 1], -step[:, 0]], 1))
-
-    def distance(x: Tensor) -> Tensor:
-        offset = x[:, None] - begin
-        along = ((offset * step).sum(-1) / (step * step).sum(-1)).clamp(0, 1)
-        nearest = (offset - along[..., None] * step).norm(dim=-1).amin(1)
-        crosses = (offset[..., 1] < 0) != (offset[..., 1] < step[:, 1])
-        right = offset[..., 0] < offset[..., 1] * step[:, 0] / step[:, 1].where(step[:, 1] != 0, 1.0)
-        return torch.where((crosses & right).sum(1) % 2 == 1, -nearest, nearest)
-
-    def sample(count: int) -> tuple[Tensor, Tensor]:
-        edge = torch.multinomial(step.norm(dim=1), count, replacement=True)
-        return begin[edge] + torch.rand(count, 1) * step[edge], normal[edge]
-
-    return distance, sample
-
-
-def star(points: int, inner: float, outer: float) -> Shape:
-    """Return a star with so many points."""
-    turns = [math.pi * k / points + 0.3 for k in range(2 * points)]
-    return polygon([(r * math.cos(t), r * math.sin(t)) for t, r in zip(turns, [outer, inner] * points, strict=True)])
-
-
-def circles() -> Shape:
-    """Return two circles that do not touch."""
-    centres, radii = torch.tensor([[-0.4, -0.1], [0.45, 0.2]]), torch.tensor([0.4, 0.25])
-
-    def sample(count: int) -> tuple[Tensor, Tensor]:
-        which, turn = torch.multinomial(radii, count, replacement=True), 2 * math.pi * torch.rand(count)
-        normal = torch.stack([turn.cos(), turn.sin()], 1)
-        return centres[which] + radii[which, None] * normal, normal
-
-    return lambda x: ((x[:, None] - centres).norm(dim=-1) - radii).amin(1), sample
-
-
-def sphere_and_torus() -> Shape:
-    """Return a sphere above a torus, in three dimensions."""
-    centre, radius, ring, tube, low = torch.tensor([0.0, 0.0, 0.55]), 0.3, 0.6, 0.18, -0.3
-
-    def distance(x: Tensor) -> Tensor:
-        across = torch.stack([x[:, :2].norm(dim=-1) - ring, x[:, 2] - low], 1)
-        return torch.minimum((x - centre).norm(dim=-1) - radius, across.norm(dim=-1) - tube)
-
-    def sample(count: int) -> tuple[Tensor, Tensor]:
-        ball = normalize(torch.randn(count // 4, 3))
-        around, across = 2 * math.pi * torch.rand(2, count - count // 4)
-        normal = torch.stack([across.cos() * around.cos(), across.cos() * around.sin(), across.sin()], 1)
-        middle = torch.stack([ring * around.cos(), ring * around.sin(), torch.full_like(around, low)], 1)
-        return torch.cat([ball * radius + centre, middle + tube * normal]), torch.cat([ball, normal])
-
-    return distance, sample
-
-
-SHAPES = {
-    "circles": circles,
-    "rectangle": lambda: polygon([(-0.66, -0.2), (0.38, -0.62), (0.66, 0.2), (-0.38, 0.62)]),
-    "star": lambda: star(5, 0.35, 0.8),
-    "gear": lambda: star(9, 0.5, 0.75),
-    "torus": sphere_and_torus,
-}
 
 
 def project(model: nn.Module, x: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import torch
 from matplotlib import pyplot as plt
-from sdf import SHAPES, fit
+from sdf import fit
+from shapes import SHAPES
 
 from gem_activations.torch import make_activation
 

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import itertools
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from gem_activations.lab.store.records import CORE
-from gem_activations.torch import make_activation
+from gem_activations.torch import EGEM, calibrate_, make_activation
 
 ROOT = Path(__file__).parents[1]
 SHORT = {
@@ -45,7 +46,8 @@ def load(name):
 
 
 @pytest.fixture(autouse=True)
-def keep_denormals():
+def example_folder(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
     yield
     torch.set_flush_denormal(False)
 
@@ -62,8 +64,55 @@ def test_examples_return_finite_figures(name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == (["digits.png"] if name == "diffusion" else [])
 
 
+def test_a_calibrated_module_is_set_as_calibrate_sets_it():
+    """On the first batch and never again, in the order in which the modules run."""
+    calibrated = load("calibrated")
+    for make, of, ratio in ((calibrated.Calibrated, EGEM, 0.1), (calibrated.CalibratedWide, partial(EGEM, n=2), 1.0)):
+        linear, batch = [torch.nn.Linear(8, 8) for _ in range(2)], torch.randn(32, 8)
+        wanted, found = (torch.nn.Sequential(linear[0], f(), linear[1], f()) for f in (of, make))
+        calibrate_(wanted, batch, ratio)
+        assert torch.equal(wanted(batch), found(batch))
+        assert torch.equal(wanted(3 * batch), found(3 * batch))
+
+
+def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    study = importlib.import_module("examples_study")
+    arms = {"relu": [("relu", 0.1), ("relu", 0.01)]}
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    monkeypatch.setitem(
+        study.STUDIES, "graph", (arms, "error", "relu", [{"steps": 1, **study.HELD}], [{"steps": 1}], 2)
+    )
+    monkeypatch.setattr(study.multiprocessing, "get_context", lambda _: SimpleNamespace(Pool=InThisProcess))
+    ran = []
+    monkeypatch.setattr(study, "run_one", lambda job, one=study.run_one: ran.append(job[3:6]) or one(job))
+    study.run(1, 60, ["graph"])
+    first = {path.name: path.read_text() for path in tmp_path.glob("graph/*")}
+    assert len(ran) == 4
+    assert sorted(first) == ["chosen.csv", "test.csv", "tune.csv"]
+    arms["relu"].append(("relu", 1e-9))  # Too small to learn, so that the choice stays.
+    study.run(1, 60, ["graph"])
+    assert ran[4:] == [(1e-9, {"steps": 1, **study.HELD}, study.TUNING_SEED)]
+    assert (tmp_path / "graph/test.csv").read_text() == first["test.csv"]
+    assert first["tune.csv"].splitlines()[1] in (tmp_path / "graph/tune.csv").read_text()
+
+
+class InThisProcess:
+    """A pool that runs its work here."""
+
+    def __init__(self, _workers): ...
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_): ...
+
+    def imap_unordered(self, function, jobs, **_):
+        return map(function, jobs)
+
+
 def test_shapes_have_the_distance_that_they_say():
-    for make in load("sdf").SHAPES.values():
+    for make in load("shapes").SHAPES.values():
         distance, sample = make()
         points, normals = sample(500)
         assert distance(points).abs().max() < 1e-6
@@ -72,16 +121,14 @@ def test_shapes_have_the_distance_that_they_say():
 
 
 def test_points_are_drawn_to_the_surface():
-    sdf = load("sdf")
-    distance, sample = sdf.SHAPES["rectangle"]()
+    distance, sample = load("shapes").SHAPES["rectangle"]()
     points, normals = sample(200)
-    drawn = sdf.project(lambda x: 2 * distance(x)[:, None], points + 0.05 * normals)
+    drawn = load("sdf").project(lambda x: 2 * distance(x)[:, None], points + 0.05 * normals)
     assert distance(drawn).abs().max() < 1e-5
     assert (drawn - points).norm(dim=1).median() < 1e-5
 
 
-def test_level_lines_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
+def test_level_lines_are_drawn(tmp_path):
     load("sdf_picture").main(str(tmp_path / "levels.png"), steps=2)
     assert (tmp_path / "levels.png").stat().st_size > 10_000
 
