@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import io
 import zlib
 from collections.abc import Callable, Iterable
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gem_activations.errors import StoreError
 from gem_activations.lab.data.splits import Dataset, Split
 from gem_activations.lab.models.classifiers import Model
 from gem_activations.lab.recipes.arms import Arm
@@ -159,6 +161,28 @@ def test_last_two_states_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     path.unlink()  # As a process leaves it that is killed between the rename and the write.
     assert load_checkpoint(path, CPU) == {"number": 2}
     assert not caplog.records
+
+
+@pytest.mark.parametrize("failing", ["open", "replace"])
+def test_state_is_left_by_a_save_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for number in range(3):
+        save_checkpoint(path, {"number": number})
+    real: Callable[..., Any] = getattr(Path, failing)
+
+    def fail(self: Path, *arguments: Any) -> Any:
+        if self.suffix == ".tmp":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, failing, fail)
+        with pytest.raises(StoreError, match=r"checkpoint\.pt"):
+            save_checkpoint(path, {"number": 3})
+    assert load_checkpoint(path, CPU) == {"number": 2}
+    save_checkpoint(path, {"number": 4})
+    assert load_checkpoint(path, CPU) == {"number": 4}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint-before.pt", "checkpoint.pt"]
 
 
 def test_state_that_the_disk_has_is_kept_until_the_next_one(tmp_path: Path) -> None:

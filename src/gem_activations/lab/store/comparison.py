@@ -176,7 +176,9 @@ def write_json(path: Path, values: object) -> None:
     write_atomically(path, msgspec.json.format(msgspec.json.encode(values), indent=2) + b"\n")
 
 
-def write_atomically(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None:
+def write_atomically(
+    path: Path, content: bytes | memoryview, *, sync: bool = True, over: Path | None = None, keep: Path | None = None
+) -> None:
     """Make a file appear with its whole content or not at all; missing folders are made.
 
     The caller holds the lock of what it writes: what a killed process has left of the same file is removed. Without
@@ -185,7 +187,7 @@ def write_atomically(path: Path, content: bytes | memoryview, *, sync: bool = Tr
     Raises: StoreError: the file cannot be written.
     """
     try:
-        files.write_atomically(path, content, sync=sync)
+        files.write_atomically(path, content, sync=sync, over=over, keep=keep)
         files.remove_leftovers(path)
     except OSError as error:
         raise StoreError(_unwritable(path, error)) from error

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch.utils.serialization import config
 
-from ...errors import StoreError
 from ..store.comparison import write_atomically
 
 _CHECK_BYTES = 4
@@ -31,7 +30,7 @@ def state_paths(path: Path) -> tuple[Path, Path, Path]:
 def save_checkpoint(path: Path, state: dict[str, Any], *, sync: bool = True, keep: bool = False) -> None:
     """Write the CRC-32 of what follows, then tensors and plain values as torch saves them; atomically.
 
-    The state that was there is kept as the one before. A process killed in between leaves that one alone.
+    The state that was there is kept as the one before; a process that is killed leaves one of the two, or both.
 
     Args:
         path: The file of the newest state; see `state_paths`.
@@ -48,14 +47,10 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, sync: bool = True, kee
     content = buffer.getbuffer()
     content[:_CHECK_BYTES] = _check(content[_CHECK_BYTES:])
     _, before, synced = state_paths(path)
-    try:
-        if path.is_file():
-            # A rename over another file makes ext4 write this one at once, in twice the time of all else.
-            before.unlink(missing_ok=True)
-            path.replace(synced if keep else before)
-    except OSError as error:
-        raise StoreError(f"cannot rename {path}: {error.strerror or error}; choose another --out folder") from error
-    write_atomically(path, content, sync=sync)
+    # A rename over another file makes ext4 write this one at once, in twice the time of all else: none is there, as the
+    # state before is written over, and the newest takes its name.
+    over = before if path.is_file() else None  # Else it is the only state.
+    write_atomically(path, content, sync=sync, over=over, keep=synced if keep else before)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
