@@ -60,6 +60,17 @@ def test_help_names_no_default_that_is_none(words: list[str], capsys: pytest.Cap
     assert "(default: False)" not in shown
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_help_fits_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for words in ([], ["compare"], ["report"], ["certify"], ["data"], ["c"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        shown = capsys.readouterr().out
+        assert shown.startswith("usage: gem-act")
+        assert [line for line in shown.splitlines() if len(line) > width] == []
+
+
 def test_help_has_a_line_for_each_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["compare", "--help"])

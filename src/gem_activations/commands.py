@@ -3,7 +3,9 @@
 Frameworks are imported when a command runs, so that help and errors come at once.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import sys
 import typing
@@ -17,7 +19,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positio
 
 from . import catalog
 from .bench.command import BenchRequest
-from .console import make_console, print_json, print_lines, print_report
+from .console import make_console, print_help, print_json, print_lines, print_report
 from .edge.command import HeaderRequest, write_header
 from .errors import SettingError
 from .grammar import format_call, quote, suggest
@@ -469,11 +471,20 @@ def run_command(words: list[str]) -> int:
     description = "Smooth activation functions made of rational arithmetic, and a lab that compares them."
     named = tuple(Annotated[grouped(kind), subcommand(name)] for name, kind in commands.items())
     union: Any = typing.Union[named]  # noqa: UP007 -- a union of annotated types is tyro's way to name subcommands
-    command: Any = tyro.cli(
-        union,
-        prog="gem-act",
-        description=f"{description} `gem-act --version` prints the version.",
-        args=words,
-        config=(DisallowNone, OmitArgPrefixes),
-    )
+    # tyro wraps neither the usage nor the description of a command: what it prints is wrapped here.
+    printed = io.TextIOWrapper(io.BytesIO(), sys.stdout.encoding, write_through=True)
+    printed.isatty = sys.stdout.isatty
+    asks_for_help = not {"-h", "--help"}.isdisjoint(words)
+    try:
+        with contextlib.redirect_stdout(printed) if asks_for_help else contextlib.nullcontext():
+            command: Any = tyro.cli(
+                union,
+                prog="gem-act",
+                description=f"{description} `gem-act --version` prints the version.",
+                args=words,
+                config=(DisallowNone, OmitArgPrefixes),
+            )
+    finally:
+        printed.seek(0)
+        print_help(printed.read())
     return ungrouped(command, commands[words[0]]).run() or 0
