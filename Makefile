@@ -9,7 +9,7 @@ READY := $(VENV)/.installed
 # torchvision's build for CUDA does not load beside torch's for the CPU: this folder keeps it from all but timm's tests.
 TIMM := build/timm
 
-.PHONY: help demo test check bench properties docs dist sanitize install lock clean
+.PHONY: help demo test check lint types pages bench properties docs dist sanitize install lock clean
 
 help:
 	@echo "make demo   install PyTorch and the lab, then compare eight activations on handwritten digits"
@@ -49,13 +49,19 @@ demo: $(LAB)
 test: $(READY) $(TIMM)/.installed
 	GEM_ACTIVATIONS_TIMM=$(CURDIR)/$(TIMM) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-check: $(READY)
+# In parts, which `make -j2 check` runs side by side.
+check: lint types pages docs
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+types: $(READY)
+	$(BIN)/basedpyright
+
+pages: $(READY)
 	$(BIN)/python -m gem_activations.analysis.pages docs/properties --check
-	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 
 bench: $(READY)
 	$(BIN)/gem-act bench --short
