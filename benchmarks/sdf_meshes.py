@@ -58,8 +58,8 @@ def is_inside(points: Tensor, triangles: Tensor) -> Tensor:
     return inside
 
 
-def make_shape(triangles: Tensor) -> Any:
-    """Return the signed distance to a surface and a sampler of it, as examples/sdf.py has them."""
+def sample_triangles(triangles: Tensor) -> Any:
+    """Return a sampler of so many points of a surface, evenly, and their normals."""
     normal = torch.linalg.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     area, normal = normal.norm(dim=1), torch.nn.functional.normalize(normal)
 
@@ -69,6 +69,12 @@ def make_shape(triangles: Tensor) -> Any:
         split = split / split.sum(1, keepdim=True)
         return (split[..., None] * triangles[face]).sum(1), normal[face]
 
+    return sample
+
+
+def make_shape(triangles: Tensor) -> Any:
+    """Return the signed distance to a surface and a sampler of it, as examples/shapes.py has them."""
+    sample = sample_triangles(triangles)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tree = KDTree(sample(DENSE)[0].numpy(), leafsize=100)

@@ -66,6 +66,17 @@ def project(model: nn.Module, x: Tensor) -> Tensor:
     return x.detach()
 
 
+def chamfer_distance(model: nn.Module, distance: Callable[[Tensor], Tensor], on: Tensor, anywhere: Tensor) -> float:
+    """Return the mean of two distances: from the learnt surface to the shape, and from points on the shape to it.
+
+    The former is exact, at points of the learnt surface to which points anywhere go; the latter is along the gradient.
+    """
+    drawn = project(model, anywhere)
+    there = (model(drawn).squeeze(1).abs() < 1e-3) & (drawn.abs().amax(1) < 1)
+    drawn = drawn[there] if there.any() else drawn
+    return float((distance(drawn).abs().mean() + (project(model, on) - on).norm(dim=1).mean()) / 2)
+
+
 def fit(run: Run, shape: str, steps: int, width: int, learning_rate: float) -> tuple[nn.Module, float]:
     """Return the field that is learnt from points and normals of a shape, and the last loss."""
     torch.set_flush_denormal(True)  # Softplus with a large beta makes some, and they slow a processor down.
@@ -90,19 +101,12 @@ def fit(run: Run, shape: str, steps: int, width: int, learning_rate: float) -> t
 def train(
     run: Run, shape: str = "circles", steps: int = 600, width: int = 128, learning_rate: float = 3e-3
 ) -> dict[str, float]:
-    """Learn one field; return its errors: of the distance everywhere, of place and normal on the surface.
-
-    The Chamfer distance is the mean of two: from points of the learnt surface to the shape, which is exact, and from
-    points of the shape to the learnt surface along its gradient.
-    """
+    """Learn one field; return its errors: of the distance everywhere, of place and normal on the surface."""
     model, loss = fit(run, shape, steps, width, learning_rate)
     distance, sample = SHAPES[shape]()
     on, normal = sample(4096)
     anywhere = torch.rand(20_000, on.shape[1], generator=torch.Generator().manual_seed(1)) * 2 - 1
-    drawn = project(model, anywhere)
-    there = (model(drawn).squeeze(1).abs() < 1e-3) & (drawn.abs().amax(1) < 1)
-    drawn = drawn[there] if there.any() else drawn
-    chamfer = (distance(drawn).abs().mean() + (project(model, on) - on).norm(dim=1).mean()) / 2
+    chamfer = chamfer_distance(model, distance, on, anywhere)
     value = model(on.requires_grad_()).squeeze(1)
     (slope,) = torch.autograd.grad(value.sum(), on)
     cosine = (normalize(slope) * normal).sum(1).clamp(-1, 1)
@@ -111,6 +115,6 @@ def train(
             "distance_error": float((model(anywhere).squeeze(1) - distance(anywhere)).abs().mean()),
             "surface_error": float((value.abs() / slope.norm(dim=1).clamp(min=1e-6)).mean()),
             "normal_error_degrees": float(cosine.arccos().rad2deg().mean()),
-            "chamfer": float(chamfer),
+            "chamfer": chamfer,
             "loss": loss,
         }

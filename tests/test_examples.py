@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from scipy.spatial import KDTree
+from skimage.measure import marching_cubes
 
 from gem_activations.lab.store.records import CORE
 from gem_activations.torch import EGEM, calibrate_, make_activation
@@ -126,6 +128,28 @@ def test_points_are_drawn_to_the_surface():
     drawn = load("sdf").project(lambda x: 2 * distance(x)[:, None], points + 0.05 * normals)
     assert distance(drawn).abs().max() < 1e-5
     assert (drawn - points).norm(dim=1).median() < 1e-5
+
+
+def test_chamfer_distance_is_that_of_the_surface_which_marching_cubes_extract(monkeypatch):
+    """Points of the extracted triangles, dense beside the distances, and their nearest neighbours on the shape."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    distance, sample = load("shapes").SHAPES["torus"]()
+    torch.manual_seed(0)
+    on = sample(4096)[0]
+
+    def learnt(x):
+        return (distance(x) + 0.04 * torch.sin(6 * x[:, 0]))[:, None]
+
+    line = torch.linspace(-1, 1, 65)
+    values = learnt(torch.cartesian_prod(line, line, line)).reshape(65, 65, 65).numpy()
+    corners, faces, _, _ = marching_cubes(values, 0.0, spacing=(1 / 32,) * 3)
+    extracted = importlib.import_module("sdf_meshes").sample_triangles(torch.tensor(corners[faces].copy()) - 1)(50_000)[
+        0
+    ]
+    there = KDTree(extracted.numpy()).query(on.numpy())[0].mean()
+    back = distance(extracted).abs().mean()
+    found = load("sdf").chamfer_distance(learnt, distance, on, torch.rand(20_000, 3) * 2 - 1)
+    assert found == pytest.approx(float(there + back) / 2, rel=0.05)
 
 
 def test_level_lines_are_drawn(tmp_path):
