@@ -152,6 +152,24 @@ def test_chamfer_distance_is_that_of_the_surface_which_marching_cubes_extract(mo
     assert found == pytest.approx(float(there + back) / 2, rel=0.05)
 
 
+def test_a_step_of_the_field_keeps_what_its_page_says():
+    kept = {"softplus(beta=1000)": 8.0, "egem(n=1, eps=9e-06)": 6.0, "relu": 4.0, "silu": 16.0}
+    for name, expected in kept.items():
+        model, sizes = load("sdf").make_field(lambda name=name: make_activation(name), 3, 128), {}
+        weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        x, alive = torch.rand(1024, 3).requires_grad_(), []
+
+        def keep(tensor, sizes=sizes, alive=alive):
+            alive.append(tensor)  # So that no other storage takes its address.
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+            (slope.norm(dim=1) - 1).square().mean()
+        assert sum(sizes[key] for key in sizes.keys() - weights) / 2**20 == pytest.approx(expected, abs=0.1)
+
+
 def test_level_lines_are_drawn(tmp_path):
     load("sdf_picture").main(str(tmp_path / "levels.png"), steps=2)
     assert (tmp_path / "levels.png").stat().st_size > 10_000
