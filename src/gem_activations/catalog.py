@@ -196,6 +196,7 @@ ALIASES = {
     "hswish": "hardswish",
     "hsigmoid": "hardsigmoid",
     "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
     "squared_relu": "relu2",
 }
 """Other names in common use, and what they are called here."""

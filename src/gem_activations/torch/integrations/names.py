@@ -1,5 +1,6 @@
 """Tables of activations that know every string of the catalog beside their own names."""
 
+import difflib
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
@@ -55,7 +56,8 @@ class CatalogNames(dict[str, Any]):
     def __missing__(self, name: Any) -> Callable[..., nn.Module]:
         """Return the factory of an activation of the catalog. Raises: KeyError: it names none; GemError: parameters."""
         if not _is_ours(name):
-            raise KeyError(name)
+            near = difflib.get_close_matches(str(name), {*self, *catalog.ENTRIES}, n=3)
+            raise KeyError(f"{name}; did you mean {' or '.join(near)}?" if near else name)
         return act_layer(name)
 
     def get(self, name: Any, default: Any = None) -> Any:
