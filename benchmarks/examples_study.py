@@ -116,7 +116,14 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         10,
     ),
     "robust": (everyday(["softplus(beta=10)"], [1e-3, 2e-3, 5e-3]), "attacked_error", "relu", [HELD], [{}], 10),
-    "diffusion": (everyday(["mish"], [1e-3, 2e-3, 5e-3]), "denoising_loss", "silu", [HELD], [{}], 5),
+    "diffusion": (
+        everyday(["mish", "Calibrated"], [1e-3, 2e-3, 5e-3, 1e-2, 2e-2]),
+        "denoising_loss",
+        "silu",
+        [HELD],
+        [{}],
+        5,
+    ),
     "llm": (everyday(["Calibrated"], [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]), "bits", "silu", [HELD], [{}], 5),
 }
 TUNING_SEED = 100
