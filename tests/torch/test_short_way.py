@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gem_activations import GemSpec
 from gem_activations.kernels.cpu import OPERATIONS, spec_handle
-from gem_activations.torch import gem, segem
+from gem_activations.torch import autograd, functional, gem, segem
 from gem_activations.torch.backends import ATTACHED, IN_PLACE, PLAINLY, UNSEEN, load_cpu
 
 from .known_warnings import tracing
@@ -22,7 +22,7 @@ def kernels():
     kernels = load_cpu()
     if kernels is None:
         pytest.skip("the C kernels are not built")
-    if kernels.compute.__name__ != "compute":
+    if kernels.module is None:
         pytest.skip("the C kernels were built without Python's headers, or for a Python without a stable ABI")
     return kernels
 
@@ -57,6 +57,10 @@ def test_all_is_right_without_the_short_way(kernels, monkeypatch):
 
     want = everything()
     monkeypatch.setattr(kernels, "compute", lambda *_: None)
+    monkeypatch.setattr(functional, "short_way", lambda: None)
+    for node in (autograd.DirectActivation, autograd.DirectGradient):
+        monkeypatch.delattr(node, "forward")
+        monkeypatch.delattr(node._backward_cls, "apply")
     for got, expected in zip(everything(), want, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
@@ -125,6 +129,63 @@ def test_no_reference_is_kept(kernels):
             compute(kernels, how, *[x] * count, name=name)
     compute(kernels, UNSEEN, x, x.double(), name="backward")
     assert sys.getrefcount(x) == before
+
+
+@pytest.mark.parametrize("save", ["input", "output"])
+@pytest.mark.usefixtures("kernels")
+def test_nodes_let_go_of_what_they_keep(save):
+    import gc
+    import sys
+    import weakref
+
+    held = []
+    grad = torch.ones(3)
+    before = sys.getrefcount(grad), sys.getrefcount(None)
+    gc.disable()  # No cycle is left to it.
+    try:
+        for _ in range(50):
+            x = torch.ones(3, requires_grad=True)
+            y = segem(x, save=save)
+            (slope,) = torch.autograd.grad(y, x, grad, create_graph=True)
+            (second,) = torch.autograd.grad(slope.sum(), x)
+            held += [weakref.ref(tensor) for tensor in (x, y, slope, second)]
+            del x, y, slope, second
+    finally:
+        gc.enable()
+    assert not any(ref() is not None for ref in held)
+    assert sys.getrefcount(grad) == before[0]
+    assert abs(sys.getrefcount(None) - before[1]) < 20
+
+
+@pytest.mark.parametrize("save", ["input", "output"])
+@pytest.mark.usefixtures("kernels")
+def test_a_node_asks_once_for_what_was_kept(save):
+    asked = []
+
+    def unpack(tensor):
+        asked.append(1)
+        return tensor.double()  # Which the kernel declines.
+
+    x = torch.tensor([-1.0, 0.5, 2.0], requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+        y = segem(x, save=save)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert len(asked) == 1
+    torch.testing.assert_close(grad, torch.autograd.grad(segem(x).sum(), x)[0])
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_graph_is_used_once():
+    x = torch.ones(3, requires_grad=True)
+    y = gem(x)
+    y.sum().backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        y.sum().backward()
+    y = gem(x, save="output")
+    with torch.no_grad():
+        y.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 @tracing

@@ -17,20 +17,19 @@ In forward mode g d1 has a tangent, of the tangents a of g and b of k, in one pa
 dimension more, and a level that differentiates backwards has its own nodes.
 """
 
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from ..kernels.cpu import OPERATIONS, spec_handle
+from ..kernels.cpu import DTYPES, spec_handle
 from ..spec import GemSpec
 from . import formula
-from .backends import PLAIN, UNSEEN, Backend, Cpu
+from .backends import PLAIN, Backend, Cpu, load_cpu
 from .dispatch import is_traced
 
-is_dynamo_compiling = torch.compiler.is_dynamo_compiling
-_BACKWARD = OPERATIONS["backward"].code, OPERATIONS["backward_from_output"].code
 _creation_meta: Any = torch._C._autograd._get_creation_meta  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _ORDINARY_VIEW: Any = torch._C._autograd.CreationMeta.DEFAULT  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
@@ -64,7 +63,10 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, from_output: bool,
         return x.copy_(apply_eagerly(x.clone(), spec, backend, from_output, False))
     if wrapped:
         return _apply(Activation, x, Settings(spec, backend))
-    return apply_directly(x, (spec, backend, from_output, inplace), ())
+    with torch.no_grad():
+        y = backend.forward(x, spec, inplace)
+    address = spec_handle(spec).address if type(backend) is Cpu else 0
+    return _apply_directly(x, (Settings(spec, backend, from_output, address), (y if from_output else x,), y))
 
 
 def apply_gated_eagerly(x: Tensor, gate: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
@@ -80,13 +82,13 @@ def _may_be_overwritten(x: Tensor) -> bool:
     return not any(t.is_leaf and t.requires_grad for t in (x, base)) and _creation_meta(x) == _ORDINARY_VIEW
 
 
-class Settings:
-    """What the functions need besides tensors."""
+class Settings(NamedTuple):
+    """What the functions need besides tensors; source/module.c reads it too."""
 
-    __slots__ = ("backend", "from_output", "spec")
-
-    def __init__(self, spec: GemSpec, backend: Backend, from_output: bool = False) -> None:
-        self.spec, self.backend, self.from_output = spec, backend, from_output
+    spec: GemSpec
+    backend: Backend
+    from_output: bool = False
+    address: int = 0  # of the spec, if the C library is the backend
 
     def backend_for(self, kept: Tensor) -> Backend:
         """Return the plain formula for a tensor that has become traced since the forward pass, else the backend."""
@@ -232,36 +234,84 @@ class Activation(_Elementwise):
         return _gradient(tangents[0], inputs[0], settings)
 
 
-class DirectActivation(Function):
-    """f(x) if nothing but autograd looks, in as few calls as can be; the settings come in a tuple."""
+class _Direct(Function):
+    """A node of a result that is there already, if nothing but autograd looks; `short_way` lets C do what is done here.
+
+    Its inputs are tensors, and in a tuple, so that they are none: settings, the tensors to keep, and the result, which
+    is the first input if that was overwritten.
+    """
+
+    further: Any
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, settings: tuple[Any, ...], computed: tuple[Tensor, ...]) -> Tensor:
-        """Return f(x), which may be there already, in a tuple, so that it is no input; keep it or x."""
-        spec, backend, from_output, inplace = settings
-        y = computed[0] if computed else backend.forward(x, spec, inplace)
-        if inplace:
-            ctx.mark_dirty(y)
-        ctx.settings = settings
-        ctx.save_for_backward(y if from_output else x)
-        return y
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        ctx.settings, kept, result = arguments[-1]
+        ctx.save_for_backward(*kept)
+        if result is arguments[0]:
+            ctx.mark_dirty(result)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        return ctx._forward_cls.further(ctx.settings, ctx.saved_tensors, *grads)
+
+
+class DirectActivation(_Direct):
+    """f(x), keeping x or f(x)."""
+
+    @staticmethod
+    def further(settings: Settings, saved: Any, grad: Tensor) -> Any:
         """Return grad d1."""
-        (kept,) = ctx.saved_tensors
-        spec, backend, from_output, _ = ctx.settings
-        if type(backend) is Cpu and not is_dynamo_compiling() and forward_ad._current_level < 0:
-            result = backend.compute(
-                _BACKWARD[from_output], (spec.handle or spec_handle(spec)).address, UNSEEN, grads[0], kept
-            )
-            if result is not None:
-                return result, None, None
-        return _gradient(grads[0], kept, Settings(spec, backend, from_output)), None, None
+        return _gradient(grad, saved[0], settings), None
 
 
-_bare: Any = super(Function, DirectActivation)
-apply_directly = _bare.apply  # As `_apply` calls it, without asking for transforms.
+class DirectGradient(_Direct):
+    """grad d1, keeping grad and what was kept."""
+
+    @staticmethod
+    def further(settings: Settings, saved: Any, grad_grad: Tensor) -> Any:
+        """Return gg d1 and gg grad d2."""
+        grad, kept = saved
+        return *_curvature(grad_grad, grad, kept, settings), None
+
+
+def _bare_apply(function: Any) -> Any:
+    """Return the `apply` of Function's base: its own asks for transforms and takes long."""
+    return super(Function, function).apply  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_apply_directly = _bare_apply(DirectActivation)
+
+
+@cache
+def short_way() -> Any:
+    """Return `activate` of source/module.c, or None if it is not there.
+
+    It takes a tensor and one of the `choices`, and returns f(x) of nodes that are differentiated without a Python
+    function of ours; what is out of the ordinary it declines, by None.
+    """
+    kernels = load_cpu()
+    if kernels is None or kernels.module is None:
+        return None
+    base: Any = torch._C._FunctionBase  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    differentiate = kernels.module.bind_nodes(base, _apply_directly, _bare_apply(DirectGradient))
+    for node in (DirectActivation, DirectGradient):
+        node.forward = kernels.module.forward
+        node._backward_cls.apply = differentiate
+    return kernels.module.activate
+
+
+def choices(spec: GemSpec) -> dict[str, tuple[Settings, ...]]:
+    """Return the settings for each way to save and each dtype, in the order of the C library, and keep them."""
+    kernels, handle = load_cpu(), spec_handle(spec)
+    assert kernels is not None
+    enough = [kernels.output_is_enough(spec, getattr(torch, name)) for name in DTYPES]
+    from_output = {"auto": enough, "input": [False] * len(enough), "output": [True] * len(enough)}
+    handle.choices = {
+        save: tuple(Settings(spec, kernels, each, handle.address) for each in wanted)
+        for save, wanted in from_output.items()
+    }
+    return handle.choices
 
 
 def _gradient(grad: Tensor, kept: Tensor, settings: Settings) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import has_torch_function_unary  # pyright: ignore[reportUnknownVariableType] -- torch types it loosely
 
 from ..errors import MissingDependencyError
@@ -21,7 +22,7 @@ _BACKWARD, _SECOND, _THIRD = (
 )
 PLAINLY, IN_PLACE, UNSEEN, ATTACHED = range(4)
 """How `Cpu.compute` takes a call: as it is; into its input; declined if something has to see it, be it autograd or an
-override, a transform or a tracer; or with a tuple as the result if the caller has to tell autograd."""
+override, a transform, a tangent or a tracer; or with a tuple as the result if the caller has to tell autograd."""
 RECORDERS: Any = (
     torch._C._are_functorch_transforms_active,  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     torch._C._len_torch_dispatch_stack,  # pyright: ignore[reportPrivateUsage]
@@ -147,7 +148,7 @@ class Cpu:
     def __init__(self, library: cpu.Library) -> None:
         self._library = library
         self._has_table_lookup = library.isa == "avx512"
-        self.compute = library.bind(
+        self.module = library.bind(
             Tensor,
             torch.nn.Parameter,
             getattr(Tensor, "__dlpack_c_exchange_api__", None),
@@ -157,8 +158,10 @@ class Cpu:
             Tensor.is_neg,
             _is_copy_on_write,
             has_torch_function_unary,
+            forward_ad,
             RECORDERS,
         )
+        self.compute: Any = self.module.compute if self.module else lambda *_: None
 
     def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
         """Return whether it is, as measured (benchmarks/results/cpu_save.jsonl): see Backend.

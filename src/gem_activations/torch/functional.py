@@ -6,7 +6,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import (
     handle_torch_function,
     has_torch_function_unary,  # pyright: ignore[reportUnknownVariableType] -- torch types it loosely
@@ -14,11 +13,10 @@ from torch.overrides import (
 )
 
 from ..errors import TensorError
-from ..kernels.cpu import OPERATIONS, spec_handle
 from ..spec import GemSpec
 from . import compiled, formula
-from .autograd import apply_directly, apply_eagerly, apply_gated_eagerly
-from .backends import ATTACHED, PLAIN, load_cpu
+from .autograd import apply_eagerly, apply_gated_eagerly, choices, short_way
+from .backends import PLAIN
 from .dispatch import (
     BackendName,
     check_name,
@@ -30,8 +28,6 @@ from .dispatch import (
 
 Save = Literal["auto", "input", "output"]
 _SAVES = get_args(Save)
-_FORWARD = OPERATIONS["forward"].code
-_forward_ad: Any = forward_ad  # PyTorch types it loosely.
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -165,15 +161,13 @@ def activate(
 
 def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendName) -> Tensor:
     """Do what `activate` says."""
-    kernels = load_cpu() if backend == "auto" and not (inplace or is_dynamo_compiling()) else None
-    if kernels is not None and save in _SAVES and _forward_ad._current_level < 0:
+    activate_shortly = short_way() if backend == "auto" and not (inplace or is_dynamo_compiling()) else None
+    if activate_shortly is not None and save in _SAVES:
         # The usual call on a small tensor takes less time than all the questions that are asked below.
-        y: Any = kernels.compute(_FORWARD, (spec.handle or spec_handle(spec)).address, ATTACHED, x)
-        if type(y) is Tensor:
-            return y
+        handle = spec.handle
+        y = activate_shortly(x, ((handle and handle.choices) or choices(spec))[save])
         if y is not None:
-            from_output = kernels.output_is_enough(spec, x.dtype) if save == "auto" else save == "output"
-            return apply_directly(x, (spec, kernels, from_output, False), y)
+            return y
     check_options(save, inplace, backend)
     if not torch.compiler.is_compiling():
         if has_torch_function_unary(x):

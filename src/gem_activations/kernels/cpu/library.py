@@ -4,7 +4,6 @@ import ctypes
 import importlib.util
 import math
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +51,7 @@ class SpecHandle(ctypes.Structure):
     """A GemSpec as the library reads it (gem_spec of source/gem.h), and its address; made by `spec_handle`."""
 
     address: int
+    choices: Any = None  # of a framework
 
     _fields_ = (
         ("n", ctypes.c_int64),
@@ -124,21 +124,22 @@ class Library:
         self._run.restype = ctypes.c_int
         self.path = path
 
-    def bind(self, *framework: Any) -> Callable[..., Any]:
-        """Return `compute` of source/module.c, which takes tensors; what always declines, by None, if it is not there.
+    def bind(self, *framework: Any) -> Any:
+        """Return the module of source/module.c, whose functions take tensors, or None if it is not there.
 
         Args:
             framework: The types of its tensors and parameters; their DLPack exchange API; functions: an uninitialised
                 tensor like another, the number of threads, whether gradients are recorded, whether a tensor is stored
-                negated, copied on writing, overridden; a tuple of functions that tell whether something records calls.
+                negated, copied on writing, overridden; the module that counts levels of forward-mode differentiation;
+                a tuple of functions that tell whether something records calls.
         """
         try:
             found = importlib.util.spec_from_file_location("gem_kernels", self.path)
             module: Any = importlib.util.module_from_spec(found)  # pyright: ignore[reportArgumentType] -- refused in __init__
             module.bind(*framework)
-        except (ImportError, ValueError):
-            return lambda *_: None
-        return module.compute
+        except (ImportError, ValueError, TypeError):  # TypeError: of a library that was built for another version.
+            return None
+        return module
 
     def call(self, operation: Operation, spec: GemSpec, dtype: int, count: int, threads: int, *arrays: int) -> None:
         """Run an operation on `count` elements.

@@ -46,24 +46,30 @@ enum { RELEASE = 4096 };
  * it autograd or an override, a transform or a tracer; or with autograd told by the caller, if the result is a tuple. */
 enum { PLAINLY, IN_PLACE, UNSEEN, ATTACHED };
 
-/* Of the framework, for the whole process: `bind` sets them. */
+/* Of the framework, for the whole process: `bind` and `bind_nodes` set them. */
 static const dl_exchange *exchange;
 static PyTypeObject *tensor_type, *parameter_type;
 static PyObject *empty_like, *thread_count, *grad_mode, *is_negated, *is_copy_on_write, *is_overridden, *recorders;
-static PyObject *requires_grad;
+static PyObject *forward_ad, *apply_activation, *apply_gradient;
+static PyObject *requires_grad, *current_level, *settings_name, *saved_tensors, *to_save, *dirty_tensors;
 
 static PyObject *bind(PyObject *module, PyObject *arguments)
 {
     PyObject *capsule;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOOOOO!", &tensor_type, &parameter_type, &capsule, &empty_like,
-                          &thread_count, &grad_mode, &is_negated, &is_copy_on_write, &is_overridden, &PyTuple_Type,
-                          &recorders))
+    if (!PyArg_ParseTuple(arguments, "OOOOOOOOOOO!", &tensor_type, &parameter_type, &capsule, &empty_like,
+                          &thread_count, &grad_mode, &is_negated, &is_copy_on_write, &is_overridden, &forward_ad,
+                          &PyTuple_Type, &recorders))
         return NULL;
     Py_INCREF(arguments); /* for ever, and with it all that was given */
     requires_grad = PyUnicode_InternFromString("requires_grad");
+    current_level = PyUnicode_InternFromString("_current_level");
+    settings_name = PyUnicode_InternFromString("settings");
+    saved_tensors = PyUnicode_InternFromString("saved_tensors");
+    to_save = PyUnicode_InternFromString("to_save");
+    dirty_tensors = PyUnicode_InternFromString("dirty_tensors");
     exchange = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
-    if (exchange == NULL || requires_grad == NULL) return NULL;
+    if (exchange == NULL || PyErr_Occurred()) return NULL;
     if (exchange->major != DL_MAJOR || exchange->describe == NULL) {
         exchange = NULL;
         PyErr_SetString(PyExc_ImportError, "the exchange API of DLPack has another version");
@@ -87,6 +93,10 @@ static int asked(PyObject *question, PyObject *tensor)
 
 static int is_recorded(void)
 {
+    PyObject *level = PyObject_GetAttr(forward_ad, current_level); /* of tensors with tangents */
+    const int has_tangents = level == NULL || PyLong_AsLong(level) >= 0;
+    Py_XDECREF(level);
+    if (has_tangents) return 1;
     for (Py_ssize_t k = 0; k < PyTuple_Size(recorders); k++)
         if (!says_no(PyObject_CallNoArgs(PyTuple_GetItem(recorders, k)))) return 1;
     return 0;
@@ -146,100 +156,227 @@ static int describe_scales(PyObject *object, const dl_tensor *x, gem_scales *sca
     return scales->dtype == GEM_FLOAT32 || scales->dtype == GEM_FLOAT64;
 }
 
-/* compute(operation, address of the spec, how, *inputs, log_scale if the operation has scales): the output or a tuple
- * of them, or None if it is declined. */
-static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
+/* What `evaluate` is asked, and what it finds. */
+typedef struct {
+    gem_call call; /* the operation and the spec are given */
+    long how;
+    int attach; /* autograd has to be told */
+} request;
+
+/* Return the output or a tuple of them, or NULL if it is declined: whatever is wrong, the long way says so. `given`
+ * are the inputs, and log_scale if the operation has scales. */
+static PyObject *evaluate(request *request, PyObject *const *given)
 {
-    enum { FIRST = 3 };
+    gem_call *call = &request->call;
     PyObject *made[GEM_MAX_ARRAYS] = {NULL}, *result = NULL;
     dl_tensor tensors[GEM_MAX_ARRAYS], output;
-    gem_call call = {.threads = 1};
     gem_scales scales;
-    int outputs = 0, attach = 0;
-    (void)module;
-    if (given < FIRST || exchange == NULL) goto refuse;
-    call.operation = PyLong_AsLongLong(arguments[0]);
-    call.spec = PyLong_AsVoidPtr(arguments[1]);
-    const long how = PyLong_AsLong(arguments[2]);
-    if (PyErr_Occurred()) return NULL;
-    if (call.operation < 0 || call.operation >= GEM_OPERATIONS) goto refuse;
-    outputs = gem_outputs[call.operation];
-    const int inputs = gem_inputs[call.operation];
-    const int scaled = call.operation >= GEM_FORWARD_SCALED;
-    if (given != FIRST + inputs + scaled || (how == IN_PLACE && outputs != 1)) goto refuse;
+    const long how = request->how;
+    const int inputs = gem_inputs[call->operation];
+    int outputs = gem_outputs[call->operation];
     if (how >= UNSEEN && is_recorded()) goto decline;
     for (int k = 0; k < inputs; k++) {
-        PyObject *input = arguments[FIRST + k];
+        PyObject *input = given[k];
         if (how < UNSEEN ? !PyType_IsSubtype(Py_TYPE(input), tensor_type)
-                         : Py_TYPE(input) != tensor_type || asked(is_overridden, input))
+                         : Py_TYPE(input) != tensor_type || (k == 0 && asked(is_overridden, input)))
             goto decline;
         if (how >= UNSEEN && has_gradient(input)) {
             if (how == UNSEEN) goto decline;
-            attach = 1;
+            request->attach = 1;
         }
         /* Asked before the address, which copies what was shared until one of its owners writes. */
         if ((how != IN_PLACE && asked(is_copy_on_write, input)) || asked(is_negated, input)) goto decline;
-        call.count = describe(input, &tensors[k]);
-        if (call.count < 0 || !alike(&tensors[k], &tensors[0])) goto decline;
-        call.arrays[outputs + k] = tensors[k].data;
+        call->count = describe(input, &tensors[k]);
+        if (call->count < 0 || !alike(&tensors[k], &tensors[0])) goto decline;
+        call->arrays[outputs + k] = tensors[k].data;
     }
-    if (call.count >= GEM_GRAIN) {
+    call->threads = 1;
+    if (call->count >= GEM_GRAIN) {
         PyObject *threads = PyObject_CallNoArgs(thread_count);
-        call.threads = threads == NULL ? 1 : PyLong_AsLongLong(threads);
+        call->threads = threads == NULL ? 1 : PyLong_AsLongLong(threads);
         Py_XDECREF(threads);
     }
-    call.dtype = dtype_of(&tensors[0]);
-    if (call.dtype < 0) goto decline;
-    if (scaled) {
-        PyObject *log_scale = arguments[FIRST + inputs];
+    call->dtype = dtype_of(&tensors[0]);
+    if (call->dtype < 0) goto decline;
+    if (call->operation >= GEM_FORWARD_SCALED) {
+        PyObject *log_scale = given[inputs];
         if (!describe_scales(log_scale, &tensors[0], &scales)) goto decline;
         if (how >= UNSEEN && has_gradient(log_scale)) {
             if (how == UNSEEN) goto decline;
-            attach = 1;
+            request->attach = 1;
         }
-        call.arrays[outputs + inputs] = &scales;
-        if (call.operation == GEM_BACKWARD_SCALED) {
+        call->arrays[outputs + inputs] = &scales;
+        if (call->operation == GEM_BACKWARD_SCALED) {
             made[outputs] = PyObject_CallFunctionObjArgs(empty_like, log_scale, NULL);
             if (made[outputs] == NULL || describe(made[outputs], &output) != scales.channels) goto decline;
             scales.gradient = output.data;
         }
     }
     for (int k = 0; k < outputs; k++) {
-        PyObject *input = arguments[FIRST + inputs - 1];
+        PyObject *input = given[inputs - 1];
         made[k] = how == IN_PLACE ? Py_NewRef(input) : PyObject_CallFunctionObjArgs(empty_like, input, NULL);
         if (made[k] == NULL) goto decline;
-        if (describe(made[k], &output) != call.count || !alike(&output, &tensors[0])) goto decline;
-        call.arrays[k] = output.data;
+        if (describe(made[k], &output) != call->count || !alike(&output, &tensors[0])) goto decline;
+        call->arrays[k] = output.data;
     }
     int code;
-    if (call.count < RELEASE) {
-        code = gem_run(&call);
+    if (call->count < RELEASE) {
+        code = gem_run(call);
     } else {
         Py_BEGIN_ALLOW_THREADS
-        code = gem_run(&call);
+        code = gem_run(call);
         Py_END_ALLOW_THREADS
     }
     if (code != GEM_OK) goto decline;
-    if (call.operation == GEM_BACKWARD_SCALED) outputs++;
-    if (outputs == 1 && !attach) return made[0];
+    if (call->operation == GEM_BACKWARD_SCALED) outputs++;
+    if (outputs == 1) return made[0];
     result = PyTuple_New(outputs);
     for (int k = 0; k < outputs && result != NULL; k++) PyTuple_SetItem(result, k, Py_NewRef(made[k]));
-    for (int k = 0; k < outputs; k++) Py_DECREF(made[k]);
-    return result;
 
-decline: /* Whatever was wrong, the long way says so. */
+decline:
     for (int k = 0; k < GEM_MAX_ARRAYS; k++) Py_XDECREF(made[k]);
     PyErr_Clear();
-    Py_RETURN_NONE;
+    return result;
+}
 
-refuse:
-    PyErr_SetString(PyExc_TypeError, "compute: expected an operation, a spec, how, and the operation's inputs");
-    return NULL;
+/* compute(operation, address of the spec, how, *inputs, log_scale if the operation has scales): the output or a tuple
+ * of them, or None if it is declined. */
+static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
+{
+    enum { FIRST = 3 };
+    request request = {.attach = 0};
+    int fits = 0;
+    (void)module;
+    if (given >= FIRST && exchange != NULL) {
+        const long long operation = PyLong_AsLongLong(arguments[0]);
+        request.call.spec = PyLong_AsVoidPtr(arguments[1]);
+        request.how = PyLong_AsLong(arguments[2]);
+        if (PyErr_Occurred()) return NULL;
+        fits = operation >= 0 && operation < GEM_OPERATIONS && (request.how != IN_PLACE || gem_outputs[operation] == 1)
+               && given == FIRST + gem_inputs[operation] + (operation >= GEM_FORWARD_SCALED);
+        request.call.operation = operation;
+    }
+    if (!fits) {
+        PyErr_SetString(PyExc_TypeError, "compute: expected an operation, a spec, how, and the operation's inputs");
+        return NULL;
+    }
+    PyObject *result = evaluate(&request, arguments + FIRST);
+    if (result == NULL) Py_RETURN_NONE;
+    return request.attach && !PyTuple_Check(result) ? Py_BuildValue("(N)", result) : result;
+}
+
+/* What a node of autograd needs besides tensors, as torch/autograd.py has it: a tuple. */
+enum { SETTINGS_FROM_OUTPUT = 2, SETTINGS_ADDRESS = 3 };
+
+static int from_output(PyObject *settings) { return PyTuple_GetItem(settings, SETTINGS_FROM_OUTPUT) == Py_True; }
+
+static const gem_spec *spec_of(PyObject *settings)
+{
+    PyObject *address = settings == NULL ? NULL : PyTuple_GetItem(settings, SETTINGS_ADDRESS);
+    return address == NULL ? NULL : PyLong_AsVoidPtr(address);
+}
+
+/* Return the result as autograd is to see it: that of a node with these inputs, which keeps `kept`. All references to
+ * `kept` and `result` are taken. */
+static PyObject *attached(PyObject *apply, PyObject *settings, PyObject *kept, PyObject *result, PyObject *first,
+                          PyObject *second)
+{
+    PyObject *state = kept == NULL ? NULL : PyTuple_Pack(3, settings, kept, result), *seen = NULL;
+    if (state != NULL && second == NULL) seen = PyObject_CallFunctionObjArgs(apply, first, state, NULL);
+    if (state != NULL && second != NULL) seen = PyObject_CallFunctionObjArgs(apply, first, second, state, NULL);
+    Py_XDECREF(state);
+    Py_XDECREF(kept);
+    Py_DECREF(result);
+    return seen;
+}
+
+/* activate(x, settings for each dtype): f(x), differentiable, or None if it is declined. */
+static PyObject *activate(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
+{
+    (void)module;
+    if (given != 2 || apply_activation == NULL) {
+        PyErr_SetString(PyExc_TypeError, "activate: expected a tensor and settings, after bind_nodes");
+        return NULL;
+    }
+    request request = {.call = {.operation = GEM_FORWARD}, .how = ATTACHED};
+    request.call.spec = spec_of(PyTuple_GetItem(arguments[1], GEM_FLOAT32));
+    if (request.call.spec == NULL) return NULL;
+    PyObject *x = arguments[0], *y = evaluate(&request, arguments);
+    if (y == NULL) Py_RETURN_NONE;
+    if (!request.attach) return y;
+    PyObject *settings = PyTuple_GetItem(arguments[1], (Py_ssize_t)request.call.dtype);
+    return attached(apply_activation, settings, PyTuple_Pack(1, from_output(settings) ? y : x), y, x, NULL);
+}
+
+/* The forward pass of a node, whose result is there: forward(ctx, *inputs, (settings, kept tensors, result)). */
+static PyObject *forward(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
+{
+    PyObject *state = given < 3 ? NULL : arguments[given - 1];
+    PyObject *result = state == NULL ? NULL : PyTuple_GetItem(state, 2);
+    (void)module;
+    if (result == NULL || PyObject_SetAttr(arguments[0], settings_name, PyTuple_GetItem(state, 0)) != 0 ||
+        PyObject_SetAttr(arguments[0], to_save, PyTuple_GetItem(state, 1)) != 0)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "forward: expected a node, its inputs and state");
+    if (result == arguments[1]) { /* in place */
+        PyObject *dirty = PyTuple_Pack(1, result);
+        const int failed = dirty == NULL || PyObject_SetAttr(arguments[0], dirty_tensors, dirty) != 0;
+        Py_XDECREF(dirty);
+        if (failed) return NULL;
+    }
+    return Py_NewRef(result);
+}
+
+/* The backward pass of a node that has kept what f was computed from, or a gradient and that; in C if it can be. */
+static PyObject *differentiate(PyObject *node, PyObject *grads)
+{
+    PyObject *settings = PyObject_GetAttr(node, settings_name), *results = NULL;
+    PyObject *saved = settings == NULL ? NULL : PyObject_GetAttr(node, saved_tensors);
+    request request = {.call = {.spec = spec_of(settings)}};
+    if (saved == NULL || PyErr_Occurred()) goto done;
+    const Py_ssize_t kept = PyTuple_Size(saved);
+    PyObject *inputs[3] = {PyTuple_GetItem(grads, 0), PyTuple_GetItem(saved, 0)};
+    if (kept == 2) inputs[2] = PyTuple_GetItem(saved, 1);
+    if (PyErr_Occurred()) goto done;
+    request.how = kept == 2 ? UNSEEN : ATTACHED;
+    request.call.operation = (kept == 2 ? GEM_SECOND : GEM_BACKWARD) + from_output(settings);
+    PyObject *result = request.call.spec == NULL ? NULL : evaluate(&request, inputs); /* or of another backend */
+    if (result == NULL) {
+        PyObject *function = PyObject_GetAttrString(node, "_forward_cls");
+        if (function != NULL) results = PyObject_CallMethod(function, "further", "OOO", settings, saved, inputs[0]);
+        Py_XDECREF(function);
+        goto done;
+    }
+    if (request.attach)
+        result = attached(apply_gradient, settings, PyTuple_Pack(2, inputs[0], inputs[1]), result, inputs[0], inputs[1]);
+    if (result == NULL) goto done;
+    results = kept == 2 ? PyTuple_Pack(3, PyTuple_GetItem(result, 0), PyTuple_GetItem(result, 1), Py_None)
+                        : PyTuple_Pack(2, result, Py_None);
+    Py_DECREF(result);
+
+done:
+    Py_XDECREF(saved);
+    Py_XDECREF(settings);
+    return results;
+}
+
+static PyMethodDef differentiate_method = {"apply", differentiate, METH_VARARGS, NULL};
+
+/* bind_nodes(type of all nodes, apply of the activation's node, apply of its gradient's): `differentiate` as a method. */
+static PyObject *bind_nodes(PyObject *module, PyObject *arguments)
+{
+    PyTypeObject *node;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!OO", &PyType_Type, &node, &apply_activation, &apply_gradient)) return NULL;
+    Py_INCREF(arguments); /* for ever */
+    return PyDescr_NewMethod(node, &differentiate_method);
 }
 
 static PyMethodDef methods[] = {
     {"bind", bind, METH_VARARGS, NULL},
+    {"bind_nodes", bind_nodes, METH_VARARGS, NULL},
     {"compute", (PyCFunction)(void (*)(void))compute, METH_FASTCALL, NULL},
+    {"activate", (PyCFunction)(void (*)(void))activate, METH_FASTCALL, NULL},
+    {"forward", (PyCFunction)(void (*)(void))forward, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 static PyModuleDef_Slot slots[] = {{0, NULL}};
