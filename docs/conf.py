@@ -144,6 +144,7 @@ _SIGN = re.compile(
 )
 _LATEX = [
     (r"\b([fh])\^\((\d|k)\)", r"\1^{[\2]}"),  # A derivative of that order keeps its brackets.
+    (r"(?<=[-+(])inf\b|(?<== )inf\b(?! f)", "∞"),
     (r"\*\*", "^"),
     (r" ?\* ?", " "),
     (r"\^\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)", r"^{\1}"),
