@@ -225,7 +225,7 @@ def test_formulas_in_running_text_are_set_and_words_are_left(monkeypatch: pytest
         (34, "(1 - leak) (2n+1)! / eps", r"(1 - \mathrm{leak} ) (2n+1)! / \varepsilon"),
     ]
     assert find_formulas("sup |f^(3)| is at most a^((p+1)/p)") == [
-        (0, "sup |f^(3)|", r"\sup  \lvert f^{(3)}\rvert"),
+        (0, "sup |f^(3)|", r"\sup  \left| f^{(3)}\right|"),
         (23, "a^((p+1)/p)", "a^{(p+1)/p}"),
     ]
     for words in (
