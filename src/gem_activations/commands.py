@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import shutil
 import sys
 import typing
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positio
 
 from . import catalog
 from .bench.command import BenchRequest
-from .console import make_console, print_help, print_json, print_lines, print_report
+from .console import make_console, print_json, print_lines, print_report
 from .edge.command import HeaderRequest, write_header
 from .errors import SettingError
 from .grammar import format_call, quote, suggest
@@ -471,20 +472,20 @@ def run_command(words: list[str]) -> int:
     description = "Smooth activation functions made of rational arithmetic, and a lab that compares them."
     named = tuple(Annotated[grouped(kind), subcommand(name)] for name, kind in commands.items())
     union: Any = typing.Union[named]  # noqa: UP007 -- a union of annotated types is tyro's way to name subcommands
+    options: Any = {"prog": "gem-act", "args": words, "config": (DisallowNone, OmitArgPrefixes)}
+    options["description"] = f"{description} `gem-act --version` prints the version."
+    if {"-h", "--help"}.isdisjoint(words):
+        return ungrouped(tyro.cli(union, **options), commands[words[0]]).run() or 0
     # tyro wraps neither the usage nor the description of a command: what it prints is wrapped here.
+    from rich.console import Console
+    from rich.text import Text
+
     printed = io.TextIOWrapper(io.BytesIO(), sys.stdout.encoding, write_through=True)
     printed.isatty = sys.stdout.isatty
-    asks_for_help = not {"-h", "--help"}.isdisjoint(words)
     try:
-        with contextlib.redirect_stdout(printed) if asks_for_help else contextlib.nullcontext():
-            command: Any = tyro.cli(
-                union,
-                prog="gem-act",
-                description=f"{description} `gem-act --version` prints the version.",
-                args=words,
-                config=(DisallowNone, OmitArgPrefixes),
-            )
+        with contextlib.redirect_stdout(printed):
+            tyro.cli(union, **options)
     finally:
         printed.seek(0)
-        print_help(printed.read())
-    return ungrouped(command, commands[words[0]]).run() or 0
+        Console(width=shutil.get_terminal_size().columns).print(Text.from_ansi(printed.read()), end="")
+    return 0

@@ -1,7 +1,6 @@
 """What the commands print on stdout: lines, JSON and tables, as wide as the terminal, or as a file needs them."""
 
 import json
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,15 +25,6 @@ def print_lines(lines: Iterable[str], console: "Console") -> None:
 def print_json(document: object) -> None:
     """Print a document as JSON."""
     print(json.dumps(document, ensure_ascii=False, indent=1, default=str))
-
-
-def print_help(text: str) -> None:
-    """Print help at the width that its boxes have: COLUMNS or the terminal's, 80 if there is neither."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(width=shutil.get_terminal_size().columns)
-    console.print(Text.from_ansi(text), end="")
 
 
 def make_console(stream: TextIO) -> "Console":

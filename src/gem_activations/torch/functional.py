@@ -45,7 +45,9 @@ def gem(
     Args:
         x: Any shape; float16, bfloat16, float32 or float64; computed in at least float32.
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
-        inplace, save, backend: As for `activate`.
+        inplace: Write the result into x, and return x; the gradient stays exact.
+        save: Kept for the backward pass: "input", "output", or "auto", what costs less; see `activate`.
+        backend: "auto", the fastest, or one by name: "plain", "cpu" or "triton".
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: n out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0.
@@ -77,7 +79,9 @@ def egem(
         eps: Width of the transition, eps > 0, 1e-4 by default: the gate is 1/2 at x = eps^(1/(2n)); eps -> 0 gives
             ReLU. That eps is added to x^(2n) is our reading of the paper.
         scale: In place of eps: the input at which the gate is 1/2, eps = scale^(2n), which is the other reading.
-        inplace, save, backend: As for `activate`.
+        inplace: Write the result into x, and return x; the gradient stays exact.
+        save: Kept for the backward pass: "input", "output", or "auto", what costs less; see `activate`.
+        backend: "auto", the fastest, or one by name: "plain", "cpu" or "triton".
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: n, eps or scale out of its range, or both eps and scale; TensorError: an integer, boolean or
         complex tensor, or no tensor.
@@ -111,7 +115,9 @@ def segem(
         leak: Floor of the gate, slope for x < 0 and lower bound of the derivative, 0 <= leak < 1. That the gate is
             floored is our reading of the paper.
         scale: In place of eps: the input at which the gate is halfway, eps = scale^(2n).
-        inplace, save, backend: As for `activate`.
+        inplace: Write the result into x, and return x; the gradient stays exact.
+        save: Kept for the backward pass: "input", "output", or "auto", what costs less; see `activate`.
+        backend: "auto", the fastest, or one by name: "plain", "cpu" or "triton".
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = -inf, f(NaN) = NaN, f'(0) = leak.

@@ -165,7 +165,8 @@ class GEM(_Member):
         n: Smoothness order, 1 <= n <= 64; the function is C^(2n).
         inplace: Overwrite the input with the output, as nn.ReLU(inplace=True) does; the gradient is taken from the
             output and stays exact.
-        save, backend: As for `gem_activations.torch.activate`.
+        save: Kept for the backward pass: "input", "output", or "auto", what costs less.
+        backend: "auto", the fastest, or one by name: "plain", "cpu" or "triton".
     Raises: SpecError: n out of its range; TensorError (at the call): an integer, boolean or complex tensor.
     Edge cases: as `gem_activations.torch.gem`.
     Example:
@@ -194,7 +195,8 @@ class EGEM(_Member):
         trainable: Learn the logarithm of the scale, from eps or scale on, as the parameter `log_scale` of shape
             (channels,). It is exempt from weight decay by `weight_decay_groups`; `freeze` gives the plain module.
         channels: 1, or the size of dimension 1 of the input: a scale is learnt for each of its channels.
-        save, backend: As for `gem_activations.torch.activate`.
+        save: Kept for the backward pass: "input", "output", or "auto", what costs less.
+        backend: "auto", the fastest, or one by name: "plain", "cpu" or "triton".
     Raises: SpecError: n, eps or scale out of its range, or both given; SettingError: trainable with inplace or a save;
         TensorError (at the call): an integer, boolean or complex tensor.
     Edge cases: as `gem_activations.torch.egem`.
@@ -234,7 +236,8 @@ class SEGEM(_Member):
         scale: In place of eps: the input at which the gate is halfway, eps = scale^(2n).
         inplace: Overwrite the input with the output; the gradient stays exact.
         trainable, channels: As for `EGEM`.
-        save, backend: As for `gem_activations.torch.activate`.
+        save: Kept for the backward pass: "input", "output", or "auto", what costs less.
+        backend: "auto", the fastest, or one by name: "plain", "cpu" or "triton".
     Raises: SpecError: a parameter out of its range; TensorError (at the call): an integer, boolean or complex tensor;
         SettingError: as `EGEM`.
     Edge cases: as `gem_activations.torch.segem`.
