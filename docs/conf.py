@@ -169,10 +169,12 @@ _LATEX = [
 
 
 def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Cut a span at brackets without a partner, and at commas outside of brackets."""
+    """Cut a span at brackets without a partner or around an equation, and at commas outside of brackets."""
     opened, cuts = [], []
     for place in range(start, end):
-        if text[place] in "([":
+        if re.match(r"\(\w+ ?= ?", text[place:]):
+            cuts.append(place)
+        elif text[place] in "([":
             opened.append(place)
         elif text[place] in ")]" and opened:
             opened.pop()
