@@ -340,8 +340,7 @@ class Certify:
 
     def run(self) -> None:
         """Prove, print and write."""
-        from .analysis import certify_all
-        from .analysis.values import print_certificate
+        from .analysis.certification import certify_all, print_certificate
 
         proved = certify_all(self.names, self.out, self.variance, self.budget)
         if self.json:

@@ -8,10 +8,9 @@ import pytest
 
 from gem_activations import cli
 from gem_activations.analysis import Certificate, certify_all, pages
-from gem_activations.analysis.certification import EXTRA_MEMBERS, expand, file_stem
+from gem_activations.analysis.certification import EXTRA_MEMBERS, expand, file_stem, to_markdown
 from gem_activations.analysis.pages import draw
 from gem_activations.analysis.source import read
-from gem_activations.analysis.values import to_markdown
 from gem_activations.catalog import ENTRIES, parse
 from gem_activations.errors import ActivationNameError, SpecError, StoreError
 from gem_activations.files import write_atomically

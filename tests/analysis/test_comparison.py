@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gem_activations.analysis.values import COMPARED
+from gem_activations.analysis.certification import COMPARED
 
 PAGE = Path(__file__).parents[2] / "docs" / "properties" / "comparison.html"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -9,12 +9,12 @@ import sympy as sp
 
 from gem_activations.analysis.balls import X
 from gem_activations.analysis.exact import half_angle
-from gem_activations.analysis.extrema import infimum, supremum, supremum_of_magnitude
 from gem_activations.analysis.formulas import Piece, line
 from gem_activations.analysis.limits import alternates
 from gem_activations.analysis.propagation import propagation
 from gem_activations.analysis.relu import gate
 from gem_activations.analysis.shape import stationarity
+from gem_activations.analysis.smoothness import infimum, supremum, supremum_of_magnitude
 from gem_activations.analysis.source import read
 
 SIN, COS = sp.sin(X), sp.cos(X)

@@ -12,20 +12,27 @@ from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gem_activations.analysis import extrema
+from gem_activations.analysis import smoothness as of_smoothness
 from gem_activations.analysis.balls import Tape, X, constant_ball, decimals, integral, tape
 from gem_activations.analysis.exact import Number, divided, equal, exact, factorise, greatest
-from gem_activations.analysis.extrema import infimum, supremum
 from gem_activations.analysis.formulas import Formula, Piece, line
 from gem_activations.analysis.gaussian import cut_ends
 from gem_activations.analysis.limits import NoLimitError, bound_beyond, limit, tail_sign
-from gem_activations.analysis.proofs import Proved, _OutOfTime, attempt, remembered, time_limit, within_share
+from gem_activations.analysis.proofs import (
+    CertificateError,
+    Proved,
+    UndecidedError,
+    _OutOfTime,
+    attempt,
+    remembered,
+    time_limit,
+    within_share,
+)
 from gem_activations.analysis.relu import gate
 from gem_activations.analysis.shape import inverse, stationarity, structure
 from gem_activations.analysis.signs import PoleError, SignMap, _between, find_tail, sign_map, vanishes
-from gem_activations.analysis.smoothness import smoothness
+from gem_activations.analysis.smoothness import infimum, smoothness, supremum
 from gem_activations.analysis.source import read
-from gem_activations.analysis.values import CertificateError, UndecidedError
 
 LINE = (-sp.oo, sp.oo)
 
@@ -167,7 +174,7 @@ def test_a_minimum_at_the_start_of_a_tail_is_found():
 
 @pytest.mark.parametrize(("find", "sign"), [(infimum, 1), (supremum, -1)])
 def test_an_impossible_extremum_is_refused(find, sign, monkeypatch):
-    monkeypatch.setattr(extrema, "sign_map", lambda *_: SignMap((), (sign,), "a faulty proof"))
+    monkeypatch.setattr(of_smoothness, "sign_map", lambda *_: SignMap((), (sign,), "a faulty proof"))
     with pytest.raises(CertificateError, match="no function has"):
         find((Piece(-sp.oo, sp.oo, sign * X**2),))
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from .certification import certify, certify_all
-    from .constants import CONSTANTS
+    from .certification import CONSTANTS, certify, certify_all
+    from .proofs import Certificate, CertificateError, Property, Value
     from .relax import Relaxation, relax
-    from .values import Certificate, CertificateError, Property, Value
 
 __all__ = [
     "CONSTANTS",
@@ -33,10 +32,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(["certify", "certify_all"], ".certification"),
-    "CONSTANTS": ".constants",
+    **dict.fromkeys(["CONSTANTS", "certify", "certify_all"], ".certification"),
     **dict.fromkeys(["Relaxation", "relax"], ".relax"),
-    **dict.fromkeys(["Certificate", "CertificateError", "Property", "Value"], ".values"),
+    **dict.fromkeys(["Certificate", "CertificateError", "Property", "Value"], ".proofs"),
 }
 
 

@@ -8,15 +8,16 @@ encloses the true value.
 import heapq
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, reduce
 from math import factorial
+from operator import add, mul
 from typing import Any, TypeAlias
 
 import flint
 import sympy as sp
 from flint import acb, arb, arb_series
 
-from .values import CertificateError
+from .proofs import CertificateError
 
 Expr: TypeAlias = Any
 X = sp.Symbol("x", real=True)
@@ -137,17 +138,11 @@ class Tape:
 
 
 def _add(values: list[Any], places: list[int], _: bool) -> Any:
-    total = values[places[0]]
-    for place in places[1:]:
-        total = total + values[place]
-    return total
+    return reduce(add, [values[place] for place in places])
 
 
 def _multiply(values: list[Any], places: list[int], _: bool) -> Any:
-    product = values[places[0]]
-    for place in places[1:]:
-        product = product * values[place]
-    return product
+    return reduce(mul, [values[place] for place in places])
 
 
 def _apply(values: list[Any], argument: tuple[int, Callable[[Any, bool], Any]], analytic: bool) -> Any:
@@ -218,8 +213,7 @@ def _enclose(expression: Expr, precision: int) -> arb:
     if expression.is_Float:
         raise CertificateError(f"{expression} is a rounded number; write exact rationals, for example 1/3 or 0.01")
     if isinstance(expression, (sp.Add, sp.Mul)):
-        balls = [_enclose(part, precision) for part in expression.args]
-        return (_add if isinstance(expression, sp.Add) else _multiply)(balls, list(range(len(balls))), False)
+        return reduce(add if isinstance(expression, sp.Add) else mul, [_enclose(e, precision) for e in expression.args])
     if isinstance(expression, sp.Pow):
         base, exponent = arguments(expression)
         if exponent.is_Rational:
@@ -334,7 +328,4 @@ def _by_boxes(weight: Weight, low: arb, high: arb) -> arb:
         middle, last = first - negative_length / 2, first - negative_length
         heapq.heappush(heap, box(first, middle))
         heapq.heappush(heap, box(middle, last))
-    total = arb(0)
-    for _, _, _, part in heap:
-        total += part
-    return total
+    return sum((part for *_, part in heap), arb(0))

@@ -1,30 +1,43 @@
-"""Certificates: every group of properties of one activation, and `gem-act certify`, which writes them to files."""
+"""Certificates: every group of properties of one activation, as files and tables, and the constants that code needs.
 
+`CONSTANTS["gelu"].lipschitz_float32` is never below the truth. The certificate of an activation is made when one of its
+constants is first asked for.
+"""
+
+import csv
 import hashlib
+import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import sympy as sp
 
-from .. import __version__, catalog
+from .. import __version__
+from ..catalog import ENTRIES, parse
 from ..errors import ActivationNameError, SpecError, StoreError
 from ..files import write_atomically
 from ..grammar import parse_call, to_exact
 from .formulas import Formula, cost
-from .proofs import time_limit, within_share
+from .proofs import GROUPS, Certificate, CertificateError, Property, UndecidedError, Value, time_limit, within_share
 from .propagation import propagation
 from .relu import distance, gate
 from .shape import inverse, stationarity
 from .smoothness import boundedness, smoothness, smoothness_constants
 from .source import Target, parse_target, read
-from .values import GROUPS, Certificate, CertificateError, Property, UndecidedError, Value, to_markdown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 EXTRA_MEMBERS = ("gem(n=2)", "gem(n=3)")
 BUDGET = 60.0
@@ -36,7 +49,7 @@ def certify(target: Target, *, variance: float | Fraction = 1, budget: float = B
 
     Args:
         target: A string of the catalog such as `egem(eps=1/10000)`, an expression in x such as `x*tanh(x)` (see
-            `gem_activations.analysis.expressions`), an `Activation`, a `GemSpec`, or a SymPy expression in one symbol
+            `gem_activations.analysis.source`), an `Activation`, a `GemSpec`, or a SymPy expression in one symbol
             with exact constants.
         variance: Variance q > 0 of the normal input of the signal-propagation rows.
         budget: Seconds that the proofs may take. A row may take a third of what is left; it is open after that.
@@ -139,7 +152,7 @@ def expand(names: Sequence[str]) -> list[str]:
         )
     wanted: list[str] = []
     for name in names:
-        wanted += [*catalog.ENTRIES, *EXTRA_MEMBERS] if name.strip() == "all" else [name]
+        wanted += [*ENTRIES, *EXTRA_MEMBERS] if name.strip() == "all" else [name]
     return list(dict.fromkeys(str(parse_target(name)) for name in wanted))
 
 
@@ -151,7 +164,7 @@ def file_stem(name: str, variance: Fraction = Fraction(1)) -> str:
         'egem-n-2-eps-1e-4-variance-1-4'
     """
     stem = re.sub(r"[^A-Za-z0-9.+-]+", "-", name).strip("-")
-    if name.partition("(")[0] not in catalog.ENTRIES:
+    if name.partition("(")[0] not in ENTRIES:
         # Different expressions may leave the same letters.
         stem = f"{stem[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return stem if variance == 1 else f"{stem}-variance-{variance.numerator}-{variance.denominator}"
@@ -180,3 +193,246 @@ def _written(certificate: Certificate, folder: Path | None, variance: Fraction) 
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
     return certificate
+
+
+COMPARED = {
+    "order": "C^k, k =",
+    "dead_regions": "dead regions",
+    "monotonicity": "monotone",
+    "infimum": "inf f",
+    "lipschitz": "sup abs f'",
+    "slope_infimum": "inf f'",
+    "gradient_lipschitz": "sup abs f''",
+    "distance_sup": "sup distance to ReLU",
+    "distance_l2": "L^2 distance to ReLU",
+    "gain": "gain",
+    "chi": "chi",
+    "map_slope": "variance-map slope",
+    "cost_value": "operations for f",
+}
+
+
+def to_markdown(certificate: Certificate, *, level: int = 1) -> str:
+    """Write a certificate as Markdown: the definition, then a table for each group.
+
+    Args:
+        level: Level of the page's heading.
+    """
+    mark = "#" * level
+    parts = [f"{mark} {certificate.title}: `{certificate.name}`", "", f"f(x) = `{certificate.formula}`"]
+    if certificate.reading:
+        parts += ["", certificate.reading]
+    for group, title in GROUPS.items():
+        rows = [row for row in certificate.properties if row.group == group]
+        if rows:
+            parts += ["", f"{mark}# {title}", "", "| property | value | where | proved by |", "|---|---|---|---|"]
+        for row in rows:
+            cells = (row.title, str(row.value), "; ".join(map(str, row.where)), row.method)
+            parts.append(f"| {' | '.join(map(to_cell, cells))} |")
+    return "\n".join(parts) + "\n"
+
+
+# "inf f" is an infimum; elsewhere the three spellings mean the same.
+_INFINITY = re.compile(r"\boo\b|(?<=[-+^])inf(?:inity)?\b|(?<=measure )inf\b|^inf(?:inity|inite)?(?=$|:)")
+
+
+def to_cell(text: str) -> str:
+    """Return a text as a cell of a Markdown table, with one spelling of infinity; formulas between dollars stay."""
+    parts = re.split(r"(\$[^$]+\$)", _INFINITY.sub("∞", text).replace("|", "\\|"))
+    return "".join(part if part.startswith("$") else part.replace("*", "\\*") for part in parts)
+
+
+def comparison_table(certificates: Sequence[Certificate], links: dict[str, str]) -> str:
+    """Return one row for each activation: the properties of `COMPARED`, numbers to six digits.
+
+    Args:
+        links: Name of an activation -> address of its page.
+    """
+    lines = ["| activation | " + " | ".join(COMPARED.values()) + " |", "|---" * (len(COMPARED) + 1) + "|"]
+    for certificate in certificates:
+        cells = [to_cell(brief_cell(certificate, key)) for key in COMPARED]
+        lines.append(f"| [{certificate.title} `{certificate.name}`]({links[certificate.name]}) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def brief_cell(certificate: Certificate, key: str) -> str:
+    """Return a property for a table of many activations: a number to six digits, a few words, or "open"."""
+    try:
+        row = certificate[key]
+    except CertificateError:
+        return "open"
+    if key == "dead_regions" and row.value.kind != "open":
+        regions = ", ".join(region.note.split(", a half")[0].split(", measure")[0] for region in row.where)
+        return _INFINITY.sub("∞", regions) or "none"
+    return _INFINITY.sub("∞", _brief(row.value))
+
+
+def _brief(value: Value) -> str:
+    if value.kind == "open":
+        return "open"
+    if value.low:
+        return value.low if value.approx is None else f"{value.approx:.6g}"
+    if value.kind == "infinite":
+        return value.exact
+    if value.kind == "absent":
+        return "inf" if value.note.startswith("infinite") else "none"
+    return value.note.partition(":")[0]
+
+
+def print_certificate(certificate: Certificate, console: "Console") -> None:
+    """Print the definition and every row, with the places and the method of each."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    console.print(f"[bold]{escape(certificate.title)}[/bold]  {escape(certificate.name)}", highlight=False)
+    console.print(f"f(x) = {certificate.formula}", markup=False, highlight=False)
+    if certificate.reading:
+        console.print(certificate.reading, markup=False, highlight=False)
+    for group, title in GROUPS.items():
+        rows = [row for row in certificate.properties if row.group == group]
+        if not rows:
+            continue
+        table = Table(
+            "property", "value", "where", "proved by", title=title, title_justify="left", box=None, pad_edge=False
+        )
+        for row in rows:
+            table.add_row(*map(escape, (row.title, str(row.value), "; ".join(map(str, row.where)), row.method)))
+        console.print()
+        console.print(table)
+    console.print()
+
+
+# Constant -> (row of the certificate, -1 for an infimum, 1 for a supremum, 0 for a number between two bounds).
+ROWS = {
+    "lipschitz": ("lipschitz", 1),
+    "slope_infimum": ("slope_infimum", -1),
+    "infimum": ("infimum", -1),
+    "second_derivative": ("gradient_lipschitz", 1),
+    "mean": ("mean", 0),
+    "second_moment": ("second_moment", 0),
+    "gain": ("gain", 0),
+    "chi": ("chi", 0),
+}
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The constants of one activation: sup |f'|, inf f', inf f, sup |f''|, and E f, E f^2, gain and chi at N(0, 1).
+
+    For each NAME of `ROWS` there are `NAME`, a Value with the exact expression and the enclosure, and `NAME_float64`
+    and `NAME_float32`: the bound above for a supremum, the bound below for an infimum, and both for the others.
+
+    Example:
+        >>> CONSTANTS["hardswish"].lipschitz_float32, CONSTANTS["hardswish"].lipschitz.exact
+        (1.5, '3/2')
+    """
+
+    name: str
+
+    @property
+    def infimum_at(self) -> tuple[Value, ...]:
+        """Where inf f is taken."""
+        return certificate(self.name)["infimum"].where
+
+    @property
+    def inflections(self) -> tuple[Value, ...]:
+        """The inflection points."""
+        return certificate(self.name)["inflection_points"].where
+
+    def __getattr__(self, name: str) -> Any:
+        row, _, dtype = name.partition("_float")
+        if row not in ROWS or dtype not in ("", "32", "64"):
+            raise AttributeError(f"{name!r} is no constant; expected one of {', '.join(ROWS)}, alone or with _float64")
+        key, side = ROWS[row]
+        value = certificate(self.name)[key].value
+        if not dtype:
+            return value
+        bounds = tuple(outward(value, direction, np.float32 if dtype == "32" else np.float64) for direction in (-1, 1))
+        return bounds if side == 0 else bounds[side > 0]
+
+
+@cache
+def certificate(name: str) -> Certificate:
+    """Return the certificate that the constants of a name come from."""
+    return certify(name)
+
+
+def outward(value: Value, direction: int, dtype: type[np.floating[Any]]) -> float:
+    """Return a number of the dtype at least (direction 1) or at most (-1) a value of a certificate.
+
+    Raises: CertificateError: the row is open.
+    """
+    if value.kind == "open":
+        raise CertificateError(f"the constant is not proved: {value.note}")
+    if value.kind in ("infinite", "absent"):
+        return -np.inf if value.exact == "-oo" else np.inf
+    exact = Fraction(value.high if direction > 0 else value.low)
+    with np.errstate(over="ignore"):
+        near = dtype(float(exact))
+    while (float(near) if np.isinf(near) else Fraction(float(near)) - exact) * direction < 0:
+        near = np.nextafter(near, dtype(direction * np.inf))
+    return float(near)
+
+
+class _Table(Mapping[str, Constants]):
+    """Name of an activation -> its constants: the catalog at its defaults, gem(n=2) and gem(n=3), or any parameters."""
+
+    def __getitem__(self, name: str) -> Constants:
+        return Constants(str(parse(name)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(str(parse(name)) for name in [*ENTRIES, *EXTRA_MEMBERS]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+CONSTANTS = _Table()
+
+
+def constants_csv(certificates: Sequence[Certificate]) -> str:
+    """Return the constants of activations as CSV: exact expression, enclosure, and numbers rounded outward."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "constant", "exact", "low", "high", "float64", "float32", "where", "note"])
+    for found in certificates:
+        for row, (key, side) in ROWS.items():
+            value = found[key].value
+            rounded = ["", ""]
+            if value.kind != "open":
+                pairs = [[repr(outward(value, d, dtype)) for d in (-1, 1)] for dtype in (np.float64, np.float32)]
+                rounded = [" ".join(pair) if side == 0 else pair[side > 0] for pair in pairs]
+            where = "; ".join(point.exact or point.low for point in found[key].where)
+            writer.writerow([found.name, row, value.exact, value.low, value.high, *rounded, where, value.note])
+        points = found["inflection_points"]
+        where = "; ".join(point.exact or point.low for point in points.where)
+        writer.writerow([found.name, "inflections", points.value.exact, "", "", "", "", where, points.value.note])
+    return text.getvalue()
+
+
+def typeset(value: Value) -> Value:
+    """Return the value with its exact expression as LaTeX between dollars; a plain number stays."""
+    if value.kind != "exact" or value.approx is None or value.exact == f"{value.approx:.10g}":
+        return value
+    return replace(value, exact=f"${sp.latex(sp.sympify(value.exact))}$")
+
+
+def constants_markdown(certificates: Sequence[Certificate]) -> str:
+    """Return the constants of activations as a Markdown page, to ten digits and exact if there is an expression."""
+    lines = [
+        "# Constants of every activation",
+        "",
+        "sup |f'|, inf f', inf f, sup |f''|, and E f, E f^2, gain and chi for a standard normal input. In Python",
+        '`gem_activations.analysis.CONSTANTS["gelu"].lipschitz_float32` is the float32 next above the truth; an',
+        "infimum is rounded down, and the others are pairs of bounds. [As CSV](constants.csv).",
+        "",
+        "| activation | " + " | ".join(name.replace("_", " ") for name in ROWS) + " |",
+        "|---" * (len(ROWS) + 1) + "|",
+    ]
+    for found in certificates:
+        cells = [
+            str(replace(typeset(found[key].value), note="")) or found[key].value.note.partition(":")[0]
+            for key, _ in ROWS.values()
+        ]
+        lines.append(f"| `{found.name}` | " + " | ".join(map(to_cell, cells)) + " |")
+    return "\n".join(lines) + "\n"

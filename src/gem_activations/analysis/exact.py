@@ -17,8 +17,7 @@ from flint import arb
 from sympy.polys.rings import PolyRing
 
 from .balls import Expr, X, arguments, constant_ball, decimals, sign_of, tape, to_fraction
-from .proofs import rests_on
-from .values import CertificateError, UndecidedError, Value
+from .proofs import CertificateError, UndecidedError, Value, rests_on
 
 _HIGHEST_MULTIPLE = 16
 _LARGEST_BY_LOG = 10**4

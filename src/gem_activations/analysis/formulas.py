@@ -20,8 +20,7 @@ from ..catalog import Activation
 from .balls import Expr, X, to_fraction
 from .exact import constant_sign, derivative_of_product, enormous, equal, tidy
 from .limits import limit
-from .proofs import Proved, attempt
-from .values import CertificateError, Property, Value
+from .proofs import CertificateError, Property, Proved, Value, attempt
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from .balls import Expr, X, arguments, constant_ball, decimals, integral, sign_o
 from .exact import Number, constant_sign, enormous, exact, tidy
 from .formulas import Formula, Piece
 from .limits import bound_beyond, limit, powers_beyond, tail_sign
-from .proofs import remembered, rests_on
-from .values import UndecidedError
+from .proofs import UndecidedError, remembered, rests_on
 
 _STARTS = (2, 4, 8, 16, 32, 128, 512, 2048)
 _NEGLIGIBLE = arb(2) ** -180

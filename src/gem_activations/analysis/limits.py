@@ -13,7 +13,8 @@ such a coefficient leads, there may be no limit.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import cmp_to_key, lru_cache
+from functools import cmp_to_key, lru_cache, reduce
+from operator import add, mul
 from typing import Any, NamedTuple
 
 import sympy as sp
@@ -21,8 +22,7 @@ from flint import arb
 
 from .balls import Expr, X, constant_ball, decimals, sign_of, tape, whole_power
 from .exact import constant_sign
-from .proofs import remembered, rests_on
-from .values import UndecidedError
+from .proofs import UndecidedError, remembered, rests_on
 
 _STARTS, _LENGTHS, _LONGEST = (2**10, 2**60), (6, 14), 28
 _LONGEST_COEFFICIENT = 60
@@ -54,6 +54,19 @@ class Coefficient(NamedTuple):
 
     exact: Expr | None
     ball: arb
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether it is proved to be 0."""
+        if self.exact is None or self.exact.has(X):
+            return bool(self.ball.is_zero())
+        return not sign_of(self.ball) and constant_sign(self.exact) == 0
+
+    def through(self, function: Expr) -> "Coefficient":
+        """Return a function of it, an expression in x."""
+        if self.exact is None:
+            return Coefficient(None, tape(function)(self.ball))
+        return _known(function.subs(X, self.exact))
 
 
 Term = tuple[Monomial, Coefficient]
@@ -95,8 +108,7 @@ def limit(expression: Expr, point: Expr, side: str = "+") -> Expr:
 def alternates(expression: Expr, end: Expr) -> bool:
     """Whether an expression is proved to change its sign again and again on the way to oo or -oo.
 
-    Its leading coefficient is a polynomial in sines and cosines, which comes near each of its values again and again;
-    two values of opposite signs prove it.
+    Two values of its leading coefficient of opposite signs prove it.
     """
     if not expression.has(sp.sin, sp.cos):
         return False
@@ -108,7 +120,7 @@ def alternates(expression: Expr, end: Expr) -> bool:
         except UndecidedError:
             continue
         exact = series[0][1].exact if leads else None
-        if exact is not None and {sign_of(tape(exact)(arb(k) / 4)) for k in range(_PROBES)} >= {1, -1}:
+        if exact is not None and {sign_of(value) for value in _samples(exact)} >= {1, -1}:
             rests_on("alternation", of=str(expression), at=str(end), leading=str(exact))
             return True
     return False
@@ -171,11 +183,15 @@ def _limit(line: "_HalfLine", series: Series) -> Expr:
         raise UndecidedError("the leading coefficient is known as a ball only")
     if not exact.has(X):
         return exact
-    # An almost periodic function comes near each of its values again and again.
-    values = [tape(exact)(arb(k) / 4) for k in range(_PROBES)]
+    values = _samples(exact)
     if {sign_of(v) for v in values} >= {1, -1} if infinite else not all(v.overlaps(values[0]) for v in values):
         raise NoLimitError("it", infinite)
     raise UndecidedError(f"the leading coefficient {exact} oscillates")
+
+
+def _samples(coefficient: Expr) -> list[arb]:
+    """Return some values of a polynomial in sines and cosines, near each of which it comes again and again."""
+    return [tape(coefficient)(arb(k) / 4) for k in range(_PROBES)]
 
 
 def _known(exact: Expr) -> Coefficient:
@@ -190,10 +206,7 @@ def _oscillating(node: Expr) -> arb:
     if not node.has(X):
         return constant_ball(node)
     if isinstance(node, (sp.Add, sp.Mul)):
-        total = arb(0) if isinstance(node, sp.Add) else arb(1)
-        for part in map(_oscillating, node.args):
-            total = total + part if isinstance(node, sp.Add) else total * part
-        return total
+        return reduce(add if isinstance(node, sp.Add) else mul, map(_oscillating, node.args))
     if isinstance(node, sp.Pow):
         power = whole_power(_oscillating(node.base), int(node.exp))
         return power if node.exp % 2 else arb(0).union(power.upper())
@@ -210,10 +223,7 @@ def _times(left: Coefficient, right: Coefficient) -> Coefficient:
 def _sum(parts: Sequence[Coefficient]) -> Coefficient:
     exact = [part.exact for part in parts if part.exact is not None]
     if len(exact) < len(parts):
-        total = arb(0)
-        for part in parts:
-            total += part.ball
-        return Coefficient(None, total)
+        return Coefficient(None, sum((part.ball for part in parts), arb(0)))
     found = sp.expand(sp.Add(*exact))
     if found.has(X):
         # Sines of multiples of x may cancel, which shows in powers of one sine and cosine.
@@ -222,13 +232,6 @@ def _sum(parts: Sequence[Coefficient]) -> Coefficient:
             reduced = sp.expand(sp.rem(reduced, cosine**2 + sp.sin(cosine.args[0]) ** 2 - 1, cosine))
         found = found if reduced.has(X) else reduced
     return _known(found)
-
-
-def _vanishes(coefficient: Coefficient) -> bool:
-    exact, ball = coefficient
-    if exact is None or exact.has(X):
-        return bool(exact == 0 or ball.is_zero())
-    return not sign_of(ball) and constant_sign(exact) == 0
 
 
 def _scaled(series: Series, factor: Expr | int) -> Series:
@@ -282,10 +285,7 @@ class _HalfLine:
         if isinstance(node, sp.Add):
             return self._collect([term for part in node.args for term in self.expand(part)])
         if isinstance(node, sp.Mul):
-            product = self.expand(node.args[0])
-            for part in node.args[1:]:
-                product = self._product(product, self.expand(part))
-            return product
+            return reduce(self._product, map(self.expand, node.args))
         if isinstance(node, sp.Pow):
             if node.exp.is_Rational:
                 return self._power(self.expand(node.base), node.exp)
@@ -378,8 +378,11 @@ class _HalfLine:
         (first, lead), rest = self._lead(series)
         if first.logs != 0 or not lead.ball > 0:
             raise UndecidedError("a logarithm of a logarithm, or of a number not proved above 0")
-        constant = Coefficient(None, lead.ball.log()) if lead.exact is None else _known(sp.log(lead.exact))
-        terms = [(_UNIT, constant), (_LOG, _known(first.power)), *((m, _known(c)) for m, c in first.exponent)]
+        terms = [
+            (_UNIT, lead.through(sp.log(X))),
+            (_LOG, _known(first.power)),
+            *((m, _known(c)) for m, c in first.exponent),
+        ]
         return self._collect([*terms, *self._taylor(sp.log(X), _ONE, rest)])
 
     def _power(self, series: Series, exponent: Expr) -> Series:
@@ -392,11 +395,8 @@ class _HalfLine:
         (first, lead), rest = self._lead(series)
         if not (lead.ball > 0 or exponent.is_Integer):
             raise UndecidedError("a root of a number not proved above 0")
-        coefficient = (
-            Coefficient(None, tape(X**exponent)(lead.ball)) if lead.exact is None else _known(lead.exact**exponent)
-        )
         powers = tuple((m, c * exponent) for m, c in first.exponent)
-        front = ((Monomial(powers, first.power * exponent, first.logs * exponent), coefficient),)
+        front = ((Monomial(powers, first.power * exponent, first.logs * exponent), lead.through(X**exponent)),)
         return self._product(front, self._taylor(X**exponent, _ONE, rest))
 
     def _lead(self, series: Series) -> tuple[Term, Series]:
@@ -404,10 +404,10 @@ class _HalfLine:
         if not series or not sign_of(series[0][1].ball):
             raise UndecidedError("a quotient, root or logarithm of a number that is not proved other than 0")
         (first, lead), *rest = series
-        exact = None if lead.exact is None or lead.exact.has(X) else lead.exact
-        inverse = Coefficient(None, 1 / lead.ball) if exact is None else _known(1 / exact)
-        rest = tuple((self._times(m, first, -1), _times(c, inverse)) for m, c in rest)
-        return (first, Coefficient(exact, lead.ball)), rest
+        if lead.exact is not None and lead.exact.has(X):
+            lead = Coefficient(None, lead.ball)
+        inverse = lead.through(1 / X)
+        return (first, lead), tuple((self._times(m, first, -1), _times(c, inverse)) for m, c in rest)
 
     def _taylor(self, function: Expr, centre: Expr, small: Series) -> Series:
         """Return F(centre + h) as its Taylor polynomial in h and a remainder, F an expression in x."""
@@ -431,7 +431,7 @@ class _HalfLine:
         for monomial, coefficient in terms:
             sums.setdefault(monomial, []).append(coefficient)
         found = [(m, parts[0] if len(parts) == 1 else _sum(parts)) for m, parts in sums.items()]
-        found = [(m, c) for m, c in found if not _vanishes(c)]
+        found = [(m, c) for m, c in found if not c.vanishes]
         found.sort(key=cmp_to_key(lambda a, b: self.order(b[0], a[0])))
         if len(found) <= self.length:
             return tuple(found)

@@ -1,6 +1,4 @@
-"""Pictures of f, f' and f'': small SVG files, the same bytes from the same certificate and Matplotlib.
-
-The pages of docs/properties: one for each activation of the catalog, with a plot, and one that compares them all.
+"""The pages of docs/properties: one for each activation of the catalog, with a plot, and one that compares them all.
 
     python -m gem_activations.analysis.pages docs/properties            write them
     python -m gem_activations.analysis.pages docs/properties --check    fail where they are stale
@@ -25,11 +23,20 @@ from ..catalog import parse
 from ..errors import SettingError
 from ..files import write_atomically
 from .balls import tape
-from .certification import certify_all, file_stem
-from .constants import constants_csv, constants_markdown, typeset
+from .certification import (
+    COMPARED,
+    brief_cell,
+    certify_all,
+    comparison_table,
+    constants_csv,
+    constants_markdown,
+    file_stem,
+    to_markdown,
+    typeset,
+)
 from .formulas import Formula, Piece
+from .proofs import Certificate
 from .source import read
-from .values import COMPARED, Certificate, brief_cell, comparison_table, to_markdown
 
 VERSION = 1  # Raise it where `draw` changes.
 _POINTS = 240

@@ -21,9 +21,8 @@ from .balls import Expr, X, constant_ball, sign_of
 from .exact import Number, at, compare, divided, equal, exact, identical, tidy
 from .formulas import Formula
 from .gaussian import closed_expectation, enclose, expectation, natural_unit, rescaled, slope_at_infinity
-from .proofs import Proved, attempt, remembered
+from .proofs import Property, Proved, UndecidedError, Value, attempt, remembered
 from .signs import sign_map
-from .values import Property, UndecidedError, Value
 
 _RELATIVE = arb(2) ** -60
 # Of log q, from near to far and back to what lies between.

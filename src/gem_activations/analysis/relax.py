@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from .balls import Tape, X, constant_ball, tape
 from .exact import Number, compare, exact
 from .gaussian import offset_at_infinity, slope_at_infinity
+from .proofs import CertificateError
 from .signs import sign_map
 from .source import Target, read
-from .values import CertificateError
 
 _SAMPLES = np.linspace(-1, 1, 65)
 _HALVINGS = 60

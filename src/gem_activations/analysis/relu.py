@@ -18,13 +18,12 @@ from sympy import stats
 
 from .balls import Expr, X, arguments, constant_ball, decimals, integral, sign_of, tape, whole_power
 from .exact import LONGEST_EXACT, Number, constant_sign, equal, exact, factorise, tidy, without_root
-from .extrema import as_proved, supremum_of_magnitude
 from .formulas import Formula, Piece
 from .gaussian import cut_ends, natural_unit, rescaled
 from .limits import NoLimitError, limit, tail_sign
-from .proofs import Proved, attempt, rests_on
+from .proofs import Property, Proved, UndecidedError, Value, attempt, rests_on
 from .signs import sign_map
-from .values import Property, UndecidedError, Value
+from .smoothness import as_proved, supremum_of_magnitude
 
 _POSITIVE = sp.Symbol("x", positive=True)
 

@@ -9,13 +9,11 @@ import sympy as sp
 
 from .balls import Expr, X
 from .exact import Number, at, constant_sign, equal, exact, half_angle, tidy
-from .extrema import as_proved, infimum, supremum, supremum_of_magnitude
 from .formulas import Formula, Piece
 from .limits import alternates, limit
-from .proofs import Proved, attempt, remembered, within_share
+from .proofs import CertificateError, Property, Proved, UndecidedError, Value, attempt, remembered, within_share
 from .signs import sign_map
-from .smoothness import breaks
-from .values import CertificateError, Property, UndecidedError, Value
+from .smoothness import as_proved, breaks, infimum, supremum, supremum_of_magnitude
 
 _KINDS = {(-1, 1): "local minimum", (1, -1): "local maximum", (1, 1): "saddle, f rises on both sides",
           (-1, -1): "saddle, f falls on both sides"}  # fmt: skip

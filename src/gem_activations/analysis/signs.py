@@ -33,8 +33,7 @@ from .exact import (
     without_root,
 )
 from .limits import tail_sign
-from .proofs import remembered, rests_on
-from .values import CertificateError, UndecidedError
+from .proofs import CertificateError, UndecidedError, remembered, rests_on
 
 MOST_BOXES = 8_000
 MOST_HALVINGS = 2_000

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gem_activations.analysis import CONSTANTS
-from gem_activations.analysis.constants import ROWS, outward
-from gem_activations.analysis.values import CertificateError, Value
+from gem_activations.analysis.certification import ROWS, outward
+from gem_activations.analysis.proofs import CertificateError, Value
 from gem_activations.errors import ActivationNameError
 
 NAMES = ["gelu", "hardswish", "silu", "gem", "gem(n=2)", "relu", "tanh", "relu2"]
