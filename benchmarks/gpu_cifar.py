@@ -33,11 +33,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from gem_activations.catalog import parse
+from gem_activations.lab.models.classifiers import ResNet
 from gem_activations.lab.models.initialisation import scale_to_gain
-from gem_activations.lab.models.resnet import ResNet
 from gem_activations.lab.recipes.registry import make_recipe
-from gem_activations.lab.store.comparison import write_plan
-from gem_activations.lab.store.records import Plan
+from gem_activations.lab.store.comparison import Plan, write_plan
 from gem_activations.torch import make_activation
 
 ARMS = ("relu", "gelu", "gem", "gem(n=2)", "gem(n=3)", "egem(eps=1e-2)", "egem(eps=1e-4)", "egem(eps=1e-6)")

@@ -32,7 +32,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from gem_activations import GemSpec
-from gem_activations.lab.data.mnist import read_idx
+from gem_activations.lab.data.images import read_idx
 from gem_activations.lab.store.environment import describe_environment
 from gem_activations.torch import init_, make_activation
 

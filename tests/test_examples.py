@@ -13,7 +13,7 @@ import torch
 from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 
-from gem_activations.lab.store.records import CORE
+from gem_activations.lab.store.comparison import CORE
 from gem_activations.torch import EGEM, calibrate_, make_activation
 
 ROOT = Path(__file__).parents[1]

@@ -20,12 +20,10 @@ from pathlib import Path
 
 import torch
 
-from gem_activations.lab.runs.engine import run_comparison
+from gem_activations.lab.runs.engine import ProgressCallback, run_comparison
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import ProgressCallback
-from gem_activations.lab.store.comparison import load_comparison, run_folder
-from gem_activations.lab.store.records import FINISHED, EpochRow
-from gem_activations.lab.training.checkpoint import load_checkpoint
+from gem_activations.lab.store.comparison import FINISHED, EpochRow, load_comparison, run_folder
+from gem_activations.lab.training.run import load_checkpoint
 
 # Torch imports its compiler at the first step of an optimiser.
 PRELOADED = [

@@ -61,10 +61,8 @@ class CompareFunction(FunctionRequest):
 
 def _compare(request: Execution) -> int:
     from .lab.report.document import analyse
-    from .lab.runs.distributed import is_rank_zero
-    from .lab.runs.engine import run_comparison
+    from .lab.runs.engine import ProgressCallback, is_rank_zero, run_comparison
     from .lab.runs.progress import show_progress
-    from .lab.runs.runner import ProgressCallback
 
     try:
         if not is_rank_zero():
@@ -208,7 +206,7 @@ class Merge:
 
     def run(self) -> None:
         """Merge."""
-        from .lab.store.merging import merge
+        from .lab.store.comparison import merge
 
         runs = merge(*self.folders, self.out)
         print(f"{runs} runs in {self.out}; next: gem-act report {self.out}")
@@ -231,7 +229,7 @@ class Data:
 
     def run(self) -> None:
         """Download, and print the folder of each data set; or check, and print a line for each file."""
-        from .lab.data.command import check_all, get_all
+        from .lab.data.holdings import check_all, get_all
 
         if self.action == "check":
             check_all(self.names, self.data_dir, make_console(sys.stdout))
@@ -254,7 +252,7 @@ class Claims:
 
     def run(self) -> None:
         """Judge and print."""
-        from .lab.claims.command import claims_lines, claims_rows
+        from .lab.claims.evidence import claims_lines, claims_rows
 
         if self.json:
             print_json(claims_rows(self.folders))
@@ -412,7 +410,7 @@ class CheckScale:
     def run(self) -> None:
         """Measure and print."""
         from .lab.recipes.registry import make_recipe
-        from .lab.training.scale_check import measure
+        from .lab.training.trainer import measure
 
         spec = catalog.parse(self.activation).spec
         if spec is None:

@@ -38,7 +38,7 @@ def print_report(report: "Report", as_json: bool = False, out: Path | None = Non
     """Print a report, then write it: what cannot be written has been shown. Return the exit status."""
     from .lab.report.document import FILES, write_report
     from .lab.statistics.tables import summary_frame, terminal_table
-    from .lab.store.records import FINISHED
+    from .lab.store.comparison import FINISHED
 
     status = RUNS_FAILED if any(run.status != FINISHED for run in report.comparison.results) else 0
     console = make_console(sys.stdout)

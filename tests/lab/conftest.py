@@ -9,7 +9,7 @@ import torch
 
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.report.document import analyse, write_report
-from gem_activations.lab.store.records import Comparison, EpochRow, RunResult
+from gem_activations.lab.store.comparison import Comparison, EpochRow, RunResult
 
 ARMS = {"relu": 0.95, "gelu": 0.96, "gem": 0.955, "gem(n=2)": 0.965, "segem(eps=1e-4, leak=0.01)": 0.95}
 

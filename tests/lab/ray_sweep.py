@@ -17,9 +17,8 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from gem_activations.lab.runs.engine import run_comparison
+from gem_activations.lab.runs.engine import ProgressCallback, run_comparison
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import ProgressCallback
 
 SEEDS = 2
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gem_activations.lab.store.records import EpochRow
+from gem_activations.lab.store.comparison import EpochRow
 from gem_activations.lab.training.run import Run
 from gem_activations.lab.training.trainer import Trainer
 from gem_activations.torch import make_activation

@@ -10,17 +10,16 @@ import torch
 
 from gem_activations.cli import main
 from gem_activations.errors import ActivationNameError, SettingError
-from gem_activations.lab.data.splits import Dataset, Split
+from gem_activations.lab.data.images import Dataset, Split
 from gem_activations.lab.recipes.arms import parse_arm
 from gem_activations.lab.recipes.pipeline import Cnn, Training
-from gem_activations.lab.recipes.registry import make_recipe
-from gem_activations.lab.recipes.studies import SCALES
+from gem_activations.lab.recipes.registry import SCALES, make_recipe
 from gem_activations.lab.report.document import read_report, write_report
 from gem_activations.lab.runs.planning import resolve, resolve_recipe
 from gem_activations.lab.runs.request import FunctionRequest, Request
 from gem_activations.lab.store.comparison import load_comparison
 from gem_activations.lab.training.images import ImageTask
-from gem_activations.lab.training.optimisation import make_optimizer
+from gem_activations.lab.training.step import make_optimizer
 from gem_activations.lab.training.trainer import Trainer
 from gem_activations.torch.scale import named_members
 

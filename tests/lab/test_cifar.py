@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from gem_activations.errors import DataError
-from gem_activations.lab.data.cifar import load_cifar, read_cifar, read_stl10
 from gem_activations.lab.data.holdings import find_dataset
+from gem_activations.lab.data.images import Dataset, load_dataset, read_cifar, read_stl10
 from gem_activations.lab.data.sources import SOURCES, Item, Source
-from gem_activations.lab.data.splits import Dataset
 from gem_activations.lab.recipes.pipeline import Subset
 
 WHOLE = Subset()
@@ -139,11 +138,11 @@ def test_published_files_are_checked_before_they_are_read(tmp_path: Path, monkey
         Item(item.name, f"md5:{hashlib.md5((folder / item.name).read_bytes()).hexdigest()}") for item in known.items
     )
     monkeypatch.setitem(SOURCES, "stl10", Source(known.title, known.folders, known.urls, items, known.archive))
-    loaded: Dataset = load_cifar("stl10", tmp_path, WHOLE, 1)
+    loaded: Dataset = load_dataset("stl10", tmp_path)
     assert len(loaded.folds) == 2
     (folder / "train_y.bin").write_bytes(bytes(30))
     with pytest.raises(DataError, match=r"train_y\.bin is altered.*gem-act data get stl10"):
-        load_cifar("stl10", tmp_path, WHOLE, 1)
+        load_dataset("stl10", tmp_path)
     (folder / "train_y.bin").unlink()
     with pytest.raises(DataError, match=r"train_y\.bin is missing.*--data-dir"):
         find_dataset("stl10", tmp_path)

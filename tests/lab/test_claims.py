@@ -15,9 +15,8 @@ from gem_activations.lab.claims.evidence import Status, find_comparisons, judge,
 from gem_activations.lab.claims.table import BASELINES, CLAIMS, TWENTY
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.report.document import analyse, write_report
-from gem_activations.lab.statistics.archive import read_comparison
-from gem_activations.lab.store.comparison import load_comparison
-from gem_activations.lab.store.records import Depth, Look
+from gem_activations.lab.statistics.reading import read_comparison
+from gem_activations.lab.store.comparison import Depth, Look, load_comparison
 
 MNIST = Path(__file__).parents[2] / "benchmarks/results/mnist"
 EVERY = {claim.name: claim for claim in CLAIMS}

@@ -17,12 +17,10 @@ from gem_activations import files
 from gem_activations.errors import DataError, ExperimentError, StoreError
 from gem_activations.lab.recipes.arms import Arm
 from gem_activations.lab.runs import engine
-from gem_activations.lab.runs.engine import run_comparison
+from gem_activations.lab.runs.engine import ProgressCallback, run_comparison
 from gem_activations.lab.runs.experiment import Experiment
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import ProgressCallback
-from gem_activations.lab.store.comparison import load_comparison, run_folder
-from gem_activations.lab.store.records import Comparison, EpochRow, RunResult
+from gem_activations.lab.store.comparison import Comparison, EpochRow, RunResult, load_comparison, run_folder
 from gem_activations.lab.training import run as training_run
 from gem_activations.lab.training.images import ImageTask
 

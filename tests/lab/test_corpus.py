@@ -11,8 +11,7 @@ import pytest
 from gem_activations.errors import DataError, MissingDependencyError, SettingError
 from gem_activations.lab.data import tokens as tokens_module
 from gem_activations.lab.data.corpus import SPLITS, Texts, find_corpus, read_texts, shorten
-from gem_activations.lab.data.tokenizer import cut, find_published, load_published, train_tokenizer
-from gem_activations.lab.data.tokens import load_tokens
+from gem_activations.lab.data.tokens import cut, find_published, load_published, load_tokens, train_tokenizer
 
 WORDS = ["the", "sea", "was", "calm", "and", "grey", "under", "low", "clouds", "two", "gulls", "cried", "boat"]
 
@@ -171,7 +170,7 @@ def test_wordpiece_cannot_be_forged_a_special_token() -> None:
 def test_training_gives_the_same_tokenizer_in_every_process() -> None:
     # WordPiece's trainer goes through a hash map, whose order changes from process to process.
     script = (
-        "from gem_activations.lab.data.tokenizer import train_tokenizer\n"
+        "from gem_activations.lab.data.tokens import train_tokenizer\n"
         "text = ' '.join(a + b for a in 'abcdefgh' for b in ('ing', 'ed', 'er', 'est', 'ly', 'ness'))\n"
         "print(train_tokenizer('bert', 120, [text]).digest, train_tokenizer('gpt2', 300, [text]).digest)"
     )
@@ -194,7 +193,7 @@ def write_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path
     vocabulary = write(folder / "encoder.json", json.dumps(model["vocab"]))
     merges = write(folder / "vocab.bpe", "#version: 0.2\n" + "\n".join(" ".join(merge) for merge in model["merges"]))
     names = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
-    monkeypatch.setattr("gem_activations.lab.data.tokenizer._PUBLISHED", {"gpt2": (300, names)})
+    monkeypatch.setattr("gem_activations.lab.data.tokens._PUBLISHED", {"gpt2": (300, names)})
     return vocabulary, merges
 
 

@@ -13,10 +13,8 @@ import pytest
 import torch
 
 from gem_activations.errors import DataError
-from gem_activations.lab.data.mnist import load_mnist
+from gem_activations.lab.data.images import load_dataset, load_mnist, separate
 from gem_activations.lab.data.sources import SOURCES, Item, Source
-from gem_activations.lab.data.splits import separate
-from gem_activations.lab.training.images import load_dataset
 
 SHAPES = {
     "train-images.gz": (40, 5, 4),

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gem_activations.lab.data.splits import Dataset, Split
+from gem_activations.lab.data.images import Dataset, Split
 from gem_activations.lab.recipes.language import Gpt2Plan, gpt2_124m
 from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
 from gem_activations.lab.recipes.registry import make_recipe
-from gem_activations.lab.store.comparison import DEPTH, read_json
-from gem_activations.lab.store.records import Depth
+from gem_activations.lab.store.comparison import DEPTH, Depth, read_json
 from gem_activations.lab.training import evaluation
 from gem_activations.lab.training.diagnostics import profile
 from gem_activations.lab.training.evaluation import calibration_error, evaluate, squared_distance

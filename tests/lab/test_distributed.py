@@ -18,14 +18,10 @@ from gem_activations.errors import SettingError, StoreError
 from gem_activations.lab import Run, compare
 from gem_activations.lab.recipes.pipeline import Training
 from gem_activations.lab.runs import distributed, engine
-from gem_activations.lab.runs.distributed import ProcessGroup
-from gem_activations.lab.runs.engine import run_comparison
+from gem_activations.lab.runs.engine import ProcessGroup, ProgressCallback, run_comparison
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import ProgressCallback
-from gem_activations.lab.store.comparison import load_comparison, run_folder
-from gem_activations.lab.store.records import Comparison
-from gem_activations.lab.training.group import Group
-from gem_activations.lab.training.step import Stepper
+from gem_activations.lab.store.comparison import Comparison, load_comparison, run_folder
+from gem_activations.lab.training.step import Group, Stepper
 from gem_activations.lab.training.tasks import Batch
 
 from ..tolerances import SAME_MATHEMATICS, TWO_PROCESSES

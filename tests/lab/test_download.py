@@ -16,8 +16,8 @@ from rich.console import Console
 
 from gem_activations.cli import main
 from gem_activations.errors import DataError, SettingError
-from gem_activations.lab.data import command as data_command
 from gem_activations.lab.data import holdings, sources
+from gem_activations.lab.data import holdings as data_command
 from gem_activations.lab.data.holdings import check_dataset, fetch, get_dataset, lock_folder
 from gem_activations.lab.data.sources import SOURCES, Item, Source, find_source
 

@@ -20,12 +20,10 @@ import pytest
 from gem_activations.errors import DataError, GemError, MissingDependencyError, SettingError, StoreError
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs import engine_ray
-from gem_activations.lab.runs.engine import run_comparison
+from gem_activations.lab.runs.engine import ProgressCallback, run_comparison
 from gem_activations.lab.runs.engine_ray import Job
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import ProgressCallback
-from gem_activations.lab.store.comparison import load_comparison, read_looks, write_plan
-from gem_activations.lab.store.records import Plan, RunResult
+from gem_activations.lab.store.comparison import Plan, RunResult, load_comparison, read_looks, write_plan
 
 from .test_compare import outcome
 

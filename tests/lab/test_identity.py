@@ -11,8 +11,7 @@ from gem_activations.errors import (
     StoreError,
 )
 from gem_activations.lab import Run, compare
-from gem_activations.lab.store.comparison import load_comparison, read_plan
-from gem_activations.lab.store.merging import merge
+from gem_activations.lab.store.comparison import load_comparison, merge, read_plan
 
 from .own import SOURCE, WISH
 

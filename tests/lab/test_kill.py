@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gem_activations.lab.store.comparison import load_comparison, read_result, run_folder, write_result
-from gem_activations.lab.training.checkpoint import load_checkpoint, save_checkpoint
+from gem_activations.lab.training.run import load_checkpoint, save_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "kill_compare.py"
 KILLS = 4

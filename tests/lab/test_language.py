@@ -14,9 +14,9 @@ from gem_activations.lab.models.classifiers import count_parameters
 from gem_activations.lab.models.language import build_language_model
 from gem_activations.lab.recipes.language import BertPlan, Gpt2Plan, bert_small, gpt2_124m
 from gem_activations.lab.recipes.pipeline import Recipe, Subset
-from gem_activations.lab.store.records import EpochRow
+from gem_activations.lab.store.comparison import EpochRow
 from gem_activations.lab.training.language import MaskedTokens, NextToken, TextTask, load_task, make_windows
-from gem_activations.lab.training.optimisation import learning_rates, make_optimizer
+from gem_activations.lab.training.step import learning_rates, make_optimizer
 from gem_activations.lab.training.trainer import Trainer
 
 from .running import train

@@ -14,8 +14,7 @@ from gem_activations.errors import (
     StoreError,
 )
 from gem_activations.lab import Run, compare
-from gem_activations.lab.store.comparison import load_comparison, run_folder
-from gem_activations.lab.store.merging import merge
+from gem_activations.lab.store.comparison import load_comparison, merge, run_folder
 
 from .own import rows
 

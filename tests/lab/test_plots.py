@@ -14,11 +14,10 @@ from scipy.stats import norm
 from gem_activations.catalog import ENTRIES, parse
 from gem_activations.errors import SettingError
 from gem_activations.lab.report import plots
-from gem_activations.lab.report.ablation import find_ablations
 from gem_activations.lab.report.drawing import FAMILY, GREY, RIVALS, render, styles
-from gem_activations.lab.report.plots import sample_shape, write_family_picture
+from gem_activations.lab.report.plots import find_ablations, sample_shape, write_family_picture
 from gem_activations.lab.statistics.reading import analyse_comparison
-from gem_activations.lab.store.records import Depth
+from gem_activations.lab.store.comparison import Depth
 
 EVERY_PLOT = ["accuracy", "differences", "slopes", "pareto", "validation-accuracy", "train-loss", "activations"]
 

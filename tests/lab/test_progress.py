@@ -9,7 +9,7 @@ from rich.progress import Progress
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs.experiment import Experiment, of_recipe
 from gem_activations.lab.runs.progress import Bars
-from gem_activations.lab.store.records import RunResult
+from gem_activations.lab.store.comparison import RunResult
 
 SCORES = {"test_accuracy": 0.25, "test_loss": 3.0, "validation_accuracy": 0.5, "validation_loss": 2.0}
 RESULT = RunResult("gem(n=2)", 1, "finished", "", 1, 1.0, SCORES)

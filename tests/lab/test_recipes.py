@@ -7,11 +7,10 @@ import torch
 from gem_activations import catalog
 from gem_activations.errors import SettingError
 from gem_activations.lab.models.classifiers import build_model, count_parameters
-from gem_activations.lab.recipes.cifar import CIFAR, SHORT
-from gem_activations.lab.recipes.mnist import MNIST
+from gem_activations.lab.recipes.images import CIFAR, MNIST, SHORT
 from gem_activations.lab.recipes.pipeline import ARMS, Cnn, Mlp, Scale
 from gem_activations.lab.recipes.registry import RECIPES, make_recipe, read_recipe
-from gem_activations.lab.store.rates import to_plain
+from gem_activations.lab.store.comparison import to_plain
 
 IMAGES = (*MNIST, *CIFAR)
 

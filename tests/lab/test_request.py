@@ -9,8 +9,7 @@ from gem_activations.errors import ActivationNameError, SettingError, SpecError,
 from gem_activations.lab.report.document import FILES
 from gem_activations.lab.runs.planning import agree_on_plan, check_folder, find_device, resolve, resolve_recipe
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.store.comparison import read_plan
-from gem_activations.lab.store.records import Plan
+from gem_activations.lab.store.comparison import Plan, read_plan
 
 CPU = torch.device("cpu")
 DATA = {"train": "a" * 64, "test": "b" * 64}

@@ -24,16 +24,13 @@ from gem_activations.lab.statistics.analysis import (
     spread_range,
     student_interval,
 )
-from gem_activations.lab.statistics.archive import read_comparison
 from gem_activations.lab.statistics.contrasts import dunnett_critical
 from gem_activations.lab.statistics.formatting import analysis_sentences, headline
 from gem_activations.lab.statistics.metrics import ACCURACY, LOSS, PERPLEXITY, Criterion, criterion_of, own_criterion
-from gem_activations.lab.statistics.reading import analyse, analyse_comparison, comparison_runs
+from gem_activations.lab.statistics.reading import analyse, analyse_comparison, comparison_runs, read_comparison
 from gem_activations.lab.statistics.sequential import make_schedule, replay
 from gem_activations.lab.statistics.verdicts import Verdict
-from gem_activations.lab.store.comparison import read_plan, write_json
-from gem_activations.lab.store.rates import to_plain
-from gem_activations.lab.store.records import FAILED, FINISHED
+from gem_activations.lab.store.comparison import FAILED, FINISHED, read_plan, to_plain, write_json
 
 POINTS = Criterion(ACCURACY, 0.005)
 

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations.lab.recipes.pipeline import Training
-from gem_activations.lab.training.group import Group
-from gem_activations.lab.training.optimisation import learning_rates, make_optimizer
-from gem_activations.lab.training.step import Record, Stepper, cross_entropy
-from gem_activations.lab.training.streams import epoch_order, step_batches
+from gem_activations.lab.training.step import (
+    Group,
+    Record,
+    Stepper,
+    cross_entropy,
+    epoch_order,
+    learning_rates,
+    make_optimizer,
+    step_batches,
+)
 from gem_activations.lab.training.tasks import IGNORED, Batch
 
 TOKENS, CLASSES = 5, 7

@@ -8,8 +8,7 @@ from gem_activations import catalog
 from gem_activations.errors import StoreError
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store import comparison as store
-from gem_activations.lab.store.comparison import load_comparison, run_folder
-from gem_activations.lab.store.records import EpochRow, Plan, RunResult
+from gem_activations.lab.store.comparison import EpochRow, Plan, RunResult, load_comparison, run_folder
 
 RECIPE = make_recipe("digits").pipeline()
 PLAN = Plan(RECIPE, "gelu", "cpu", 1, {"train": "ab"}, ("gelu", "gem(n=2)"), (0, 1), {"torch": "2"})

@@ -8,19 +8,16 @@ import torch
 
 from gem_activations.cli import main
 from gem_activations.errors import SettingError, StoreError
-from gem_activations.lab.claims.command import claims_lines, command_of
-from gem_activations.lab.claims.evidence import setting_of
+from gem_activations.lab.claims.evidence import claims_lines, command_of, setting_of
 from gem_activations.lab.claims.table import CLAIMS
 from gem_activations.lab.recipes.pipeline import Pipeline, Recipe
-from gem_activations.lab.recipes.registry import RECIPES, make_recipe, read_recipe
-from gem_activations.lab.recipes.studies import STUDIES, TWENTY, make_study
-from gem_activations.lab.report.ablation import find_ablations
+from gem_activations.lab.recipes.registry import RECIPES, STUDIES, TWENTY, make_recipe, make_study, read_recipe
+from gem_activations.lab.report.plots import find_ablations
 from gem_activations.lab.runs.experiment import of_recipe
 from gem_activations.lab.runs.planning import agree_on_plan, resolve, resolve_recipe
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.statistics.archive import read_comparison
-from gem_activations.lab.store.comparison import load_comparison, read_plan, write_plan
-from gem_activations.lab.store.rates import to_plain
+from gem_activations.lab.statistics.reading import read_comparison
+from gem_activations.lab.store.comparison import load_comparison, read_plan, to_plain, write_plan
 
 MNIST = Path(__file__).parents[2] / "benchmarks/results/mnist"
 LEE = """elu hardshrink hardsigmoid hardtanh hardswish leaky_relu logsigmoid prelu relu relu6 rrelu selu celu gelu

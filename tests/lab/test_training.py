@@ -11,21 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations.errors import StoreError
-from gem_activations.lab.data.splits import Dataset, Split
+from gem_activations.lab.data.images import Dataset, Split
 from gem_activations.lab.models.classifiers import Model
 from gem_activations.lab.recipes.arms import Arm
 from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
 from gem_activations.lab.recipes.registry import make_recipe
-from gem_activations.lab.store.records import EpochRow
+from gem_activations.lab.store.comparison import EpochRow
 from gem_activations.lab.training import trainer as training
-from gem_activations.lab.training.checkpoint import load_checkpoint, save_checkpoint, state_paths
 from gem_activations.lab.training.evaluation import Score
 from gem_activations.lab.training.images import ImageTask
-from gem_activations.lab.training.run import CHECKPOINT, NotFiniteError
-from gem_activations.lab.training.streams import derive_seed, epoch_order
+from gem_activations.lab.training.run import CHECKPOINT, NotFiniteError, load_checkpoint, save_checkpoint, state_paths
+from gem_activations.lab.training.step import derive_seed, epoch_order
 from gem_activations.lab.training.tasks import Batch
-from gem_activations.lab.training.timing import measure_step_ratio
-from gem_activations.lab.training.trainer import Trainer
+from gem_activations.lab.training.trainer import Trainer, measure_step_ratio
 
 from .running import train
 
@@ -363,7 +361,7 @@ def test_step_ratio_is_the_ratio_of_the_two_and_leaves_the_random_state() -> Non
 
     before = torch.get_rng_state()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gem_activations.lab.training.timing.time.perf_counter", lambda: clock["now"])
+        patch.setattr("gem_activations.lab.training.trainer.time.perf_counter", lambda: clock["now"])
         ratio = measure_step_ratio(stepper("gem", 0.06), stepper("relu", 0.04), CPU)
     assert ratio == pytest.approx(1.5)
     assert torch.equal(before, torch.get_rng_state())

@@ -10,19 +10,17 @@ from torch import nn
 from gem_activations.cli import main
 from gem_activations.errors import ExperimentError, SettingError, StoreError
 from gem_activations.lab.claims.evidence import judge_comparison
-from gem_activations.lab.data.splits import Split
+from gem_activations.lab.data.images import Split
 from gem_activations.lab.recipes.arms import Arm
 from gem_activations.lab.recipes.pipeline import Pipeline
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs import tuning
-from gem_activations.lab.runs.engine import run_comparison
+from gem_activations.lab.runs.engine import ProgressCallback, run_comparison
 from gem_activations.lab.runs.planning import resolve_recipe
 from gem_activations.lab.runs.request import Request
-from gem_activations.lab.runs.runner import ProgressCallback
 from gem_activations.lab.runs.tuning import make_rates, tune, tuning_folder, tuning_lines
-from gem_activations.lab.store.comparison import load_comparison, read_result
+from gem_activations.lab.store.comparison import Comparison, RunResult, load_comparison, read_result
 from gem_activations.lab.store.rates import Trial, Tuned, Tuning, read_rates, write_tuning
-from gem_activations.lab.store.records import Comparison, RunResult
 from gem_activations.lab.training import images
 from gem_activations.lab.training.images import ImageTask
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ...catalog import parse
-from ..recipes.studies import LARGE_EPS, SMALL_EPS, TWENTY
+from ..recipes.registry import LARGE_EPS, SMALL_EPS, TWENTY
 
 GEM = "E. Krause, arXiv:2604.21677"
 GELU = "M. Lee, arXiv:2305.12073"

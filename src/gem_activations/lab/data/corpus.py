@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import DataError
-from .tokenizer import END_OF_TEXT
 
+END_OF_TEXT = "<|endoftext|>"
 SPLITS = ("train", "validation", "test")
 _SUFFIXES = (".txt", ".text", ".tokens")
 _NAMES = {"train": "train", "valid": "validation", "validation": "validation", "val": "validation", "test": "test"}

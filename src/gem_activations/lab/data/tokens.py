@@ -1,23 +1,90 @@
-"""The tokens of a corpus, made once and kept in a cache folder."""
+"""Turn text into tokens, by GPT-2's byte-level BPE or BERT's WordPiece, once: a cache folder keeps them.
+
+The work is done by the `tokenizers` library, put together here: its ready classes for the two find special tokens in a
+text in which "[MASK]" is written, and train another WordPiece in every process. No special token is known to the
+library here, so that a text cannot forge one; their ids are taken from the vocabulary.
+"""
 
 import contextlib
 import hashlib
 import io
+import re
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
+import pooch
 from filelock import FileLock
+from numpy.typing import NDArray
 
+from ...errors import DataError, SettingError
+from ...extras import framework
 from ...files import write_atomically
-from .corpus import SPLITS, Texts, checksum
-from .tokenizer import Ids, Kind, find_published, import_tokenizers, load_published, train_tokenizer
+from .corpus import END_OF_TEXT, SPLITS, Texts, checksum
 
-_FORMAT = 2
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Kind = Literal["gpt2", "bert"]
+Ids = NDArray[np.uint32]
+
+_SPECIAL: dict[Kind, tuple[str, ...]] = {
+    "gpt2": (END_OF_TEXT,),
+    "bert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+}
+_END: dict[Kind, str] = {"gpt2": END_OF_TEXT, "bert": "[SEP]"}
+_PUBLISHED: dict[Kind, tuple[int, tuple[tuple[str, ...], ...]]] = {
+    "gpt2": (50257, (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))),
+    "bert": (30522, (("bert-base-uncased-vocab.txt",), ("vocab.txt",))),
+}
+_MIN_FREQUENCY = 2
+_LETTERS = 1000  # Of WordPiece; rarer ones become [UNK].
+_LINES = 1 << 14  # Encoded at once: the library works on many in parallel.
+_FORMAT = 2  # Of the cache.
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """A tokenizer with what the lab asks of it.
+
+    Attributes:
+        kind: "gpt2" or "bert".
+        size: Number of tokens that it knows; ids run from 0 to size - 1.
+        special: Ids of the special tokens by name.
+        digest: SHA-256 of its vocabulary and rules.
+    """
+
+    kind: Kind
+    size: int
+    special: dict[str, int]
+    digest: str
+    _library: "Tokenizer"
+
+    @property
+    def end(self) -> int:
+        """Id of the token that stands after each document."""
+        return self.special[_END[self.kind]]
+
+    def encode(self, documents: Iterable[str]) -> Ids:
+        """Return the ids of documents, one after the other, each followed by the end token: (tokens,), uint32."""
+        streams = [np.empty(0, np.uint32)]
+        for lines in map(cut, documents):
+            for start in range(0, len(lines), _LINES):
+                found = self._library.encode_batch_fast(lines[start : start + _LINES], add_special_tokens=False)
+                streams.append(np.fromiter(chain.from_iterable(encoding.ids for encoding in found), np.uint32))
+            streams.append(np.array([self.end], np.uint32))
+        return np.concatenate(streams)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; WordPiece has lost case, accents and line breaks."""
+        return self._library.decode(list(ids), skip_special_tokens=False)
 
 
 @dataclass(frozen=True)
@@ -39,13 +106,6 @@ class Tokens:
     tokenizer: str
 
 
-def default_cache_dir() -> Path:
-    """Return the folder in which tokens are kept: `tokens` in the user's cache folder."""
-    import pooch
-
-    return Path(pooch.os_cache("gem-activations")) / "tokens"
-
-
 def load_tokens(texts: Texts, kind: Kind, size: int, folders: Sequence[Path], cache_dir: Path | None = None) -> Tokens:
     """Return the tokens of a corpus, from the cache if they are intact there.
 
@@ -57,7 +117,7 @@ def load_tokens(texts: Texts, kind: Kind, size: int, folders: Sequence[Path], ca
         kind: "gpt2" or "bert".
         size: Tokens of the vocabulary, at most.
         folders: Where files of a published tokenizer may lie, see `find_published`.
-        cache_dir: Cache folder; None for `default_cache_dir`.
+        cache_dir: Cache folder; None for `tokens` in the user's cache folder.
     Raises: DataError: a file of the tokenizer is missing or damaged; MissingDependencyError: no `tokenizers` library.
     """
     files = find_published(kind, size, folders)
@@ -66,11 +126,11 @@ def load_tokens(texts: Texts, kind: Kind, size: int, folders: Sequence[Path], ca
         "kind": kind,
         "size": size,
         "published": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files or ()],
-        "tokenizers": import_tokenizers().__version__,
+        "tokenizers": _import_tokenizers().__version__,
         **{name: checksum(getattr(texts, name)) for name in SPLITS},
     }
     key = hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()
-    path = (cache_dir or default_cache_dir()) / f"{kind}-{key[:32]}.npz"
+    path = (cache_dir or Path(pooch.os_cache("gem-activations")) / "tokens") / f"{kind}-{key[:32]}.npz"
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # A folder that cannot be written has no lock.
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,3 +168,126 @@ def _write(path: Path, tokens: Tokens) -> None:
             f"the tokens cannot be kept in {path.parent} ({error.strerror or error}); they are made anew each time",
             stacklevel=2,
         )
+
+
+def find_published(kind: Kind, size: int, folders: Iterable[Path]) -> tuple[Path, ...] | None:
+    """Return the files of the published tokenizer; None if there are none or another vocabulary size is wanted.
+
+    Args:
+        kind: "gpt2": encoder.json and vocab.bpe (or vocab.json and merges.txt); "bert": bert-base-uncased-vocab.txt
+            (or vocab.txt).
+        size: Tokens that are wanted; the published files have 50,257 and 30,522.
+        folders: Where they may lie, the first that has any of them counts.
+    Raises: DataError: one of two files is missing.
+    """
+    published, variants = _PUBLISHED[kind]
+    for folder in folders if size == published else ():
+        for names in variants:
+            missing = [name for name in names if not (folder / name).is_file()]
+            if not missing:
+                return tuple(folder / name for name in names)
+            if len(missing) < len(names):
+                raise DataError(
+                    f"{folder} holds {', '.join({*names} - {*missing})} but not {missing[0]}: put both files of the "
+                    "published tokenizer there, or neither to have one trained on the text"
+                )
+    return None
+
+
+def load_published(kind: Kind, files: tuple[Path, ...]) -> TextTokenizer:
+    """Load a published tokenizer from the files that `find_published` found.
+
+    Raises: DataError: a file cannot be read, or is not the published vocabulary.
+    """
+    models, size = _import_tokenizers().models, _PUBLISHED[kind][0]
+    names = " and ".join(map(str, files))
+    try:
+        rules = {} if kind == "gpt2" else {"unk_token": "[UNK]"}
+        model = (models.BPE if kind == "gpt2" else models.WordPiece).from_file(*map(str, files), **rules)
+    except Exception as error:  # The library raises Exception itself, for a missing file as for a damaged one.
+        raise DataError(f"{names} cannot be read as a tokenizer ({error}); fetch the published files again") from error
+    library = _with_rules(kind, model)
+    absent = [name for name in _SPECIAL[kind] if library.token_to_id(name) is None]
+    if absent or library.get_vocab_size() != size:
+        what = f"lacks {', '.join(absent)}" if absent else f"{library.get_vocab_size()} tokens"
+        raise DataError(f"{names}: {what}, expected the {size} published tokens; fetch the files again")
+    return _wrap(kind, library)
+
+
+def train_tokenizer(kind: Kind, size: int, documents: Sequence[str]) -> TextTokenizer:
+    """Train a tokenizer on documents: the same documents give the same tokenizer, in any process.
+
+    Args:
+        kind: "gpt2" for byte-level BPE, "bert" for WordPiece in lower case without accents.
+        size: Tokens at most; a short text gives fewer.
+        documents: The training split alone, so that nothing of the others is known to the tokenizer.
+    Raises: SettingError: the size is below 257 tokens for BPE, 64 for WordPiece.
+    """
+    least = 257 if kind == "gpt2" else 64
+    if size < least:
+        raise SettingError(f"a vocabulary of {size} tokens is too small: a {kind} tokenizer needs at least {least}")
+    library = _import_tokenizers()
+    trained = _with_rules(kind, library.models.BPE() if kind == "gpt2" else library.models.WordPiece())
+    if kind == "gpt2":
+        letters = sorted(library.pre_tokenizers.ByteLevel.alphabet())
+        named, kind_of_trainer = [*_SPECIAL[kind]], library.trainers.BpeTrainer
+    else:
+        # The trainer numbers the letters within words in the order of a hash map, which differs from process to process
+        # and decides between pairs that are equally frequent (huggingface/tokenizers, issue 1794): they are numbered
+        # here, beforehand.
+        counts: Counter[str] = Counter()
+        for document in documents:
+            counts.update(trained.normalizer.normalize_str(document))
+        usual = sorted((letter for letter in counts if not letter.isspace()), key=lambda each: (-counts[each], each))
+        letters = sorted(usual[: min(_LETTERS, size // 8)])
+        named = [*_SPECIAL[kind], *letters, *(f"##{letter}" for letter in letters)]
+        kind_of_trainer = library.trainers.WordPieceTrainer
+    trainer = kind_of_trainer(
+        vocab_size=size,
+        min_frequency=_MIN_FREQUENCY,
+        show_progress=False,
+        special_tokens=named,
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+    )
+    trained.train_from_iterator(chain.from_iterable(map(cut, documents)), trainer)
+    # Read back without the special tokens: the trained one would find them in a text, too.
+    if kind == "gpt2":
+        found = msgspec.json.decode(trained.to_str())["model"]
+        return _wrap(kind, _with_rules(kind, library.models.BPE(found["vocab"], list(map(tuple, found["merges"])))))
+    return _wrap(kind, _with_rules(kind, library.models.WordPiece(trained.get_vocab(), unk_token="[UNK]")))
+
+
+def cut(document: str) -> list[str]:
+    r"""Cut a document behind the line breaks that neither tokenizer joins anything across: single ones.
+
+    Example:
+        >>> cut("one\ntwo\n\nthree\n")
+        ['one\n', 'two\n\nthree\n']
+    """
+    return re.split(r"(?<=\S\n)(?=\S)", document)
+
+
+def _with_rules(kind: Kind, model: Any) -> Any:
+    library = _import_tokenizers()
+    tokenizer = library.Tokenizer(model)
+    if kind == "gpt2":
+        tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = library.decoders.ByteLevel()
+    else:
+        tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = library.decoders.WordPiece()
+    return tokenizer
+
+
+def _wrap(kind: Kind, library: "Tokenizer") -> TextTokenizer:
+    special: Any = {name: library.token_to_id(name) for name in _SPECIAL[kind]}
+    digest = hashlib.sha256(library.to_str().encode()).hexdigest()
+    return TextTokenizer(kind, library.get_vocab_size(), special, digest, library)
+
+
+def _import_tokenizers() -> Any:
+    with framework("tokenizers", at_least="0.22", install="'gem-activations[lab,huggingface]'"):
+        import tokenizers
+    return tokenizers

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..recipes.pipeline import OwnRecipe
 from ..statistics.metrics import ACCURACY, Metric
-from ..store.records import FAILED, FINISHED, Comparison
+from ..store.comparison import FAILED, FINISHED, Comparison
 from .drawing import GREY, INK, Style, label_columns, panel_grid
 
 Array = NDArray[np.float64]

@@ -24,7 +24,6 @@ from ...errors import StoreError
 from ..claims.evidence import Finding, judge_comparison
 from ..recipes.pipeline import Pipeline
 from ..statistics.analysis import Analysis
-from ..statistics.archive import DEPTH, ENVIRONMENT, EPOCHS, RESULTS, read_comparison
 from ..statistics.formatting import (
     NOTHING,
     amount,
@@ -35,7 +34,7 @@ from ..statistics.formatting import (
     scale_sentences,
     value_text,
 )
-from ..statistics.reading import analyse_comparison
+from ..statistics.reading import DEPTH, ENVIRONMENT, EPOCHS, RESULTS, analyse_comparison, read_comparison
 from ..statistics.tables import (
     Column,
     depth_frame,
@@ -49,10 +48,8 @@ from ..statistics.tables import (
     results_frame,
     summary_frame,
 )
-from ..store.comparison import write_atomically
+from ..store.comparison import Comparison, flatten, write_atomically
 from ..store.rates import FILE as RATES
-from ..store.rates import flatten
-from ..store.records import Comparison
 from .drawing import INK, render
 from .plots import comparison_figures
 

@@ -1,20 +1,238 @@
-"""Run a comparison: every activation from every seed, resumable and shared between processes."""
+"""Run a comparison: every activation from every seed, resumable, shared between processes, each run by one or several.
 
+One training run over several processes is started by torchrun and joined by DistributedDataParallel. Every process runs
+the same command. Rank 0 does all that one process would do: it decides which run is next, locks it, writes every file.
+It announces each run to the other processes, which take their part of each batch and write nothing. All of them read
+the data and the checkpoints, so the folders must be the same for all.
+"""
+
+import contextlib
 import dataclasses
 import os
+import random
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
-from ...errors import ExperimentError, SettingError, StoreError
+from ...errors import DataError, ExperimentError, GemError, MissingDependencyError, SettingError, StoreError
 from ..data.holdings import DATA_DIR_VARIABLE
 from ..statistics.sequential import make_schedule
-from ..store.comparison import load_comparison, read_plan, read_result, run_folder
-from ..store.records import FAILED, FINISHED, INFRASTRUCTURE, Comparison, RunKey, RunResult
-from .distributed import ProcessGroup, follow, init_processes, is_launched, local_device
+from ..store.comparison import (
+    FAILED,
+    FINISHED,
+    INFRASTRUCTURE,
+    Comparison,
+    EpochRow,
+    Plan,
+    RunKey,
+    RunResult,
+    load_comparison,
+    read_plan,
+    read_result,
+    run_folder,
+    to_plain,
+    write_atomically,
+    write_json,
+    write_result,
+)
+from ..store.environment import describe_environment
+from ..training.run import CHECKPOINT, NotFiniteError, Run, state_paths
+from ..training.step import Group
+from .experiment import Experiment, Loaded
 from .planning import agree_on_plan, check_folder, find_device, look, resolve
 from .request import Execution, FunctionRequest, Request
-from .runner import TRACEBACK, ProgressCallback, Runner, reproducible
+from .tracking import export_run
+
+TRACEBACK = "traceback.txt"
+# What a RuntimeError says where memory is short: torch on a CPU, the CUDA runtime, and cuBLAS, cuDNN and their kin.
+_STARVED = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+
+
+class ProgressCallback:
+    """Is told what happens in a comparison, to show it; this one shows nothing."""
+
+    def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
+        """Take the number of runs this request wants, and how many of them had ended before."""
+
+    def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:
+        """Take the finished epochs, none at a start, of the run that is under way; `epochs` are wanted."""
+
+    def ended(self, result: RunResult) -> None:
+        """Take the result of a run, finished or failed, of this process or of another."""
+
+    def waiting(self, runs: int) -> None:
+        """Take the number of runs that other processes are working on, while nothing is left for this one."""
+
+
+@dataclass
+class Runner:
+    """Works on the runs of one comparison, one at a time.
+
+    Attributes:
+        request: Names the output folder, and what is kept of a run.
+        experiment: What a run does.
+        plan: The plan as it is stored.
+        loaded: The experiment with its data.
+        device: Where the runs train.
+        callback: Is told of each epoch.
+        group: The processes that train each run together; the others `follow`.
+    """
+
+    request: Execution
+    experiment: Experiment
+    plan: Plan
+    loaded: Loaded
+    device: torch.device
+    callback: ProgressCallback
+    group: Group = field(default_factory=Group)
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.request.folder
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What is stored with every run, as it was when the first began."""
+        return {**describe_environment(self.device), "sources": self.experiment.versions}
+
+    def attempt(self, activation: str, seed: int, stale: RunResult | None = None) -> RunResult | None:
+        """Bring a run to its end and return its result; None while another process is working on it.
+
+        Args:
+            activation, seed: The run.
+            stale: A stored result that is to be replaced.
+        """
+        try:
+            held = self._lock(activation, seed).acquire(blocking=False)
+        except Timeout:
+            return None
+        with held:
+            result = read_result(self.folder, activation, seed)
+            if result is None or result == stale:
+                result, metrics = self._run(activation, seed)
+                export_run(self.request.track, self.folder, self.plan, result, metrics)
+                write_result(self.folder, result)
+                if result.status == FINISHED and not self.request.keep_checkpoints:
+                    for path in state_paths(run_folder(self.folder, activation, seed) / CHECKPOINT):
+                        path.unlink(missing_ok=True)
+        return result
+
+    def wait(self, activation: str, seed: int, seconds: float) -> None:
+        """Wait until no other process works on a run, but no longer than so many seconds."""
+        with contextlib.suppress(Timeout), self._lock(activation, seed).acquire(timeout=seconds):
+            pass
+
+    def _lock(self, activation: str, seed: int) -> FileLock:
+        run = run_folder(self.folder, activation, seed)
+        run.mkdir(parents=True, exist_ok=True)
+        return FileLock(run / ".lock")
+
+    def _run(self, activation: str, seed: int) -> tuple[RunResult, list[EpochRow]]:
+        folder = run_folder(self.folder, activation, seed)
+        identity = self._identity(activation, seed)
+        write_json(folder / "config.json", identity)
+        write_json(folder / "env.json", self.environment)
+        (folder / TRACEBACK).unlink(missing_ok=True)
+        self.group.announce({"identity": identity, "threads": self.plan.threads})
+        with seeded(seed, self.device):
+            run = Run(
+                activation,
+                seed,
+                self.device,
+                folder,
+                self.experiment.arms[activation],
+                identity=identity,
+                group=self.group,
+                on_epoch=lambda metrics, epochs: self.callback.epoch(activation, seed, metrics, epochs),
+            )
+            try:
+                figures = dict(self.loaded.train(run, self.group))
+                run.finish()
+                result = RunResult(activation, seed, FINISHED, "", len(run.metrics), run.seconds, figures)
+            except (SettingError, MissingDependencyError):
+                raise  # Nothing that another run could have otherwise.
+            except Exception as error:
+                status, reason = _say_failure(error)
+                result = RunResult(activation, seed, status, reason, len(run.metrics), run.seconds)
+                if not isinstance(error, NotFiniteError):
+                    with contextlib.suppress(StoreError):  # The disk may be full.
+                        write_atomically(folder / TRACEBACK, traceback.format_exc().encode())
+                    if self.group.size > 1:
+                        if status == INFRASTRUCTURE:
+                            write_result(self.folder, result)
+                        raise  # The other processes are still in the run: only torchrun can end them.
+            return result, run.metrics
+
+    def _identity(self, activation: str, seed: int) -> dict[str, Any]:
+        return {
+            "activation": activation,
+            "seed": seed,
+            "recipe": to_plain(self.plan.recipe),
+            "device": self.plan.device,
+            "threads": self.plan.threads,
+            "processes": self.group.size,
+            "data": self.plan.data,
+            "backends": self.environment["backends"],
+        }
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch for a run, and leave them as they were afterwards."""
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+@contextlib.contextmanager
+def reproducible(threads: int, *, deterministic: bool = True) -> Iterator[None]:
+    """Make torch give the same bits each time: the comparison's number of threads, and deterministic algorithms."""
+    memory: Any = torch.utils.deterministic
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it.
+    try:
+        torch.set_num_threads(threads)
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+            memory.fill_uninitialized_memory = False  # A debugging aid that costs time in each step.
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        memory.fill_uninitialized_memory = before[2]
+
+
+def _say_failure(error: Exception) -> tuple[str, str]:
+    """Return the status of a run that raised an error, and the reason in words."""
+    text = str(error)
+    if isinstance(error, NotFiniteError):
+        return FAILED, text
+    if isinstance(error, DataError | StoreError | OSError):
+        return INFRASTRUCTURE, f"{' '.join(text.split())}; the same command tries again"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in _STARVED):
+        return INFRASTRUCTURE, f"out of memory: {text.splitlines()[0] if text else 'no detail given'}"
+    words = " ".join(text.split())
+    return FAILED, words if isinstance(error, GemError) else f"{type(error).__name__}: {words}"
+
 
 _POLL_SECONDS = 0.5
 
@@ -144,3 +362,131 @@ def _check_engine(request: Execution) -> Execution:
         return request
     file, _, name = request.train.rpartition(":")
     return dataclasses.replace(request, train=f"{Path(file).absolute()}:{name}") if file.endswith(".py") else request
+
+
+# Rank 0 may wait for another comparison's run for as long as that takes; the others wait for its word.
+_TIMEOUT = timedelta(days=30)
+
+
+def is_launched() -> bool:
+    """Return whether torchrun started this process together with others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
+
+
+def is_rank_zero() -> bool:
+    """Return whether this process shows and writes what all of them do: it is the first, or alone."""
+    return not is_launched() or os.environ.get("RANK", "0") == "0"
+
+
+def local_device(text: str) -> str:
+    """Return the device of this process: of those of a machine's GPUs the one of its local rank.
+
+    Raises: SettingError: one GPU is named for all processes.
+    """
+    if not is_launched() or not text.startswith("cuda"):
+        return text
+    if text != "cuda":
+        raise SettingError(f"--device {text}: under torchrun every process takes a GPU of its own; give --device cuda")
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+@contextlib.contextmanager
+def init_processes(device: torch.device) -> Iterator[Group]:
+    """Join the processes that torchrun started, over NCCL on GPUs and gloo on CPUs; alone where there are none.
+
+    An error in the block of one process ends that process, and torchrun ends the others then: none of them could tell
+    what the one that failed would have sent.
+    """
+    if not is_launched():
+        yield Group()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    processes = ProcessGroup(
+        distributed.get_rank(),
+        distributed.get_world_size(),
+        device=device,
+        control=distributed.new_group(backend="gloo", timeout=_TIMEOUT),
+    )
+    yield processes
+    if processes.rank == 0:
+        processes.announce(None)
+    distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class ProcessGroup(Group):
+    """The processes of a torchrun, as the training loop sees them.
+
+    Attributes:
+        device: Where this process trains.
+        control: The same processes over gloo, for the announcements.
+    """
+
+    device: torch.device = field(kw_only=True)
+    control: Any = field(kw_only=True, repr=False)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return the module as `DistributedDataParallel`.
+
+        BatchNorm's layers are changed to take their statistics over all processes.
+
+        Raises: SettingError: a model with BatchNorm on CPUs, for which torch has no such layer.
+        """
+        if any(isinstance(module, _BatchNorm) for module in model.modules()):
+            if self.device.type != "cuda":
+                raise SettingError(
+                    "the model has BatchNorm, whose statistics torch shares between processes on GPUs alone; "
+                    "train it in one process with more --threads, or on GPUs"
+                )
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes, in each of them."""
+        summed = values.clone()
+        distributed.all_reduce(summed)
+        return summed
+
+    def agree(self, number: int, what: str) -> None:
+        """See that every process has the same number."""
+        numbers = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        numbers[self.rank] = number
+        found = self.total(numbers).tolist()
+        if len(set(found)) > 1:
+            raise StoreError(f"the processes differ in {what} ({found}); see that all of them share the --out folder")
+
+    def announce(self, message: dict[str, Any] | None) -> None:
+        """Tell the other processes what comes next; None that nothing does. Rank 0 alone calls this."""
+        distributed.broadcast_object_list([message], 0, group=self.control)
+
+    def listen(self) -> dict[str, Any] | None:
+        """Wait for what rank 0 announces; the other processes call this."""
+        heard: list[Any] = [None]
+        distributed.broadcast_object_list(heard, 0, group=self.control)
+        return heard[0]
+
+
+def follow(folder: Path, experiment: Experiment, loaded: Loaded, device: torch.device, processes: ProcessGroup) -> None:
+    """Take part in each run that rank 0 announces, until it announces that there is none left.
+
+    Args:
+        folder: The output folder; only checkpoints are read from it.
+        experiment: What a run does.
+        loaded: The experiment with its data, on this process's device.
+        device: Where this process trains.
+        processes: The processes; this one's rank is above 0.
+    """
+    assert loaded.advance is not None
+    while (message := processes.listen()) is not None:
+        identity = message["identity"]
+        activation, seed = identity["activation"], identity["seed"]
+        make = experiment.arms[activation]
+        run = Run(
+            activation, seed, device, run_folder(folder, activation, seed), make, identity=identity, group=processes
+        )
+        # A loss that is not finite is so in every process, and rank 0 stores it.
+        with reproducible(message["threads"]), seeded(seed, device), contextlib.suppress(NotFiniteError):
+            loaded.advance(run, processes)

@@ -15,11 +15,10 @@ from typing import Any
 
 from ...errors import DataError, GemError, SettingError, StoreError
 from ...extras import framework
-from ..store.comparison import read_plan
-from ..store.records import Plan, RunKey, RunResult
+from ..store.comparison import Plan, RunKey, RunResult, read_plan
+from .engine import ProgressCallback, Runner, reproducible
 from .planning import find_device, resolve
 from .request import Execution
-from .runner import ProgressCallback, Runner, reproducible
 
 _POLL_SECONDS = 1.0
 _RETRIES = 20  # A run goes on from its checkpoint, so each may bring it further.

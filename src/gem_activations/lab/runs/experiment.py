@@ -25,10 +25,9 @@ from ... import __version__, catalog
 from ...errors import ActivationNameError, ExperimentError, GemError, SettingError
 from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import OwnRecipe, Recipe, StoredRecipe
-from ..store.rates import to_plain
-from ..store.records import CORE
-from ..training.group import Group
+from ..store.comparison import CORE, to_plain
 from ..training.run import NotFiniteError, Run, finite, to_number
+from ..training.step import Group
 from ..training.tasks import load_task
 from ..training.trainer import Trainer
 from .request import Choice, FunctionRequest

@@ -15,12 +15,15 @@ from ...errors import SettingError, StoreError
 from ..data.holdings import find_data_dir
 from ..recipes.arms import parse_arm
 from ..recipes.pipeline import Cnn, Initialisation, Mlp, Recipe, Training
-from ..recipes.registry import make_recipe
-from ..recipes.studies import make_study
+from ..recipes.registry import make_recipe, make_study
 from ..statistics.reading import look_again
 from ..statistics.sequential import FIRST
 from ..store.comparison import (
+    FINISHED,
     LOOKS,
+    Comparison,
+    Plan,
+    flatten,
     load_comparison,
     read_looks,
     read_plan,
@@ -28,8 +31,7 @@ from ..store.comparison import (
     write_json,
     write_plan,
 )
-from ..store.rates import flatten, read_rates
-from ..store.records import FINISHED, Comparison, Plan
+from ..store.rates import read_rates
 from ..training.run import MOST_EPOCHS
 from .experiment import Experiment, make_arms, of_function, of_recipe
 from .request import Execution, FunctionRequest, Request

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..store.records import FINISHED, EpochRow, RunResult
+from ..store.comparison import FINISHED, EpochRow, RunResult
+from .engine import ProgressCallback
 from .experiment import Experiment, Figures
-from .runner import ProgressCallback
 
 
 @contextlib.contextmanager

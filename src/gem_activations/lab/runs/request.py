@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg
 
 from ..recipes.pipeline import Scale
-from ..recipes.registry import RECIPES
-from ..recipes.studies import STUDIES
+from ..recipes.registry import RECIPES, STUDIES
 
 
 def _list(helps: dict[str, str | None]) -> str:

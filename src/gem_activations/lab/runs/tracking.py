@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...extras import framework
-from ..store.comparison import run_folder
-from ..store.rates import flatten, to_plain
-from ..store.records import EpochRow, Plan, RunResult
+from ..store.comparison import EpochRow, Plan, RunResult, flatten, run_folder, to_plain
 
 _LOG = logging.getLogger(__name__)
 _LIBRARIES = {

@@ -14,14 +14,11 @@ from filelock import FileLock
 
 from ...errors import SettingError
 from ..recipes.pipeline import Recipe
-from ..store.comparison import read_plan
+from ..store.comparison import FINISHED, read_plan
 from ..store.rates import Trial, Tuned, Tuning, write_tuning
-from ..store.records import FINISHED
-from .distributed import is_launched
-from .engine import run_comparison
+from .engine import ProgressCallback, is_launched, run_comparison
 from .planning import resolve_recipe
 from .request import Request
-from .runner import ProgressCallback
 
 _FEWEST = 3
 _DIGITS = 6  # Of a rate: its folder's name says it in full.

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
 from ...errors import SettingError
-from ..store.records import FAILED, INFRASTRUCTURE
+from ..store.comparison import FAILED, INFRASTRUCTURE
 from .contrasts import ALPHA, RESOLUTION, dunnett_critical, dunnett_p, pooled_variance
 from .metrics import Criterion, Metric
 from .verdicts import ORDER, Judgement, Verdict, judge, probability_better

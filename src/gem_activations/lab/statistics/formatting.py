@@ -12,7 +12,7 @@ from .metrics import Metric
 from .verdicts import Verdict
 
 if TYPE_CHECKING:
-    from ..store.records import Comparison
+    from ..store.comparison import Comparison
     from .analysis import Analysis, Arm, Difference, Interval
 
 NOTHING = "-"

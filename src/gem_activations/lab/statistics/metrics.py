@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ...errors import SettingError
 from ..recipes.pipeline import OwnRecipe, Pipeline, StoredRecipe
-from ..store.records import RunResult
+from ..store.comparison import RunResult
 
 
 @dataclass(frozen=True)

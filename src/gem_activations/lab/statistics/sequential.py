@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..store.records import Look
+from ..store.comparison import Look
 from .analysis import Analysis, Run, analyse_runs
 from .contrasts import ALPHA
 from .metrics import Criterion

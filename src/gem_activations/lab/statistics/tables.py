@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..store.records import Comparison
+from ..store.comparison import Comparison
 from .analysis import Analysis, Arm
 from .formatting import (
     NOTHING,

@@ -1,14 +1,14 @@
 """Learning rates that a search found, one an activation: the file between `gem-act tune` and `gem-act compare`."""
 
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from ...errors import SettingError
 from ..recipes.pipeline import Recipe, StoredRecipe
-from .comparison import read_format, write_json
+from .comparison import flatten, read_format, write_json
 
 FILE = "rates.json"
 _FORMAT = 1
@@ -103,24 +103,3 @@ def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
     if absent:
         raise SettingError(f"--rates {path} has no learning rate for {', '.join(absent)}; tune these too")
     return rates
-
-
-def to_plain(values: Any) -> dict[str, Any]:
-    """Return a record or values as JSON gives them back: tuples become lists, and what JSON cannot hold its text."""
-    # msgspec itself leaves out the defaults of a record that it has read from a file without them.
-    plain = asdict(values) if is_dataclass(values) and not isinstance(values, type) else values
-    return msgspec.json.decode(msgspec.json.encode(plain, enc_hook=str))
-
-
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a recipe, or other nested values, as plain values with dotted names, one flat entry a setting.
-
-    Example:
-        >>> from gem_activations.lab.recipes.registry import make_recipe
-        >>> flatten(make_recipe("digits"))["training.epochs"]
-        20
-    """
-    flat: dict[str, Any] = {}
-    for key, value in to_plain(values).items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ...torch.monitor.dead import is_dead, read_activation
-from ..models.classifiers import as_factory
-from ..models.resnet import Factory
+from ..models.classifiers import Factory, as_factory
 from ..recipes.pipeline import Training
-from ..store.records import Depth
+from ..store.comparison import Depth
 from .step import autocast, cross_entropy
 from .tasks import Batch
 

@@ -7,14 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.cifar import load_cifar
-from ..data.mnist import load_digits, load_mnist
-from ..data.sources import SOURCES
-from ..data.splits import WHOLE, Dataset
-from ..models.classifiers import build_model
+from ..data.images import Dataset, load_dataset
+from ..models.classifiers import Factory, build_model
 from ..models.initialisation import scale_to_gain
-from ..models.resnet import Factory
-from ..recipes.pipeline import Recipe, Subset
+from ..recipes.pipeline import Recipe
 from .tasks import Batch, SplitName
 
 _EVALUATION_PIXELS = 1000 * 32 * 32  # Of one plane: the inner layers of a batch must fit beside the data.
@@ -76,23 +72,6 @@ class ImageTask:
         size = max(1, min(1000, _EVALUATION_PIXELS // (height * width)))
         for x, y in zip(examples.x.split(size), examples.y.split(size), strict=True):
             yield Batch(self.scaled(x), y)
-
-
-def load_dataset(name: str, data_dir: Path | None = None, subset: Subset = WHOLE, shrink: int = 1) -> Dataset:
-    """Load a data set by its name; missing files are downloaded, and checked.
-
-    Args:
-        name: "digits", "mnist", "fashion-mnist", "cifar10", "cifar100" or "stl10".
-        data_dir: Folder with the files; None for the default one, see `find_data_dir`.
-        subset: How many examples of each split are used.
-        shrink: Side of the squares of a colour image whose mean becomes one pixel.
-    Raises: DataError: a file is damaged or foreign, or is neither there nor can be downloaded.
-    """
-    if name == "digits":
-        return load_digits()
-    if name in ("mnist", "fashion-mnist"):
-        return load_mnist(SOURCES[name], data_dir, subset)
-    return load_cifar(name, data_dir, subset, shrink)
 
 
 def load_task(recipe: Recipe, data_dir: Path | None) -> ImageTask:

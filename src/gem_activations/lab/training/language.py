@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from ...errors import DataError, SettingError
 from ..data.corpus import SPLITS, find_corpus, read_texts
 from ..data.holdings import find_data_dir
-from ..data.tokenizer import Ids
-from ..data.tokens import load_tokens
+from ..data.tokens import Ids, load_tokens
+from ..models.classifiers import Factory
 from ..models.initialisation import scale_to_gain
 from ..models.language import build_language_model, import_transformers
-from ..models.resnet import Factory
 from ..recipes.language import BertPlan, Gpt2Plan
 from ..recipes.pipeline import Recipe
 from .tasks import Batch, SplitName

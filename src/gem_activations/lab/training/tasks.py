@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from ..models.resnet import Factory
+from ..models.classifiers import Factory
 from ..recipes.pipeline import Recipe
 
 IGNORED = -100

@@ -5,33 +5,141 @@ that runs of equal seed share initial weights, data order and augmentation whate
 run equals one never stopped.
 """
 
+import contextlib
 import dataclasses
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...torch import ScaleSchedule, calibrate_, check_scale
+from ...spec import GemSpec
+from ...torch import ScaleReport, ScaleSchedule, calibrate_, check_scale
 from ...torch.scale import named_members
-from ..models.classifiers import count_parameters
-from ..models.resnet import Factory
+from ..models.classifiers import Factory, count_parameters
 from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import Recipe
 from ..store.comparison import DEPTH, SCALE, write_json
 from .diagnostics import describe_depth, profile
 from .evaluation import Score, evaluate
-from .group import Group
-from .memory import measure_peak, reset_peak
-from .optimisation import learning_rates
 from .run import NotFiniteError, Run
-from .step import Record, Stepper, autocast
-from .streams import AUGMENTATION, NOISE, WEIGHTS, derive_seed, epoch_order, step_batches
-from .tasks import Batch, SplitName, Task
-from .timing import measure_step_ratio
+from .step import (
+    AUGMENTATION,
+    NOISE,
+    WEIGHTS,
+    Group,
+    Record,
+    Stepper,
+    autocast,
+    derive_seed,
+    epoch_order,
+    learning_rates,
+    step_batches,
+)
+from .tasks import Batch, SplitName, Task, load_task
+
+_WARM_UP = 3
+_MOST = 60  # Pairs.
+_BUDGET = 0.5  # Seconds after which no pair beyond the least number is measured.
+
+Step = Callable[[int], None]
+
+
+def measure_step_ratio(step: Step, reference: Step, device: torch.device, fewest: int = 15) -> float:
+    """Return the time of a step over that of a reference step: the median ratio of interleaved pairs.
+
+    Each pair does the same batch, in alternating order, so that neither kind has the warmer caches or the quieter
+    machine. The global random state is left as it was.
+
+    Args:
+        step: Does one training step on the batch of a given index.
+        reference: The same for the reference.
+        device: Where the steps run; its queue is emptied before the clock is read.
+        fewest: Pairs that are measured however long they take.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        for index in range(_WARM_UP):
+            step(index)
+            reference(index)
+        ratios: list[float] = []
+        started = time.perf_counter()
+        while len(ratios) < fewest or (len(ratios) < _MOST and time.perf_counter() - started < _BUDGET):
+            index = len(ratios)
+            if index % 2:
+                below = _seconds(reference, index, device)
+                above = _seconds(step, index, device)
+            else:
+                above = _seconds(step, index, device)
+                below = _seconds(reference, index, device)
+            ratios.append(above / below)
+    return statistics.median(ratios)
+
+
+def _seconds(step: Step, index: int, device: torch.device) -> float:
+    _finish(device)
+    started = time.perf_counter()
+    step(index)
+    _finish(device)
+    return time.perf_counter() - started
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget the peaks so far. On a CPU this needs Linux; elsewhere peaks are those of the process's life."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text(_RESET_PEAK)
+
+
+def measure_peak(device: torch.device) -> int:
+    """Return the peak since `reset_peak`, in bytes; 0 where the system does not tell.
+
+    On a GPU: what torch held in tensors, data included. On a CPU: the resident memory of the whole process, libraries
+    and data included.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return 1024 * int(found[1]) if found else 0
+
+
+def measure(recipe: Recipe, spec: GemSpec, seed: int, data_dir: Path | None, ratio: float | None = None) -> ScaleReport:
+    """Check the scale of a member of the family in a recipe's model on its first batch, in training mode.
+
+    Args:
+        recipe: Names the data, the model and the batch size.
+        spec: The activation.
+        seed: Of the initial weights and of the batch's augmentation.
+        data_dir: Folder with data files; None for the default one.
+        ratio: Calibrate to this ratio instead; None checks the scale as it is.
+    Raises: DataError: the data are missing or damaged; SettingError: a ratio that is not above 0; ModelError: a model
+        without a module of the family.
+    """
+    task = load_task(recipe, data_dir)
+    model = task.make_model(str(spec), seed).train()
+    indices = torch.arange(min(recipe.training.batch_size, task.sizes["train"]), device=task.device)
+    batch = task.train_batch(indices, torch.Generator(task.device).manual_seed(seed)).inputs
+    return check_scale(model, batch) if ratio is None else calibrate_(model, batch, ratio)
+
 
 SCALE_COLUMNS = ("name", "sigma", "scale", "eps", "rho", "chi", "gain", "gate_closed", "reason")
 _UNTESTED: dict[str, Any] = dict.fromkeys(("test_accuracy", "test_loss", "step_time_ratio"))
