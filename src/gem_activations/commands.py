@@ -61,8 +61,9 @@ class CompareFunction(FunctionRequest):
 
 def _compare(request: Execution) -> int:
     from .lab.report.document import analyse
-    from .lab.runs.engine import ProgressCallback, is_rank_zero, run_comparison
+    from .lab.runs.engine import ProgressCallback, run_comparison
     from .lab.runs.progress import show_progress
+    from .lab.training.group import is_rank_zero
 
     try:
         if not is_rank_zero():
@@ -410,13 +411,13 @@ class CheckScale:
     def run(self) -> None:
         """Measure and print."""
         from .lab.recipes.registry import make_recipe
-        from .lab.training.trainer import measure
+        from .lab.training.trainer import measure_scale
 
         spec = catalog.parse(self.activation).spec
         if spec is None:
             raise SettingError(f"--activation {self.activation}: expected a member of the family, gem, egem or segem")
         recipe = dataclasses.replace(make_recipe(self.recipe), input_scale=self.input_scale)
-        report = measure(recipe, spec, self.seed, self.data_dir, self.calibrate)
+        report = measure_scale(recipe, spec, self.seed, self.data_dir, self.calibrate)
         print_lines(str(report).splitlines(), make_console(sys.stdout))
         if self.out is not None:
             report.plot(self.out)

@@ -17,11 +17,13 @@ from torch import nn
 from gem_activations.errors import SettingError, StoreError
 from gem_activations.lab import Run, compare
 from gem_activations.lab.recipes.pipeline import Training
-from gem_activations.lab.runs import distributed, engine
-from gem_activations.lab.runs.engine import ProcessGroup, ProgressCallback, run_comparison
+from gem_activations.lab.runs import engine
+from gem_activations.lab.runs.engine import ProgressCallback, run_comparison
 from gem_activations.lab.runs.request import Request
 from gem_activations.lab.store.comparison import Comparison, load_comparison, run_folder
-from gem_activations.lab.training.step import Group, Stepper
+from gem_activations.lab.training import group as distributed
+from gem_activations.lab.training.group import Group, ProcessGroup
+from gem_activations.lab.training.step import Stepper
 from gem_activations.lab.training.tasks import Batch
 
 from ..tolerances import SAME_MATHEMATICS, TWO_PROCESSES

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations.lab.recipes.pipeline import Training
+from gem_activations.lab.training.group import Group
 from gem_activations.lab.training.step import (
-    Group,
     Record,
     Stepper,
     cross_entropy,

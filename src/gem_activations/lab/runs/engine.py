@@ -13,17 +13,13 @@ import random
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import DataError, ExperimentError, GemError, MissingDependencyError, SettingError, StoreError
 from ..data.holdings import DATA_DIR_VARIABLE
@@ -47,8 +43,8 @@ from ..store.comparison import (
     write_result,
 )
 from ..store.environment import describe_environment
+from ..training.group import Group, ProcessGroup, init_processes, is_launched, local_device
 from ..training.run import CHECKPOINT, NotFiniteError, Run, state_paths
-from ..training.step import Group
 from .experiment import Experiment, Loaded
 from .planning import agree_on_plan, check_folder, find_device, look, resolve
 from .request import Execution, FunctionRequest, Request
@@ -57,6 +53,7 @@ from .tracking import export_run
 TRACEBACK = "traceback.txt"
 # What a RuntimeError says where memory is short: torch on a CPU, the CUDA runtime, and cuBLAS, cuDNN and their kin.
 _STARVED = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+_POLL_SECONDS = 0.5
 
 
 class ProgressCallback:
@@ -77,17 +74,7 @@ class ProgressCallback:
 
 @dataclass
 class Runner:
-    """Works on the runs of one comparison, one at a time.
-
-    Attributes:
-        request: Names the output folder, and what is kept of a run.
-        experiment: What a run does.
-        plan: The plan as it is stored.
-        loaded: The experiment with its data.
-        device: Where the runs train.
-        callback: Is told of each epoch.
-        group: The processes that train each run together; the others `follow`.
-    """
+    """Works on the runs of one comparison, one at a time; of a group of processes all but rank zero `follow`."""
 
     request: Execution
     experiment: Experiment
@@ -97,11 +84,6 @@ class Runner:
     callback: ProgressCallback
     group: Group = field(default_factory=Group)
 
-    @property
-    def folder(self) -> Path:
-        """The output folder."""
-        return self.request.folder
-
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What is stored with every run, as it was when the first began."""
@@ -110,22 +92,20 @@ class Runner:
     def attempt(self, activation: str, seed: int, stale: RunResult | None = None) -> RunResult | None:
         """Bring a run to its end and return its result; None while another process is working on it.
 
-        Args:
-            activation, seed: The run.
-            stale: A stored result that is to be replaced.
+        A stored result is kept unless it equals the stale one, which is to be replaced.
         """
         try:
             held = self._lock(activation, seed).acquire(blocking=False)
         except Timeout:
             return None
         with held:
-            result = read_result(self.folder, activation, seed)
+            result = read_result(self.request.folder, activation, seed)
             if result is None or result == stale:
                 result, metrics = self._run(activation, seed)
-                export_run(self.request.track, self.folder, self.plan, result, metrics)
-                write_result(self.folder, result)
+                export_run(self.request.track, self.request.folder, self.plan, result, metrics)
+                write_result(self.request.folder, result)
                 if result.status == FINISHED and not self.request.keep_checkpoints:
-                    for path in state_paths(run_folder(self.folder, activation, seed) / CHECKPOINT):
+                    for path in state_paths(run_folder(self.request.folder, activation, seed) / CHECKPOINT):
                         path.unlink(missing_ok=True)
         return result
 
@@ -135,28 +115,29 @@ class Runner:
             pass
 
     def _lock(self, activation: str, seed: int) -> FileLock:
-        run = run_folder(self.folder, activation, seed)
+        run = run_folder(self.request.folder, activation, seed)
         run.mkdir(parents=True, exist_ok=True)
         return FileLock(run / ".lock")
 
     def _run(self, activation: str, seed: int) -> tuple[RunResult, list[EpochRow]]:
-        folder = run_folder(self.folder, activation, seed)
-        identity = self._identity(activation, seed)
+        folder = run_folder(self.request.folder, activation, seed)
+        identity = {
+            "activation": activation,
+            "seed": seed,
+            "recipe": to_plain(self.plan.recipe),
+            "device": self.plan.device,
+            "threads": self.plan.threads,
+            "processes": self.group.size,
+            "data": self.plan.data,
+            "backends": self.environment["backends"],
+        }
         write_json(folder / "config.json", identity)
         write_json(folder / "env.json", self.environment)
         (folder / TRACEBACK).unlink(missing_ok=True)
         self.group.announce({"identity": identity, "threads": self.plan.threads})
         with seeded(seed, self.device):
-            run = Run(
-                activation,
-                seed,
-                self.device,
-                folder,
-                self.experiment.arms[activation],
-                identity=identity,
-                group=self.group,
-                on_epoch=lambda metrics, epochs: self.callback.epoch(activation, seed, metrics, epochs),
-            )
+            make, told = self.experiment.arms[activation], partial(self.callback.epoch, activation, seed)
+            run = Run(activation, seed, self.device, folder, make, identity=identity, group=self.group, on_epoch=told)
             try:
                 figures = dict(self.loaded.train(run, self.group))
                 run.finish()
@@ -171,70 +152,9 @@ class Runner:
                         write_atomically(folder / TRACEBACK, traceback.format_exc().encode())
                     if self.group.size > 1:
                         if status == INFRASTRUCTURE:
-                            write_result(self.folder, result)
+                            write_result(self.request.folder, result)
                         raise  # The other processes are still in the run: only torchrun can end them.
             return result, run.metrics
-
-    def _identity(self, activation: str, seed: int) -> dict[str, Any]:
-        return {
-            "activation": activation,
-            "seed": seed,
-            "recipe": to_plain(self.plan.recipe),
-            "device": self.plan.device,
-            "threads": self.plan.threads,
-            "processes": self.group.size,
-            "data": self.plan.data,
-            "backends": self.environment["backends"],
-        }
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators of Python, NumPy and torch for a run, and leave them as they were afterwards."""
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
-
-
-@contextlib.contextmanager
-def reproducible(threads: int, *, deterministic: bool = True) -> Iterator[None]:
-    """Make torch give the same bits each time: the comparison's number of threads, and deterministic algorithms."""
-    memory: Any = torch.utils.deterministic
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it.
-    try:
-        torch.set_num_threads(threads)
-        if deterministic:
-            torch.use_deterministic_algorithms(True)
-            memory.fill_uninitialized_memory = False  # A debugging aid that costs time in each step.
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        memory.fill_uninitialized_memory = before[2]
-
-
-def _say_failure(error: Exception) -> tuple[str, str]:
-    """Return the status of a run that raised an error, and the reason in words."""
-    text = str(error)
-    if isinstance(error, NotFiniteError):
-        return FAILED, text
-    if isinstance(error, DataError | StoreError | OSError):
-        return INFRASTRUCTURE, f"{' '.join(text.split())}; the same command tries again"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in _STARVED):
-        return INFRASTRUCTURE, f"out of memory: {text.splitlines()[0] if text else 'no detail given'}"
-    words = " ".join(text.split())
-    return FAILED, words if isinstance(error, GemError) else f"{type(error).__name__}: {words}"
-
-
-_POLL_SECONDS = 0.5
 
 
 def run_comparison(request: Execution, callback: ProgressCallback) -> Comparison:
@@ -275,6 +195,35 @@ def run_comparison(request: Execution, callback: ProgressCallback) -> Comparison
                 break
     assert comparison is not None  # A schedule has a look.
     return comparison
+
+
+def _check_engine(request: Execution) -> Execution:
+    """Return the request with its device chosen and, if its engine is one of several machines, the paths they need.
+
+    Raises: SettingError: options of the engine that do not go together.
+    """
+    if request.device == "auto":
+        begun = read_plan(request.folder)
+        device = begun.device if begun else "cuda" if torch.cuda.is_available() else "cpu"
+        request = dataclasses.replace(request, device=device)
+    if request.engine == "local":
+        if request.ray_address is not None or request.replicas != 1:
+            raise SettingError("--ray-address and --replicas belong to --engine ray; add it")
+        return request
+    if is_launched():
+        raise SettingError("--engine ray starts processes of its own; leave torchrun away")
+    if request.device not in ("cpu", "cuda"):
+        raise SettingError(f"--device {request.device}: Ray chooses among a machine's GPUs; give --device cuda")
+    if request.replicas < 1:
+        raise SettingError(f"--replicas {request.replicas}: give a whole number of at least 1")
+    request = dataclasses.replace(request, out=request.folder.absolute())
+    if isinstance(request, Request):
+        chosen = request.data_dir or os.environ.get(DATA_DIR_VARIABLE)
+        return dataclasses.replace(request, data_dir=Path(chosen).absolute() if chosen else None)
+    if not isinstance(request, FunctionRequest) or not isinstance(request.train, str):
+        return request
+    file, _, name = request.train.rpartition(":")
+    return dataclasses.replace(request, train=f"{Path(file).absolute()}:{name}") if file.endswith(".py") else request
 
 
 def _bring_to_end(runner: Runner) -> None:
@@ -323,7 +272,7 @@ def _bring_to_end(runner: Runner) -> None:
 def _stop_if_hopeless(runner: Runner, first: list[RunResult]) -> None:
     """Stop if one error of the experiment itself ended the first run of every activation."""
     reasons = {result.reason for result in first}
-    folders = [run_folder(runner.folder, result.activation, result.seed) for result in first]
+    folders = [run_folder(runner.request.folder, result.activation, result.seed) for result in first]
     raised = all((folder / TRACEBACK).exists() for folder in folders)
     if len(reasons) > 1 or not raised or any(result.status == FINISHED for result in first):
         return
@@ -335,150 +284,8 @@ def _stop_if_hopeless(runner: Runner, first: list[RunResult]) -> None:
     )
 
 
-def _check_engine(request: Execution) -> Execution:
-    """Return the request with its device chosen and, if its engine is one of several machines, the paths they need.
-
-    Raises: SettingError: options of the engine that do not go together.
-    """
-    if request.device == "auto":
-        begun = read_plan(request.folder)
-        device = begun.device if begun else "cuda" if torch.cuda.is_available() else "cpu"
-        request = dataclasses.replace(request, device=device)
-    if request.engine == "local":
-        if request.ray_address is not None or request.replicas != 1:
-            raise SettingError("--ray-address and --replicas belong to --engine ray; add it")
-        return request
-    if is_launched():
-        raise SettingError("--engine ray starts processes of its own; leave torchrun away")
-    if request.device not in ("cpu", "cuda"):
-        raise SettingError(f"--device {request.device}: Ray chooses among a machine's GPUs; give --device cuda")
-    if request.replicas < 1:
-        raise SettingError(f"--replicas {request.replicas}: give a whole number of at least 1")
-    request = dataclasses.replace(request, out=request.folder.absolute())
-    if isinstance(request, Request):
-        chosen = request.data_dir or os.environ.get(DATA_DIR_VARIABLE)
-        return dataclasses.replace(request, data_dir=Path(chosen).absolute() if chosen else None)
-    if not isinstance(request, FunctionRequest) or not isinstance(request.train, str):
-        return request
-    file, _, name = request.train.rpartition(":")
-    return dataclasses.replace(request, train=f"{Path(file).absolute()}:{name}") if file.endswith(".py") else request
-
-
-# Rank 0 may wait for another comparison's run for as long as that takes; the others wait for its word.
-_TIMEOUT = timedelta(days=30)
-
-
-def is_launched() -> bool:
-    """Return whether torchrun started this process together with others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
-
-
-def is_rank_zero() -> bool:
-    """Return whether this process shows and writes what all of them do: it is the first, or alone."""
-    return not is_launched() or os.environ.get("RANK", "0") == "0"
-
-
-def local_device(text: str) -> str:
-    """Return the device of this process: of those of a machine's GPUs the one of its local rank.
-
-    Raises: SettingError: one GPU is named for all processes.
-    """
-    if not is_launched() or not text.startswith("cuda"):
-        return text
-    if text != "cuda":
-        raise SettingError(f"--device {text}: under torchrun every process takes a GPU of its own; give --device cuda")
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-
-
-@contextlib.contextmanager
-def init_processes(device: torch.device) -> Iterator[Group]:
-    """Join the processes that torchrun started, over NCCL on GPUs and gloo on CPUs; alone where there are none.
-
-    An error in the block of one process ends that process, and torchrun ends the others then: none of them could tell
-    what the one that failed would have sent.
-    """
-    if not is_launched():
-        yield Group()
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    processes = ProcessGroup(
-        distributed.get_rank(),
-        distributed.get_world_size(),
-        device=device,
-        control=distributed.new_group(backend="gloo", timeout=_TIMEOUT),
-    )
-    yield processes
-    if processes.rank == 0:
-        processes.announce(None)
-    distributed.destroy_process_group()
-
-
-@dataclass(frozen=True)
-class ProcessGroup(Group):
-    """The processes of a torchrun, as the training loop sees them.
-
-    Attributes:
-        device: Where this process trains.
-        control: The same processes over gloo, for the announcements.
-    """
-
-    device: torch.device = field(kw_only=True)
-    control: Any = field(kw_only=True, repr=False)
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the module as `DistributedDataParallel`.
-
-        BatchNorm's layers are changed to take their statistics over all processes.
-
-        Raises: SettingError: a model with BatchNorm on CPUs, for which torch has no such layer.
-        """
-        if any(isinstance(module, _BatchNorm) for module in model.modules()):
-            if self.device.type != "cuda":
-                raise SettingError(
-                    "the model has BatchNorm, whose statistics torch shares between processes on GPUs alone; "
-                    "train it in one process with more --threads, or on GPUs"
-                )
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices)
-
-    def total(self, values: Tensor) -> Tensor:
-        """Return the sum of a tensor over the processes, in each of them."""
-        summed = values.clone()
-        distributed.all_reduce(summed)
-        return summed
-
-    def agree(self, number: int, what: str) -> None:
-        """See that every process has the same number."""
-        numbers = torch.zeros(self.size, dtype=torch.int64, device=self.device)
-        numbers[self.rank] = number
-        found = self.total(numbers).tolist()
-        if len(set(found)) > 1:
-            raise StoreError(f"the processes differ in {what} ({found}); see that all of them share the --out folder")
-
-    def announce(self, message: dict[str, Any] | None) -> None:
-        """Tell the other processes what comes next; None that nothing does. Rank 0 alone calls this."""
-        distributed.broadcast_object_list([message], 0, group=self.control)
-
-    def listen(self) -> dict[str, Any] | None:
-        """Wait for what rank 0 announces; the other processes call this."""
-        heard: list[Any] = [None]
-        distributed.broadcast_object_list(heard, 0, group=self.control)
-        return heard[0]
-
-
 def follow(folder: Path, experiment: Experiment, loaded: Loaded, device: torch.device, processes: ProcessGroup) -> None:
-    """Take part in each run that rank 0 announces, until it announces that there is none left.
-
-    Args:
-        folder: The output folder; only checkpoints are read from it.
-        experiment: What a run does.
-        loaded: The experiment with its data, on this process's device.
-        device: Where this process trains.
-        processes: The processes; this one's rank is above 0.
-    """
+    """Take part in each run that rank 0 announces, until there is none left; only checkpoints are read."""
     assert loaded.advance is not None
     while (message := processes.listen()) is not None:
         identity = message["identity"]
@@ -490,3 +297,49 @@ def follow(folder: Path, experiment: Experiment, loaded: Loaded, device: torch.d
         # A loss that is not finite is so in every process, and rank 0 stores it.
         with reproducible(message["threads"]), seeded(seed, device), contextlib.suppress(NotFiniteError):
             loaded.advance(run, processes)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch for a run, and leave them as they were afterwards."""
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+@contextlib.contextmanager
+def reproducible(threads: int, *, deterministic: bool = True) -> Iterator[None]:
+    """Make torch give the same bits each time: the comparison's number of threads, and deterministic algorithms."""
+    memory: Any = torch.utils.deterministic
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it.
+    try:
+        torch.set_num_threads(threads)
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+            memory.fill_uninitialized_memory = False  # A debugging aid that costs time in each step.
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        memory.fill_uninitialized_memory = before[2]
+
+
+def _say_failure(error: Exception) -> tuple[str, str]:
+    """Return the status of a run that raised an error, and the reason in words."""
+    text = str(error)
+    if isinstance(error, NotFiniteError):
+        return FAILED, text
+    if isinstance(error, DataError | StoreError | OSError):
+        return INFRASTRUCTURE, f"{' '.join(text.split())}; the same command tries again"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in _STARVED):
+        return INFRASTRUCTURE, f"out of memory: {text.splitlines()[0] if text else 'no detail given'}"
+    words = " ".join(text.split())
+    return FAILED, words if isinstance(error, GemError) else f"{type(error).__name__}: {words}"

@@ -26,8 +26,8 @@ from ...errors import ActivationNameError, ExperimentError, GemError, SettingErr
 from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import OwnRecipe, Recipe, StoredRecipe
 from ..store.comparison import CORE, to_plain
+from ..training.group import Group
 from ..training.run import NotFiniteError, Run, finite, to_number
-from ..training.step import Group
 from ..training.tasks import load_task
 from ..training.trainer import Trainer
 from .request import Choice, FunctionRequest

@@ -16,7 +16,8 @@ from ...errors import SettingError
 from ..recipes.pipeline import Recipe
 from ..store.comparison import FINISHED, read_plan
 from ..store.rates import Trial, Tuned, Tuning, write_tuning
-from .engine import ProgressCallback, is_launched, run_comparison
+from ..training.group import is_launched
+from .engine import ProgressCallback, run_comparison
 from .planning import resolve_recipe
 from .request import Request
 

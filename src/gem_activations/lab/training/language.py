@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,31 +27,11 @@ _CHARACTERS_PER_TOKEN = 8
 _HIDDEN, _REPLACED = 0.8, 0.9
 
 
-class Objective(Protocol):
-    """How windows are cut from a stream of tokens, and what is predicted of them.
-
-    Attributes:
-        length: Tokens of the stream in one window.
-        stride: Tokens from the beginning of one window to that of the next.
-    """
-
-    @property
-    def length(self) -> int: ...  # noqa: D102 -- described above
-
-    @property
-    def stride(self) -> int: ...  # noqa: D102
-
-    def frame(self, windows: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Put what belongs there around windows of the stream."""
-        ...
-
-    def make_batch(self, windows: Tensor, generator: torch.Generator) -> Batch:
-        """Make inputs and targets of framed windows, (N, tokens) int64, on their device, which is the generator's."""
-        ...
-
-
 class NextToken:
-    """Predict each next token: inputs and targets (N, context)."""
+    """Predict each next token: inputs and targets (N, context).
+
+    Windows of `length` tokens are cut from a stream, one every `stride` tokens.
+    """
 
     def __init__(self, plan: Gpt2Plan) -> None:
         self.length, self.stride = plan.context + 1, plan.context
@@ -98,6 +77,9 @@ class MaskedTokens:
         others = torch.randint(self.size, (rows, self.count), generator=generator, device=device)
         shown = torch.where(fate < _HIDDEN, self.mask, torch.where(fate < _REPLACED, others, targets))
         return Batch(torch.cat((windows.scatter(1, places, shown), places), dim=1), targets)
+
+
+Objective = NextToken | MaskedTokens
 
 
 class TextTask:
@@ -172,7 +154,12 @@ def load_task(recipe: Recipe, data_dir: Path | None) -> TextTask:
     """
     import_transformers()
     plan: Gpt2Plan | BertPlan = recipe.model
-    _check_plan(plan)
+    if plan.width % plan.heads:
+        raise SettingError(f"a model of width {plan.width} cannot have {plan.heads} heads: they must divide it")
+    if plan.context < 1:
+        raise SettingError(f"a context of {plan.context} tokens: expected 1 or more")
+    if isinstance(plan, BertPlan) and not 3 <= plan.context <= plan.positions:
+        raise SettingError(f"a context of {plan.context} tokens: expected 3 to {plan.positions}")
     place = find_data_dir(data_dir)
     texts = read_texts(find_corpus(place))
     wanted = {name: getattr(recipe.subset, name) for name in SPLITS}
@@ -209,12 +196,3 @@ def make_windows(stream: Ids, objective: Objective, count: int | None) -> NDArra
     kept = len(every) if count is None else min(count, len(every))
     chosen = every[np.arange(kept) * len(every) // kept]
     return objective.frame(chosen.astype(np.int32))
-
-
-def _check_plan(plan: Gpt2Plan | BertPlan) -> None:
-    if plan.width % plan.heads:
-        raise SettingError(f"a model of width {plan.width} cannot have {plan.heads} heads: they must divide it")
-    if isinstance(plan, BertPlan) and not 3 <= plan.context <= plan.positions:
-        raise SettingError(f"a context of {plan.context} tokens: expected 3 to {plan.positions}")
-    if plan.context < 1:
-        raise SettingError(f"a context of {plan.context} tokens: expected 1 or more")

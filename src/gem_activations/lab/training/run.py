@@ -26,7 +26,7 @@ from torch.utils.serialization import config
 
 from ...errors import ExperimentError
 from ..store.comparison import EpochRow, append_metrics, cut_metrics, write_atomically
-from .step import Group
+from .group import Group
 
 _CHECK_BYTES = 4
 _LOG = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""One training step and what it needs: processes that share it, optimiser, learning rates, and the run's random streams.
+"""One training step and what it needs: optimiser, learning rates, and random streams.
 
 All streams come from the run's seed: runs of equal seed share weights, order and augmentation.
 """
@@ -6,8 +6,6 @@ All streams come from the run's seed: runs of equal seed share weights, order an
 import contextlib
 import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,45 +14,13 @@ from torch.nn import functional
 
 from ...torch import ScaleSchedule, weight_decay_groups
 from ..recipes.pipeline import Training
+from .group import Group
 from .tasks import IGNORED, Batch, Task
 
-
-@dataclass(frozen=True)
-class Group:
-    """Processes that share each batch; this one is a process by itself.
-
-    Every process makes the whole batch and takes the examples `rank::size` of it. The loop divides a process's loss
-    by the targets of the whole batch and multiplies it by `size`, so that the mean of the gradients over the
-    processes, which `wrap` takes, is the gradient of the whole batch.
-
-    Attributes:
-        rank: Number of this process, from 0. Only rank 0 writes files.
-        size: Number of processes.
-    """
-
-    rank: int = 0
-    size: int = 1
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return a module with the same parameters whose backward pass averages the gradients over the processes."""
-        return model
-
-    def total(self, values: Tensor) -> Tensor:
-        """Return the sum of a tensor over the processes, in each of them."""
-        return values
-
-    def agree(self, number: int, what: str) -> None:
-        """See that every process has the same number.
-
-        Raises: StoreError: they have not; `what` names it.
-        """
-
-    def announce(self, message: dict[str, Any] | None) -> None:
-        """Tell the other processes, from rank 0, which run comes next, in plain values; None that none does."""
-
-
+WEIGHTS, ORDER, NOISE, AUGMENTATION = range(4)
 _DROP = 0.1
 _START, _END = 25.0, 1e4  # Of "one-cycle": highest rate over the first, first over the last.
+_WAITING = 1 << 22  # Logits that may wait to be counted: 16 MB.
 
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
@@ -125,9 +91,6 @@ def _one_cycle(training: Training, steps: int) -> list[float]:
     ]
 
 
-WEIGHTS, ORDER, NOISE, AUGMENTATION = range(4)
-
-
 def derive_seed(seed: int, *stream: int) -> int:
     """Return the seed of one stream of random numbers of a run: streams are independent, 63 bits.
 
@@ -170,9 +133,6 @@ def step_batches(seed: int, steps: range, batch_size: int, examples: int, *, who
     if whole:
         return list(torch.cat(orders).split(batch_size)) if orders else []
     return [batch for order in orders for batch in order.split(batch_size)]
-
-
-_WAITING = 1 << 22  # Logits that may wait to be counted: 16 MB.
 
 
 class Record:

@@ -65,8 +65,8 @@ class Task(Protocol):
 
         Args:
             activation: String of the catalog, or what makes a module.
-            seed: Seed of the initial weights. They depend on it alone and not on the activation; an activation's own
-                parameters come on top. The global random state is left as it was (`torch.random.fork_rng`).
+            seed: The initial weights depend on it alone and not on the activation, whose own parameters come on top.
+                The global random state is left as it was (`torch.random.fork_rng`).
         Returns: Maps `Batch.inputs` to logits with the classes in the last dimension.
         """
         ...

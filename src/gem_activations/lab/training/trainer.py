@@ -27,12 +27,12 @@ from ..recipes.pipeline import Recipe
 from ..store.comparison import DEPTH, SCALE, write_json
 from .diagnostics import describe_depth, profile
 from .evaluation import Score, evaluate
+from .group import Group
 from .run import NotFiniteError, Run
 from .step import (
     AUGMENTATION,
     NOISE,
     WEIGHTS,
-    Group,
     Record,
     Stepper,
     autocast,
@@ -46,101 +46,8 @@ from .tasks import Batch, SplitName, Task, load_task
 _WARM_UP = 3
 _MOST = 60  # Pairs.
 _BUDGET = 0.5  # Seconds after which no pair beyond the least number is measured.
-
-Step = Callable[[int], None]
-
-
-def measure_step_ratio(step: Step, reference: Step, device: torch.device, fewest: int = 15) -> float:
-    """Return the time of a step over that of a reference step: the median ratio of interleaved pairs.
-
-    Each pair does the same batch, in alternating order, so that neither kind has the warmer caches or the quieter
-    machine. The global random state is left as it was.
-
-    Args:
-        step: Does one training step on the batch of a given index.
-        reference: The same for the reference.
-        device: Where the steps run; its queue is emptied before the clock is read.
-        fewest: Pairs that are measured however long they take.
-    """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        for index in range(_WARM_UP):
-            step(index)
-            reference(index)
-        ratios: list[float] = []
-        started = time.perf_counter()
-        while len(ratios) < fewest or (len(ratios) < _MOST and time.perf_counter() - started < _BUDGET):
-            index = len(ratios)
-            if index % 2:
-                below = _seconds(reference, index, device)
-                above = _seconds(step, index, device)
-            else:
-                above = _seconds(step, index, device)
-                below = _seconds(reference, index, device)
-            ratios.append(above / below)
-    return statistics.median(ratios)
-
-
-def _seconds(step: Step, index: int, device: torch.device) -> float:
-    _finish(device)
-    started = time.perf_counter()
-    step(index)
-    _finish(device)
-    return time.perf_counter() - started
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
-
-
-def reset_peak(device: torch.device) -> None:
-    """Forget the peaks so far. On a CPU this needs Linux; elsewhere peaks are those of the process's life."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):
-            _CLEAR.write_text(_RESET_PEAK)
-
-
-def measure_peak(device: torch.device) -> int:
-    """Return the peak since `reset_peak`, in bytes; 0 where the system does not tell.
-
-    On a GPU: what torch held in tensors, data included. On a CPU: the resident memory of the whole process, libraries
-    and data included.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        found = re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return 1024 * int(found[1]) if found else 0
-
-
-def measure(recipe: Recipe, spec: GemSpec, seed: int, data_dir: Path | None, ratio: float | None = None) -> ScaleReport:
-    """Check the scale of a member of the family in a recipe's model on its first batch, in training mode.
-
-    Args:
-        recipe: Names the data, the model and the batch size.
-        spec: The activation.
-        seed: Of the initial weights and of the batch's augmentation.
-        data_dir: Folder with data files; None for the default one.
-        ratio: Calibrate to this ratio instead; None checks the scale as it is.
-    Raises: DataError: the data are missing or damaged; SettingError: a ratio that is not above 0; ModelError: a model
-        without a module of the family.
-    """
-    task = load_task(recipe, data_dir)
-    model = task.make_model(str(spec), seed).train()
-    indices = torch.arange(min(recipe.training.batch_size, task.sizes["train"]), device=task.device)
-    batch = task.train_batch(indices, torch.Generator(task.device).manual_seed(seed)).inputs
-    return check_scale(model, batch) if ratio is None else calibrate_(model, batch, ratio)
-
-
 SCALE_COLUMNS = ("name", "sigma", "scale", "eps", "rho", "chi", "gain", "gate_closed", "reason")
 _UNTESTED: dict[str, Any] = dict.fromkeys(("test_accuracy", "test_loss", "step_time_ratio"))
 
@@ -351,23 +258,11 @@ class Trainer:
         }
 
     def _test(self, run: Run) -> dict[str, float | None]:
-        """Score the test set, look inside the model and measure the step time."""
+        """Score the test set, profile the model at its start and with the chosen weights, and measure the step time."""
         score = self._evaluate("test", calibration=True)
         if not math.isfinite(score.loss):
             raise NotFiniteError("the test loss is not finite")
         peak = max(self.peak, measure_peak(self.device))
-        return {
-            "test_accuracy": score.accuracy,
-            "test_loss": score.loss,
-            "calibration_error": score.calibration_error,
-            "brier": score.brier,
-            **self._look_inside(run),
-            "step_time_ratio": self._measure_ratio(),
-            "peak_memory": peak or None,
-        }
-
-    def _look_inside(self, run: Run) -> dict[str, float | None]:
-        """Profile the model at its start and with the chosen weights; return figures of the latter."""
         batch, fresh = self._first_batch(), self.make_model(self.own)
         start, end = (profile(model, self.own, batch, self.recipe.training) for model in (fresh, self.model))
         write_json(run.folder / DEPTH, describe_depth(start, end))
@@ -375,7 +270,15 @@ class Trainer:
         if self.arm is not None and self.arm.trainable:
             before, now = ([part.spec.scale for _, part in named_members(model)] for model in (fresh, self.model))
             looked["scale_change"] = max((b / a - 1 for a, b in zip(before, now, strict=True)), key=abs)
-        return looked
+        return {
+            "test_accuracy": score.accuracy,
+            "test_loss": score.loss,
+            "calibration_error": score.calibration_error,
+            "brier": score.brier,
+            **looked,
+            "step_time_ratio": self._measure_ratio(),
+            "peak_memory": peak or None,
+        }
 
     def _most_at_once(self) -> int:
         """Return the examples that are known to fit into this process's memory: those of one pass in training."""
@@ -404,3 +307,79 @@ class Trainer:
 
         fewest = 3 if self.recipe.scale == "smoke" else 15  # A smoke run has fewer steps than a good measurement.
         return measure_step_ratio(stepper(self.own), stepper("relu"), self.device, fewest)
+
+
+def measure_step_ratio(
+    step: Callable[[int], None], reference: Callable[[int], None], device: torch.device, fewest: int = 15
+) -> float:
+    """Return the time of a training step over that of a reference step: the median ratio of interleaved pairs.
+
+    Each pair does the batch of the same index, in alternating order, so that neither kind has the warmer caches or the
+    quieter machine. The global random state is left as it was.
+
+    Args:
+        fewest: Pairs that are measured however long they take.
+    """
+
+    def seconds(one: Callable[[int], None]) -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        one(len(ratios))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for index in range(_WARM_UP):
+            step(index)
+            reference(index)
+        ratios: list[float] = []
+        begun = time.perf_counter()
+        while len(ratios) < fewest or (len(ratios) < _MOST and time.perf_counter() - begun < _BUDGET):
+            order = (reference, step) if len(ratios) % 2 else (step, reference)
+            taken = {one: seconds(one) for one in order}
+            ratios.append(taken[step] / taken[reference])
+    return statistics.median(ratios)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget the peaks so far. On a CPU this needs Linux; elsewhere peaks are those of the process's life."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text(_RESET_PEAK)
+
+
+def measure_peak(device: torch.device) -> int:
+    """Return the peak since `reset_peak`, in bytes; 0 if the system does not tell.
+
+    On a GPU: what torch held in tensors, data included. On a CPU: the resident memory of the whole process, libraries
+    and data included.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return 1024 * int(found[1]) if found else 0
+
+
+def measure_scale(
+    recipe: Recipe, spec: GemSpec, seed: int, data_dir: Path | None, ratio: float | None = None
+) -> ScaleReport:
+    """Check the scale of a member of the family in a recipe's model on its first batch, in training mode.
+
+    Args:
+        seed: Of the initial weights and of the batch's augmentation.
+        ratio: Calibrate to this ratio instead; None checks the scale as it is.
+    Raises: DataError: the data are missing or damaged; SettingError: a ratio that is not above 0; ModelError: a model
+        without a module of the family.
+    """
+    task = load_task(recipe, data_dir)
+    model = task.make_model(str(spec), seed).train()
+    indices = torch.arange(min(recipe.training.batch_size, task.sizes["train"]), device=task.device)
+    batch = task.train_batch(indices, torch.Generator(task.device).manual_seed(seed)).inputs
+    return check_scale(model, batch) if ratio is None else calibrate_(model, batch, ratio)
