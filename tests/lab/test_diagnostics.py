@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations.lab.data.images import Dataset, Split
-from gem_activations.lab.recipes.language import Gpt2Plan, gpt2_124m
+from gem_activations.lab.recipes.language import Gpt2Plan
 from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.comparison import DEPTH, Depth, read_json
@@ -142,7 +142,7 @@ GPT2 = Gpt2Plan(layers=2, width=16, heads=2, context=12, vocabulary=30)
     ("recipe", "make", "layers", "activations"),
     [
         (dataclasses.replace(make_recipe("digits"), model=Cnn((3, 4))), image_run, 5, 4),
-        (dataclasses.replace(gpt2_124m(None, "smoke"), model=GPT2), text_run, 2 + 2 * 4 + 1, 2),
+        (dataclasses.replace(make_recipe("gpt2-124m", None, "smoke"), model=GPT2), text_run, 2 + 2 * 4 + 1, 2),
     ],
     ids=["images", "text"],
 )

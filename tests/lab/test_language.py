@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from gem_activations.errors import DataError, MissingDependencyError, SettingError
 from gem_activations.lab.models.classifiers import count_parameters
 from gem_activations.lab.models.language import build_language_model
-from gem_activations.lab.recipes.language import BertPlan, Gpt2Plan, bert_small, gpt2_124m
+from gem_activations.lab.recipes.language import BertPlan, Gpt2Plan
 from gem_activations.lab.recipes.pipeline import Recipe, Subset
+from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.comparison import EpochRow
 from gem_activations.lab.training.language import MaskedTokens, NextToken, TextTask, load_task, make_windows
 from gem_activations.lab.training.step import learning_rates, make_optimizer
@@ -49,7 +50,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def recipe(kind: str, plan: Gpt2Plan | BertPlan | None = None, **changes: Any) -> Recipe:
-    whole = (gpt2_124m if kind == "gpt2" else bert_small)(None, "smoke")
+    whole = make_recipe("gpt2-124m" if kind == "gpt2" else "bert-small", None, "smoke")
     training = dataclasses.replace(whole.training, epochs=2, epoch_steps=3, batch_size=4, **changes)
     return dataclasses.replace(whole, model=plan or PLANS[kind], training=training, subset=Subset())
 
@@ -59,7 +60,9 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("plan", "parameters"), [(gpt2_124m().model, 124_439_808), (bert_small().model, 28_795_194)], ids=["gpt2", "bert"]
+    ("plan", "parameters"),
+    [(make_recipe("gpt2-124m").model, 124_439_808), (make_recipe("bert-small").model, 28_795_194)],
+    ids=["gpt2", "bert"],
 )
 def test_full_models_have_the_published_sizes(plan: Gpt2Plan | BertPlan, parameters: int) -> None:
     with torch.device("meta"):
@@ -67,7 +70,7 @@ def test_full_models_have_the_published_sizes(plan: Gpt2Plan | BertPlan, paramet
 
 
 def test_recipes_follow_the_literature() -> None:
-    gpt2, bert = gpt2_124m(), bert_small()
+    gpt2, bert = make_recipe("gpt2-124m"), make_recipe("bert-small")
     assert gpt2.training.total_steps(10**6) == 5000
     assert bert.training.total_steps(10**6) == 3000
     assert (gpt2.training.betas, gpt2.training.weight_decay, gpt2.training.clip) == ((0.9, 0.95), 0.1, 1.0)
@@ -76,7 +79,7 @@ def test_recipes_follow_the_literature() -> None:
     assert rates[-1] == pytest.approx(6e-5)
     assert (bert.model.predicted, bert.model.dropout) == (0.15, 0.1)
     assert learning_rates(bert.training, 3000)[-1] == pytest.approx(0, abs=1e-9)
-    for small in (gpt2_124m(None, "small"), bert_small(None, "small")):
+    for small in (make_recipe("gpt2-124m", None, "small"), make_recipe("bert-small", None, "small")):
         assert len(small.activations) >= 5
         assert small.seeds == 5
         assert small.baseline in small.activations
@@ -84,7 +87,7 @@ def test_recipes_follow_the_literature() -> None:
 
 def test_only_matrices_decay() -> None:
     model = build_language_model(GPT2, "prelu", 0)
-    decayed, others = make_optimizer(model, gpt2_124m().training).param_groups
+    decayed, others = make_optimizer(model().training).param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     assert all(parameter.dim() >= 2 for parameter in decayed["params"])
     assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))

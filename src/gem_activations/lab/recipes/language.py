@@ -1,12 +1,11 @@
 """Recipes on text: GPT-2 124M and BERT-small, and their forms for a CPU. Nothing here imports a framework."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from ...errors import SettingError
-from .pipeline import Recipe, Scale, Subset, Training
+from .pipeline import Maker, Recipe, Scale, Subset, Training
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ class BertPlan:
     kind: Literal["bert"] = "bert"
 
 
-def gpt2_124m(model: str | None = None, scale: Scale = "full") -> Recipe:
-    """GPT-2 with 124 million parameters on any text, 5,000 steps of nanoGPT's recipe; text from --data-dir."""
+def _gpt2(model: str | None, scale: Scale) -> Recipe:
     training = Training(
         epochs=20,
         epoch_steps=250,
@@ -86,8 +84,7 @@ def gpt2_124m(model: str | None = None, scale: Scale = "full") -> Recipe:
     return _at_scale(dataclasses.replace(recipe, metric="perplexity"), model, small, learning_rate=2e-3)
 
 
-def bert_small(model: str | None = None, scale: Scale = "full") -> Recipe:
-    """BERT with 28.8 million parameters on any text, masked language model, 3,000 steps; text from --data-dir."""
+def _bert(model: str | None, scale: Scale) -> Recipe:
     training = Training(
         epochs=12,
         epoch_steps=250,
@@ -136,4 +133,12 @@ def _at_scale(recipe: Recipe, model: str | None, small: Gpt2Plan | BertPlan, *, 
     )
 
 
-LANGUAGE: dict[str, Callable[[str | None, Scale], Recipe]] = {"gpt2-124m": gpt2_124m, "bert-small": bert_small}
+LANGUAGE = {
+    "gpt2-124m": Maker(
+        _gpt2, "GPT-2 with 124 million parameters on any text, 5,000 steps of nanoGPT's recipe; text from --data-dir."
+    ),
+    "bert-small": Maker(
+        _bert,
+        "BERT with 28.8 million parameters on any text, masked language model, 3,000 steps; text from --data-dir.",
+    ),
+}

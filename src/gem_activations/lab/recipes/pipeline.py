@@ -4,9 +4,9 @@ Nothing here imports a framework. Every field is obeyed: a value that is stored 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -286,3 +286,10 @@ class Recipe(Pipeline):
     def pipeline(self) -> Pipeline:
         """Return what every arm and seed share: the recipe without its arms."""
         return Pipeline(**{each.name: getattr(self, each.name) for each in fields(Pipeline)})
+
+
+class Maker(NamedTuple):
+    """What makes a recipe of a model, or of its own, and a scale; and its help in a sentence."""
+
+    make: Callable[[str | None, Scale], Recipe]
+    help: str

@@ -6,7 +6,6 @@ in one comparison. Nothing here imports a framework, so that the command line ca
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import msgspec
@@ -14,10 +13,11 @@ import msgspec
 from ...catalog import ENTRIES, parse
 from ...errors import SettingError
 from ...grammar import suggest
-from .images import CIFAR, MNIST, SHORT
+from .images import IMAGES, SHORT
 from .language import LANGUAGE, BertPlan, Gpt2Plan
 from .pipeline import (
     Cnn,
+    Maker,
     Mlp,
     OwnRecipe,
     Pipeline,
@@ -29,10 +29,8 @@ from .pipeline import (
     VitPlan,
 )
 
-RecipeMaker = Callable[[str | None, Scale], Recipe]
-
-RECIPES: dict[str, RecipeMaker] = {**MNIST, **CIFAR, **LANGUAGE}
-"""Name -> (model, scale) -> recipe. The first sentence of a maker's docstring is the recipe's help."""
+RECIPES: dict[str, Maker] = {**IMAGES, **LANGUAGE}
+"""Name -> what makes the recipe."""
 _MODELS = {plan.kind: plan for plan in (Mlp, Cnn, ResNetPlan, PreActPlan, VitPlan, Gpt2Plan, BertPlan)}
 
 
@@ -71,7 +69,7 @@ def make_recipe(name: str, model: str | None = None, scale: str = "full") -> Rec
         raise SettingError(f"--scale {scale}: expected one of {', '.join(known)}")
     if scale == "short" and name not in SHORT:
         raise SettingError(f"--scale short: a scale of {' and '.join(SHORT)} alone; take full, small or smoke")
-    return RECIPES[name](model, known[scale])
+    return RECIPES[name].make(model, known[scale])
 
 
 class Study(NamedTuple):

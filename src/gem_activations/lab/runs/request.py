@@ -8,21 +8,20 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, Suppress, arg
 
-from ..recipes.pipeline import Scale
-from ..recipes.registry import RECIPES, STUDIES
+from ..recipes.pipeline import Maker, Scale
+from ..recipes.registry import RECIPES, STUDIES, Study
 
 
-def _list(helps: dict[str, str | None]) -> str:
+def _list(things: Mapping[str, Maker | Study]) -> str:
     """Return a list for the help, whose lines tyro leaves apart because they do not begin with a letter."""
-    return "".join(f"\n- {name}: {(text or '').strip()}" for name, text in helps.items())
+    return "".join(f"\n- {name}: {thing.help}" for name, thing in things.items())
 
 
-_MAKERS = {name: maker.__doc__ for name, maker in RECIPES.items()}
 _RECIPES = (
     f"What is trained on what: one of these recipes, or a training function of your own as mine.py:train or "
-    f"package.module:train (--help after it shows its options).{_list(_MAKERS)}"
+    f"package.module:train (--help after it shows its options).{_list(RECIPES)}"
 )
-_STUDIES = f"Activations and baseline of a study.{_list({name: study.help for name, study in STUDIES.items()})}"
+_STUDIES = f"Activations and baseline of a study.{_list(STUDIES)}"
 _ACTIVATIONS = (
     'Activations to compare: names of the catalog such as gelu gem "egem(eps=1e-4)" "egem(a=0.1sigma)", or your own '
     "as mine.py:Snake, torch.nn.CELU or snake=mine.py:Snake"
