@@ -169,10 +169,8 @@ def setting_of(recipe: Pipeline) -> str:
 
 
 def find_comparisons(folders: Sequence[Path]) -> list[Comparison]:
-    """Read the comparisons of some folders, or of the folders right inside them.
+    """Read the comparisons of some folders, or of the folders right inside them; none for the repository's own results.
 
-    Args:
-        folders: Output folders of comparisons, or folders that hold such; none for the repository's own results.
     Raises: SettingError: none is given, and this is no checkout of the repository; StoreError: a folder holds no
         comparison, or a damaged one.
     """
@@ -284,9 +282,7 @@ _CONTROLS = (
 def claims_lines(folders: Sequence[Path]) -> Iterator[str]:
     """Return the lines: a paper, its claims, a line a finding and the command under each; then how many stand where.
 
-    Args:
-        folders: Output folders of comparisons, or folders that hold such; none for the repository's own results.
-    Raises: SettingError, StoreError: see `evidence.find_comparisons`.
+    The folders, and what is raised, are those of `find_comparisons`.
     """
     findings = judge_all(find_comparisons(folders))
     for source, of_source in groupby(findings, key=lambda finding: finding.claim.source):

@@ -42,11 +42,10 @@ class Texts:
 
 
 def find_corpus(place: Path) -> Path:
-    """Return the text at a place that a user names.
+    """Return the text at a place that a user names: a text file, or the folder whose text files are the corpus.
 
     Args:
         place: A text file; or a data folder with the text in text/books or text; or any folder with text files.
-    Returns: The file, or the folder whose text files are the corpus.
     Raises: DataError: there is no text.
     """
     if place.is_file():
@@ -62,15 +61,13 @@ def find_corpus(place: Path) -> Path:
 
 
 def read_texts(corpus: Path) -> Texts:
-    """Read a corpus and split it by document, the same way each time.
+    """Read a corpus, UTF-8, and split it by document, the same way each time.
 
     A folder with files (or folders) called train, valid (or validation, or val) and test is split as they say.
     Otherwise the documents are put in the order of their SHA-256, and validation and test take documents from its
     beginning until each has 5 % of the characters; documents of more than 10 % stay in train. Fewer than three
     documents are each cut at line breaks: 90 % for train, 5 % for validation, 5 % for test.
 
-    Args:
-        corpus: A text file, whatever its name, or a folder with .txt, .text or .tokens files at any depth. UTF-8.
     Raises: DataError: a file cannot be read, is no UTF-8 or empty, or a document stands in two of the given splits.
     """
     given = _given_splits(corpus)

@@ -125,13 +125,8 @@ def get_dataset(source: Source, data_dir: Path, *, bar: bool = False) -> Path:
     """Bring every file of a data set into a data folder; what is there and good is not downloaded again.
 
     An archive that lies in the data folder under its own name is used and kept; one that is downloaded is removed once
-    its files are unpacked and checked.
+    its files are unpacked and checked. Return the folder of the files.
 
-    Args:
-        source: The data set.
-        data_dir: The data folder.
-        bar: Whether to show a progress bar on standard error.
-    Returns: The folder of the files.
     Raises: DataError: a file that is there is damaged or foreign (it is left as it is), or one cannot be downloaded.
     """
     folder = find_folder(source, data_dir)
@@ -166,10 +161,7 @@ def _missing(source: Source, data_dir: Path) -> list[Item]:
 
 
 def _get_archive(source: Source, archive: Item, missing: list[Item], data_dir: Path, bar: bool) -> None:
-    """Unpack files of an archive, each under its name only when it is whole and checked.
-
-    The archive holds them in a folder called `source.folders[0]`.
-    """
+    """Unpack files of an archive from its folder `source.folders[0]`, each under its name when it is checked."""
     own, folder = data_dir / archive.name, find_folder(source, data_dir)
     kept = own.exists()
     if kept and not matches(own, str(archive.digest)):
@@ -208,11 +200,8 @@ def fetch(urls: Sequence[str], target: Path, digest: str, *, processor: Any = No
     A file that is there under the target's name with that checksum is taken.
 
     Args:
-        urls: Addresses of the same file, tried in order.
-        target: Where the file shall appear.
         digest: Checksum that it must have, as "md5:..." or "sha256:...".
         processor: One of pooch's, called once the file is there.
-        bar: Whether to show a progress bar on standard error.
     Raises: DataError: no address gives the file with that checksum. OSError: it cannot be written.
     """
     problems: list[str] = []
@@ -260,13 +249,10 @@ def matches(path: Path, digest: str) -> bool:
 
 
 def get_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -> list[Path]:
-    """Fetch data sets that are not in a data folder yet; what is there is checked.
+    """Fetch data sets that are not in a data folder yet, a line on the console for each; what is there is checked.
 
-    Args:
-        names: Names in `sources.SOURCES`.
-        data_dir: The data folder; None for the default one.
-        console: Where a line for each data set goes. If it is a terminal, a bar on standard error shows a download.
-    Returns: The folder of each data set.
+    If the console is a terminal, a bar on standard error shows a download. Return the folder of each data set.
+
     Raises: SettingError: no name or an unknown one, or no such folder; DataError: a file is damaged or cannot be
         downloaded.
     """
@@ -281,12 +267,8 @@ def get_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -> 
 
 
 def check_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -> None:
-    """Print what is there of data sets, one line a file.
+    """Print what is there of data sets, one line a file; without names, of those of which a file is there.
 
-    Args:
-        names: Names in `sources.SOURCES`; none for every data set of which a file is there.
-        data_dir: The data folder; None for the default one.
-        console: Where the lines go.
     Raises: SettingError: an unknown name, or no such folder; DataError: after the lines, if a file is damaged or
         foreign, or is missing from a data set that is named, or there in part.
     """

@@ -174,10 +174,7 @@ def find_published(kind: Kind, size: int, folders: Iterable[Path]) -> tuple[Path
     """Return the files of the published tokenizer; None if there are none or another vocabulary size is wanted.
 
     Args:
-        kind: "gpt2": encoder.json and vocab.bpe (or vocab.json and merges.txt); "bert": bert-base-uncased-vocab.txt
-            (or vocab.txt).
-        size: Tokens that are wanted; the published files have 50,257 and 30,522.
-        folders: Where they may lie, the first that has any of them counts.
+        folders: Where they may lie, the first that has any of them counts; their names are in `_PUBLISHED`.
     Raises: DataError: one of two files is missing.
     """
     published, variants = _PUBLISHED[kind]

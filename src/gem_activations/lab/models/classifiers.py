@@ -64,9 +64,7 @@ class ResNet(nn.Module):
 
     Args:
         blocks: Residual blocks in each of the three stages, which have 1, 2 and 4 times `width` channels.
-        classes: Number of classes.
         activation: Makes one activation module; called once for each place.
-        width: Channels of the first stage.
         channels: Channels of an image.
         pre_activation: Whether BatchNorm and activation come before each convolution; the 1x1 convolutions of the
             shortcuts are then not counted in the depth.
@@ -144,13 +142,10 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """A Vision Transformer that classifies images of one size.
+    """A Vision Transformer for images (channels, height, width) of one size, whose sides the plan's patch divides.
 
-    Args:
-        shape: (channels, height, width) of an image; the plan's patch divides both sides.
-        classes: Number of classes.
-        activation: Makes one activation module; called once a block.
-        plan: Its sizes.
+    It has pre-normalisation, a class token and learnt positions; `activation` makes one module for each block.
+
     Source: A. Dosovitskiy et al., arXiv:2010.11929.
     Example:
         >>> model = VisionTransformer((3, 8, 8), 10, nn.GELU, VitPlan(layers=1, width=12, heads=3, feed_forward=2))
@@ -193,14 +188,10 @@ def as_factory(activation: str | Factory) -> Factory:
 def build_model(model: Model, activation: str | Factory, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
     """Build a classifier whose initial weights depend on the seed alone, not on the activation.
 
-    Args:
-        model: The model of a recipe.
-        activation: String of the catalog, or a factory; one fresh module for each place.
-        shape: (channels, height, width) of one image.
-        classes: Number of classes.
-        seed: Seed of the initial weights. The global random state is left as it was.
+    It maps (N, channels, height, width) float32 to logits (N, classes). An activation's own parameters (PReLU) come on
+    top. The global random state is left as it was.
+
     Raises: ValueError: a residual network's depth is not 6m + 2.
-    Returns: Maps (N, *shape) float32 to logits (N, classes). An activation's own parameters (PReLU) come on top.
     """
     factory = as_factory(activation)
     with torch.random.fork_rng(devices=[]):

@@ -15,9 +15,6 @@ _FIRST = "gelu"  # What the models are built with before its modules are replace
 class CausalModel(nn.Module):
     """GPT-2 as a map from tokens (N, T) int64 to the logits of the token after each, (N, T, vocabulary).
 
-    Args:
-        plan: Its sizes.
-        activation: String of the catalog, or a factory; one fresh module in each block.
     Raises: MissingDependencyError: transformers is not installed.
     """
 
@@ -53,9 +50,6 @@ class MaskedModel(nn.Module):
 
     The head, which is most of the work at this size, is applied to the places that are predicted and to no others.
 
-    Args:
-        plan: Its sizes.
-        activation: String of the catalog, or a factory; one fresh module in each block, and one in the head.
     Raises: MissingDependencyError: transformers is not installed.
     """
 
@@ -100,10 +94,7 @@ def build_language_model(plan: Gpt2Plan | BertPlan, activation: str | Factory, s
 
 
 def import_transformers() -> Any:
-    """Import the library.
-
-    Raises: MissingDependencyError: it is not installed, or too old.
-    """
+    """Import the library. Raises: MissingDependencyError: it is not installed, or too old."""
     with framework("transformers", at_least="5.0", install="'gem-activations[lab,huggingface]'"):
         import transformers
     return transformers

@@ -54,7 +54,6 @@ def make_recipe(name: str, model: str | None = None, scale: str = "full") -> Rec
     """Make a recipe by its name.
 
     Args:
-        name: A name in `RECIPES`.
         model: Another model of the recipe than its own, such as "mlp" or "cnn", if it offers several.
         scale: "full", "small" or "smoke"; of the recipes of ResNet-56 also "short".
     Raises: SettingError: no such recipe (the nearest are offered), model or scale.
@@ -109,14 +108,9 @@ STUDIES = {
 
 
 def make_study(name: str, recipe: Recipe) -> Recipe:
-    """Return a recipe with the arms and the baseline of a study.
+    """Return a recipe with the arms and the baseline of a study. Raises: SettingError: no study of that name.
 
-    Args:
-        name: A name in `STUDIES`.
-        recipe: Any recipe.
-    Raises: SettingError: no study of that name.
     Example:
-        >>> from gem_activations.lab.recipes.registry import make_recipe
         >>> study = make_study("n-ablation", make_recipe("digits"))
         >>> study.activations, study.baseline
         (('gem', 'gem(n=2)', 'gem(n=3)', 'gem(n=4)', 'relu', 'gelu'), 'gem')

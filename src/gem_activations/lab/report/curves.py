@@ -122,9 +122,8 @@ def _panel_figure(
     """Draw in a panel for each activation the mean and standard error of its curves, and thin lines beside them.
 
     Args:
-        curves: Activation -> curves of its finished runs, in the order of the seeds.
         thin, thin_label: Activation -> further curves, and what they are; whether their `ends` are marked.
-        x_label, y_label, log: Labels of the axes; whether y is logarithmic if it spans a decade.
+        log: Whether y is logarithmic if it spans a decade.
     """
     figure, panels = panel_grid(comparison.activations)
     baseline = _stack(curves(comparison.baseline))

@@ -107,10 +107,9 @@ class Report:
 
 
 def read_report(folder: Path, baseline: str | None = None, target: float | None = None) -> Report:
-    """Read a comparison, and compute all that its report says.
+    """Read a comparison, finished or not, or kept results without their runs, and compute all that its report says.
 
     Args:
-        folder: An output folder of `gem-act compare`, finished or not, or one of kept results without their runs.
         baseline: Another baseline than the comparison's own.
         target: Value of the metric, as a report shows it, to which steps are counted; None: the baseline's end.
     Raises: StoreError: the folder holds no comparison, or a trial of a search without test scores, or is damaged.
@@ -124,15 +123,11 @@ def read_report(folder: Path, baseline: str | None = None, target: float | None 
 
 
 def write_report(report: Report, out: Path | None = None) -> list[Path]:
-    """Write a report into a folder, replacing an older one; processes that do so at the same time take turns.
+    """Write a report into a folder, that of the comparison if none is given; processes that do so take turns.
 
-    The files of `FILES`, and `plots/NAME.png` and `.svg`. Each file appears by atomic rename. The same store gives the
-    same bytes.
+    The files of `FILES`, and `plots/NAME.png` and `.svg`; an older report is replaced. Each file appears by atomic
+    rename. The same store gives the same bytes. Return the files, in the order in which they were written.
 
-    Args:
-        report: The report.
-        out: The folder; None for that of the comparison.
-    Returns: The files, in the order in which they were written.
     Raises: StoreError: the folder or a file cannot be written.
     """
     folder = out or report.comparison.folder

@@ -89,12 +89,8 @@ def styles(activations: Sequence[str]) -> dict[str, Style]:
 
 
 def render(figure: Figure, suffix: str, *, transparent: bool = False) -> bytes:
-    """Return a figure as the bytes of a file.
+    """Return a figure as the bytes of a file, "png" (200 dots per inch) or "svg"; transparent for a page of its own.
 
-    Args:
-        figure: A figure of this module.
-        suffix: "png" (200 dots per inch) or "svg".
-        transparent: Leave the background out, for a page that has its own.
     Raises: SettingError: another suffix.
     """
     if suffix not in ("png", "svg"):

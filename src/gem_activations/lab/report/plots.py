@@ -39,14 +39,11 @@ _COSTS = tuple(measure for measure in MEASURES if measure.name in ("step_time_ra
 
 
 def comparison_figures(comparison: Comparison, analysis: Analysis) -> dict[str, Figure]:
-    """Draw the plots of a comparison.
+    """Draw the plots of a comparison, which may be unfinished; one without anything to show is left out.
 
-    Args:
-        comparison: What the store holds; it may be unfinished.
-        analysis: Its statistics.
     Returns: Figures by file stem: the metric's name, `differences`, `slopes`, `pareto`, `n-ablation` and `eps-ablation`
         if the arms are one, learning curves, `gradient-norm` and `dead-share` by depth if they were recorded,
-        `activations`. A plot without anything to show is left out.
+        `activations`.
     """
     looks, metric = styles(comparison.activations), analysis.metric
     figures: dict[str, Figure] = {}
@@ -78,9 +75,7 @@ def write_family_picture(path: Path) -> None:
 
     E-GEM is drawn with eps=0.1, SE-GEM with eps=0.3 and leak=0.1, so that their shapes can be seen.
 
-    Args:
-        path: The file, ending in .svg or .png; it appears by atomic rename.
-    Raises: SettingError: another suffix; StoreError: the file cannot be written.
+    Raises: SettingError: the file ends neither in .svg nor in .png; StoreError: it cannot be written.
     """
     names = ["relu", "gelu", "gem", "gem(n=2)", "gem(n=3)", "egem(eps=0.1)", "segem(eps=0.3, leak=0.1)"]
     colors = [GREY, RIVALS[0], "#8ec9f5", "#2f8fdb", "#1b4f9c", "#12a37a", "#6aa84f"]
@@ -281,11 +276,8 @@ _REFERENCES = ("relu", "leaky_relu", "gelu")
 
 
 def find_ablations(activations: Sequence[str], parameter: str) -> dict[str, dict[float, str]]:
-    """Find the arms that differ in one parameter alone.
+    """Find the arms that differ in one parameter of the family alone, "n" or "eps".
 
-    Args:
-        activations: Canonical strings.
-        parameter: "n" or "eps".
     Returns: What the arms have in common -> value -> activation, in order of the values; at least three values each.
     Example:
         >>> find_ablations(["gem", "gem(n=2)", "gem(n=3)", "relu"], "n")

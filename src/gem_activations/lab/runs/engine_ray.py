@@ -29,12 +29,8 @@ Job = tuple[Execution, Plan]
 
 
 def run_on_ray(job: Job, pending: dict[RunKey, RunResult | None], callback: ProgressCallback) -> None:
-    """Bring runs to their end on a Ray cluster.
+    """Bring runs, each with the result that is to be replaced, to their end on a Ray cluster.
 
-    Args:
-        job: The comparison.
-        pending: The runs, with the result that is to be replaced.
-        callback: Is told of each run that ended.
     Raises: GemError: what a run's machine raised, or no cluster answers, or none of its machines fits;
         MissingDependencyError: Ray is not installed. The runs that had ended stay ended.
     """

@@ -58,11 +58,8 @@ class Experiment:
     """What the runs of a comparison do.
 
     Attributes:
-        name: Name for the user.
         settings: What identifies it; stored as the plan's `recipe`.
         arms: Name of each activation -> what makes a fresh module.
-        baseline: Name of the arm that the others are compared with.
-        seeds: The seeds that are wanted.
         threads: CPU threads of torch; None for torch's own choice.
         deterministic: Whether torch's deterministic algorithms are asked for.
         versions: Versions and source hashes, which must stay the same unless the user allows a change.

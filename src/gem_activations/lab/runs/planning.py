@@ -84,9 +84,8 @@ def _resolve_lab(request: Execution) -> Experiment:
 def resolve_recipe(request: Request) -> Recipe:
     """Return the recipe with the request's choices in it, all of them checked.
 
-    Raises: SettingError: an unknown recipe, study or model, a count below 1, an option that the recipe does not have, a
-        baseline that is not among the activations, learning rates of something else; StoreError: the file of learning
-        rates is damaged; ActivationNameError, SpecError: a string that names no activation.
+    Raises: GemError: a choice that is unknown, out of its range or not one of the recipe's; learning rates of another
+        recipe, or damaged.
     """
     recipe = make_recipe(request.recipe, request.model, request.scale)
     if request.study is not None:
@@ -179,11 +178,8 @@ def _choose_model(recipe: Recipe, request: Request) -> Any:
 
 
 def find_device(text: str, *, here: bool = True) -> torch.device:
-    """Return the device of a name.
+    """Return the device "cpu", "cuda" or "cuda:N"; if it is to be `here`, it must be on this machine.
 
-    Args:
-        text: "cpu", "cuda" or "cuda:N".
-        here: Whether it must be on this machine.
     Raises: SettingError: the name is unknown, or the device is not there.
     """
     try:
@@ -221,9 +217,10 @@ def check_folder(folder: Path) -> None:
 
 
 def agree_on_plan(request: Execution, experiment: Experiment, device: torch.device, checksums: dict[str, str]) -> Plan:
-    """Start the comparison of a folder or join the one that is there; more activations and seeds extend it.
+    """Start the comparison of a folder or join the one that is there, and return the plan as it is stored now.
 
-    Returns: The plan as it is stored now, with the activations and seeds of every request so far.
+    More activations and seeds extend it: it has those of every request so far.
+
     Raises: StoreError: the folder belongs to another comparison, or torch, this package or the experiment's source has
         changed while runs are still to be made; what differs is named.
     """
@@ -319,8 +316,9 @@ def _settings(plan: Plan) -> dict[str, Any]:
 def look(folder: Path) -> tuple[Comparison, tuple[str, ...]]:
     """Look at the results of a comparison that adds seeds until its arms are decided, and record it in `looks.json`.
 
-    Returns: The comparison, with the looks that have all of their runs; the arms that get more seeds, the baseline
-        first, or none if all are decided.
+    Return the comparison, with the looks that have all of their runs; and the arms that get more seeds, the baseline
+    first, or none if all are decided.
+
     Raises: StoreError: the results are no longer those that were looked at before.
     """
     comparison = load_comparison(folder)

@@ -19,10 +19,7 @@ _LIBRARIES = {
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Import the trackers' libraries.
-
-    Raises: MissingDependencyError: one is not installed, or too old.
-    """
+    """Import the trackers' libraries. Raises: MissingDependencyError: one is not installed, or too old."""
     for name in names:
         module, version, install = _LIBRARIES[name]
         with framework(module, at_least=version, install=install):
@@ -34,13 +31,6 @@ def export_run(names: Sequence[str], folder: Path, plan: Plan, result: RunResult
 
     TensorBoard's files go to `tensorboard/` in the output folder; the other two go where their own settings say.
     That a tracker refuses a run is a warning of this module's logger.
-
-    Args:
-        names: Of "tensorboard", "wandb" and "mlflow".
-        folder: The output folder.
-        plan: Says what the runs are.
-        result: The run.
-        metrics: Its epochs.
     """
     exporters = {"tensorboard": _to_tensorboard, "wandb": _to_wandb, "mlflow": _to_mlflow}
     for name in names:

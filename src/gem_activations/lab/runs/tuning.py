@@ -33,9 +33,8 @@ def tune(request: Request, trials: int, factor: float, callback: ProgressCallbac
         trials: Learning rates of each arm, an odd number of at least 3; the recipe's own is in their middle.
         factor: Ratio of neighbouring rates, above 1.
         callback: Is told of each run.
-    Returns: The outcome, which is also stored as `rates.json` in `tuning_folder(request)`. It has the arms of earlier
-        searches in that folder too, with as many trials. Of rates with equal values the one nearest to the recipe's own
-        is chosen. Trials that ended before are not repeated.
+    Returns: The outcome, also stored as `rates.json`, with the arms of earlier searches in the folder. Of rates with
+        equal values the one nearest to the recipe's own is chosen. Trials that ended before are not repeated.
     Raises: GemError: something in the request is wrong.
     """
     if trials < _FEWEST or trials % 2 == 0:

@@ -222,13 +222,10 @@ def analyse_runs(
     alpha: float = ALPHA,
     family: int | None = None,
 ) -> Analysis:
-    """Analyse runs: one family of tests of all arms beside the baseline.
+    """Analyse runs, one for each arm and seed at most: one family of tests of all arms beside the baseline.
 
     Args:
-        runs: One for each arm and seed at most.
-        criterion: The metric, and the margin of equivalence (0 for none).
-        baseline: One of `arms`.
-        arms: Names in the order in which they are shown.
+        arms: Names in the order in which they are shown, the baseline among them.
         alpha: Level of the family.
         family: Number of tests in it; None for all arms beside the baseline. The other arms then only help to estimate
             the spread.
@@ -397,9 +394,8 @@ def seeds_for(effect: float, spread_of_run: float, arms: int) -> int:
 def plan_seeds(analysis: Analysis, effect: float) -> tuple[int, int, int]:
     """Compute the seeds at which a difference of a size is shown at 80 % power, by the spread of a comparison.
 
-    Args:
-        analysis: A comparison with at least two arms and two seeds.
-        effect: True difference to the baseline, positive, in the metric's stored unit.
+    The size, positive, is in the metric's stored unit.
+
     Returns: The seeds for the spread that was found, and for the ends of its 80 % interval.
     Raises: SettingError: the effect is not positive, or the comparison knows no spread.
     """

@@ -120,9 +120,8 @@ def measures_beside(metric: Metric) -> tuple[Metric, ...]:
 def criterion_of(recipe: StoredRecipe, values: Sequence[float] = ()) -> Criterion:
     """Return the metric and the margin that a stored recipe names.
 
-    Args:
-        recipe: What the store holds.
-        values: What was measured, which sets the decimals of a metric that is not one of the lab's.
+    What was measured sets the decimals of a metric that is not one of the lab's.
+
     Example:
         >>> from gem_activations.lab.recipes.registry import make_recipe
         >>> criterion_of(make_recipe("bert-small"))[1:]
@@ -151,8 +150,6 @@ def own_criterion(
     Args:
         name: Its name; an accuracy without a unit is a fraction, and is shown in percent.
         better: "higher" or "lower"; None if the name says so, as loss does.
-        margin, chance: See `Criterion`.
-        unit: Its unit, such as "%".
         values: What was measured, which sets the decimals.
     Raises: SettingError: it is not clear which is better, or an accuracy is above 1.
     Example:

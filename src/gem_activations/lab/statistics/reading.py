@@ -40,7 +40,6 @@ def analyse_comparison(comparison: Comparison, baseline: str | None = None, targ
     """Analyse a comparison of the lab, finished or not.
 
     Args:
-        comparison: What the store holds.
         baseline: Another baseline than its own.
         target: Value of the metric, as a report shows it, to which epochs or steps are counted; None for the
             mean at which the baseline's runs end.
@@ -109,10 +108,7 @@ def comparison_runs(
 ) -> list[Run]:
     """List the runs of a comparison with a metric, planned ones without a result among them.
 
-    Args:
-        comparison: What the store holds.
-        metric: What is compared.
-        beside: Run -> further figures by name.
+    Further figures of a run by name come from `beside`.
     """
     own = isinstance(comparison.recipe, OwnRecipe)
     runs = [Run(arm, seed, "missing", None) for arm, seed in comparison.missing]
@@ -187,8 +183,7 @@ def read_table(
 ) -> Comparison:
     """Read a table as a comparison, with everything checked; the arguments are those of `analyse`.
 
-    Args:
-        folder: Where a report of it is to be written.
+    A report of it is to be written to the folder.
     """
     name, frame = _read(table)
     absent = [column for column in (arm, seed, metric) if column not in frame.columns]
@@ -289,8 +284,6 @@ _OF_LAYER = ("layer", "start", "end")
 def read_comparison(folder: Path) -> Comparison:
     """Read a comparison from its runs, or from the tables of its report if the folder holds none of them.
 
-    Args:
-        folder: An output folder of `gem-act compare`, or one of kept results.
     Raises: StoreError: the folder holds no comparison, or a file in it is damaged.
     """
     comparison = load_comparison(folder)

@@ -42,9 +42,8 @@ def replay(
 ) -> tuple[Analysis, tuple[Look, ...], tuple[str, ...]]:
     """Repeat the looks at stored runs; what was decided stays decided, by the results of that look.
 
-    Args:
-        runs, criterion, baseline, arms: As for `analyse_runs`; the first look takes the lowest seeds, and so on.
-        schedule: As `make_schedule` gives it.
+    The first look takes the lowest seeds, and so on; all else is as for `analyse_runs` and `make_schedule`.
+
     Returns: The analysis; the looks that have all of their runs; the arms that are open after them.
     """
     order = sorted({run.seed for run in runs})

@@ -202,10 +202,8 @@ def run_folder(folder: Path, activation: str, seed: int) -> Path:
 
 
 def load_comparison(folder: Path) -> Comparison:
-    """Read a comparison from its output folder, each file once.
+    """Read a comparison, finished or not, from its output folder, each file once.
 
-    Args:
-        folder: An output folder of `gem-act compare`, finished or not.
     Raises: StoreError: the folder holds no comparison, or a file in it is damaged.
     """
     plan = read_plan(folder)
@@ -257,10 +255,7 @@ def load_comparison(folder: Path) -> Comparison:
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """Read `comparison.json`; None if there is none.
-
-    Raises: StoreError: the file is damaged, or of another format.
-    """
+    """Read `comparison.json`; None if there is none. Raises: StoreError: it is damaged, or of another format."""
     return read_format(folder / "comparison.json", Plan, _FORMAT)
 
 
@@ -270,10 +265,7 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 def read_looks(folder: Path) -> tuple[Look, ...]:
-    """Read `looks.json`; nothing if there is none.
-
-    Raises: StoreError: the file is damaged.
-    """
+    """Read `looks.json`; nothing if there is none. Raises: StoreError: the file is damaged."""
     return read_json(folder / LOOKS, tuple[Look, ...]) or ()
 
 
@@ -298,10 +290,7 @@ def write_result(folder: Path, result: RunResult) -> None:
 
 
 def append_metrics(path: Path, row: EpochRow, *, sync: bool = True) -> None:
-    """Append a finished epoch to a run's `metrics.jsonl`, as one line; `sync` as for `write_atomically`.
-
-    Raises: StoreError: the file cannot be written.
-    """
+    """Append a finished epoch to a run's `metrics.jsonl`, as one line; `sync` as for `write_atomically`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
@@ -316,8 +305,7 @@ def append_metrics(path: Path, row: EpochRow, *, sync: bool = True) -> None:
 def cut_metrics(path: Path, epochs: int) -> list[EpochRow] | None:
     """Keep the first epochs of a run's `metrics.jsonl` and drop the rest, such as the line a killed process broke off.
 
-    Returns: The epochs that are kept; None if the file does not hold so many, and is left as it is.
-    Raises: StoreError: the file cannot be written.
+    Return the epochs that are kept; None if the file does not hold so many, and is left as it is.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -436,10 +424,8 @@ _VOLATILE = ("seconds", "step_seconds", "step_time_ratio", "peak_memory")
 def merge(first: Path, second: Path, out: Path) -> int:
     """Copy every run of two comparisons into a new folder, with a plan that has the activations and seeds of both.
 
-    Args:
-        first, second: Output folders of `gem-act compare`; they are left as they are. The baseline is the first one's.
-        out: A folder that does not exist, or is empty.
-    Returns: Number of runs that have ended.
+    The baseline is the first one's; both folders are left as they are. Return the number of runs that have ended.
+
     Raises: StoreError: a folder holds no comparison, the two differ in more than activations, seeds and versions, both
         have a run with other figures, or `out` holds something.
     """

@@ -17,12 +17,9 @@ _PACKAGES = ("gem-activations", "torch", "numpy", "scikit-learn", "scipy", "pola
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Return a description of the running process as plain values.
+    """Return a description of the running process, which trains on the device, as plain values.
 
-    Args:
-        device: Where the runs train.
-    Returns: Keys python, packages, platform, processor, cores, threads, backends, device, device_name, git, command and
-        time (UTC); git holds the commit and whether files were changed, None outside a checkout.
+    `git` holds the commit and whether files were changed, None outside a checkout; `time` is UTC.
     """
     tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None  # An installed package is not.
     return {

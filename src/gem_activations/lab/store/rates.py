@@ -70,22 +70,17 @@ class Tuning:
 
 
 def write_tuning(folder: Path, tuning: Tuning) -> Path:
-    """Write `rates.json` atomically into a folder and return its path.
-
-    Raises: StoreError: it cannot be written.
-    """
+    """Write `rates.json` into a folder and return its path. Raises: StoreError: it cannot be written."""
     path = folder / FILE
     write_json(path, {"format": _FORMAT, **msgspec.to_builtins(tuning)})
     return path
 
 
 def read_rates(path: Path, recipe: Recipe) -> dict[str, float]:
-    """Read the chosen rates for the arms of a recipe.
+    """Return the rates, chosen for a recipe, of every activation of a file that has one.
 
     Args:
         path: What `write_tuning` wrote, or its folder.
-        recipe: The recipe that is to be trained with them.
-    Returns: Activation -> rate, of every activation of the file that has one.
     Raises: SettingError: no such file; it is of another recipe, but for the length of the training; an arm of the
         recipe has no rate in it. StoreError: it cannot be read, or is damaged.
     """

@@ -44,10 +44,8 @@ def profile(model: nn.Module, activation: str | Factory, batch: Batch, training:
     """Profile a model in training mode and precision; model and random states are left as they were.
 
     Args:
-        model: A model whose activations are modules of the kind that `make_activation(activation)` gives.
-        activation: String of the catalog, or what made the modules.
+        activation: String of the catalog, or what made the modules; those of its type are the activations.
         batch: At most its first 64 examples are used. It must be one that fits into memory in training.
-        training: Names the precision.
     """
     batch = Batch(batch.inputs[:_KEPT], batch.targets[:_KEPT])
     device = batch.inputs.device

@@ -34,12 +34,9 @@ class Score:
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], *, calibration: bool = False) -> Score:
-    """Score a model; it is left in evaluation mode.
+    """Score a model, which maps inputs to logits (..., classes), on a split; it is left in evaluation mode.
 
-    Args:
-        model: Maps inputs to logits (..., classes).
-        batches: The split.
-        calibration: Whether calibration error and Brier score are measured.
+    Calibration error and Brier score are measured if `calibration` asks for them.
     """
     losses: list[Tensor] = []
     counts: list[Tensor] = []

@@ -18,12 +18,7 @@ _MARGIN = 8  # Of an image's height, the part that is padded: 4 pixels of 32, as
 
 
 class ImageTask:
-    """Classify images; see `tasks.Task`.
-
-    Args:
-        recipe: Names the model and the augmentation.
-        dataset: The images, on the device of the task.
-    """
+    """Classify images, which lie on the device of the task; see `tasks.Task`."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
         self.recipe, self.dataset = recipe, dataset
@@ -82,10 +77,7 @@ def load_task(recipe: Recipe, data_dir: Path | None) -> ImageTask:
 def crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:
     """Pad images with zeros by 1/8 of their height, crop each back at random, and mirror each with probability 1/2.
 
-    Args:
-        x: (N, C, H, W), any dtype.
-        generator: On the device of x.
-    Returns: A tensor like x.
+    The images (N, C, H, W) have any dtype; the generator is on their device.
     """
     count, _, height, width = x.shape
     margin = height // _MARGIN

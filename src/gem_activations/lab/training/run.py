@@ -48,8 +48,6 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, sync: bool = True, kee
     The state that was there is kept as the one before; a process that is killed leaves one of the two, or both.
 
     Args:
-        path: The file of the newest state; see `state_paths`.
-        state: Tensors and plain values.
         sync: Wait until the disk has it; else a power cut in the next seconds may damage it.
         keep: Keep the state that is there, because the disk has it, until this is asked again.
     Raises: StoreError: the file cannot be written.
@@ -344,10 +342,7 @@ class Run:
 
 
 def to_number(name: str, value: Any) -> float:
-    """Return a figure as a float, or as an int where it is one.
-
-    Raises: ExperimentError: it is no number.
-    """
+    """Return a figure as a float, or as an int if it is one. Raises: ExperimentError: it is no number."""
     if isinstance(value, str | bytes | bool) or value is None:
         raise ExperimentError(f"{name} is {value!r}, expected a number")
     if isinstance(value, int):

@@ -26,10 +26,9 @@ _WAITING = 1 << 22  # Logits that may wait to be counted: 16 MB.
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     """Make the optimiser of a run; its learning rates are set step by step, see `learning_rates`.
 
-    Args:
-        model: Its trained parameters are optimised, in one group, or in two where some do not decay: all but matrices
-            if the training says so, and a learnt scale always.
-        training: The recipe's training.
+    All parameters are in one group, or in two if some do not decay: all but matrices if the training says so, and a
+    learnt scale always.
+
     Example:
         >>> training = Training(epochs=1, batch_size=2, learning_rate=0.1, decay="matrices")
         >>> groups = make_optimizer(nn.Linear(3, 2), training).param_groups
@@ -111,10 +110,7 @@ def step_batches(seed: int, steps: range, batch_size: int, examples: int, *, who
     """Return the indices of the training examples of some steps of a run, int64, on the CPU.
 
     Args:
-        seed: Seed of the run.
         steps: Which steps, counted from 0 at the start of the run.
-        batch_size: Examples of a step.
-        examples: Examples of the training set.
         whole: Whether batches go on from one pass into the next, so that all are whole; else the last batch of each
             pass is as small as it comes out.
     Example:
@@ -170,9 +166,6 @@ class Stepper:
     """Trains a model step by step: batch, forward and backward pass, clipping, optimiser.
 
     Args:
-        model: The model; it is put in training mode by `train`.
-        task: Makes the batches.
-        training: The recipe's training.
         generator: Random stream of the batches, on the task's device.
         group: The processes that share each batch.
         schedule: Moves the scales of the model's activations, a step after each of the optimiser.

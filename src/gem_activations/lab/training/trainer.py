@@ -56,9 +56,7 @@ class Trainer:
     """One run of a recipe in memory: model, optimiser, learning rates, best weights so far, finished epochs.
 
     Args:
-        recipe: How it is trained.
         activation: Name of the arm.
-        seed: Seed of the run.
         task: What is trained, on the device of the run.
         group: The processes that train this run together; all of them construct it and call `train` or `advance`.
         make: The arm, or what makes a module of the user's own activation; None for the arm that the string names.
