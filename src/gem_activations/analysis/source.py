@@ -1,19 +1,12 @@
 """What a user may ask a certificate of: a catalog string, a spec, a SymPy expression in one real variable, or text.
 
-Text such as `x*sin(x)` or `max(x, 0)^2` has a grammar of its own, so that none is ever evaluated:
-
-    sum      = product (("+" | "-") product)*
-    product  = sign (("*" | "/") sign)*
-    sign     = ("+" | "-") sign | power
-    power    = atom (("^" | "**") sign)?
-    atom     = number | "x" | "pi" | "e" | "(" sum ")" | function "(" sum ("," sum)* ")"
-             | "piecewise" "(" ("(" sum "," condition ")" ","?)* ")"
-    condition = "true" | sum ("<" | "<=" | ">" | ">=") sum
-
-Numbers are exact: 0.1 is 1/10.
+Text such as `x*sin(x)` or `max(x, 0)^2` is read by Python's own parser; of its tree a few kinds of node are taken, and
+none is ever run.
 """
 
+import ast
 import itertools
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -224,12 +217,11 @@ def _order(
 
 LONGEST = 1_000
 _DEEPEST = 50
-_HIGHEST_POWER = 1_000
+_HIGHEST_EXPONENT = 1_000
 _LONGEST_NUMBER = 60
 _MOST_BITS = 2_000
-_TOKEN = re.compile(
-    r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|<=|>=|[-+*/^(),<>]))"
-)
+_LETTERS = re.compile(r"[\w\s.+\-*/^(),<>=]*", re.ASCII)
+_NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _INPUT = sp.Symbol("x", real=True)
 _NAMES: dict[str, Expr] = {"x": _INPUT, "pi": sp.pi, "e": sp.E}
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
@@ -243,159 +235,110 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "max": (2, sp.Max),
     "min": (2, sp.Min),
 }
-_ORDERS: dict[str, Callable[[Expr, Expr], Any]] = {"<": sp.Lt, "<=": sp.Le, ">": sp.Gt, ">=": sp.Ge}
+_OPERATIONS: dict[type, Callable[..., Any]] = {
+    **{
+        ast.Add: operator.add,
+        ast.Sub: operator.sub,
+        ast.Mult: operator.mul,
+        ast.Div: operator.truediv,
+        ast.Pow: operator.pow,
+    },
+    **{ast.Lt: sp.Lt, ast.LtE: sp.Le, ast.Gt: sp.Gt, ast.GtE: sp.Ge},
+    **{ast.UAdd: operator.pos, ast.USub: operator.neg},
+}
 
 
 def parse_expression(text: str) -> Expr:
     """Return the SymPy expression that a text stands for, in the real symbol x.
 
     Args:
-        text: At most 1,000 characters of the grammar above. Functions: abs, asinh, atan, cos, cosh, erf, erfc, exp,
-            log, max, min, piecewise, relu, sigmoid, sin, sinh, softplus, sqrt, tanh.
-    Raises: CertificateError: the text is not of the grammar, or too long.
+        text: At most 1,000 characters, with Python's precedence; ^ is ** and numbers are exact: 0.1 is 1/10. Functions:
+            abs, asinh, atan, cos, cosh, erf, erfc, exp, log, max, min, relu, sigmoid, sin, sinh, softplus, sqrt, tanh,
+            and piecewise of (value, condition) pairs. Numbers are also pi and e.
+    Raises: CertificateError: the text is nothing of this, or too long.
     Example:
         >>> parse_expression("x^3 / (0.5 + x^2)"), parse_expression("Piecewise((x, x < 1), (2*x - 1, True))")
         (x**3/(x**2 + 1/2), Piecewise((x, x < 1), (2*x - 1, True)))
     """
     if len(text) > LONGEST:
         raise CertificateError(f"an expression of {len(text)} characters; at most {LONGEST} are read")
-    return _Reader(text).read()
+    known = _LETTERS.match(text)
+    if known is None or known.end() < len(text):
+        rest = text[known.end() if known else 0 :]
+        raise CertificateError(f"the expression {text!r} cannot be read at {rest[:20]!r}")
+    if max(itertools.accumulate((letter == "(") - (letter == ")") for letter in text), default=0) > _DEEPEST:
+        raise CertificateError(f"the expression {text!r} is nested more than {_DEEPEST} deep")
+    plain = " ".join(text.replace("^", "**").split())
+    try:
+        return _Reader(plain).visit(ast.parse(plain, mode="eval").body)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise CertificateError(f"the expression {text!r} cannot be read: {error.args[0]}") from None
 
 
-class _Reader:
-    """Recursive descent over the tokens of one text."""
+class _Reader(ast.NodeVisitor):
+    """The value of a syntax tree; what has no method here is refused, and nothing is ever run."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.tokens: list[tuple[str, int]] = []
-        self.next = self.depth = 0
-        place, end = 0, len(text.rstrip())
-        while place < end:
-            found = _TOKEN.match(text, place)
-            if found is None:
-                raise self.error("cannot be read", place)
-            self.tokens.append((found[0].strip(), found.end() - len(found[0].strip())))
-            place = found.end()
 
-    def error(self, problem: str, place: int) -> CertificateError:
-        return CertificateError(f"the expression {self.text!r} {problem} at {self.text[place : place + 20]!r}")
+    def error(self, problem: str, at: ast.expr) -> CertificateError:
+        return CertificateError(f"the expression {self.text!r} {problem} at {self.text[at.col_offset :][:20]!r}")
 
-    @property
-    def token(self) -> str:
-        return self.tokens[self.next][0] if self.next < len(self.tokens) else ""
+    def generic_visit(self, node: Any) -> Any:
+        raise self.error("cannot be read", node)
 
-    @property
-    def place(self) -> int:
-        return self.tokens[self.next][1] if self.next < len(self.tokens) else len(self.text)
+    def visit_Constant(self, node: ast.Constant) -> Expr:
+        number = ast.get_source_segment(self.text, node) or ""
+        if not _NUMBER.fullmatch(number):
+            return self.generic_visit(node)
+        digits, _, power = number.lower().partition("e")
+        if len(digits) > _LONGEST_NUMBER or abs(int(power or 0)) > _LONGEST_NUMBER:
+            raise self.error(f"has a number of more than {_LONGEST_NUMBER} digits", node)
+        return sp.Rational(number)
 
-    def take(self, *wanted: str) -> str:
-        """Take the next token if it is one of those wanted, else return ""."""
-        token = self.token
-        if token not in wanted:
-            return ""
-        self.next += 1
-        return token
+    def visit_Name(self, node: ast.Name) -> Expr:
+        if node.id.lower() not in _NAMES:
+            known = ", ".join(sorted([*_NAMES, *_FUNCTIONS, "piecewise"]))
+            raise self.error(f"has the unknown name {node.id!r}; known are {known};", node)
+        return _NAMES[node.id.lower()]
 
-    def expect(self, wanted: str) -> None:
-        if not self.take(wanted):
-            raise self.error(f"lacks {wanted!r}", self.place)
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> Expr:
+        operation = _OPERATIONS.get(type(node.op))
+        return operation(self.visit(node.operand)) if operation else self.generic_visit(node)
 
-    def read(self) -> Expr:
-        result = self.sum()
-        if self.token:
-            raise self.error("goes on unexpectedly", self.place)
-        return result
+    def visit_BinOp(self, node: ast.BinOp) -> Expr:
+        operation = _OPERATIONS.get(type(node.op))
+        if operation is None:
+            return self.generic_visit(node)
+        left, right = self.visit(node.left), self.visit(node.right)
+        if isinstance(node.op, ast.Pow):
+            if right.is_Rational and max(abs(right.p), right.q) > _HIGHEST_EXPONENT:
+                raise self.error(f"has a power beyond {_HIGHEST_EXPONENT}", node.right)
+            numbers = left.is_Rational and right.is_Rational
+            if numbers and abs(right) * int(left.p * left.q).bit_length() > _MOST_BITS:
+                raise self.error("has a power of too many digits", node.right)
+        if (isinstance(node.op, ast.Div) and right == 0) or (
+            isinstance(node.op, ast.Pow) and left == 0 and right.is_negative
+        ):
+            raise self.error("divides by 0", node.right)
+        return operation(left, right)
 
-    def sum(self) -> Expr:
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise self.error(f"is nested more than {_DEEPEST} deep", self.place)
-        result = self.product()
-        while sign := self.take("+", "-"):
-            result = result + self.product() if sign == "+" else result - self.product()
-        self.depth -= 1
-        return result
-
-    def product(self) -> Expr:
-        result = self.sign()
-        while operator := self.take("*", "/"):
-            place, factor = self.place, self.sign()
-            if operator == "/" and factor == 0:
-                raise self.error("divides by 0", place)
-            result = result * factor if operator == "*" else result / factor
-        return result
-
-    def sign(self) -> Expr:
-        negative = False
-        while sign := self.take("+", "-"):
-            negative ^= sign == "-"
-        value = self.power()
-        return -value if negative else value
-
-    def power(self) -> Expr:
-        base = self.atom()
-        if not self.take("^", "**"):
-            return base
-        place, exponent = self.place, self.sign()
-        if exponent.is_Rational and max(abs(exponent.p), exponent.q) > _HIGHEST_POWER:
-            raise self.error(f"has a power beyond {_HIGHEST_POWER}", place)
-        numbers = base.is_Rational and exponent.is_Rational
-        if numbers and abs(exponent) * int(base.p * base.q).bit_length() > _MOST_BITS:
-            raise self.error("has a power of too many digits", place)
-        if base == 0 and exponent.is_negative:
-            raise self.error("divides by 0", place)
-        return base**exponent
-
-    def atom(self) -> Expr:
-        place, token = self.place, self.token
-        self.next += 1
-        if token[:1].isdigit() or token[:1] == ".":
-            digits, _, power = token.lower().partition("e")
-            if len(digits) > _LONGEST_NUMBER or abs(int(power or 0)) > _LONGEST_NUMBER:
-                raise self.error(f"has a number of more than {_LONGEST_NUMBER} digits", place)
-            return sp.Rational(token)
-        if token == "(":
-            value = self.sum()
-            self.expect(")")
-            return value
-        name = token.lower()
-        if name in _NAMES:
-            return _NAMES[name]
-        if name == "piecewise":
-            return self.piecewise()
+    def visit_Call(self, node: ast.Call) -> Expr:
+        name = node.func.id.lower() if isinstance(node.func, ast.Name) and not node.keywords else ""
+        if name == "piecewise" and node.args:
+            return sp.Piecewise(*map(self.pair, node.args))
         if name not in _FUNCTIONS:
-            if token[:1].isalpha() or token[:1] == "_":
-                known = ", ".join(sorted([*_NAMES, *_FUNCTIONS, "piecewise"]))
-                raise self.error(f"has the unknown name {token!r}; known are {known};", place)
-            raise self.error("lacks a number, x or a function", place)
-        self.expect("(")
-        values = [self.sum()]
-        while self.take(","):
-            values.append(self.sum())
-        self.expect(")")
+            return self.generic_visit(node) if not name or name in _NAMES else self.visit(node.func)
         least, function = _FUNCTIONS[name]
+        values = [self.visit(part) for part in node.args]
         if len(values) < least or (least == 1 and len(values) > 1):
-            raise self.error(f"gives {name} {len(values)} argument(s)", place)
+            raise self.error(f"gives {name} {len(values)} argument(s)", node)
         return function(*values)
 
-    def piecewise(self) -> Expr:
-        self.expect("(")
-        pairs: list[tuple[Expr, Any]] = []
-        while not pairs or self.take(","):
-            self.expect("(")
-            value = self.sum()
-            self.expect(",")
-            pairs.append((value, self.condition()))
-            self.expect(")")
-        self.expect(")")
-        return sp.Piecewise(*pairs)
-
-    def condition(self) -> Any:
-        if self.token.lower() == "true":
-            self.next += 1
-            return sp.true
-        left, place = self.sum(), self.place
-        order = self.take(*_ORDERS)
-        if not order:
-            raise self.error("lacks a comparison", place)
-        return _ORDERS[order](left, self.sum())
+    def pair(self, node: ast.expr) -> tuple[Expr, Any]:
+        match node:
+            case ast.Tuple(elts=[value, ast.Constant(value=True) | ast.Name(id="true")]):
+                return self.visit(value), sp.true
+            case ast.Tuple(elts=[value, ast.Compare(left, [order], [right])]) if type(order) in _OPERATIONS:
+                return self.visit(value), _OPERATIONS[type(order)](self.visit(left), self.visit(right))
+        raise self.error("lacks a value and a comparison", node)
