@@ -133,7 +133,8 @@ class Tape:
                 return self._emit(_power, (self._place(base), to_fraction(exponent)))
             return self._place(sp.exp(exponent * sp.log(base), evaluate=False))
         if node.func in FUNCTIONS:
-            return self._emit(_apply, (self._place(node.args[0]), FUNCTIONS[node.func]))
+            place, function = self._place(node.args[0]), FUNCTIONS[node.func]
+            return self._emit(lambda values, _, analytic: function(values[place], analytic), None)
         raise CertificateError(f"the analysis does not know the function {node.func.__name__} in {node}")
 
 
@@ -143,11 +144,6 @@ def _add(values: list[Any], places: list[int], _: bool) -> Any:
 
 def _multiply(values: list[Any], places: list[int], _: bool) -> Any:
     return reduce(mul, [values[place] for place in places])
-
-
-def _apply(values: list[Any], argument: tuple[int, Callable[[Any, bool], Any]], analytic: bool) -> Any:
-    place, function = argument
-    return function(values[place], analytic)
 
 
 def _power(values: list[Any], argument: tuple[int, Fraction], analytic: bool) -> Any:

@@ -88,18 +88,16 @@ def certify(target: Target, *, variance: float | Fraction = 1, budget: float = B
             formula = within_share(lambda: read(target))
         except UndecidedError as error:
             raise CertificateError(f"{target} could not be read as analytic pieces: {error}") from None
-        rows = [row for group in GROUPS for row in _rows(group, makers[group], formula)]
+        rows: list[Property] = []
+        for group, title in GROUPS.items():
+            try:
+                rows += makers[group](formula)
+            except CertificateError as error:
+                rows.append(Property(group, f"{group}_open", title, Value("open", note=f"not closed: {error}")))
     spelled = [f"{p.expression} on ({p.low}, {p.high})" for p in formula.pieces]
     text = "; ".join(spelled) if len(spelled) > 1 else str(formula.pieces[0].expression)
     tools = {"gem-activations": __version__, "sympy": sp.__version__, "python-flint": version("python-flint")}
     return Certificate(formula.name, formula.title, text, formula.reading, str(q), tools, tuple(rows))
-
-
-def _rows(group: str, maker: Callable[[Formula], list[Property]], formula: Formula) -> list[Property]:
-    try:
-        return maker(formula)
-    except CertificateError as error:
-        return [Property(group, f"{group}_open", GROUPS[group], Value("open", note=f"not closed: {error}"))]
 
 
 def certify_all(

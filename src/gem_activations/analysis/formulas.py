@@ -194,11 +194,7 @@ def _whole(expression: Expr, shared: Expr, gradient: Expr) -> _Built:
     }
 
 
-def _selu() -> _Built:
-    alpha, scale = _R("1.6732632423543772"), _R("1.0507009873554805")
-    return line(scale * alpha * (sp.exp(X) - 1), 0, scale * X), {
-        "reading": "alpha and scale are the float64 constants of the usual implementations, taken as exact decimals."
-    }
+_ALPHA, _SCALE = _R("1.6732632423543772"), _R("1.0507009873554805")  # Of SELU.
 
 
 def _hardtanh(min_val: Expr, max_val: Expr) -> _Built:
@@ -237,7 +233,9 @@ _BUILDERS: dict[str, Callable[..., _Built]] = {
     "mish": lambda: (line(X * sp.tanh(sp.log(1 + sp.exp(X)))), {}),
     "elu": lambda alpha: _exponential(alpha, sp.Integer(1)),
     "celu": lambda alpha: _exponential(alpha, _positive("alpha", alpha)),
-    "selu": _selu,
+    "selu": lambda: (line(_SCALE * _ALPHA * (sp.exp(X) - 1), 0, _SCALE * X), {
+        "reading": "alpha and scale are the float64 constants of the usual implementations, taken as exact decimals."
+    }),
     "relu6": lambda: (line(0, 0, X, 6, 6), {}),
     "hardswish": lambda: (line(0, -3, X * (X + 3) / 6, 3, X), {}),
     "hardsigmoid": lambda: (line(0, -3, (X + 3) / 6, 3, 1), {}),

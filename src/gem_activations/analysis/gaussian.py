@@ -8,6 +8,7 @@ line falls in magnitude if D and D' have opposite signs there, so that |D| is at
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,17 +72,11 @@ def line_beyond(expression: Expr, order: int) -> Line | None:
     for start in _STARTS:
         # At the precision of the balls D is lost beside f, so that its bound is about 2^-240 of f.
         error = abs(code(arb(start)))
-        if error.is_finite() and error < _NEGLIGIBLE and _falls(rest, start):
-            return Line(*line, start, error)
+        if error.is_finite() and error < _NEGLIGIBLE:
+            with suppress(UndecidedError):
+                if tail_sign(rest, start) * tail_sign(sp.diff(rest, X), start) <= 0:  # |D| falls from there on.
+                    return Line(*line, start, error)
     return None
-
-
-def _falls(rest: Expr, start: int) -> bool:
-    """Whether |rest| is proved to fall on [start, inf)."""
-    try:
-        return tail_sign(rest, start) * tail_sign(sp.diff(rest, X), start) <= 0
-    except UndecidedError:
-        return False
 
 
 def natural_unit(formula: Formula) -> Expr:
@@ -288,7 +283,10 @@ def closed_form(piece: Piece, integrand: Expr) -> Expr:
 def _moment(power: int, low: Expr, high: Expr) -> Expr:
     """Return the integral of z^power phi(z) from low to high."""
     if power == 0:
-        upper, lower = (_distribution(end) for end in (high, low))
+        upper, lower = (
+            sp.erf(end / sp.sqrt(2)) / 2 if _finite(end) else sp.S.Half * (1 if end.subs(X, 1) == sp.oo else -1)
+            for end in (high, low)
+        )
         return upper - lower
     root = sp.sqrt(2 * sp.pi)
     edges = [
@@ -300,12 +298,6 @@ def _moment(power: int, low: Expr, high: Expr) -> Expr:
 
 def _finite(end: Expr) -> bool:
     return not end.has(sp.oo, -sp.oo)
-
-
-def _distribution(end: Expr) -> Expr:
-    if _finite(end):
-        return sp.erf(end / sp.sqrt(2)) / 2
-    return sp.Rational(1, 2) * (1 if end.subs(X, 1) == sp.oo else -1)
 
 
 def _integral(piece: Piece, integrand: Expr, deviation: arb) -> arb:

@@ -172,7 +172,15 @@ def _least(shape: _Shape, cell: _Cell, low: float, high: float, slope: float, si
     def dg(x: arb) -> arb:
         return side * (cell.slope(x) - s)
 
-    ends = [g(end) if end.is_finite() else _far(shape, end > 0, slope, side) for end in (a, b)]
+    def far(right: bool) -> arb:
+        """Return the limit of side (f(x) - slope x) at an infinite end."""
+        rise, offset = shape.ends[right]
+        order = compare(rise, exact(sp.Rational(slope))) * (1 if right else -1) * side
+        if order == 0 and offset is not None:
+            return side * offset.ball
+        return arb.pos_inf() if order > 0 else arb.neg_inf()
+
+    ends = [g(end) if end.is_finite() else far(end > 0) for end in (a, b)]
     if cell.sign * side > 0:
         ends += _inside(g, dg, (a, b), (ends[0], ends[1]))
     return min(_down(end) for end in ends)
@@ -215,15 +223,6 @@ def _bisect(dg: Callable[[arb], arb], low: arb, high: arb) -> tuple[arb, arb]:
         elif dg(middle) > 0:
             high = middle
     return low, high
-
-
-def _far(shape: _Shape, right: bool, slope: float, side: int) -> arb:
-    """Return the limit of side (f(x) - slope x) at an infinite end."""
-    rise, offset = shape.ends[right]
-    order = compare(rise, exact(sp.Rational(slope))) * (1 if right else -1) * side
-    if order == 0 and offset is not None:
-        return side * offset.ball
-    return arb.pos_inf() if order > 0 else arb.neg_inf()
 
 
 def _down(value: arb) -> float:

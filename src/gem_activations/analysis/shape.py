@@ -8,7 +8,7 @@ from functools import partial
 import sympy as sp
 
 from .balls import Expr, X
-from .exact import Number, at, constant_sign, equal, exact, half_angle, tidy
+from .exact import Number, at, compare, constant_sign, equal, exact, half_angle, tidy
 from .formulas import Formula, Piece
 from .limits import alternates, limit
 from .proofs import CertificateError, Property, Proved, UndecidedError, Value, attempt, remembered, within_share
@@ -83,7 +83,9 @@ def structure(formula: Formula, order: int) -> Structure:
             marks.append(Mark(point, left, right, joint=False, jump=0, vanishes=True))
             continue
         jump = at(below[index][1] - below[index][0], point)
-        sign = _jump_sign(jump)
+        if jump.exact is None or jump.exact is sp.nan:
+            raise UndecidedError("the sign of a jump is not decided")
+        sign = compare(jump, exact(0))
         flat = sign == 0 and all(equal(side, sp.S.Zero) for side in here[index])
         flat = flat and ((broken := breaks(formula)[index]) is None or broken.order >= order)
         marks.append(Mark(point, left, right, joint=True, jump=sign, vanishes=flat))
@@ -107,12 +109,6 @@ def _oscillation(expression: Expr) -> Structure | None:
         signs, method = {1, -1}, "leading term, almost periodic"
         endless = f"again and again on the way to {' and '.join(map(str, ends))}"
     return Structure(tuple((exact(-sp.oo), exact(sp.oo), sign) for sign in sorted(signs)), (), method, endless)
-
-
-def _jump_sign(jump: Number) -> int:
-    if jump.exact is None or jump.exact is sp.nan:
-        raise UndecidedError("the sign of a jump is not decided")
-    return constant_sign(jump.exact) if jump.finite else 1 if jump.exact == sp.oo else -1
 
 
 def stationarity(formula: Formula) -> list[Property]:

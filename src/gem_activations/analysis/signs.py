@@ -74,21 +74,15 @@ def sign_map(expression: Expr, low: Expr, high: Expr) -> SignMap:
             raise PoleError(f"a denominator of {expression} is 0 at x = {where}: a pole or a removable singularity")
         methods.add(method)
         zeros += found
-    ordered = _distinct(zeros)
+    ordered: tuple[Number, ...] = ()
+    for zero in sorted(zeros, key=cmp_to_key(compare)):
+        if not ordered or not same(ordered[-1], zero):
+            ordered = (*ordered, zero)
     signs = tuple(_sign_at(product.sign, product.factors, point) for point in _between(ordered, low, high))
     method = "; ".join(sorted(methods - {""})) or "exact algebra"
     boxes = tuple((*decimals(zero.ball), "" if zero.exact is None else str(zero.exact)) for zero in ordered)
     rests_on("signs", of=str(expression), low=str(low), high=str(high), zeros=boxes, signs=signs, by=method)
     return SignMap(ordered, signs, method)
-
-
-def _distinct(zeros: list[Number]) -> tuple[Number, ...]:
-    ordered = sorted(zeros, key=cmp_to_key(compare))
-    kept: list[Number] = []
-    for zero in ordered:
-        if not kept or not same(kept[-1], zero):
-            kept.append(zero)
-    return tuple(kept)
 
 
 def _between(zeros: tuple[Number, ...], low: Expr, high: Expr) -> list[arb]:

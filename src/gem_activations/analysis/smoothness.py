@@ -119,10 +119,12 @@ def _require_possible(best: Number, impossible: Expr) -> None:
 
 def _collect(best: Number, found: list[_Candidate], methods: set[str]) -> Extremum:
     chosen = [c for c in found if compare(c.value, best) == 0]
-    stretches = [c for c in chosen if c.until is not None]
+    stretches = [(c.point, c.until) for c in chosen if c.until is not None]
     merged: list[_Candidate] = []
     for candidate in sorted(chosen, key=cmp_to_key(lambda a, b: compare(a.point, b.point))):
-        if candidate.until is None and any(_covers(stretch, candidate.point) for stretch in stretches):
+        if candidate.until is None and any(
+            compare(low, candidate.point) <= 0 <= compare(high, candidate.point) for low, high in stretches
+        ):
             continue
         if merged and candidate.until is None and candidate.point.exact == merged[-1].point.exact is not None:
             how = merged[-1].how if merged[-1].how == candidate.how else ""
@@ -131,11 +133,6 @@ def _collect(best: Number, found: list[_Candidate], methods: set[str]) -> Extrem
             merged.append(candidate)
     points, how = tuple(c.point for c in merged), tuple(c.how for c in merged)
     return Extremum(best, points, how, "; ".join(sorted(methods)))
-
-
-def _covers(stretch: _Candidate, point: Number) -> bool:
-    high = stretch.until
-    return high is not None and compare(stretch.point, point) <= 0 and compare(point, high) <= 0
 
 
 def _candidates(pieces: tuple[Piece, ...], order: int) -> tuple[list[_Candidate], set[str]]:
@@ -236,24 +233,17 @@ def one_sided(expression: Expr, point: Expr, side: str = "+") -> Iterator[Expr]:
         [0, 0, 0, 6, 0]
     """
     top, bottom = sp.fraction(sp.together(expression.subs(X, X + point)))
-    if top.is_polynomial(X) and bottom.is_polynomial(X) and bottom.subs(X, 0) != 0:
-        yield from _series(sp.Poly(top, X), sp.Poly(bottom, X))
-        return
+    if top.is_polynomial(X) and bottom.is_polynomial(X) and sp.Poly(bottom, X).nth(0) != 0:
+        above, below, coefficients = sp.Poly(top, X), sp.Poly(bottom, X), list[Expr]()
+        while True:
+            k = len(coefficients)
+            taken = sum(below.nth(j) * coefficients[k - j] for j in range(1, min(k, int(below.degree())) + 1))
+            coefficients.append(sp.cancel((above.nth(k) - taken) / below.nth(0)))
+            yield sp.factor(coefficients[k] * sp.factorial(k))
     while True:
         value = expression.subs(X, point)
         yield tidy(value) if value.is_finite else limit(expression, point, side)
         expression = sp.diff(expression, X)
-
-
-def _series(top: sp.Poly, bottom: sp.Poly) -> Iterator[Expr]:
-    if bottom.nth(0) == 0:
-        raise CertificateError(f"{top.as_expr() / bottom.as_expr()} has a denominator that is 0 at 0")
-    coefficients: list[Expr] = []
-    while True:
-        k = len(coefficients)
-        taken = sum(bottom.nth(j) * coefficients[k - j] for j in range(1, min(k, int(bottom.degree())) + 1))
-        coefficients.append(sp.cancel((top.nth(k) - taken) / bottom.nth(0)))
-        yield sp.factor(coefficients[k] * sp.factorial(k))
 
 
 @remembered
@@ -400,21 +390,21 @@ def boundedness(formula: Formula) -> list[Property]:
         attempt("bounds", "infimum", "inf f", lambda: as_proved(infimum(formula.pieces))),
         attempt("bounds", "supremum", "sup f", lambda: as_proved(supremum(formula.pieces))),
     ]
+
+    def at_end(prove: Callable[[Expr, Expr], Value], expression: Expr, end: Expr) -> Proved:
+        try:
+            return Proved(prove(expression, end), (), "exact limit")
+        except NoLimitError as error:
+            return Proved(Value("absent", note=str(error)), (), "leading term, almost periodic")
+
     for key, end, piece in (("left", -sp.oo, formula.pieces[0]), ("right", sp.oo, formula.pieces[-1])):
         for row, title, prove in (
             ("limit", "lim f at", lambda f, end: exact(limit(f, end)).to_value()),
             ("asymptote", "Asymptote at", _asymptote),
         ):
-            find = partial(_at_end, prove, piece.expression, end)
+            find = partial(at_end, prove, piece.expression, end)
             rows.append(attempt("bounds", f"{row}_{key}", f"{title} {'-' if end < 0 else '+'}inf", find))
     return rows
-
-
-def _at_end(prove: Callable[[Expr, Expr], Value], expression: Expr, end: Expr) -> Proved:
-    try:
-        return Proved(prove(expression, end), (), "exact limit")
-    except NoLimitError as error:
-        return Proved(Value("absent", note=str(error)), (), "leading term, almost periodic")
 
 
 def _asymptote(expression: Expr, end: Expr) -> Value:

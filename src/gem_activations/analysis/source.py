@@ -103,7 +103,12 @@ def _from_expression(target: sp.Expr) -> Formula:
     if target.atoms(sp.Float):
         raise CertificateError(f"{target} holds rounded numbers; write exact ones, such as Rational(1, 10) for 0.1")
     _require_real_line(symbols[0])
-    expression: Any = _without_hidden_zeros(target.subs(symbols[0], X)).replace(_is_power_of_number, _as_exponential)
+    expression: Any = _without_hidden_zeros(target.subs(symbols[0], X)).replace(
+        lambda node: (
+            isinstance(node, sp.Pow) and node.exp.has(X) and not node.base.has(X) and constant_sign(node.base) > 0
+        ),
+        lambda node: sp.exp(sp.expand(node.exp * sp.expand_log(sp.log(node.base), force=True))),
+    )
     if not expression.has(X):
         raise CertificateError(f"{target} is the constant {expression}; it must depend on its input")
     if expression.has(sp.I, sp.zoo, sp.nan) or any(_is_complex(node) for node in expression.atoms(sp.Pow)):
@@ -141,15 +146,6 @@ def _without_hidden_zeros(expression: Expr) -> Expr:
             return False
 
     return expression.replace(is_hidden_zero, lambda _: sp.Integer(0))
-
-
-def _is_power_of_number(node: Expr) -> bool:
-    return isinstance(node, sp.Pow) and node.exp.has(X) and not node.base.has(X) and constant_sign(node.base) > 0
-
-
-def _as_exponential(node: sp.Pow) -> Expr:
-    base, exponent = arguments(node)
-    return sp.exp(sp.expand(exponent * sp.expand_log(sp.log(base), force=True)))
 
 
 def _is_complex(node: sp.Pow) -> bool:
