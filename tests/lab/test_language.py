@@ -87,7 +87,7 @@ def test_recipes_follow_the_literature() -> None:
 
 def test_only_matrices_decay() -> None:
     model = build_language_model(GPT2, "prelu", 0)
-    decayed, others = make_optimizer(model().training).param_groups
+    decayed, others = make_optimizer(model, make_recipe("gpt2-124m").training).param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     assert all(parameter.dim() >= 2 for parameter in decayed["params"])
     assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))
