@@ -293,6 +293,8 @@ class _Reader(ast.NodeVisitor):
         return sp.Rational(number)
 
     def visit_Name(self, node: ast.Name) -> Expr:
+        if node.id.lower() in (*_FUNCTIONS, "piecewise"):
+            raise self.error(f"gives {node.id} no argument", node)
         if node.id.lower() not in _NAMES:
             known = ", ".join(sorted([*_NAMES, *_FUNCTIONS, "piecewise"]))
             raise self.error(f"has the unknown name {node.id!r}; known are {known};", node)
