@@ -22,18 +22,9 @@ from flint import arb
 from ..catalog import parse
 from ..errors import SettingError
 from ..files import write_atomically
+from . import certification
 from .balls import tape
-from .certification import (
-    COMPARED,
-    brief_cell,
-    certify_all,
-    comparison_table,
-    constants_csv,
-    constants_markdown,
-    file_stem,
-    to_markdown,
-    typeset,
-)
+from .certification import COMPARED
 from .formulas import Formula, Piece
 from .proofs import Certificate
 from .source import read
@@ -169,15 +160,15 @@ document.querySelectorAll("th").forEach((head, column) => {
 
 def texts(certificates: Sequence[Certificate]) -> dict[str, str]:
     """Return file name -> text of every page."""
-    stems = {c.name: file_stem(c.name) for c in certificates}
+    stems = {c.name: certification.file_stem(c.name) for c in certificates}
     pages = {f"{stems[c.name]}.md": _page(c, stems[c.name]) for c in certificates}
     links = {name: f"{stem}.md" for name, stem in stems.items()}
-    index = _INTRODUCTION + comparison_table(certificates, links)
+    index = _INTRODUCTION + certification.comparison_table(certificates, links)
     return {
         INDEX: index,
         "gallery.md": _gallery(certificates, stems),
-        "constants.md": constants_markdown(certificates),
-        "constants.csv": constants_csv(certificates),
+        "constants.md": certification.constants_markdown(certificates),
+        "constants.csv": certification.constants_csv(certificates),
         "comparison.html": sortable_page(certificates, links),
     } | pages
 
@@ -199,9 +190,10 @@ def _gallery(certificates: Sequence[Certificate], stems: dict[str, str]) -> str:
 
 def _page(certificate: Certificate, stem: str) -> str:
     rows = tuple(
-        replace(row, value=typeset(row.value), where=tuple(map(typeset, row.where))) for row in certificate.properties
+        replace(row, value=certification.typeset(row.value), where=tuple(map(certification.typeset, row.where)))
+        for row in certificate.properties
     )
-    heading, _, rest = to_markdown(replace(certificate, properties=rows)).partition("\n")
+    heading, _, rest = certification.to_markdown(replace(certificate, properties=rows)).partition("\n")
     rest = rest.replace(f"f(x) = `{certificate.formula}`", f"$$\n{latex(read(certificate.name))}\n$$")
     plot = f"![f, f' and f'' of {certificate.title}]({stem}.svg)"
     footer = (
@@ -234,7 +226,7 @@ def sortable_page(certificates: Sequence[Certificate], links: dict[str, str]) ->
     rows = []
     for certificate in certificates:
         name = f'<a href="{links[certificate.name]}">{html.escape(certificate.name)}</a>'
-        cells = [name, *(html.escape(brief_cell(certificate, key)) for key in COMPARED)]
+        cells = [name, *(html.escape(certification.brief_cell(certificate, key)) for key in COMPARED)]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return _SORTABLE.replace("HEADS", heads).replace("ROWS", "\n".join(rows))
 
@@ -258,7 +250,7 @@ def write(folder: Path, certificates: Sequence[Certificate]) -> None:
     for name, text in texts(certificates).items():
         write_atomically(folder / name, text.encode())
     for certificate in certificates:
-        draw(read(certificate.name), folder / f"{file_stem(certificate.name)}.svg")
+        draw(read(certificate.name), folder / f"{certification.file_stem(certificate.name)}.svg")
 
 
 def main(words: Sequence[str]) -> int:
@@ -267,7 +259,7 @@ def main(words: Sequence[str]) -> int:
     if len(folders) != 1:
         print("usage: python -m gem_activations.analysis.pages FOLDER [--check]", file=sys.stderr)
         return 2
-    folder, certificates = Path(folders[0]), list(certify_all(("all",), budget=600))
+    folder, certificates = Path(folders[0]), list(certification.certify_all(("all",), budget=600))
     if "--check" not in words:
         write(folder, certificates)
         return 0

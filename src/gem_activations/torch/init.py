@@ -77,8 +77,7 @@ def init_(
         yet.
     Raises: ActivationNameError, SpecError: the activation; SettingError: another mode or law, or no torch.Generator;
         ModelError: no module, or nothing to draw. The module is then as it was.
-    Edge cases: A weight that several layers share is drawn once. A bias that is frozen or computed from other tensors
-        stays.
+    Edge cases: A shared weight is drawn once. A bias that is frozen or computed from other tensors stays.
     Example:
         >>> model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 8))
         >>> print(init_(model, "gem(n=2)"))

@@ -23,31 +23,9 @@ from ...catalog import ENTRIES
 from ...errors import StoreError
 from ..claims.evidence import Finding, judge_comparison
 from ..recipes.pipeline import Pipeline
+from ..statistics import formatting, tables
 from ..statistics.analysis import Analysis
-from ..statistics.formatting import (
-    NOTHING,
-    amount,
-    control_sentences,
-    failure_lines,
-    headline,
-    looking_sentences,
-    scale_sentences,
-    value_text,
-)
 from ..statistics.reading import DEPTH, ENVIRONMENT, EPOCHS, RESULTS, analyse_comparison, read_comparison
-from ..statistics.tables import (
-    Column,
-    depth_frame,
-    epochs_frame,
-    guarded,
-    latex_table,
-    markdown_table,
-    markdown_text,
-    measure_columns,
-    result_columns,
-    results_frame,
-    summary_frame,
-)
 from ..store.comparison import Comparison, flatten, write_atomically
 from ..store.rates import FILE as RATES
 from .drawing import INK, render
@@ -147,9 +125,9 @@ def write_report(report: Report, out: Path | None = None) -> list[Path]:
 def analyse(comparison: Comparison, baseline: str | None = None, target: float | None = None) -> Report:
     """Compute all that a report says of a comparison; it may be unfinished, and have one arm or one seed."""
     analysis = analyse_comparison(comparison, baseline, target)
-    looking = looking_sentences(comparison, analysis.baseline)
-    scales = scale_sentences(comparison)
-    sentences = (*analysis.sentences, *looking, *scales, *control_sentences(comparison.recipe))
+    looking = formatting.looking_sentences(comparison, analysis.baseline)
+    scales = formatting.scale_sentences(comparison)
+    sentences = (*analysis.sentences, *looking, *scales, *formatting.control_sentences(comparison.recipe))
     banners: list[str] = []
     if isinstance(comparison.recipe, Pipeline) and comparison.recipe.scale == "smoke":
         banners.append("Smoke runs: they show that the code runs, and nothing about the activations.")
@@ -181,17 +159,17 @@ def _contents(report: Report) -> Iterator[tuple[str, bytes]]:
     for name, figure in figures.items():
         for suffix in ("png", "svg"):
             yield f"plots/{_stem(name)}.{suffix}", render(figure, suffix)
-    results = results_frame(comparison)
+    results = tables.results_frame(comparison)
     yield RESULTS, _parquet(results)
-    yield "results.csv", guarded(results).write_csv().encode()
+    yield "results.csv", tables.guarded(results).write_csv().encode()
     if any(comparison.curves.values()):
-        yield EPOCHS, _parquet(epochs_frame(comparison))
+        yield EPOCHS, _parquet(tables.epochs_frame(comparison))
     if comparison.depths:
-        yield DEPTH, _parquet(depth_frame(comparison))
+        yield DEPTH, _parquet(tables.depth_frame(comparison))
     if comparison.environment:
         yield ENVIRONMENT, (json.dumps(comparison.environment, indent=2) + "\n").encode()
-    yield "summary.csv", guarded(summary_frame(analysis)).write_csv().encode()
-    yield "summary.tex", latex_table(analysis).encode()
+    yield "summary.csv", tables.guarded(tables.summary_frame(analysis)).write_csv().encode()
+    yield "summary.tex", tables.latex_table(analysis).encode()
     yield "report.md", _markdown(report, list(figures)).encode()
     yield "report.html", _page(report, figures).encode()
 
@@ -204,22 +182,22 @@ def _parquet(frame: pl.DataFrame) -> bytes:
 
 def _markdown(report: Report, plots: list[str]) -> str:
     comparison, analysis = report.comparison, report.analysis
-    columns = measure_columns(analysis)
+    columns = tables.measure_columns(analysis)
     parts = [
-        f"# {markdown_text(comparison.recipe.title)}\n",
-        *(f"> {markdown_text(banner)}\n" for banner in report.banners),
-        f"{markdown_text(report.sentences[0])}\n",
-        markdown_table(result_columns(analysis), analysis.arms),
-        "".join(f"- {markdown_text(sentence)}\n" for sentence in report.sentences[1:]),
+        f"# {tables.markdown_text(comparison.recipe.title)}\n",
+        *(f"> {tables.markdown_text(banner)}\n" for banner in report.banners),
+        f"{tables.markdown_text(report.sentences[0])}\n",
+        tables.markdown_table(tables.result_columns(analysis), analysis.arms),
+        "".join(f"- {tables.markdown_text(sentence)}\n" for sentence in report.sentences[1:]),
     ]
     if report.findings:
-        claims = "".join(f"- {markdown_text(finding.sentence)}\n" for finding in report.findings)
+        claims = "".join(f"- {tables.markdown_text(finding.sentence)}\n" for finding in report.findings)
         parts += ["## The papers' claims\n", claims]
     if len(columns) > 1:
-        parts += ["## Also recorded\n", markdown_table(columns, analysis.arms)]
-    pictures = [f"![{markdown_text(_caption(name, analysis))}](plots/{_stem(name)}.png)\n" for name in plots]
+        parts += ["## Also recorded\n", tables.markdown_table(columns, analysis.arms)]
+    pictures = [f"![{tables.markdown_text(_caption(name, analysis))}](plots/{_stem(name)}.png)\n" for name in plots]
     again = _again(comparison)
-    command = markdown_text(again) if "`" in again else f"`{again}`"
+    command = tables.markdown_text(again) if "`" in again else f"`{again}`"
     parts += ["## Plots\n", "".join(pictures), f"Made again by {command}, gem-activations {__version__}.\n"]
     return "\n".join(part for part in parts if part)
 
@@ -231,15 +209,15 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
     )
     page, script = (Path(__file__).with_name(f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "js"))
     command = comparison.environment.get("command", "")
-    columns, failures = measure_columns(analysis), failure_lines(analysis)
+    columns, failures = tables.measure_columns(analysis), formatting.failure_lines(analysis)
     return environment.from_string(page).render(
         title=comparison.recipe.title,
         rule=comparison.recipe.rule if isinstance(comparison.recipe, Pipeline) else "",
         comparison=comparison,
         analysis=analysis,
         banners=report.banners,
-        margin=amount(analysis.criterion.margin, analysis.metric) if analysis.criterion.margin else "",
-        results=_cells(result_columns(analysis), analysis),
+        margin=formatting.amount(analysis.criterion.margin, analysis.metric) if analysis.criterion.margin else "",
+        results=_cells(tables.result_columns(analysis), analysis),
         measures=_cells(columns, analysis) if len(columns) > 1 else None,
         sentences=[sentence for sentence in report.sentences if sentence not in failures],
         failures=failures,
@@ -257,7 +235,7 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
     )
 
 
-def _cells(columns: list[Column], analysis: Analysis) -> tuple[list[str], list[tuple[bool, list[str]]]]:
+def _cells(columns: list[tables.Column], analysis: Analysis) -> tuple[list[str], list[tuple[bool, list[str]]]]:
     """Return headings, and for each arm whether it is the baseline, and its cells."""
     rows = [(arm.difference is None, [column.cell(arm) for column in columns]) for arm in analysis.arms]
     return [column.heading for column in columns], rows
@@ -284,10 +262,10 @@ def _inline(figure: Figure, name: str, analysis: Analysis) -> Markup:
     """
     alternative = _caption(name, analysis)
     if name == analysis.metric.name:
-        values = "; ".join(f"{arm.activation} {value_text(arm, analysis.metric)}" for arm in analysis.arms)
+        values = "; ".join(f"{arm.activation} {formatting.value_text(arm, analysis.metric)}" for arm in analysis.arms)
         alternative = f"{analysis.metric.heading}, mean, standard deviation and runs: {values}."
     elif name in ("differences", "slopes"):
-        alternative = f"{alternative} {headline(analysis)}"
+        alternative = f"{alternative} {formatting.headline(analysis)}"
     text = render(figure, "svg", transparent=True).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -300,6 +278,13 @@ def _inline(figure: Figure, name: str, analysis: Analysis) -> Markup:
 def _listed(values: Any) -> list[tuple[str, str]]:
     """Return nested values as (dotted name, text) in their order."""
     return [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else NOTHING if value is None else str(value))
+        (
+            name,
+            ", ".join(map(str, value))
+            if isinstance(value, list)
+            else formatting.NOTHING
+            if value is None
+            else str(value),
+        )
         for name, value in flatten(values).items()
     ]

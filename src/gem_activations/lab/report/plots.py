@@ -16,21 +16,8 @@ from ...grammar import format_call
 from ..statistics.analysis import Analysis, Arm, Interval
 from ..statistics.metrics import MEASURES, Metric
 from ..store.comparison import Comparison, write_atomically
+from . import drawing
 from .curves import depth_figures, learning_figures
-from .drawing import (
-    GREY,
-    INK,
-    RIVALS,
-    WIDTH,
-    Style,
-    find_known,
-    label_columns,
-    look,
-    panel_grid,
-    render,
-    row_figure,
-    styles,
-)
 
 _REACH = 3.0  # Of the curves of an activation, to both sides of 0.
 _STEP = 1e-4
@@ -45,9 +32,9 @@ def comparison_figures(comparison: Comparison, analysis: Analysis) -> dict[str, 
         if the arms are one, learning curves, `gradient-norm` and `dead-share` by depth if they were recorded,
         `activations`.
     """
-    looks, metric = styles(comparison.activations), analysis.metric
+    looks, metric = drawing.styles(comparison.activations), analysis.metric
     figures: dict[str, Figure] = {}
-    with look():
+    with drawing.look():
         if any(arm.finished for arm in analysis.arms):
             figures[metric.name] = _value_figure(analysis, looks)
         if any(difference.pairs for _, difference in analysis.compared):
@@ -60,7 +47,7 @@ def comparison_figures(comparison: Comparison, analysis: Analysis) -> dict[str, 
         figures |= ablation_figures(comparison, analysis, looks)
         figures |= learning_figures(comparison, metric, looks)
         figures |= depth_figures(comparison, looks)
-        known = [name for name in comparison.activations if find_known(name)]
+        known = [name for name in comparison.activations if drawing.find_known(name)]
         if known:
             figures["activations"] = _activation_figure(known, looks)
         for figure in figures.values():
@@ -78,9 +65,9 @@ def write_family_picture(path: Path) -> None:
     Raises: SettingError: the file ends neither in .svg nor in .png; StoreError: it cannot be written.
     """
     names = ["relu", "gelu", "gem", "gem(n=2)", "gem(n=3)", "egem(eps=0.1)", "segem(eps=0.3, leak=0.1)"]
-    colors = [GREY, RIVALS[0], "#8ec9f5", "#2f8fdb", "#1b4f9c", "#12a37a", "#6aa84f"]
+    colors = [drawing.GREY, drawing.RIVALS[0], "#8ec9f5", "#2f8fdb", "#1b4f9c", "#12a37a", "#6aa84f"]
     dashes = ["--", "-.", "-", "-", "-", "-", "-"]
-    with look():
+    with drawing.look():
         figure = Figure(figsize=(10, 3.7), layout="constrained")
         panels = figure.subplots(1, 3)
         lines: list[Line2D] = []
@@ -96,13 +83,13 @@ def write_family_picture(path: Path) -> None:
         ):
             axes.set(title=title, xlabel="x", xlim=(-2, 2.5), ylim=limits)
         figure.legend(lines, names, loc="outside lower center", ncols=4)
-        write_atomically(path, render(figure, path.suffix.removeprefix(".")))
+        write_atomically(path, drawing.render(figure, path.suffix.removeprefix(".")))
 
 
-def _value_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
+def _value_figure(analysis: Analysis, looks: dict[str, drawing.Style]) -> Figure:
     metric = analysis.metric
     drawn = [arm for arm in analysis.arms if arm.mean is not None]
-    figure, axes = row_figure([arm.activation for arm in drawn])
+    figure, axes = drawing.row_figure([arm.activation for arm in drawn])
     for row, arm in enumerate(drawn):
         values = list(analysis.values[arm.activation].values())
         _draw_row(axes, row, values, metric, looks[arm.activation], arm.interval)
@@ -117,17 +104,17 @@ def _paired(analysis: Analysis, arm: str) -> list[tuple[float, float]]:
     return [(base[seed], values[seed]) for seed in values if seed in base]
 
 
-def _difference_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
+def _difference_figure(analysis: Analysis, looks: dict[str, drawing.Style]) -> Figure:
     metric = analysis.metric
     drawn = [(arm, difference) for arm, difference in analysis.compared if difference.pairs]
-    figure, axes = row_figure([arm.activation for arm, _ in drawn])
+    figure, axes = drawing.row_figure([arm.activation for arm, _ in drawn])
     margin = metric.scale * analysis.criterion.margin
     if margin:
-        axes.axvspan(-margin, margin, color=GREY, alpha=0.12, linewidth=0)
+        axes.axvspan(-margin, margin, color=drawing.GREY, alpha=0.12, linewidth=0)
     for row, (arm, difference) in enumerate(drawn):
         pairs = [value - base for base, value in _paired(analysis, arm.activation)]
         _draw_row(axes, row, pairs, metric, looks[arm.activation], difference.interval)
-    axes.axvline(0, color=INK, linewidth=1)
+    axes.axvline(0, color=drawing.INK, linewidth=1)
     _legend(figure, "mean difference", f"{analysis.interval_name}, all arms together")
     unit = "percentage points" if metric.difference_unit == "points" else metric.heading
     grey = "; grey: margin of equivalence" if margin else ""
@@ -135,15 +122,15 @@ def _difference_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
     return figure
 
 
-def _slope_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
+def _slope_figure(analysis: Analysis, looks: dict[str, drawing.Style]) -> Figure:
     """Draw a line a seed from the baseline's value to the arm's, a panel for each arm."""
     drawn = [arm for arm, difference in analysis.compared if difference.pairs > 1]
-    figure, panels = panel_grid([arm.activation for arm in drawn])
+    figure, panels = drawing.panel_grid([arm.activation for arm in drawn])
     scale = analysis.metric.scale
     for axes, arm in zip(panels, drawn, strict=True):
         for pair in _paired(analysis, arm.activation):
             gains = analysis.metric.sign * (pair[1] - pair[0]) >= 0
-            color = looks[arm.activation].color if gains else GREY
+            color = looks[arm.activation].color if gains else drawing.GREY
             line = "-" if gains else "--"
             axes.plot([0, 1], [scale * value for value in pair], line, color=color, marker="o", markersize=3)
         axes.set_xticks([0, 1], [analysis.baseline, "arm"])
@@ -151,17 +138,25 @@ def _slope_figure(analysis: Analysis, looks: dict[str, Style]) -> Figure:
         axes.tick_params(labelbottom=True)
     figure.supylabel(analysis.metric.heading, fontsize=9)
     handles = [
-        Line2D([], [], color=GREY, linestyle="-", marker="o", markersize=3, label="seed at which the arm is not worse"),
-        Line2D([], [], color=GREY, linestyle="--", marker="o", markersize=3, label="seed at which it is worse"),
+        Line2D(
+            [],
+            [],
+            color=drawing.GREY,
+            linestyle="-",
+            marker="o",
+            markersize=3,
+            label="seed at which the arm is not worse",
+        ),
+        Line2D([], [], color=drawing.GREY, linestyle="--", marker="o", markersize=3, label="seed at which it is worse"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
     return figure
 
 
-def _pareto_figure(analysis: Analysis, costs: Sequence[Metric], looks: dict[str, Style]) -> Figure:
+def _pareto_figure(analysis: Analysis, costs: Sequence[Metric], looks: dict[str, drawing.Style]) -> Figure:
     """Draw the mean of the metric against what it costs; arms that no other beats in both are ringed."""
     metric = analysis.metric
-    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    figure = Figure(figsize=(drawing.WIDTH, 3.2), layout="constrained")
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axes, cost in zip(panels, costs, strict=True):
         points = {
@@ -174,7 +169,7 @@ def _pareto_figure(analysis: Analysis, costs: Sequence[Metric], looks: dict[str,
                 other_x <= x and metric.sign * (other_y - y) >= 0 and (other_x, other_y) != (x, y)
                 for other_x, other_y in points.values()
             )
-            edge = INK if best else "none"
+            edge = drawing.INK if best else "none"
             axes.plot(x, y, looks[name].marker, color=looks[name].color, markersize=7, markeredgecolor=edge)
             if best:
                 axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
@@ -189,7 +184,7 @@ def _draw_row(
     row: int,
     values: Sequence[float],
     metric: Metric,
-    look: Style,
+    look: drawing.Style,
     interval: Interval | None,
 ) -> None:
     points = metric.scale * np.asarray(values)
@@ -199,7 +194,13 @@ def _draw_row(
         axes.add_line(line) if len(points) > 2 else axes.add_artist(line)
     offsets = np.linspace(0.14, 0.26, len(points)) if len(points) > 1 else [0.2]
     axes.plot(
-        points, row + np.asarray(offsets), look.marker, color=look.color, markersize=4, alpha=0.8, markeredgewidth=0
+        points,
+        row + np.asarray(offsets),
+        look.marker,
+        color=look.color,
+        markersize=4,
+        alpha=0.8,
+        markeredgewidth=0,
     )
     axes.plot(points.mean(), row, "|", color=look.color, markersize=13, markeredgewidth=2.2)
     axes.autoscale_view(scaley=False)
@@ -207,27 +208,27 @@ def _draw_row(
 
 def _legend(figure: Figure, mean: str, interval: str) -> None:
     handles = [
-        Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4, label="one seed"),
-        Line2D([], [], color=GREY, marker="|", linestyle="", markersize=11, markeredgewidth=2.2, label=mean),
-        Line2D([], [], color=GREY, linewidth=1.4, label=interval),
+        Line2D([], [], color=drawing.GREY, marker="o", linestyle="", markersize=4, label="one seed"),
+        Line2D([], [], color=drawing.GREY, marker="|", linestyle="", markersize=11, markeredgewidth=2.2, label=mean),
+        Line2D([], [], color=drawing.GREY, linewidth=1.4, label=interval),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
-def _activation_figure(activations: Sequence[str], looks: dict[str, Style]) -> Figure:
-    figure, panels = panel_grid(activations)
+def _activation_figure(activations: Sequence[str], looks: dict[str, drawing.Style]) -> Figure:
+    figure, panels = drawing.panel_grid(activations)
     relu = sample_shape(parse("relu"))
     for axes, activation in zip(panels, activations, strict=True):
         curve = sample_shape(parse(activation))
-        axes.plot(relu.x, relu.value, color=GREY, linewidth=0.8)
+        axes.plot(relu.x, relu.value, color=drawing.GREY, linewidth=0.8)
         axes.plot(curve.x, curve.value, color=looks[activation].color, linewidth=1.8)
         axes.plot(curve.x, curve.first, color=looks[activation].color, linewidth=1.2, linestyle="--")
     panels[0].set(xlim=(-_REACH, _REACH), ylim=(-0.6, 2.4))
-    label_columns(panels, "x")
+    drawing.label_columns(panels, "x")
     handles = [
-        Line2D([], [], color=INK, linewidth=1.8, label="f"),
-        Line2D([], [], color=INK, linewidth=1.2, linestyle="--", label="f'"),
-        Line2D([], [], color=GREY, linewidth=0.8, label="ReLU"),
+        Line2D([], [], color=drawing.INK, linewidth=1.8, label="f"),
+        Line2D([], [], color=drawing.INK, linewidth=1.2, linestyle="--", label="f'"),
+        Line2D([], [], color=drawing.GREY, linewidth=0.8, label="ReLU"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure
@@ -285,7 +286,7 @@ def find_ablations(activations: Sequence[str], parameter: str) -> dict[str, dict
     """
     groups: dict[str, dict[float, str]] = {}
     for activation in activations:
-        found = find_known(activation)
+        found = drawing.find_known(activation)
         if found and found.entry.group == "family" and parameter in found.parameters:
             defaults = found.entry.defaults
             others = {key: value for key, value in found.arguments if key != parameter and value != defaults[key]}
@@ -293,7 +294,7 @@ def find_ablations(activations: Sequence[str], parameter: str) -> dict[str, dict
     return {name: dict(sorted(group.items())) for name, group in groups.items() if len(group) >= FEWEST}
 
 
-def ablation_figures(comparison: Comparison, analysis: Analysis, looks: dict[str, Style]) -> dict[str, Figure]:
+def ablation_figures(comparison: Comparison, analysis: Analysis, looks: dict[str, drawing.Style]) -> dict[str, Figure]:
     """Draw `n-ablation` and `eps-ablation` if the arms are one and have a finished run."""
     arms = {arm.activation: arm for arm in analysis.arms if arm.mean is not None}
     figures: dict[str, Figure] = {}
@@ -310,13 +311,13 @@ def ablation_figures(comparison: Comparison, analysis: Analysis, looks: dict[str
 
 def _figure(
     analysis: Analysis,
-    looks: dict[str, Style],
+    looks: dict[str, drawing.Style],
     parameter: str,
     groups: dict[str, dict[float, str]],
     arms: dict[str, Arm],
 ) -> Figure:
     metric = analysis.metric
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    figure = Figure(figsize=(drawing.WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
     for name, group in groups.items():
         color, marker = looks[next(iter(group.values()))]
@@ -334,7 +335,7 @@ def _figure(
     references = dict.fromkeys([analysis.baseline, *_REFERENCES])
     straight = [arms[name] for name in references if name in arms and name not in curved]
     for arm, dash in zip(straight, _DASHES[1:], strict=False):
-        level, color = metric.scale * (arm.mean or 0.0), INK if dash == _DASHES[1] else GREY
+        level, color = metric.scale * (arm.mean or 0.0), drawing.INK if dash == _DASHES[1] else drawing.GREY
         axes.axhline(level, color=color, linestyle=dash, linewidth=1.2, label=arm.activation)
     if parameter == "eps":
         axes.set_xscale("log")

@@ -24,24 +24,7 @@ from filelock import FileLock, Timeout
 from ...errors import DataError, ExperimentError, GemError, MissingDependencyError, SettingError, StoreError
 from ..data.holdings import DATA_DIR_VARIABLE
 from ..statistics.sequential import make_schedule
-from ..store.comparison import (
-    FAILED,
-    FINISHED,
-    INFRASTRUCTURE,
-    Comparison,
-    EpochRow,
-    Plan,
-    RunKey,
-    RunResult,
-    load_comparison,
-    read_plan,
-    read_result,
-    run_folder,
-    to_plain,
-    write_atomically,
-    write_json,
-    write_result,
-)
+from ..store import comparison as store
 from ..store.environment import describe_environment
 from ..training.group import Group, ProcessGroup, init_processes, is_launched, local_device
 from ..training.run import CHECKPOINT, NotFiniteError, Run, state_paths
@@ -62,10 +45,10 @@ class ProgressCallback:
     def started(self, experiment: Experiment, folder: Path, device: str, runs: int, done: int) -> None:
         """Take the number of runs this request wants, and how many of them had ended before."""
 
-    def epoch(self, activation: str, seed: int, metrics: list[EpochRow], epochs: int) -> None:
+    def epoch(self, activation: str, seed: int, metrics: list[store.EpochRow], epochs: int) -> None:
         """Take the finished epochs, none at a start, of the run that is under way; `epochs` are wanted."""
 
-    def ended(self, result: RunResult) -> None:
+    def ended(self, result: store.RunResult) -> None:
         """Take the result of a run, finished or failed, of this process or of another."""
 
     def waiting(self, runs: int) -> None:
@@ -78,7 +61,7 @@ class Runner:
 
     request: Execution
     experiment: Experiment
-    plan: Plan
+    plan: store.Plan
     loaded: Loaded
     device: torch.device
     callback: ProgressCallback
@@ -89,7 +72,7 @@ class Runner:
         """What is stored with every run, as it was when the first began."""
         return {**describe_environment(self.device), "sources": self.experiment.versions}
 
-    def attempt(self, activation: str, seed: int, stale: RunResult | None = None) -> RunResult | None:
+    def attempt(self, activation: str, seed: int, stale: store.RunResult | None = None) -> store.RunResult | None:
         """Bring a run to its end and return its result; None while another process is working on it.
 
         A stored result is kept unless it equals the stale one, which is to be replaced.
@@ -99,13 +82,13 @@ class Runner:
         except Timeout:
             return None
         with held:
-            result = read_result(self.request.folder, activation, seed)
+            result = store.read_result(self.request.folder, activation, seed)
             if result is None or result == stale:
                 result, metrics = self._run(activation, seed)
                 export_run(self.request.track, self.request.folder, self.plan, result, metrics)
-                write_result(self.request.folder, result)
-                if result.status == FINISHED and not self.request.keep_checkpoints:
-                    for path in state_paths(run_folder(self.request.folder, activation, seed) / CHECKPOINT):
+                store.write_result(self.request.folder, result)
+                if result.status == store.FINISHED and not self.request.keep_checkpoints:
+                    for path in state_paths(store.run_folder(self.request.folder, activation, seed) / CHECKPOINT):
                         path.unlink(missing_ok=True)
         return result
 
@@ -115,24 +98,24 @@ class Runner:
             pass
 
     def _lock(self, activation: str, seed: int) -> FileLock:
-        run = run_folder(self.request.folder, activation, seed)
+        run = store.run_folder(self.request.folder, activation, seed)
         run.mkdir(parents=True, exist_ok=True)
         return FileLock(run / ".lock")
 
-    def _run(self, activation: str, seed: int) -> tuple[RunResult, list[EpochRow]]:
-        folder = run_folder(self.request.folder, activation, seed)
+    def _run(self, activation: str, seed: int) -> tuple[store.RunResult, list[store.EpochRow]]:
+        folder = store.run_folder(self.request.folder, activation, seed)
         identity = {
             "activation": activation,
             "seed": seed,
-            "recipe": to_plain(self.plan.recipe),
+            "recipe": store.to_plain(self.plan.recipe),
             "device": self.plan.device,
             "threads": self.plan.threads,
             "processes": self.group.size,
             "data": self.plan.data,
             "backends": self.environment["backends"],
         }
-        write_json(folder / "config.json", identity)
-        write_json(folder / "env.json", self.environment)
+        store.write_json(folder / "config.json", identity)
+        store.write_json(folder / "env.json", self.environment)
         (folder / TRACEBACK).unlink(missing_ok=True)
         self.group.announce({"identity": identity, "threads": self.plan.threads})
         with seeded(seed, self.device):
@@ -141,23 +124,23 @@ class Runner:
             try:
                 figures = dict(self.loaded.train(run, self.group))
                 run.finish()
-                result = RunResult(activation, seed, FINISHED, "", len(run.metrics), run.seconds, figures)
+                result = store.RunResult(activation, seed, store.FINISHED, "", len(run.metrics), run.seconds, figures)
             except (SettingError, MissingDependencyError):
                 raise  # Nothing that another run could have otherwise.
             except Exception as error:
                 status, reason = _say_failure(error)
-                result = RunResult(activation, seed, status, reason, len(run.metrics), run.seconds)
+                result = store.RunResult(activation, seed, status, reason, len(run.metrics), run.seconds)
                 if not isinstance(error, NotFiniteError):
                     with contextlib.suppress(StoreError):  # The disk may be full.
-                        write_atomically(folder / TRACEBACK, traceback.format_exc().encode())
+                        store.write_atomically(folder / TRACEBACK, traceback.format_exc().encode())
                     if self.group.size > 1:
-                        if status == INFRASTRUCTURE:
-                            write_result(self.request.folder, result)
+                        if status == store.INFRASTRUCTURE:
+                            store.write_result(self.request.folder, result)
                         raise  # The other processes are still in the run: only torchrun can end them.
             return result, run.metrics
 
 
-def run_comparison(request: Execution, callback: ProgressCallback) -> Comparison:
+def run_comparison(request: Execution, callback: ProgressCallback) -> store.Comparison:
     """Bring every run that a request wants to its end.
 
     Runs that ended before are not repeated, unless they failed for want of memory, disk or data, or the request asks
@@ -179,11 +162,11 @@ def run_comparison(request: Execution, callback: ProgressCallback) -> Comparison
             raise SettingError("a training function of your own runs in one process; start it without torchrun")
         if isinstance(group, ProcessGroup) and group.rank > 0:
             follow(request.folder, experiment, loaded, device, group)
-            return load_comparison(request.folder)
+            return store.load_comparison(request.folder)
         if request.most is None:
             plan = agree_on_plan(request, experiment, device, loaded.checksums)
             _bring_to_end(Runner(request, experiment, plan, loaded, device, callback, group))
-            return load_comparison(request.folder)
+            return store.load_comparison(request.folder)
         arms, comparison = tuple(experiment.arms), None
         for number, count in enumerate(make_schedule(request.most), start=1):
             seeds = tuple(range(request.seed_start, request.seed_start + count))
@@ -203,7 +186,7 @@ def _check_engine(request: Execution) -> Execution:
     Raises: SettingError: options of the engine that do not go together.
     """
     if request.device == "auto":
-        begun = read_plan(request.folder)
+        begun = store.read_plan(request.folder)
         device = begun.device if begun else "cuda" if torch.cuda.is_available() else "cpu"
         request = dataclasses.replace(request, device=device)
     if request.engine == "local":
@@ -233,8 +216,8 @@ def _bring_to_end(runner: Runner) -> None:
         StoreError: the results of some runs could not be stored; all others have been brought to their end.
     """
     request, experiment, plan = runner.request, runner.experiment, runner.plan
-    again = (INFRASTRUCTURE, FAILED) if request.retry_failed else (INFRASTRUCTURE,)
-    before = {run: read_result(request.folder, *run) for run in experiment.runs}
+    again = (store.INFRASTRUCTURE, store.FAILED) if request.retry_failed else (store.INFRASTRUCTURE,)
+    before = {run: store.read_result(request.folder, *run) for run in experiment.runs}
     pending = {run: result for run, result in before.items() if result is None or result.status in again}
     runner.callback.started(experiment, request.folder, str(runner.device), len(before), len(before) - len(pending))
     if request.engine == "ray" and pending:
@@ -243,10 +226,10 @@ def _bring_to_end(runner: Runner) -> None:
         run_on_ray((request, plan), pending, runner.callback)
         return
     begun, unstored = len(pending) < len(before), list[StoreError]()
-    first: dict[str, RunResult] = {}
+    first: dict[str, store.RunResult] = {}
     with reproducible(plan.threads, deterministic=experiment.deterministic):
         while pending:
-            ended: list[RunKey] = []
+            ended: list[store.RunKey] = []
             for run, stale in pending.items():
                 try:
                     result = runner.attempt(*run, stale)
@@ -269,12 +252,12 @@ def _bring_to_end(runner: Runner) -> None:
         raise StoreError(f"{len(unstored)} runs could not be stored: {unstored[0]}; then run the same command again")
 
 
-def _stop_if_hopeless(runner: Runner, first: list[RunResult]) -> None:
+def _stop_if_hopeless(runner: Runner, first: list[store.RunResult]) -> None:
     """Stop if one error of the experiment itself ended the first run of every activation."""
     reasons = {result.reason for result in first}
-    folders = [run_folder(runner.request.folder, result.activation, result.seed) for result in first]
+    folders = [store.run_folder(runner.request.folder, result.activation, result.seed) for result in first]
     raised = all((folder / TRACEBACK).exists() for folder in folders)
-    if len(reasons) > 1 or not raised or any(result.status == FINISHED for result in first):
+    if len(reasons) > 1 or not raised or any(result.status == store.FINISHED for result in first):
         return
     for folder in folders:
         (folder / "result.json").unlink(missing_ok=True)
@@ -292,7 +275,13 @@ def follow(folder: Path, experiment: Experiment, loaded: Loaded, device: torch.d
         activation, seed = identity["activation"], identity["seed"]
         make = experiment.arms[activation]
         run = Run(
-            activation, seed, device, run_folder(folder, activation, seed), make, identity=identity, group=processes
+            activation,
+            seed,
+            device,
+            store.run_folder(folder, activation, seed),
+            make,
+            identity=identity,
+            group=processes,
         )
         # A loss that is not finite is so in every process, and rank 0 stores it.
         with reproducible(message["threads"]), seeded(seed, device), contextlib.suppress(NotFiniteError):
@@ -336,10 +325,10 @@ def _say_failure(error: Exception) -> tuple[str, str]:
     """Return the status of a run that raised an error, and the reason in words."""
     text = str(error)
     if isinstance(error, NotFiniteError):
-        return FAILED, text
+        return store.FAILED, text
     if isinstance(error, DataError | StoreError | OSError):
-        return INFRASTRUCTURE, f"{' '.join(text.split())}; the same command tries again"
+        return store.INFRASTRUCTURE, f"{' '.join(text.split())}; the same command tries again"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in _STARVED):
-        return INFRASTRUCTURE, f"out of memory: {text.splitlines()[0] if text else 'no detail given'}"
+        return store.INFRASTRUCTURE, f"out of memory: {text.splitlines()[0] if text else 'no detail given'}"
     words = " ".join(text.split())
-    return FAILED, words if isinstance(error, GemError) else f"{type(error).__name__}: {words}"
+    return store.FAILED, words if isinstance(error, GemError) else f"{type(error).__name__}: {words}"

@@ -18,19 +18,7 @@ from ..recipes.pipeline import Cnn, Initialisation, Mlp, Recipe, Training
 from ..recipes.registry import make_recipe, make_study
 from ..statistics.reading import look_again
 from ..statistics.sequential import FIRST
-from ..store.comparison import (
-    FINISHED,
-    LOOKS,
-    Comparison,
-    Plan,
-    flatten,
-    load_comparison,
-    read_looks,
-    read_plan,
-    read_result,
-    write_json,
-    write_plan,
-)
+from ..store import comparison as store
 from ..store.rates import read_rates
 from ..training.run import MOST_EPOCHS
 from .experiment import Experiment, make_arms, of_function, of_recipe
@@ -39,7 +27,7 @@ from .tracking import check_trackers
 
 _LOG = logging.getLogger(__name__)
 _OWN_NAMES = (  # The files of the store and of `report.FILES`.
-    *("comparison.json", LOOKS, "runs", "plots", "report.html", "report.md", "summary.csv", "summary.tex"),
+    *("comparison.json", store.LOOKS, "runs", "plots", "report.html", "report.md", "summary.csv", "summary.tex"),
     *("results.csv", "results.parquet", "epochs.parquet", "depth.parquet", "environment.json"),
 )
 
@@ -216,7 +204,9 @@ def check_folder(folder: Path) -> None:
         raise StoreError(f"cannot write to {folder}: {reason}; choose another --out folder") from error
 
 
-def agree_on_plan(request: Execution, experiment: Experiment, device: torch.device, checksums: dict[str, str]) -> Plan:
+def agree_on_plan(
+    request: Execution, experiment: Experiment, device: torch.device, checksums: dict[str, str]
+) -> store.Plan:
     """Start the comparison of a folder or join the one that is there, and return the plan as it is stored now.
 
     More activations and seeds extend it: it has those of every request so far.
@@ -226,8 +216,8 @@ def agree_on_plan(request: Execution, experiment: Experiment, device: torch.devi
     """
     folder = request.folder
     with _lock(folder):
-        stored = read_plan(folder)
-        wanted = Plan(
+        stored = store.read_plan(folder)
+        wanted = store.Plan(
             recipe=experiment.settings,
             baseline=experiment.baseline,
             device=device.type,
@@ -241,11 +231,11 @@ def agree_on_plan(request: Execution, experiment: Experiment, device: torch.devi
         if stored is not None:
             wanted = _join(stored, wanted, request)
         if wanted != stored:
-            write_plan(folder, wanted)
+            store.write_plan(folder, wanted)
     return wanted
 
 
-def _join(stored: Plan, wanted: Plan, request: Execution) -> Plan:
+def _join(stored: store.Plan, wanted: store.Plan, request: Execution) -> store.Plan:
     folder = request.folder
     joined = dataclasses.replace(
         wanted,
@@ -275,11 +265,13 @@ def _join(stored: Plan, wanted: Plan, request: Execution) -> Plan:
     return dataclasses.replace(joined, versions=_join_versions(stored, wanted, request))
 
 
-def _finished(folder: Path, plan: Plan) -> list[bool]:
-    return [(run := read_result(folder, *key)) is not None and run.status == FINISHED for key in plan.runs()]
+def _finished(folder: Path, plan: store.Plan) -> list[bool]:
+    return [
+        (run := store.read_result(folder, *key)) is not None and run.status == store.FINISHED for key in plan.runs()
+    ]
 
 
-def _join_versions(stored: Plan, wanted: Plan, request: Execution) -> dict[str, str]:
+def _join_versions(stored: store.Plan, wanted: store.Plan, request: Execution) -> dict[str, str]:
     """Return the versions that the plan is to hold; a change is refused if it would come between the runs."""
     changed = _differing(stored.versions, wanted.versions, "then", "now")
     if not changed:
@@ -306,14 +298,14 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any], *when: str) -> li
     return [f"{key} ({short(old.get(key))} {when[0]}, {short(new.get(key))} {when[1]})" for key in keys]
 
 
-def _settings(plan: Plan) -> dict[str, Any]:
+def _settings(plan: store.Plan) -> dict[str, Any]:
     """Return all that must not change within a comparison, one flat entry a setting."""
     flat: dict[str, Any] = {"baseline": plan.baseline, "device": plan.device, "max_seeds": plan.max_seeds}
     flat |= {f"data.{name}": checksum[:12] for name, checksum in plan.data.items()}
-    return flat | flatten(plan.recipe)
+    return flat | store.flatten(plan.recipe)
 
 
-def look(folder: Path) -> tuple[Comparison, tuple[str, ...]]:
+def look(folder: Path) -> tuple[store.Comparison, tuple[str, ...]]:
     """Look at the results of a comparison that adds seeds until its arms are decided, and record it in `looks.json`.
 
     Return the comparison, with the looks that have all of their runs; and the arms that get more seeds, the baseline
@@ -321,18 +313,18 @@ def look(folder: Path) -> tuple[Comparison, tuple[str, ...]]:
 
     Raises: StoreError: the results are no longer those that were looked at before.
     """
-    comparison = load_comparison(folder)
+    comparison = store.load_comparison(folder)
     _, looks, still_open = look_again(comparison)
     with _lock(folder):
-        recorded = read_looks(folder)
+        recorded = store.read_looks(folder)
         shared = min(len(recorded), len(looks))
         if recorded[:shared] != looks[:shared]:
             raise StoreError(
-                f"{folder / LOOKS} records other verdicts than the runs give: results were changed after they were "
-                "looked at; choose another --out folder"
+                f"{folder / store.LOOKS} records other verdicts than the runs give: results were changed after they "
+                "were looked at; choose another --out folder"
             )
         if len(looks) > shared:
-            write_json(folder / LOOKS, looks)
+            store.write_json(folder / store.LOOKS, looks)
     comparison = dataclasses.replace(comparison, looks=looks)
     return comparison, (comparison.baseline, *still_open) if still_open else ()
 

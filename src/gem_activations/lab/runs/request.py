@@ -1,6 +1,7 @@
 """What a user asks for, in frozen dataclasses that the command line is made from. Nothing here imports a framework."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ Arms = Annotated[tuple[str, ...] | None, arg(metavar="A [B ...]", help=_ACTIVATI
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
+class Execution(ABC):
     """How, where and how often the runs of any comparison are executed; None leaves the choice to the experiment."""
 
     activations: Sequence[Choice] | Mapping[str, Choice] | None = None
@@ -70,9 +71,9 @@ class Execution:
     """Export every run to these trackers, which must be installed."""
 
     @property
+    @abstractmethod
     def folder(self) -> Path:
         """The output folder."""
-        raise NotImplementedError
 
     @property
     def most(self) -> int | None:

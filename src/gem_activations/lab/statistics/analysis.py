@@ -239,8 +239,7 @@ def analyse_runs(
         >>> found.arms[1].failed, found.arms[1].difference.pairs
         (1, 3)
     """
-    order = [baseline, *(arm for arm in arms if arm != baseline)]
-    seeds = sorted({run.seed for run in runs})
+    order, seeds = [baseline, *(arm for arm in arms if arm != baseline)], sorted({run.seed for run in runs})
     rows, columns = {arm: row for row, arm in enumerate(order)}, {seed: column for column, seed in enumerate(seeds)}
     values = np.full((len(order), max(len(seeds), 1)), np.nan)
     failed = np.zeros(values.shape, bool)
@@ -264,11 +263,11 @@ def analyse_runs(
         name: _difference(judged, place, criterion, alpha, family, chances[place])
         for place, name in enumerate(order[1:])
     }
-    collapsed = {name: int(judged.collapsed[row].sum()) for name, row in rows.items()}
+    collapsed = judged.collapsed.sum(-1)
     return Analysis(
         criterion=criterion,
         baseline=baseline,
-        arms=tuple(_arm(name, of_arm[name], criterion, collapsed[name], found.get(name)) for name in arms),
+        arms=tuple(_arm(name, of_arm[name], criterion, int(collapsed[rows[name]]), found.get(name)) for name in arms),
         values={arm: {run.seed: run.value for run in own if run.value is not None} for arm, own in of_arm.items()},
         failures=failures,
         spread=float(np.sqrt(variance)) if freedom > 0 else None,

@@ -226,9 +226,6 @@ def read_table(
         baseline=first,
         seeds=len(numbers),
         results=tuple(results),
-        curves={},
-        environment={},
-        missing=(),
     )
 
 

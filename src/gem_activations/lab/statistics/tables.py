@@ -13,18 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..store.comparison import Comparison
+from . import formatting
 from .analysis import Analysis, Arm
-from .formatting import (
-    NOTHING,
-    SHORT,
-    amount,
-    chance_text,
-    difference_text,
-    mean_text,
-    p_text,
-    value_text,
-    verdict_text,
-)
 from .metrics import Metric, measures_beside
 from .verdicts import Verdict
 
@@ -129,18 +119,22 @@ def result_columns(analysis: Analysis) -> list[Column]:
     unit = f", {metric.difference_unit}" if metric.difference_unit else ""
     columns = [
         Column("activation", lambda arm: arm.activation),
-        Column(f"{metric.heading}, mean ± sd (n)", lambda arm: value_text(arm, metric)),
+        Column(f"{metric.heading}, mean ± sd (n)", lambda arm: formatting.value_text(arm, metric)),
         Column(
             f"minus {baseline}{unit} [{analysis.interval_name}]",
-            lambda arm: "baseline" if arm.difference is None else difference_text(arm.difference),
+            lambda arm: "baseline" if arm.difference is None else formatting.difference_text(arm.difference),
         ),
-        Column("verdict", verdict_text),
-        _compared("p", lambda one: p_text(one.p_adjusted)),
+        Column("verdict", formatting.verdict_text),
+        _compared("p", lambda one: formatting.p_text(one.p_adjusted)),
         _compared("pairs", lambda one: str(one.pairs)),
-        _compared("probability better [95 % interval]", chance_text),
+        _compared("probability better [95 % interval]", formatting.chance_text),
         _compared(
             "shown at 80 % power",
-            lambda one: NOTHING if one.smallest_shown is None else amount(one.smallest_shown, metric).partition(" ")[0],
+            lambda one: (
+                formatting.NOTHING
+                if one.smallest_shown is None
+                else formatting.amount(one.smallest_shown, metric).partition(" ")[0]
+            ),
         ),
     ]
     for heading, count in (
@@ -162,9 +156,9 @@ def measure_columns(analysis: Analysis) -> list[Column]:
         def cell(arm: Arm) -> str:
             found = arm.measures.get(measure.name)
             if found is None:
-                return NOTHING
+                return formatting.NOTHING
             part = f" ({found.runs} of {arm.finished})" if found.runs < arm.finished else ""
-            return mean_text(found.mean, found.sd, measure) + part
+            return formatting.mean_text(found.mean, found.sd, measure) + part
 
         return Column(measure.heading, cell)
 
@@ -207,7 +201,7 @@ def latex_table(analysis: Analysis) -> str:
     rows = [[latex_text(column.cell(arm)) for column in chosen] for arm in analysis.arms]
     heads = [latex_text(column.heading) for column in chosen]
     margin = analysis.criterion.margin
-    note = f"; margin of equivalence {amount(margin, analysis.metric)}" if margin else ""
+    note = f"; margin of equivalence {formatting.amount(margin, analysis.metric)}" if margin else ""
     lines = [
         f"% Needs \\usepackage{{booktabs}}. p and intervals hold for all {len(analysis.compared)} arms{note}.",
         f"\\begin{{tabular}}{{l{'r' * (len(chosen) - 2)}l}}",
@@ -241,7 +235,9 @@ def terminal_table(analysis: Analysis, width: int) -> Table:
     metric, caption = analysis.metric, None
     if analysis.compared:
         caption = "better, worse: shown, all arms together"
-        caption += f"; equiv.: within {amount(margin, metric)}" if (margin := analysis.criterion.margin) else ""
+        caption += (
+            f"; equiv.: within {formatting.amount(margin, metric)}" if (margin := analysis.criterion.margin) else ""
+        )
         caption += "; open: not decided" if Verdict.UNDECIDED in analysis.verdicts.values() else ""
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -265,9 +261,9 @@ def terminal_table(analysis: Analysis, width: int) -> Table:
         difference = arm.difference
         cells = (
             arm.activation,
-            value_text(arm, metric),
-            "baseline" if difference is None else difference_text(difference),
-            NOTHING if difference is None else SHORT[difference.verdict],
+            formatting.value_text(arm, metric),
+            "baseline" if difference is None else formatting.difference_text(difference),
+            formatting.NOTHING if difference is None else formatting.SHORT[difference.verdict],
             f"{arm.failed}/{arm.planned}" if arm.failed else "0",
         )
         table.add_row(*map(Text, cells))
@@ -276,7 +272,7 @@ def terminal_table(analysis: Analysis, width: int) -> Table:
 
 def _compared(heading: str, cell: Callable[[Any], str]) -> Column:
     """Make a column that the baseline has no figure in."""
-    return Column(heading, lambda arm: NOTHING if arm.difference is None else cell(arm.difference))
+    return Column(heading, lambda arm: formatting.NOTHING if arm.difference is None else cell(arm.difference))
 
 
 def _frame(rows: list[dict[str, Any]], first: tuple[str, ...]) -> pl.DataFrame:

@@ -172,9 +172,9 @@ class Comparison:
     baseline: str
     seeds: int
     results: tuple[RunResult, ...]
-    curves: dict[RunKey, tuple[EpochRow, ...]]
-    environment: dict[str, Any]
-    missing: tuple[RunKey, ...]
+    curves: dict[RunKey, tuple[EpochRow, ...]] = field(default_factory=dict["RunKey", "tuple[EpochRow, ...]"])
+    environment: dict[str, Any] = field(default_factory=dict[str, Any])
+    missing: tuple[RunKey, ...] = ()
     depths: dict[RunKey, Depth] = field(default_factory=dict["RunKey", Depth])
     environments: dict[RunKey, dict[str, Any]] = field(default_factory=dict["RunKey", dict[str, Any]])
     max_seeds: int | None = None
