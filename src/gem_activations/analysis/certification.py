@@ -110,8 +110,7 @@ def certify_all(
             gem(n=2) and gem(n=3).
         out: Folder of the files NAME.json and NAME.md; None writes none. An earlier certificate of the same activation
             and variance is replaced, any other file refused.
-        variance: Variance of the normal input of the signal-propagation rows, exact, above 0.
-        budget: Seconds for each certificate; see `certify`.
+        variance, budget: As for `certify`; the variance as text, exact.
     Raises: GemError: a bad name, parameter or variance, found before any work; StoreError: the folder cannot be
         written, or holds another file of that name.
     """

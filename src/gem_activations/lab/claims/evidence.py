@@ -48,9 +48,7 @@ class Finding:
     """What one comparison says of one claim.
 
     Attributes:
-        claim: The claim.
         setting: "full", "small", or either with what else differs from the paper's pipeline.
-        status: At that setting.
         detail: Why, with the closest part of the claim, in words; empty if nothing was run.
         seeds: Fewest paired seeds of the claim's arms.
         folder: Of the comparison; None if nothing was run.

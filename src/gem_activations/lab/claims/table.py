@@ -27,12 +27,9 @@ class Ahead(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of a paper.
+    """One claim of a paper, in our words.
 
     Attributes:
-        name: Short name, unique.
-        source: The paper.
-        statement: The claim in our words.
         recipes: Recipes whose comparisons bear on it.
         parts: Every part must hold.
         kind: "ahead": the leaders are better. "tie": the leader is equivalent to the best rival.

@@ -169,16 +169,14 @@ def checksum(arrays: Arrays) -> str:
 
 
 def load_dataset(name: str, data_dir: Path | None = None, subset: Subset = WHOLE, shrink: int = 1) -> Dataset:
-    """Load a data set by its name.
+    """Load a data set by its name: digits, mnist, fashion-mnist, cifar10, cifar100 or stl10.
 
     CIFAR's 50,000 training images are split into 45,000 and 5,000 for validation, every class in proportion. STL-10's
     5,000 are kept together with the folds: the fold of a seed is its training set, and the others its validation set.
+    Missing files are downloaded, but for STL-10's, of 2.6 GB, which only `gem-act data get stl10` fetches; digits come
+    with scikit-learn.
 
     Args:
-        name: "digits", "mnist", "fashion-mnist", "cifar10", "cifar100" or "stl10".
-        data_dir: Folder with the files; None for the default one. Missing ones are downloaded, but for STL-10's, of
-            2.6 GB, which only `gem-act data get stl10` fetches; digits come with scikit-learn.
-        subset: How many examples of each split are used.
         shrink: Side of the squares of a colour image whose mean becomes one pixel; 1 leaves the images as they are.
     Raises: DataError: a file is damaged or foreign, or is neither there nor can be downloaded.
     """

@@ -52,14 +52,7 @@ _FORMAT = 2  # Of the cache.
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """A tokenizer with what the lab asks of it.
-
-    Attributes:
-        kind: "gpt2" or "bert".
-        size: Number of tokens that it knows; ids run from 0 to size - 1.
-        special: Ids of the special tokens by name.
-        digest: SHA-256 of its vocabulary and rules.
-    """
+    """A tokenizer with what the lab asks of it: ids run from 0 to size - 1, `digest` is of vocabulary and rules."""
 
     kind: Kind
     size: int
@@ -89,13 +82,9 @@ class TextTokenizer:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A corpus as one stream of token ids a split: documents one after the other, an end token after each.
+    """A corpus as one stream of token ids a split, (tokens,) uint32: documents with an end token after each.
 
-    Attributes:
-        train, validation, test: (tokens,) uint32.
-        size: Number of tokens that the tokenizer knows.
-        special: Ids of its special tokens by name.
-        tokenizer: SHA-256 of its vocabulary and rules.
+    `size`, `special` (ids by name) and `tokenizer` (a digest) are those of the tokenizer.
     """
 
     train: Ids
@@ -109,15 +98,10 @@ class Tokens:
 def load_tokens(texts: Texts, kind: Kind, size: int, folders: Sequence[Path], cache_dir: Path | None = None) -> Tokens:
     """Return the tokens of a corpus, from the cache if they are intact there.
 
-    The published tokenizer is used if `size` is its own and its files are found; else one is trained on the training
-    documents. A cache folder that cannot be written is done without, with a warning.
+    The published tokenizer is used if `size` is its own and its files are found; else one of so many tokens at most is
+    trained on the training documents. The cache folder is `tokens` in the user's if none is given; one that cannot be
+    written is done without, with a warning.
 
-    Args:
-        texts: The corpus.
-        kind: "gpt2" or "bert".
-        size: Tokens of the vocabulary, at most.
-        folders: Where files of a published tokenizer may lie, see `find_published`.
-        cache_dir: Cache folder; None for `tokens` in the user's cache folder.
     Raises: DataError: a file of the tokenizer is missing or damaged; MissingDependencyError: no `tokenizers` library.
     """
     files = find_published(kind, size, folders)

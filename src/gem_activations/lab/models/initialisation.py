@@ -10,18 +10,14 @@ from ...torch.inventory import named_activations
 
 
 def scale_to_gain(model: nn.Module, activation: str, example: Tensor) -> list[str]:
-    """Scale the weights that read an activation's output by its gain over ReLU's, in place.
+    """Scale the weights that read an activation's output by its gain over ReLU's, in place; return the layers' names.
 
     The recipes' models draw weights for ReLU, or whatever the activation. After the scaling a layer that reads f(z) of
     a standard normal z gives the second moment that it would give with ReLU. Weights are multiplied, not drawn anew:
-    the arms of a seed keep their common draw, and ReLU's arm stays as it is.
+    the arms of a seed keep their common draw, and ReLU's arm stays as it is. One forward pass of the example in
+    evaluation mode tells which layers read what: an activation's output itself or a view of it. A layer behind a
+    pooling or a normalisation is left as it is, and so are biases. Activations are modules; see `is_activation`.
 
-    Args:
-        model: Its activations are modules; see `torch.inventory.is_activation`.
-        activation: String of the catalog: the one in the model.
-        example: Input of the model, on its device. One forward pass in evaluation mode tells which layers read what.
-    Returns: Names of the layers whose weights were scaled: those that read an activation's output itself or a view of
-        it. A layer behind a pooling or a normalisation is left as it is, and so are biases.
     Edge cases: If BatchNorm follows the layer, the scaling changes no output; it makes the steps relatively smaller.
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 2))

@@ -13,9 +13,7 @@ class Gpt2Plan:
     """The GPT-2 of transformers, without dropout, its output layer tied to its token embedding.
 
     Attributes:
-        layers: Transformer blocks.
-        width: Width of a token; the feed-forward layer is four times as wide.
-        heads: Attention heads; they divide the width.
+        width: Width of a token, which the heads divide; the feed-forward layer is four times as wide.
         context: Tokens of a window, each of which predicts the next.
         vocabulary: Rows of the token embedding. With 50,257 the published tokenizer is used if its files are found;
             otherwise a byte-level BPE of so many tokens at most is trained on the training text.
@@ -37,10 +35,6 @@ class BertPlan:
     random token, 10 % are left as they are.
 
     Attributes:
-        layers: Transformer blocks.
-        width: Width of a token.
-        heads: Attention heads; they divide the width.
-        feed_forward: Width of the feed-forward layer.
         context: Tokens of a window, [CLS] and [SEP] included.
         positions: Rows of the position embedding, of which the context uses the first.
         vocabulary: Rows of the token embedding. With 30,522 the published tokenizer is used if its file is found;

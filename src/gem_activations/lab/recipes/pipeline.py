@@ -18,11 +18,7 @@ ARMS = ("relu", "gelu", "silu", "mish", "gem", "gem(n=2)", "egem(eps=1e-4)", "se
 
 @dataclass(frozen=True)
 class Mlp:
-    """Fully connected layers, each but the last followed by the activation.
-
-    Attributes:
-        hidden: Widths of the hidden layers.
-    """
+    """Fully connected layers of hidden widths, each but the last followed by the activation."""
 
     hidden: tuple[int, ...]
     kind: Literal["mlp"] = "mlp"
@@ -30,11 +26,7 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Cnn:
-    """Blocks of two 3x3 convolutions with BatchNorm and activation, the second of stride 2; then a linear head.
-
-    Attributes:
-        channels: Channels of each block.
-    """
+    """Blocks of two 3x3 convolutions with BatchNorm and activation, the second of stride 2; then a linear head."""
 
     channels: tuple[int, ...]
     kind: Literal["cnn"] = "cnn"
@@ -42,10 +34,9 @@ class Cnn:
 
 @dataclass(frozen=True)
 class ResNetPlan:
-    """The residual network for CIFAR of He et al., 2016, section 4.2: option-A shortcuts without parameters.
+    """The residual network for CIFAR of He et al., 2016, section 4.2: option-A shortcuts, 6m + 2 layers with weights.
 
     Attributes:
-        depth: Layers with weights, 6m + 2.
         width: Channels of the first of three stages; the others have two and four times as many.
     """
 
@@ -56,10 +47,9 @@ class ResNetPlan:
 
 @dataclass(frozen=True)
 class PreActPlan:
-    """A residual network with BatchNorm and activation before each convolution: 6m + 2 layers.
+    """A residual network with BatchNorm and activation before each convolution: 6m + 2 layers, projections aside.
 
     Attributes:
-        depth: Layers with weights, projections of shortcuts aside, 6m + 2.
         width: Channels of the first of three stages; the others have two and four times as many.
     """
 
@@ -176,9 +166,7 @@ class OwnRecipe(StoredRecipe):
     """What identifies a training function of the user's own, or a table of results from elsewhere.
 
     Attributes:
-        name, title: What it is called.
-        metric: Figure by which arms are compared.
-        better: Which value of it is the better one.
+        metric, better: Figure by which arms are compared, and which value of it is the better one.
         margin: Margin of equivalence in the metric's unit; None or 0 for no test of equivalence.
         unit: Unit of the metric; "" or None for none.
         chance: Value of the metric by guessing; None if it is not known.

@@ -70,8 +70,6 @@ class Report:
     """A comparison with everything that is said of it, computed once.
 
     Attributes:
-        comparison: What the store holds.
-        analysis: Its statistics.
         findings: What it says of the papers' claims.
         sentences: The headline, then one line an arm, failed runs, limits and controls.
         banners: What a reader must know before the figures: smoke runs, arms at chance, mixed environments.

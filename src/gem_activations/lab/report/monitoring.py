@@ -23,13 +23,10 @@ _PARTS = (("never_active", "never active"), ("zero_gradient", "no gradient"))
 
 
 def show_recording(file: Path, picture: Path | None) -> Iterator[Table | str]:
-    """Read a recording, draw its picture if one is wanted, and yield what is to be printed.
+    """Read a monitor's file, draw a picture of it if one is wanted, and yield what is to be printed.
 
-    Args:
-        file: What `DeadUnitMonitor.save` or a callback has written.
-        picture: The picture's file, ending in .png or .svg; None draws none.
-    Raises: DataError: no recording, or one without a window; SettingError: another suffix; OSError: the picture cannot
-        be written.
+    Raises: DataError: no recording, or one without a window; SettingError: a picture that is no .png or .svg; OSError:
+        it cannot be written.
     """
     recording = read_recording(file)
     if not recording.windows:
@@ -90,11 +87,7 @@ def _sentences(recording: Recording) -> Iterator[str]:
 
 
 def recording_figure(recording: Recording) -> Figure:
-    """Draw the layers of a recording as rows: dead units and missing gradients over the windows, pre-activations now.
-
-    Args:
-        recording: With at least one window that has a layer.
-    """
+    """Draw layers as rows: dead units and missing gradients over the windows, of which one has a layer; inputs now."""
     last = recording.latest
     rows = list(dict.fromkeys(label for window in recording.windows for label in map(window.label, window.layers)))
     with look():

@@ -244,16 +244,13 @@ class Shape(NamedTuple):
 
 
 def sample_shape(activation: Activation, *, points: int = 800) -> Shape:
-    """Sample an activation and its first two derivatives on [-3, 3].
+    """Sample an activation and its first two derivatives on [-3, 3], densely around 0, where small eps bend.
 
     Members of the family have their closed forms. All others have central differences of the float64 reference with
     the step 1e-4: f' is within 1e-8 and f'' within 1e-6 of the analytic derivative where f is smooth. At a kink or a
-    jump, where f' changes by more than 0.01 within the step, both are NaN, so that no line is drawn.
+    jump, where f' changes by more than 0.01 within the step, both are NaN, so that no line is drawn. An even number of
+    points leaves 0, where many activations have a kink, off the grid.
 
-    Args:
-        activation: An activation of the catalog.
-        points: Number of grid points; an even one leaves 0, where many activations have a kink, off the grid. The
-            grid is dense around 0, where a member of small eps bends.
     Example:
         >>> shape = sample_shape(parse("gelu"))
         >>> print(shape.x.shape, f"{shape.first.max():.4f}")

@@ -108,7 +108,6 @@ class Arm:
     """One arm of an analysis.
 
     Attributes:
-        activation: Its name.
         finished, failed, infrastructure, missing: Runs by status. A run without a finite value of the metric failed;
             one that failed for want of disk or memory is left out; missing ones have no result yet.
         collapsed: Finished runs that stand out far below the others of the arm.
@@ -143,9 +142,6 @@ class Analysis:
     """The statistics of a comparison.
 
     Attributes:
-        criterion: The metric, and the margin of equivalence.
-        baseline: The arm that the others are compared with.
-        arms: In the order of the comparison.
         values: Arm -> seed -> value of its finished runs.
         failures: Arm -> reason -> seeds of its failed runs.
         spread: Standard deviation of one run after the seeds' common part, from all arms; None if it is not known.
@@ -198,10 +194,8 @@ class Run:
     """One row of a table of runs.
 
     Attributes:
-        arm, seed: What identifies it.
         status: "finished", "failed", "infrastructure", or "missing" for one that is planned.
         value: Of the metric, finite; None for a run that did not finish.
-        reason: Why it failed.
         measures: Further figures by name.
     """
 

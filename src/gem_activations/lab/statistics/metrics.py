@@ -19,14 +19,12 @@ class Metric:
     """A figure of a run: one by which arms are compared, or a further one, on which no verdict stands.
 
     Attributes:
-        name: Name that a recipe gives, and in tables of files.
-        title: What it is, in words.
+        name, title: Name that a recipe gives, and in tables of files; and what it is, in words.
         field: Name of the figure in `RunResult.figures`.
         direction: "higher" or "lower", whichever is better.
         margin: Default margin of equivalence, in stored units: differences below it are taken as too small to matter.
         scale: Factor from stored to shown values.
-        unit: Unit of shown values; "" for none.
-        difference_unit: Unit of shown differences; "" for none.
+        unit, difference_unit: Units of shown values and of their differences; "" for none.
         decimals: Of shown values and differences.
         exponential: Whether the metric is exp(field).
     """

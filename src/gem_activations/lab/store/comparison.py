@@ -35,12 +35,10 @@ class RunResult:
     """The outcome of one run: one activation trained from one seed.
 
     Attributes:
-        activation: Name of the arm: a canonical string of `parse_arm`, or the name of a user's own activation.
-        seed: Seed of the run; runs of equal seed share initial weights and data order across activations.
+        seed: Runs of equal seed share initial weights and data order across activations.
         status: "finished"; "failed", because of the experiment itself; or "infrastructure": a full disk, unreadable
             data or too little memory, which the same command tries again.
         reason: Why the run failed; empty for a finished one.
-        epochs: Epochs that were finished.
         seconds: Wall time of the run, in all processes that worked on it.
         figures: What the experiment returned, by name; None for a figure that is not finite. Those of the lab's own
             recipes are described in `training.trainer.Trainer.train`.
@@ -69,17 +67,14 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Depth:
-    """The content of `depth.json`: what a run looks like from its first layer to its last.
-
-    Both parts are in the order in which the layers run.
+    """The content of `depth.json`: what a run looks like from its first layer to its last, in the order of running.
 
     Attributes:
         layers: Names of the layers with a weight matrix or kernel.
         start_gradients: Norm of the loss gradient of each layer's weights at the start of the run, on one batch.
         gradients: The same with the weights that the rule chose.
-        activations: Names of the activation modules.
-        start_dead: Share of each activation's units that are dead at the start, 0 to 1.
-        dead: The same with the weights that the rule chose.
+        activations, start_dead, dead: Names of the activation modules, and the share of dead units of each, 0 to 1,
+            likewise.
     """
 
     layers: tuple[str, ...]
@@ -118,12 +113,10 @@ class Plan:
     Attributes:
         recipe: The experiment, without activations, baseline and seeds: a recipe of the lab, or what identifies a
             user's own training function.
-        baseline: Activation that the others are compared with; one of `activations`.
         device: Type of the device, such as "cpu".
         threads: CPU threads of torch; their number changes the last bits of a result.
         data: Checksum of each split of the data.
-        activations: Names of the arms, in the order in which they were asked for.
-        seeds: The seeds, ascending.
+        activations, seeds: Names of the arms, in the order in which they were asked for; the seeds, ascending.
         versions: What the runs were made with: versions of torch and this package, and SHA-256 of the source files of
             the user's own code.
         max_seeds: Most seeds of the schedule by which seeds are added until the arms are decided; None without one.
@@ -148,13 +141,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything a report needs, read from the output folder alone.
+    """Everything a report needs, read from the output folder alone; what the plan has too is as in the plan.
 
     Attributes:
-        folder: The output folder.
-        recipe: As in the plan.
-        activations: Canonical strings, in the order in which they were asked for.
-        baseline: One of `activations`.
         seeds: Number of seeds of the plan.
         results: Results of the runs that ended, whatever their status, in the order of the plan.
         curves: (activation, seed) -> finished epochs, for the same runs.
@@ -162,7 +151,6 @@ class Comparison:
         environments: (activation, seed) -> env.json of each run that ended.
         missing: Planned runs without a result yet.
         depths: (activation, seed) -> what was measured by depth, for the finished runs that have it.
-        max_seeds, extended: As in the plan.
         looks: The looks so far, if seeds are added by a schedule.
     """
 

@@ -21,10 +21,8 @@ class Score:
         loss: Mean cross-entropy (negative log-likelihood) of a target, in nats.
         accuracy: Fraction of the targets to which the model gives the highest probability, 0 to 1.
         calibration_error: Expected calibration error, 0 to 1: the mean over the targets of the distance between
-            confidence and accuracy in the target's bin, of 15 bins of equal width, confidence being the highest
-            probability. None if it is not measured.
-        brier: Mean over the targets of the squared distance between the probabilities and the truth, 0 to 2. None
-            where it is not measured.
+            confidence and accuracy in the target's bin, of 15 of equal width. None if it is not measured.
+        brier: Mean over the targets of the squared distance between the probabilities and the truth, 0 to 2; or None.
     """
 
     loss: float

@@ -48,12 +48,8 @@ class NextToken:
 class MaskedTokens:
     """Predict k tokens of each window: inputs (N, context + k) as `MaskedModel` reads them, targets (N, k).
 
-    A fixed number, as in BERT, and not a random one: every window weighs the same, however a batch is divided.
-
-    Args:
-        plan: Names the context and the share that is predicted.
-        size: Number of tokens that the tokenizer knows; a replacing token is drawn from all of them.
-        special: Ids of "[CLS]", "[SEP]" and "[MASK]"; the first two are never predicted.
+    A fixed number, as in BERT, and not a random one: every window weighs the same, however a batch is divided. A
+    replacing token is drawn from all that the tokenizer knows; [CLS] and [SEP] are never predicted.
     """
 
     def __init__(self, plan: BertPlan, size: int, special: Mapping[str, int]) -> None:
@@ -83,15 +79,10 @@ Objective = NextToken | MaskedTokens
 
 
 class TextTask:
-    """Model text; see `tasks.Task`. All windows are in memory on the task's device.
+    """Model text; see `tasks.Task`. All windows, (windows, tokens) int32, are in memory on the task's device.
 
-    Args:
-        recipe: Names the model.
-        objective: What is predicted.
-        train: (windows, tokens) int32.
-        evaluation: The whole of validation and test, their masks drawn once and for all: every arm, seed and epoch
-            is scored on the same targets.
-        checksums: SHA-256 of each split's windows and of the tokenizer.
+    The masks of validation and test are drawn once and for all: every arm, seed and epoch has the same targets. The
+    checksums are those of each split's windows and of the tokenizer.
     """
 
     def __init__(
@@ -144,11 +135,10 @@ class TextTask:
 def load_task(recipe: Recipe, data_dir: Path | None) -> TextTask:
     """Load the text of a recipe as windows of tokens, on the CPU; see `tasks.load_task`.
 
-    Args:
-        recipe: Names the model, and with `subset` how many windows of each split are used: evenly spread ones, of the
-            beginnings of the documents. Of a text that has fewer, all are used.
-        data_dir: Data folder with the text in text/books or text; or a text file, or a folder of text files. Files of
-            the published tokenizers are looked for there, in its folder `tokenizers`, and in the default data folder.
+    The recipe's `subset` says how many windows of each split are used: evenly spread ones, of the beginnings of the
+    documents. Of a text that has fewer, all are used. Files of the published tokenizers are looked for in the data
+    folder, in its folder `tokenizers`, and in the default data folder.
+
     Raises: DataError: no text, too little of it, or a damaged file; SettingError: a size of the model;
         MissingDependencyError: transformers or tokenizers is not installed.
     """
