@@ -23,7 +23,7 @@ from .gaussian import cut_ends, natural_unit, rescaled
 from .limits import NoLimitError, limit, tail_sign
 from .proofs import Property, Proved, UndecidedError, Value, attempt, rests_on
 from .signs import sign_map
-from .smoothness import as_proved, supremum_of_magnitude
+from .smoothness import as_proved, limit_row, supremum_of_magnitude
 
 _POSITIVE = sp.Symbol("x", positive=True)
 
@@ -42,10 +42,7 @@ def gate(formula: Formula) -> list[Property]:
     limits = partial(limit, pieces[0].expression, -sp.oo), partial(limit, pieces[-1].expression, sp.oo)
 
     def end_of_gate(find: Callable[[], Expr]) -> Proved:
-        try:
-            return Proved(Value("statement", note=str(find())), (), "exact limit")
-        except NoLimitError as error:
-            return Proved(Value("absent", note=str(error)), (), "leading term, almost periodic")
+        return limit_row(lambda: Value("statement", note=str(find())))
 
     rows = [
         attempt("gate", f"gate_{key}", f"Limit of the gate at {end}", partial(end_of_gate, find))

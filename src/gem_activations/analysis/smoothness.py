@@ -390,21 +390,22 @@ def boundedness(formula: Formula) -> list[Property]:
         attempt("bounds", "infimum", "inf f", lambda: as_proved(infimum(formula.pieces))),
         attempt("bounds", "supremum", "sup f", lambda: as_proved(supremum(formula.pieces))),
     ]
-
-    def at_end(prove: Callable[[Expr, Expr], Value], expression: Expr, end: Expr) -> Proved:
-        try:
-            return Proved(prove(expression, end), (), "exact limit")
-        except NoLimitError as error:
-            return Proved(Value("absent", note=str(error)), (), "leading term, almost periodic")
-
     for key, end, piece in (("left", -sp.oo, formula.pieces[0]), ("right", sp.oo, formula.pieces[-1])):
         for row, title, prove in (
             ("limit", "lim f at", lambda f, end: exact(limit(f, end)).to_value()),
             ("asymptote", "Asymptote at", _asymptote),
         ):
-            find = partial(at_end, prove, piece.expression, end)
+            find = partial(limit_row, partial(prove, piece.expression, end))
             rows.append(attempt("bounds", f"{row}_{key}", f"{title} {'-' if end < 0 else '+'}inf", find))
     return rows
+
+
+def limit_row(find: Callable[[], Value]) -> Proved:
+    """Return the row of a limit, absent if there is proved to be none."""
+    try:
+        return Proved(find(), (), "exact limit")
+    except NoLimitError as error:
+        return Proved(Value("absent", note=str(error)), (), "leading term, almost periodic")
 
 
 def _asymptote(expression: Expr, end: Expr) -> Value:

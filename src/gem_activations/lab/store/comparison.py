@@ -194,11 +194,7 @@ def load_comparison(folder: Path) -> Comparison:
 
     Raises: StoreError: the folder holds no comparison, or a file in it is damaged.
     """
-    plan = read_plan(folder)
-    if plan is None:
-        raise StoreError(
-            f"{folder} holds no comparison: comparison.json is missing; give the --out folder of a comparison"
-        )
+    plan = _require_plan(folder)
     looks = read_looks(folder)  # Before the results, which another process may add to.
     left = {activation: look.seeds for look in looks for activation in look.left}
     results: list[RunResult] = []
@@ -245,6 +241,14 @@ def load_comparison(folder: Path) -> Comparison:
 def read_plan(folder: Path) -> Plan | None:
     """Read `comparison.json`; None if there is none. Raises: StoreError: it is damaged, or of another format."""
     return read_format(folder / "comparison.json", Plan, _FORMAT)
+
+
+def _require_plan(folder: Path) -> Plan:
+    plan = read_plan(folder)
+    if plan is None:
+        what = f"{folder} holds no comparison: comparison.json is missing"
+        raise StoreError(f"{what}; give the --out folder of a comparison")
+    return plan
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
@@ -420,13 +424,8 @@ def merge(first: Path, second: Path, out: Path) -> int:
     plans: list[Plan] = []
     ended: list[dict[RunKey, RunResult]] = []
     for folder in (first, second):
-        plan = read_plan(folder)
-        if plan is None:
-            raise StoreError(
-                f"{folder} holds no comparison: comparison.json is missing; give the folder of a comparison"
-            )
-        plans.append(plan)
-        ended.append({key: result for key in plan.runs() if (result := read_result(folder, *key)) is not None})
+        plans.append(_require_plan(folder))
+        ended.append({key: result for key in plans[-1].runs() if (result := read_result(folder, *key)) is not None})
     one, two = (flatten(plan.recipe) | {"device": plan.device} | plan.data for plan in plans)
     differing = [f"{key} ({one.get(key)} and {two.get(key)})" for key in {**one, **two} if one.get(key) != two.get(key)]
     if differing:

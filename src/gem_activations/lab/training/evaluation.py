@@ -1,6 +1,6 @@
 """Score a model on a split: loss, accuracy, and how far its probabilities can be trusted."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -50,10 +50,13 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], *, calibration: bool = 
             counts.append(counted.sum())
             right.append((logits.argmax(-1) == targets)[counted])
             if calibration:
-                for part, wanted in _parts(logits, targets):
-                    probabilities = part.softmax(-1)
+                rows = max(1, _AT_ONCE // logits.shape[-1])
+                parts = zip(logits.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True)
+                for part, wanted in parts:
+                    kept = wanted != IGNORED
+                    probabilities = part[kept].softmax(-1)
                     confidence.append(probabilities.amax(-1))
-                    brier.append(squared_distance(probabilities, wanted))
+                    brier.append(squared_distance(probabilities, wanted[kept]))
         hits = torch.cat(right)
         return Score(
             loss=float(torch.stack(losses).sum() / torch.stack(counts).sum()),
@@ -73,14 +76,6 @@ def squared_distance(probabilities: Tensor, targets: Tensor) -> Tensor:
     right = probabilities.gather(-1, targets[:, None])[:, 0]
     # The target's (1 - p)^2 in the place of its p^2: one_hot of a vocabulary would be as large as a batch of logits.
     return (probabilities.square().sum(-1) - 2 * right + 1).clamp(min=0)
-
-
-def _parts(logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut logits (..., classes) and targets (...) into small parts, (N, classes) and (N,), of targets that count."""
-    rows = max(1, _AT_ONCE // logits.shape[-1])
-    for part, wanted in zip(logits.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True):
-        counted = wanted != IGNORED
-        yield part[counted], wanted[counted]
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:
