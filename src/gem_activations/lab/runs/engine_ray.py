@@ -39,10 +39,7 @@ def run_on_ray(job: Job, pending: dict[RunKey, RunResult | None], callback: Prog
     if plan.device == "cuda":
         needs["GPU"] = 1 / request.replicas
     with _connected(request.ray_address) as ray:
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if not any(all(machine.get(name, 0.0) >= count for name, count in needs.items()) for machine in machines):
-            words = " and ".join(f"{count:g} {name}" for name, count in needs.items())  # Ray would wait for ever.
-            raise SettingError(f"no machine of the Ray cluster has the {words} that a run takes; start one that has")
+        _check_machines(ray, needs)
         task = ray.remote(_attempt).options(
             num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), max_retries=_RETRIES, retry_exceptions=False
         )
@@ -53,6 +50,14 @@ def run_on_ray(job: Job, pending: dict[RunKey, RunResult | None], callback: Prog
             if pending:
                 callback.waiting(len(pending))
                 time.sleep(_POLL_SECONDS)
+
+
+def _check_machines(ray: Any, needs: dict[str, float]) -> None:
+    """Refuse a cluster of which no machine fits a run: Ray would wait for one for ever."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(machine.get(name, 0.0) >= count for name, count in needs.items()) for machine in machines):
+        words = " and ".join(f"{count:g} {name}" for name, count in needs.items())
+        raise SettingError(f"no machine of the Ray cluster has the {words} that a run takes; start one that has")
 
 
 def _collect(ray: Any, tasks: dict[Any, RunKey], callback: ProgressCallback) -> list[RunKey]:
