@@ -14,13 +14,13 @@ _digits = recipes.RECIPES["digits"]
 
 def odd(*choices: Any) -> recipes.Recipe:
     """The recipe with 33 examples a step, 12 in the last one, and micro-batches of 8: 17 and 16 examples a process."""
-    recipe = _digits(*choices)
+    recipe = _digits.make(*choices)
     return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, batch_size=33, micro_batch=8))
 
 
 def install(setitem: Callable[..., None]) -> None:
     """Put it in the place of the recipe."""
-    setitem(recipes.RECIPES, "digits", odd)
+    setitem(recipes.RECIPES, "digits", _digits._replace(make=odd))
 
 
 if __name__ == "__main__":
