@@ -203,7 +203,8 @@ def _apply_batched(function: Any, level: int, arguments: tuple[Any, ...]) -> Any
         dimension = 0
         size = next(tensor.shape[dimension] for tensor, dimension in pairs if dimension is not None)
         tensors = [
-            tensor.expand(size, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
+            # Contiguous, as kernels read it: what is kept would be copied again for every further pass.
+            tensor.expand(size, *tensor.shape).contiguous() if dimension is None else tensor.movedim(dimension, 0)
             for tensor, dimension in pairs
         ]
     layer = functorch.pop_dynamic_layer_stack()
