@@ -205,15 +205,26 @@ def test_a_compiled_step_that_differentiates_twice_is_the_eager_one(make):
 
 @forward_mode
 @pytest.mark.parametrize("function", [gem, lambda x: gem(x, n=2), segem], ids=["gem", "gem(n=2)", "segem"])
-def test_second_derivatives_in_compiled_code_by_every_route_but_a_batch_of_tangents(function):
+def test_second_derivatives_in_compiled_code_by_every_route_but_vmap_of_hessian(function):
     """As docs/kernels.md says."""
     x = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(4, 3)
     func = torch.func
     slope = func.grad(lambda point: function(point).sum())
     routes = [
+        lambda x: func.hessian(lambda point: function(point).sum())(x[0]),
         lambda x: func.vmap(func.jacrev(slope))(x),
         lambda x: func.jvp(slope, (x,), (torch.ones_like(x),))[1],
         lambda x: func.vmap(lambda point: func.jvp(slope, (point,), (torch.ones_like(point),))[1])(x),
     ]
     for route in routes:
         torch.testing.assert_close(compiled(route)(x), route(x), **SAME_MATHEMATICS)
+
+
+@forward_mode
+@pytest.mark.parametrize("function", [torch.nn.functional.silu, gem], ids=["silu", "gem"])
+def test_compiled_vmap_of_hessian_is_refused_by_torch_for_every_activation(function):
+    """If it is not any more, docs/kernels.md says too little."""
+    mix, x = torch.eye(3) + 1, torch.ones(4, 3)
+    hessian = torch.func.hessian(lambda point: function(point @ mix).sum())
+    with pytest.raises(torch._dynamo.exc.TorchRuntimeError, match="fake tensor"):
+        compiled(torch.func.vmap(hessian))(x)
