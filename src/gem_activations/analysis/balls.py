@@ -57,10 +57,8 @@ _CONSTANTS = {sp.pi: arb.pi, sp.E: arb.const_e, sp.EulerGamma: arb.const_euler}
 
 
 class Tape:
-    """An expression in `X` as a list of steps, each a ball operation on earlier results.
+    """An expression with no free symbol but `X` as a list of steps, each a ball operation on earlier results.
 
-    Args:
-        expression: A SymPy expression with no free symbol but `X`.
     Raises: CertificateError: the expression holds a function that the analysis does not know.
     Example:
         >>> Tape(X**2 + sp.Rational(1, 2))(arb(2)).str(5, radius=False)
@@ -183,7 +181,7 @@ def _asinh(value: Any, analytic: bool) -> Any:
 
 @lru_cache(maxsize=4096)
 def constant_ball(expression: Expr) -> arb:
-    """Enclose a real constant expression, with a higher precision where its terms cancel.
+    """Enclose a real constant expression, with a higher precision if its terms cancel.
 
     Raises: CertificateError: it has a free symbol, or an unknown function.
     """
@@ -274,11 +272,9 @@ _BOXES = 3_000
 def integral(weight: Weight, low: arb, high: arb) -> arb:
     """Enclose a real integral over [low, high].
 
-    FLINT's adaptive Gauss-Legendre quadrature with error bounds; where that reaches its limit of work, the sum of
-    enclosures over a subdivision, which is wide. Infinite where the integrand is not bounded on the boxes of that.
-
-    Args:
-        weight: The integrand at a complex ball, and whether it has to refuse a ball on which it is not analytic.
+    FLINT's adaptive Gauss-Legendre quadrature with error bounds; if that reaches its limit of work, the sum of
+    enclosures over a subdivision, which is wide. Infinite if the integrand is not bounded on the boxes of that. The
+    integrand takes a complex ball, and whether it has to refuse a ball on which it is not analytic.
     """
     with flint.ctx.workprec(_PRECISION):
         left, right = low.mid(), high.mid()

@@ -225,10 +225,7 @@ def equal(left: Expr, right: Expr) -> bool:
 
 
 def same(left: Number, right: Number) -> bool:
-    """Whether two numbers are proved equal.
-
-    Raises: UndecidedError: they lie too close to tell.
-    """
+    """Whether two numbers are proved equal. Raises: UndecidedError: they lie too close to tell."""
     if compare(left, right):
         return False
     if left.exact is None or right.exact is None:
@@ -271,7 +268,6 @@ class Factor:
 
     Attributes:
         lifted: Polynomial in X and the tower's symbols.
-        expression: The same function, in X alone.
         multiplicity: Power in the product, below 0 for a factor of the denominator.
         tower: Symbol -> the function of X, or the constant, that it stands for.
     """
@@ -429,10 +425,8 @@ def factor_powers(polynomial: Expr, *generators: Expr) -> tuple[Expr, list[tuple
     """Return (constant, [(factor, multiplicity)]); x^m P(x^g) of a high degree is factored as a polynomial in x^g.
 
     Of such a polynomial a factor may still be reducible, but has no double zero. A long polynomial in three symbols or
-    more is left whole, since its factors would take too long to find.
-
-    Args:
-        generators: The variables of the polynomial; none stands for all its symbols and irrational constants.
+    more is left whole, since its factors would take too long to find. Without generators, the variables of the
+    polynomial, all its symbols and irrational constants are.
     """
     symbols = polynomial.free_symbols
     if len(symbols) > 2 and len(sp.Poly(polynomial, *symbols).terms()) > _MOST_TERMS:

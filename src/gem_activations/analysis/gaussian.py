@@ -357,10 +357,8 @@ def _far_bound(far: Expr, start: int, deviation: arb) -> arb:
 def cut_ends(integrand: Expr, low: Expr, high: Expr, weight: Callable[[Any], Any]) -> tuple[tuple[arb, arb], arb]:
     """Move ends at which balls do not bound the integrand inward, and enclose the weighted integrals left out.
 
-    There the integrand is a sum of powers of the distance s, and the weight a Taylor polynomial in s with a remainder.
-
-    Args:
-        weight: A function of arb or arb_series, in x.
+    There the integrand is a sum of powers of the distance s, and the weight, a function of arb or arb_series, a Taylor
+    polynomial in s with a remainder.
     """
     ends, left_out = [], arb(0)
     for end, inward in ((low, 1), (high, -1)):

@@ -128,10 +128,7 @@ def alternates(expression: Expr, end: Expr) -> bool:
 
 @remembered
 def tail_sign(expression: Expr, start: int) -> int:
-    """Return the sign that the expression keeps on [start, inf), start >= 2.
-
-    Raises: UndecidedError: not proved from this start.
-    """
+    """Return the sign that the expression keeps on [start, inf), start >= 2. Raises: UndecidedError: not proved."""
     failure = UndecidedError()
     for length in _LENGTHS:
         line = _HalfLine(start, length)
@@ -147,10 +144,7 @@ def tail_sign(expression: Expr, start: int) -> int:
 
 @remembered
 def bound_beyond(expression: Expr, start: int) -> arb:
-    """Bound |expression| on [start, inf), start >= 2.
-
-    Raises: UndecidedError: not proved from this start, or not bounded.
-    """
+    """Bound |expression| on [start, inf), start >= 2. Raises: UndecidedError: not proved, or not bounded."""
     line = _HalfLine(start, _LENGTHS[0])
     series = line.expand(expression)
     bound = sum((abs(c.ball) for m, c in series if m == _UNIT), arb(0)) + line.bound(t for t in series if t[0] != _UNIT)

@@ -36,13 +36,9 @@ _TITLES = ("f", "f'", "f''")
 
 
 def draw(formula: Formula, path: Path, *others: Formula) -> None:
-    """Draw functions and their first two derivatives on the range where they bend, joints dotted.
+    """Draw functions and their first two derivatives on the range where they bend, joints dotted; or several.
 
-    Args:
-        formula: The first function, alone on the pages.
-        path: The file, ending in .svg or .png.
-        others: Further functions, drawn beside it with a legend.
-    Raises: SettingError: another suffix; OSError: the file cannot be written.
+    Raises: SettingError: the path ends neither in .svg nor in .png; OSError: the file cannot be written.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure

@@ -35,9 +35,7 @@ _BY_SIZE = cmp_to_key(lambda a, b: compare(exact(a), exact(b)))
 class Course:
     """The course of h/2 from 0 to infinity: its values where it may turn, between which it is monotone.
 
-    Attributes:
-        formula: The function.
-        values: Limit at 0, values at turning points and on both sides of joints, limit at infinity.
+    The values are its limit at 0, those at turning points and on both sides of joints, and its limit at infinity.
     """
 
     formula: Formula
@@ -66,10 +64,7 @@ class Course:
 
 @remembered
 def ratio_course(formula: Formula) -> Course:
-    """Find the turning points of h.
-
-    Raises: UndecidedError: the sign of h' was not proved.
-    """
+    """Find the turning points of h. Raises: UndecidedError: the sign of h' was not proved."""
     fences = sorted({abs(joint) for joint in formula.joints if joint != 0}, key=_BY_SIZE)
     near, far = _ratio_limits(formula)
     values = [near]
@@ -117,8 +112,8 @@ def _ratio_limits(formula: Formula) -> tuple[Number, Number]:
 def fixed_points(course: Course, unit: Expr = sp.S.One) -> tuple[Value, tuple[Value, ...]]:
     """Return the number of fixed points above 0 for weight variance 1, with each and the slope there.
 
-    Args:
-        unit: The u of the scaled function g(t) = f(u t) / u of this course; its fixed point times u^2 is that of f.
+    For a scaled function g(t) = f(u t) / u of the unit u, the fixed point times u^2 is that of f.
+
     Raises: UndecidedError: a fixed point was not enclosed.
     """
     changes = course.changes(exact(1))

@@ -24,10 +24,9 @@ class Mark:
     """A point between two open intervals of constant sign of f^(k).
 
     Attributes:
-        point: Where.
         left, right: The sign of f^(k) beside the point.
         joint: Whether two pieces meet here.
-        jump: Sign of the jump of f^(k-1) here; 0 where that is continuous.
+        jump: Sign of the jump of f^(k-1) here; 0 if that is continuous.
         vanishes: Whether f^(k) exists here and is 0.
     """
 
@@ -60,10 +59,7 @@ class Structure:
 
 @remembered
 def structure(formula: Formula, order: int) -> Structure:
-    """Find the sign of f^(order) everywhere, order 1 or 2.
-
-    Raises: UndecidedError: a proof could not be closed.
-    """
+    """Find the sign of f^(order) everywhere, order 1 or 2. Raises: UndecidedError: a proof could not be closed."""
     if not formula.joints and (oscillating := _oscillation(formula.pieces[0].derivative(order))):
         return oscillating
     cells: list[tuple[Number, Number, int]] = []

@@ -31,7 +31,6 @@ class Extremum:
         value: The bound, exact where possible, +-oo where there is none.
         points: Where it is taken, in rising order; an infinite point is a limit.
         attained: For each point, "" for a value taken there, "limit", "from the left" or "from the right".
-        method: How it was found.
     """
 
     value: Number
@@ -92,8 +91,7 @@ def supremum_of_magnitude(pieces: tuple[Piece, ...], order: int) -> Extremum:
 def _infinite(pieces: tuple[Piece, ...], order: int, *wanted: Expr) -> Extremum | None:
     """Return an infinite extremum that f^(order) tends to at an end of a piece, or oscillates to; None if it does not.
 
-    Args:
-        wanted: Of oo and -oo, the limits to look for.
+    `wanted` are of oo and -oo the limits to look for.
     """
     found = []
     for piece in pieces:
@@ -273,10 +271,10 @@ def _first_break(left: Piece, right: Piece, value: Expr) -> Break | None:
 
 @remembered
 def singularities(piece: Piece) -> dict[Expr, bool]:
-    """Return the points of a closed piece where a quotient, root or logarithm has its singularity.
+    """Return the points of a closed piece at which a quotient, root or logarithm has its singularity.
 
-    Each with whether it is a pole at most: the piece is a quotient of analytic functions there. Elsewhere it is
-    analytic.
+    Each with whether it is a pole at most: a quotient of analytic functions; elsewhere it is analytic.
+
     Raises: CertificateError: a logarithm or root of a negative number; a singularity without an exact form.
     """
     found: dict[Expr, bool] = {}

@@ -113,10 +113,9 @@ def compare_rows(
 def pooled_variance(table: Array) -> tuple[Array, NDArray[np.int_], Flags]:
     """Estimate the error variance of one run that all rows share, and find the rows whose spread stands out.
 
-    A row's spread is tested against that of the others by the exact F test of its deviations from their mean.
+    A row's spread is tested against that of the others by the exact F test of its deviations from their mean. The table
+    (..., rows, seeds) has NaN for a run without a value.
 
-    Args:
-        table: Shape (..., rows, seeds), NaN for a run without a value.
     Returns: The variance, shape (...), NaN without degrees of freedom; these; the rows that stand out, (..., rows).
     """
     there = ~np.isnan(table)

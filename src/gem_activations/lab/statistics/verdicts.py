@@ -125,7 +125,7 @@ def find_collapsed(improvement: Array) -> Flags:
 def run_ranks(improvement: Array, failed: Flags) -> Array:
     """Return the rank of each run among all of its table, 1 for the worst; failed runs share the last places.
 
-    Returns: The shape of `improvement`; NaN for a run that has neither a value nor failed.
+    It is NaN for a run that has neither a value nor failed.
     """
     values = np.where(failed, -np.inf, np.round(improvement, _DIGITS))
     flat = values.reshape(*values.shape[:-2], -1)

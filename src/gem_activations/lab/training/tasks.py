@@ -91,9 +91,6 @@ class Task(Protocol):
 def load_task(recipe: Recipe, data_dir: Path | None) -> Task:
     """Load the data of a recipe, on the CPU.
 
-    Args:
-        recipe: Names the kind of task, the data set and the model.
-        data_dir: Folder with data files; None for the default one.
     Raises: DataError: the data are missing or damaged; MissingDependencyError: a library is missing.
     """
     if recipe.task == "images":
