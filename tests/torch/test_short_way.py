@@ -212,3 +212,19 @@ def test_modes_and_tracers_see_what_is_computed():
         torch.testing.assert_close(y, gem(x))
     for traced in (make_fx(lambda x: gem(x))(x), torch.jit.trace(lambda x: gem(x), (x,))):
         torch.testing.assert_close(traced(x + 1), gem(x + 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("spec", [GemSpec(), GemSpec(3, 1e-4), GemSpec(9, 3.0, 0.1)], ids=str)
+def test_short_arrays_have_the_bits_of_long_ones(kernels, spec, dtype):
+    """The library may compute them with other registers."""
+    torch.manual_seed(0)
+    x = (torch.randn(40_000) * torch.logspace(-30, 4, 40_000)).to(dtype)
+    grad = torch.randn(40_000).to(dtype)
+    for name, inputs in (("forward", (x,)), ("backward", (grad, x))):
+        whole = compute(kernels, PLAINLY, *inputs, name=name, spec=spec)
+        parts = [
+            compute(kernels, PLAINLY, *part, name=name, spec=spec)
+            for part in zip(*(t.split(999) for t in inputs), strict=True)
+        ]
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=0, equal_nan=True)

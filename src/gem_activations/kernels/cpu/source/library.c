@@ -11,6 +11,9 @@ const int gem_outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2, 1, 1};
 const int gem_inputs[GEM_OPERATIONS] = {1, 2, 2, 3, 3, 5, 5, 1, 2, 3, 1, 2};
 static const int64_t itemsizes[GEM_DTYPES] = {4, 8, 2, 2};
 static _Atomic(gem_kernels *) active;
+/* For short arrays, if no table is read: registers of 512 bits slow some processors down for longer than such a call
+ * takes. The bits are the same. */
+static _Atomic(gem_kernels *) active_short;
 static atomic_int active_isa;
 
 static gem_kernels *kernels_of(int isa)
@@ -31,6 +34,7 @@ int gem_set_isa(int isa)
 {
     gem_kernels *kernels = kernels_of(isa);
     if (kernels == NULL) return GEM_ERROR_ISA;
+    atomic_store(&active_short, isa == GEM_ISA_AVX512 ? kernels_of(GEM_ISA_AVX2) : kernels);
     atomic_store(&active, kernels);
     atomic_store(&active_isa, isa);
     return GEM_OK;
@@ -169,6 +173,8 @@ int gem_run(const gem_call *call)
     gem_kernels *kernels = active_kernels();
     if (call->operation >= GEM_FORWARD_SCALED) return run_scaled(call, kernels->scaled[call->dtype]);
     const int used = gem_outputs[call->operation] + gem_inputs[call->operation];
+    if (call->count < GEM_GRAIN && call->operation <= GEM_BACKWARD)
+        kernels = atomic_load_explicit(&active_short, memory_order_acquire);
     const gem_kernel kernel = kernels->elementwise[call->operation][call->dtype];
     const elementwise work = {kernel, spec, call->arrays, used, itemsizes[call->dtype]};
     gem_parallel(run_elementwise, &work, call->count, GEM_BLOCK, (int)call->threads);
