@@ -3,13 +3,14 @@
 import io
 import json
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from rich.console import Console
 
 from gem_activations import GemError
-from gem_activations.bench import second_order
+from gem_activations.bench import scales, second_order
 from gem_activations.bench.blocks import ARMS, BLOCKS, kept_bytes
 from gem_activations.bench.elementwise import Case, WrongResultError, candidates, cases, measure
 from gem_activations.bench.run import make_plan, run_benchmark
@@ -142,6 +143,22 @@ def test_losses_of_second_order_agree_by_every_route():
     for other in others:
         torch.testing.assert_close(other, eager)
     torch.testing.assert_close(second_order.eikonal_loss_by_transforms(model, x), second_order.eikonal_loss(model, x))
+
+
+def test_learnt_scales_have_a_row_beside_the_fixed_one_for_every_shape(tmp_path):
+    screen = io.StringIO()
+    plan = make_plan(True, {"scales": True, "log2_sizes": (5, 10), "seconds": 0.001})
+    rows = run_benchmark(plan, tmp_path / "rows.jsonl", Console(file=screen, width=120))[1:]
+    shapes = [(32,), (1024,), (16, 64), (1, 64, 16)]
+    wanted = [(shape, direction) for shape in shapes for direction in ("forward", "backward")]
+    assert [(row["shape"], row["direction"], row["name"]) for row in rows] == [
+        (*case, name) for case in wanted for name in scales.PAIRS
+    ]
+    assert all(0 < row["low"] <= row["ratio"] <= row["high"] for row in rows)
+    assert "backward, 1 x 64 x 16 float32" in screen.getvalue()
+    wrong = {"wrong": (lambda channels: EGEM(n=2, trainable=True, channels=channels), EGEM())}
+    with mock.patch.object(scales, "PAIRS", wrong), pytest.raises(WrongResultError, match="its value is not that"):
+        next(scales.measure_scales([64], 0.001))
 
 
 def test_a_wrong_second_derivative_is_not_timed():

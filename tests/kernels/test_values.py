@@ -167,7 +167,7 @@ def test_gated_unit(library, dtype, n):
             assert ulps_apart(decode(got, dtype), want, dtype, floor).max() <= bound
 
 
-# Of channels that are one, fewer and more than a vector, side by side and apart, in chunks with and without a rest.
+# Of channels that are one, fewer and more than a vector, side by side and apart, in tiles with and without a rest.
 SCALED = [
     (0,),
     (1,),
@@ -180,6 +180,9 @@ SCALED = [
     (7, 5, 1, 49),
     (3, 66, 11),
     (3, 2, 9000),
+    (40, 3, 400),
+    (100, 1100),
+    (40, 64, 16),
 ]
 
 

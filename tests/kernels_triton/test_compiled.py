@@ -112,25 +112,31 @@ def test_constants_of_float64_keep_all_their_digits(compiled):
     assert "0d3FF199999999999A" in code.ptx
 
 
+@pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", POINTERS)
-@pytest.mark.parametrize("name", ["gem_scaled_forward_kernel", "gem_scaled_backward_kernel"])
-def test_the_scale_is_no_constant_of_the_compiled_code(kernels, tmp_path, monkeypatch, name, dtype):
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_the_scale_is_no_constant_of_the_compiled_code(kernels, tmp_path, monkeypatch, backward, dtype, capability):
     if kernels.INTERPRETED:
         pytest.skip("the interpreter compiles nothing")
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from gem_activations.kernels.triton import scale
+    from gem_activations.kernels.triton.scale import gem_scaled_kernel
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    function = getattr(scale, name)
     constants = {"n": 2, "leak": 0.0, "limit": 2.0**15, "block_channels": 16, "block": 64}
+    if not backward:
+        constants |= {"grad_ptr": None, "sums_ptr": None}
     wide = "*fp64" if dtype == "float64" else "*fp32"
-    signature = {argument: "constexpr" if argument in constants else "i64" for argument in function.arg_names}
-    for argument in function.arg_names:
-        if argument.endswith("_ptr"):
-            signature[argument] = wide if argument in ("scale_ptr", "sums_ptr") else "*" + POINTERS[dtype]
-    source = ASTSource(fn=function, signature=signature, constexprs=constants)
-    code = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm
-    assert "ld.global" in code["ptx"]
+    signature = dict.fromkeys(gem_scaled_kernel.arg_names, "i64")
+    signature |= dict.fromkeys(("grad_ptr", "x_ptr", "out_ptr"), "*" + POINTERS[dtype])
+    signature |= {"scale_ptr": wide, "sums_ptr": wide, **dict.fromkeys(constants, "constexpr")}
+    source = ASTSource(fn=gem_scaled_kernel, signature=signature, constexprs=constants)
+    code = triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm
+    assert f".target sm_{capability}" in code["ptx"]
+    assert "scale_ptr" in code["ttir"]
+    assert ("sums_ptr" in code["ttir"]) is backward
+    report = ptxas_report(code["cubin"], capability)
+    assert report["spilled"] == 0
+    assert report["registers"] <= 128

@@ -179,6 +179,9 @@ def test_a_scale_above_the_deviation_is_warned_of():
     report = check_scale(model, batch(0.05))
     assert any("2: the scale a = 0.1 is" in text and "calibrate_" in text for text in report.warnings)
     assert "warning: " in str(report)
+    both = check_scale(nn.Sequential(nn.Linear(16, 32), GEM(n=2), nn.Linear(32, 32), GEM(n=2)), batch(0.05))
+    assert "3: the scale a = 1 is" in both.warnings[0]
+    assert "2 modules are above it" in both.warnings[0]
     assert not calibrate_(model, batch(0.05)).warnings
 
 
@@ -197,13 +200,13 @@ def test_the_monitor_warns_once_with_the_advice():
     with DeadUnitMonitor(model, interval=1, window=2) as monitor:
         for step in range(6):
             model(0.05 * torch.randn(32, 8)).sum().backward()
-            if step == 1:
+            if step == 0:
                 with pytest.warns(RuntimeWarning, match=r"1: the scale a = 1 is .*calibrate_\(model, batch\)"):
                     monitor.step()
                 told.append(step)
             else:
                 monitor.step()
-    assert told == [1]
+    assert told == [0]
     calibrate_(model, 0.05 * torch.randn(32, 8))
     with DeadUnitMonitor(model, interval=1, window=2) as monitor:
         for _ in range(4):

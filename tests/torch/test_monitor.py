@@ -72,6 +72,7 @@ def train_planted(name, activation, bias=-100.0, **options):
     return planted, {layer.name: layer for layer in window.layers}
 
 
+@pytest.mark.filterwarnings("ignore:.*the scale a = 1 is:RuntimeWarning")
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("activation", ["relu", "gem", "gem(n=2)", "egem(eps=1e-4)", "relu6", "hardswish", "smelu"])
 def test_planted_dead_units_are_found_and_only_these(name, activation):
@@ -83,6 +84,7 @@ def test_planted_dead_units_are_found_and_only_these(name, activation):
         assert layer.zero_gradient == (tuple(sorted(ASLEEP + CUT)) if place in planted else ())
 
 
+@pytest.mark.filterwarnings("ignore:.*the scale a = 1 is:RuntimeWarning")
 @pytest.mark.parametrize("activation", ["relu", "gem(n=2)", "egem(eps=1e-4)"])
 def test_activations_that_work_in_place_are_seen_before_they_overwrite(activation):
     planted, layers = train_planted("cnn", activation, inplace=True)
@@ -171,6 +173,7 @@ def test_autocast_and_half_precision(activation):
         assert first.histogram[0] == 0 or activation == "gem"
 
 
+@pytest.mark.filterwarnings("ignore:.*the scale a = 1 is:RuntimeWarning")
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_watched_model_trains_to_the_same_bits(inplace):
     weights = []

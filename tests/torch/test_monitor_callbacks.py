@@ -249,7 +249,7 @@ def test_a_schedule_in_a_fit_of_lightning_goes_on_where_it_is_resumed(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 def test_a_schedule_in_a_training_of_transformers(tmp_path):
-    model, callback = gpt2(), HuggingFaceScaleSchedule(1.0, 0.1, steps=4, shape="linear")
+    model, callback = gpt2(), HuggingFaceScaleSchedule(10.0, 1.0, steps=4, shape="linear", relative=True)
     settings = transformers.TrainingArguments(
         output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=4, use_cpu=True, report_to=[],
         save_strategy="no", disable_tqdm=True,

@@ -262,6 +262,7 @@ def test_bad_input_is_one_clear_error(model, options, error, message):
         assert hooks(model) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*the scale a = 1 is:RuntimeWarning")
 def test_functions_of_a_forward_are_seen_once_swap_has_made_modules_of_them():
     class Plain(nn.Module):
         def __init__(self):

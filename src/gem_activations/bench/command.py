@@ -15,6 +15,8 @@ class BenchRequest:
     """Two sizes, one dtype, one block."""
     second_order: Annotated[bool, FlagCreatePairsOff] = False
     """Networks that are differentiated twice, beside Softplus, SiLU, tanh and ReLU, and nothing else."""
+    scales: Annotated[bool, FlagCreatePairsOff] = False
+    """Learnt scales beside fixed ones, PReLU beside LeakyReLU, and nothing else."""
     log2_sizes: tuple[int, ...] | None = None
     """Numbers of elements, as powers of two."""
     dtypes: tuple[str, ...] | None = None

@@ -19,6 +19,7 @@ from ..lab.store.environment import describe_environment
 from ..spec import GemSpec
 from .blocks import ARMS, BLOCKS, measure_block
 from .elementwise import DIRECTIONS, DTYPES, LAYOUTS, Case, candidates, cases, measure
+from .scales import measure_scales
 from .second_order import measure_second_order
 from .timing import Timing
 
@@ -38,6 +39,7 @@ class Plan:
     blocks: tuple[str, ...]
     seconds: float
     second_order: bool = False
+    scales: bool = False
 
 
 SHORT = Plan((8, 12, 22), ("float32",), ("contiguous",), DIRECTIONS, (1, 2), False, ("feed-forward",), seconds=3.0)
@@ -83,19 +85,17 @@ def run_benchmark(plan: Plan, out: Path | None, console: Console) -> list[dict[s
     Raises: WrongResultError: a kernel's result is wrong.
     """
     rows = [{"row": "environment", **describe_environment(torch.device("cpu"))}]
-    if plan.second_order:
-        for title, group in groupby(measure_second_order(plan.compiled, plan.seconds * 4), itemgetter("title")):
+    sizes = [2**power for power in plan.log2_sizes]
+    if plan.second_order or plan.scales:
+        found = measure_scales(sizes, plan.seconds)
+        if plan.second_order:
+            found = measure_second_order(plan.compiled, plan.seconds * 4)
+        for _, group in groupby(found, itemgetter("title")):
             measured = list(group)
-            peers = list(measured[0]["ratios"])
-            table = Table("", "median ms", *(f"/ {peer}" for peer in peers), title=title, title_justify="left")
-            for row in measured:
-                ratios = (f"{row['ratios'][peer]:.2f}" for peer in peers)
-                table.add_row(row["name"], f"{row['seconds'] * 1e3:.2f}", *ratios)
-            console.print(table)
+            console.print(_ratio_table(measured))
             rows += measured
     else:
         functions = candidates(plan.orders, plan.compiled)
-        sizes = [2**power for power in plan.log2_sizes]
         for case in cases(sizes, list(plan.dtypes), list(plan.layouts), list(plan.directions)):
             timings = measure(case, functions, plan.seconds)
             console.print(_case_table(case, timings))
@@ -110,6 +110,19 @@ def run_benchmark(plan: Plan, out: Path | None, console: Console) -> list[dict[s
         write_atomically(out, "".join(json.dumps(row) + "\n" for row in rows).encode())
         console.print(f"Rows: {out}", markup=False)
     return rows
+
+
+def _ratio_table(rows: list[dict[str, Any]]) -> Table:
+    """Return the table of a work of second order, or of learnt scales."""
+    learnt = rows[0]["row"] == "scale"
+    peers = ["fixed"] if learnt else list(rows[0]["ratios"])
+    columns = ("", "median ms", *(f"/ {peer}" for peer in peers), *["quartiles"] * learnt)
+    table = Table(*columns, title=rows[0]["title"], title_justify="left")
+    for row in rows:
+        ratios = [row["ratio"]] if learnt else row["ratios"].values()
+        spread = [f"{row['low']:.2f} .. {row['high']:.2f}"] if learnt else []
+        table.add_row(row["name"], f"{row['seconds'] * 1e3:.4g}", *(f"{ratio:.2f}" for ratio in ratios), *spread)
+    return table
 
 
 def _case_table(case: Case, timings: dict[str, Timing]) -> Table:

@@ -52,7 +52,7 @@ def activate_scaled(
         if type(y) is Tensor:
             return y
         if y is not None:
-            return _apply_directly(x, log_scale, n, leak, kernels, y)
+            return _apply_directly(x, log_scale, (n, leak, kernels), y)
     if not torch.compiler.is_compiling() and has_torch_function_variadic(x, log_scale):
         options: Any = {"channel_dim": channel_dim, "backend": backend}
         return handle_torch_function(activate_scaled, (x, log_scale), x, log_scale, n, leak, **options)
@@ -74,11 +74,11 @@ def _by_kernels(x: Tensor, log_scale: Tensor, n: int, leak: float, channel_dim: 
         _check_channels(x, log_scale, channel_dim)
         last = x.movedim(channel_dim, -1)
         if last.is_contiguous():
-            rows = _apply_directly(last.flatten(0, -2), log_scale, n, leak, backend, ())
+            rows = _apply_directly(last.flatten(0, -2), log_scale, (n, leak, backend), ())
             return rows.view_as(last).movedim(-1, channel_dim)
         if channel_dim != 1 or not x.is_contiguous():
             return _in_torch_operations(x, log_scale, n, leak, channel_dim)
-    return _apply_directly(x, log_scale, n, leak, backend, ())
+    return _apply_directly(x, log_scale, (n, leak, backend), ())
 
 
 def _check_channels(x: Tensor, log_scale: Tensor, channel_dim: int) -> None:
@@ -109,15 +109,15 @@ def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, chan
 class _Scaled(torch.autograd.Function):
     """f(x) by kernels that read the scales from memory, and the gradients by x and by log_scale in one pass.
 
-    What is there already, in a tuple, so that it is no input, is not computed again.
+    The settings are n, leak and the backend. What is there already, in a tuple, so that it is no input, is not computed
+    again.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, log_scale: Tensor, n: int, leak: float, backend: Any, computed: tuple[Tensor, ...]
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, log_scale: Tensor, settings: tuple[Any, ...], computed: tuple[Tensor, ...]) -> Any:
         ctx.save_for_backward(x, log_scale)
-        ctx.settings = n, leak, backend
+        ctx.settings = settings
+        n, leak, backend = settings
         return computed[0] if computed else backend.scaled_forward(x, log_scale, _member(n, leak))
 
     @staticmethod
@@ -126,19 +126,19 @@ class _Scaled(torch.autograd.Function):
         (n, leak, backend), grad = ctx.settings, grads[0]
         if type(backend) is Cpu and not is_dynamo_compiling() and forward_ad._current_level < 0:
             address = spec_handle(_member(n, leak)).address
-            result = backend.compute(BACKWARD_SCALED.code, address, UNSEEN, grad, x, log_scale)
+            result = backend.compute(_BACKWARD, address, UNSEEN, grad, x, log_scale)
             if result is not None:
-                return *result, None, None, None, None
+                return *result, None, None
         # Hooks on saved tensors may change their dtypes.
         altered = (grad.dtype, grad.shape) != (x.dtype, x.shape) or log_scale.itemsize < 4
         if torch.is_grad_enabled() or is_traced(grad) or altered:
-            return *_gradients(grad, x, log_scale, n, leak, ctx.needs_input_grad), None, None, None, None
-        return *backend.scaled_backward(grad, x, log_scale, _member(n, leak)), None, None, None, None
+            return *_gradients(grad, x, log_scale, n, leak, ctx.needs_input_grad), None, None
+        return *backend.scaled_backward(grad, x, log_scale, _member(n, leak)), None, None
 
 
 _bare: Any = super(torch.autograd.Function, _Scaled)
 _apply_directly = _bare.apply  # Function's own `apply` takes long; nothing is traced or transformed here.
-_FORWARD = FORWARD_SCALED.code
+_FORWARD, _BACKWARD = FORWARD_SCALED.code, BACKWARD_SCALED.code
 
 
 @cache

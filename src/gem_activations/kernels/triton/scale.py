@@ -38,41 +38,7 @@ def tile(channels, positions, channel_stride, position_stride, block_channels: t
 
 
 @triton.jit
-def scaled_gate(wide, scale, n: tl.constexpr, limit: tl.constexpr):
-    """Return t = x / a clamped to 0 .. limit, F and 1 - F."""
-    t = tl.clamp(wide / scale[:, None], 0.0, limit, propagate_nan=tl.PropagateNan.ALL)
-    p = power(t, 2 * n)
-    reciprocal = 1.0 / (p + 1.0)
-    return t, p * reciprocal, reciprocal
-
-
-@triton.jit
-def gem_scaled_forward_kernel(
-    x_ptr,
-    scale_ptr,
-    y_ptr,
-    channels,
-    positions,
-    channel_stride,
-    position_stride,
-    n: tl.constexpr,
-    leak: tl.constexpr,
-    limit: tl.constexpr,
-    block_channels: tl.constexpr,
-    block: tl.constexpr,
-):
-    """Write y = f(x)."""
-    offsets, inside, channel, _ = tile(channels, positions, channel_stride, position_stride, block_channels, block)
-    x = tl.load(x_ptr + offsets, mask=inside)
-    wide = widen(x)
-    scale = tl.load(scale_ptr + channel, mask=channel < channels, other=1.0).to(wide.dtype)
-    _, gate, _ = scaled_gate(wide, scale, n, limit)
-    y = tl.maximum(wide, 0.0) * gate if leak == 0.0 else wide * (leak + (1.0 - leak) * gate)
-    tl.store(y_ptr + offsets, y.to(x.dtype), mask=inside)
-
-
-@triton.jit
-def gem_scaled_backward_kernel(
+def gem_scaled_kernel(
     grad_ptr,
     x_ptr,
     scale_ptr,
@@ -88,16 +54,26 @@ def gem_scaled_backward_kernel(
     block_channels: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Write grad * f'(x), and for each channel the sum of grad df / d(log scale) over the positions of the program."""
+    """Write f(x), without grad and sums. With them write grad * f'(x), and for each channel its share of the sum.
+
+    It is the sum of grad df / d(log scale), here over the positions of the program.
+    """
     offsets, inside, channel, row = tile(channels, positions, channel_stride, position_stride, block_channels, block)
-    grad = tl.load(grad_ptr + offsets, mask=inside, other=0.0)
-    wide = widen(tl.load(x_ptr + offsets, mask=inside, other=0.0))
+    x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
+    wide = widen(x)
     scale = tl.load(scale_ptr + channel, mask=channel < channels, other=1.0).to(wide.dtype)
-    t, gate, one_minus_gate = scaled_gate(wide, scale, n, limit)
-    slope = leak + (1.0 - leak) * gate * (1.0 + (2.0 * n) * one_minus_gate)
-    tl.store(out_ptr + offsets, (widen(grad) * slope).to(grad.dtype), mask=inside)
-    total = tl.sum(widen(grad) * t * (gate * one_minus_gate), axis=1) * scale * (-2.0 * n * (1.0 - leak))
-    tl.store(sums_ptr + row.to(tl.int64) * channels + channel, total, mask=channel < channels)
+    t = tl.clamp(wide / scale[:, None], 0.0, limit, propagate_nan=tl.PropagateNan.ALL)
+    p = power(t, 2 * n)
+    one_minus_gate = 1.0 / (p + 1.0)
+    gate = p * one_minus_gate
+    if grad_ptr is None:
+        out = tl.maximum(wide, 0.0) * gate if leak == 0.0 else wide * (leak + (1.0 - leak) * gate)
+    else:
+        grad = widen(tl.load(grad_ptr + offsets, mask=inside, other=0.0))
+        out = grad * (leak + (1.0 - leak) * gate * (1.0 + (2.0 * n) * one_minus_gate))
+        total = tl.sum(grad * t * (gate * one_minus_gate), axis=1) * scale * (-2.0 * n * (1.0 - leak))
+        tl.store(sums_ptr + row.to(tl.int64) * channels + channel, total, mask=channel < channels)
+    tl.store(out_ptr + offsets, out.to(x.dtype), mask=inside)
 
 
 def scaled_forward(x: Tensor, log_scale: Tensor, spec: GemSpec) -> Tensor:
@@ -114,7 +90,7 @@ def scaled_forward(x: Tensor, log_scale: Tensor, spec: GemSpec) -> Tensor:
         x = x if _same_layout(x, out) else _copy_like(x, out)
         programs, arguments, _ = _arguments(x, log_scale, spec)
         with torch.cuda.device_of(out):
-            gem_scaled_forward_kernel[(programs,)](x, _scale(log_scale, x), out, *arguments)
+            gem_scaled_kernel[(programs,)](None, x, _scale(log_scale, x), out, None, *arguments)
     return out
 
 
@@ -132,7 +108,7 @@ def scaled_backward(grad: Tensor, x: Tensor, log_scale: Tensor, spec: GemSpec) -
     sums = torch.empty(programs // across, log_scale.numel(), dtype=scale.dtype, device=x.device)
     arranged = [tensor if _same_layout(tensor, out) else _copy_like(tensor, out) for tensor in (grad, x)]
     with torch.cuda.device_of(out):
-        gem_scaled_backward_kernel[(programs,)](*arranged, scale, out, sums, *arguments)
+        gem_scaled_kernel[(programs,)](*arranged, scale, out, sums, *arguments)
     return out, sums.sum(0).to(log_scale.dtype)
 
 

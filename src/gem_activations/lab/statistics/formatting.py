@@ -216,8 +216,8 @@ def scale_sentences(comparison: "Comparison") -> list[str]:
         if high:
             sentences.append(
                 f"{activation}: at the start its scale a was up to {max(high):.2g} times the deviation of its "
-                f"pre-activations, in {len(high)} of {_plural(len(found), 'run')}: its gate was mostly closed. "
-                "egem(a=0.1sigma) is calibrated."
+                f"pre-activations, in {len(high)} of {_plural(len(found), 'run')}: its gate was mostly closed, "
+                "a hint to compare it with egem(a=0.1sigma), which is calibrated."
             )
     return sentences
 

@@ -133,13 +133,14 @@ class DeadUnitMonitor:
     Raises: ModelError: no model, a scripted one, one without activation modules or one that is watched already, or a
         pattern that matches no activation; SettingError: a number below 1 (`first_step`: 0), or a `channel_dim` of
         another kind.
-    Edge cases: The first window in which the scale of a member of the family is above the deviation of its
-        pre-activations ends with a RuntimeWarning that says what to do, once. Recomputed forward passes of gradient
-        checkpointing are counted once. The gradient is that of the pre-activation tensor: if that has another use, such
-        as a skip connection, it is the sum over all uses. If `swap` replaces a watched activation, counting of it
-        begins anew. An activation that is called on parts of what one module gives is counted as one: a unit is dead if
-        it is dead in all parts. Compiled code is not seen: `Window.unseen` names what did not run. A copy of the model,
-        also by pickle, is not watched. In distributed training each process counts its own: see `gather`.
+    Edge cases: If the scale of a member of the family is above the deviation of its pre-activations in the first step
+        that is looked at, or in the first of a later window, a RuntimeWarning says what to do, once. Recomputed forward
+        passes of gradient checkpointing are counted once. The gradient is that of the pre-activation tensor: if that
+        has another use, such as a skip connection, it is the sum over all uses. If `swap` replaces a watched
+        activation, counting of it begins anew. An activation that is called on parts of what one module gives is
+        counted as one: a unit is dead if it is dead in all parts. Compiled code is not seen: `Window.unseen` names what
+        did not run. A copy of the model, also by pickle, is not watched. In distributed training each process counts
+        its own: see `gather`.
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
         >>> with torch.no_grad():
@@ -227,6 +228,8 @@ class DeadUnitMonitor:
         if self._look is not None:
             self._samples += 1
             self._end_look()
+            if self._samples == 1 and not self._warned:
+                self._warn_of_scales()
         self._step += 1
         if self._step % self.interval == 0:
             self._begin_look()
@@ -238,10 +241,13 @@ class DeadUnitMonitor:
         self._samples, self._first = 0, self._step
         if self._on_window is not None:
             self._on_window(window)
-        for layer in window.layers:
-            if layer.scale and layer.rms and layer.scale > layer.rms and not self._warned:
+
+    def _warn_of_scales(self) -> None:
+        for layer in self._make_window().layers:
+            if layer.scale and layer.rms and layer.scale > layer.rms:
                 self._warned = True
                 warnings.warn(warn_of_scale(layer.name, layer.scale, layer.rms), RuntimeWarning, stacklevel=3)
+                return
 
     def report(self) -> Recording:
         """Return the complete windows, and what was counted since the last of them."""

@@ -113,18 +113,21 @@ class TrainerSchedule:
     """What the callbacks of trainers share: a `ScaleSchedule` for each training, a step for each of the optimizer.
 
     Args:
-        start, end, steps, shape: As for `ScaleSchedule`.
+        start, end, steps, shape, relative: As for `ScaleSchedule`.
     Attributes:
         schedule: The schedule of the last training; None before the first.
     Edge cases: A training that is resumed goes on from its step.
     """
 
-    def __init__(self, start: float, end: float, steps: int, shape: Shape = "cosine") -> None:
+    def __init__(
+        self, start: float, end: float, steps: int, shape: Shape = "cosine", *, relative: bool = False
+    ) -> None:
         self._options = start, end, steps, shape
+        self._relative = relative
         self.schedule: ScaleSchedule | None = None
 
     def _begin(self, model: nn.Module, step: int) -> None:
-        self.schedule = ScaleSchedule(model, *self._options)
+        self.schedule = ScaleSchedule(model, *self._options, relative=self._relative)
         self.schedule.step(to=step)
 
     def _go_to(self, step: int) -> None:

@@ -116,16 +116,28 @@ GEM_EXPORT int gem_run(const gem_call *call);
 /* Inside the library. */
 typedef void (*gem_kernel)(const gem_spec *spec, char *const arrays[], int64_t count);
 
-/* A pass with scales from memory. The first two arrays have the type that is computed in, float or double; of one
- * element for each channel they repeat those of the first GEM_BLOCK elements at the end if inner is 1. */
+/* A pass with scales from memory over an array of shape (outer, channels, inner), cut into tiles, whose sums do not
+ * depend on the threads.
+ *
+ * If `lines` is 0 a tile is a piece of up to `width` elements of one channel, `across` of them a row of `inner`. Else
+ * the array is read as lines of `columns`: one row of channels or, if that is short, several. A tile is then `lines` of
+ * them by `width` columns, which are `span` channels. */
 typedef struct gem_scaled {
     gem_spec spec; /* n, leak, and what holds for all scales: wide and limit */
-    const void *inverse_scales, *eps;
-    char *out, *grad, *x; /* grad is NULL on the forward pass */
-    double *sums;         /* of t F (1 - F) grad for each channel, for each chunk */
-    int64_t channels, inner;
-    int64_t block, chunk; /* elements of one call of a loop, and of one array of sums: a multiple of that */
+    const double *inverse_scales, *eps; /* of each channel */
+    char *out, *grad, *x;               /* grad is NULL on the forward pass */
+    double *sums;                       /* of t F (1 - F) grad, `span` of each tile */
+    int64_t count, channels, inner, columns;
+    int64_t lines, width, across, span;
 } gem_scaled;
+/* Elements of one tile; the largest width of a tile of several channels; how many sums of a channel are kept apart. */
+enum { GEM_TILE = 16384, GEM_WIDTH = 1024, GEM_LANES = 64 };
+
+static inline int64_t gem_first_channel(const gem_scaled *work, int64_t tile)
+{
+    return work->lines == 0 ? tile / work->across % work->channels : tile % work->across * work->span;
+}
+
 typedef void (*gem_scaled_kernel)(const gem_scaled *work, int64_t begin, int64_t end);
 
 typedef const struct {

@@ -97,8 +97,10 @@ static int reduce_scales(const gem_scales *scales, gem_spec *spec, double *inver
     for (int64_t k = 0; k < scales->channels; k++) {
         const double log_scale = scale_at(scales, k), log_eps = two_n * log_scale;
         if (!(fabs(log_scale) <= farthest && log_eps >= -744 && log_eps <= 709)) return GEM_ERROR_SCALE;
-        const double log2_scale = log_scale * 1.4426950408889634, exponent = nearbyint(log2_scale);
-        inverse_scales[k] = ldexp(1, -(int)exponent);
+        const double log2_scale = log_scale * 1.4426950408889634;
+        const double exponent = (log2_scale + 0x1.8p52) - 0x1.8p52; /* to the nearest integer */
+        const int64_t bits = (int64_t)(1023 - exponent) << 52;
+        memcpy(&inverse_scales[k], &bits, sizeof bits); /* 2^-exponent */
         eps[k] = exp2(two_n * (log2_scale - exponent));
         largest = eps[k] > largest ? eps[k] : largest;
         if (exponent - two_n * (log2_scale - exponent) > 63.0 / (double)spec->n) spec->wide = 1; /* as library.py */
@@ -107,60 +109,70 @@ static int reduce_scales(const gem_scales *scales, gem_spec *spec, double *inver
     return GEM_OK;
 }
 
-/* Continue an array periodically: `period` elements of `size` bytes are there, `length` are wanted. */
-static void *repeat(void *array, int64_t period, int64_t length, size_t size)
+static int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Cut a pass into tiles, and return their number. */
+static int64_t cut(gem_scaled *work)
 {
-    for (int64_t done = period, more; done < length; done += more) {
-        more = done < length - done ? done : length - done;
-        memcpy((char *)array + (size_t)done * size, array, (size_t)more * size);
+    work->columns = work->channels * work->inner;
+    if (work->channels == 1 || work->inner > GEM_WIDTH) {
+        work->lines = 0;
+        work->width = work->inner < GEM_TILE ? work->inner : GEM_TILE;
+        work->across = ceiling(work->inner, work->width);
+        work->span = 1;
+        return work->count / work->inner * work->across;
     }
-    return array;
+    work->span = work->channels;
+    if (work->columns <= GEM_WIDTH) {
+        const int64_t outer = work->count / work->columns, times = GEM_WIDTH / work->columns;
+        work->columns *= times < outer ? times : outer > 1 ? outer : 1;
+    } else {
+        for (work->span = 1; 2 * work->span * work->inner <= GEM_WIDTH;) work->span *= 2;
+    }
+    work->width = work->columns <= GEM_WIDTH ? work->columns : work->span * work->inner;
+    work->across = ceiling(work->columns, work->width);
+    work->lines = GEM_TILE / work->width;
+    return ceiling(work->count, work->columns * work->lines) * work->across;
 }
 
-static int run_scaled(const gem_call *call, gem_scaled_kernel kernel)
+static int run_scaled(const gem_call *call, gem_scaled_kernel kernel, int threads)
 {
     const int inputs = gem_inputs[call->operation];
     const gem_scales *scales = call->arrays[1 + inputs];
-    const int64_t channels = scales->channels, inner = channels == 1 ? 1 : scales->inner, count = call->count;
-    if (channels < 1 || inner < 1 || count % (channels * inner) != 0) return GEM_ERROR_COUNT;
+    const int64_t channels = scales->channels, count = call->count;
+    if (channels < 1 || scales->inner < 1 || count % (channels * scales->inner) != 0) return GEM_ERROR_COUNT;
     if (scales->dtype != GEM_FLOAT32 && scales->dtype != GEM_FLOAT64) return GEM_ERROR_DTYPE;
-    gem_scaled work = {.spec = *call->spec, .channels = channels, .inner = inner};
-    work.block = inner == 1 && 2 * channels <= GEM_BLOCK ? GEM_BLOCK / channels * channels : GEM_BLOCK;
-    /* Long enough that its sums are few beside its elements, short enough for many threads. */
-    work.chunk = ((32 * channels > 4096 ? 32 * channels : 4096) + work.block - 1) / work.block * work.block;
-    const int64_t length = channels + GEM_BLOCK, chunks = inputs == 2 ? (count + work.chunk - 1) / work.chunk : 0;
-    double *memory = malloc((size_t)(2 * channels + 2 * length + chunks * channels) * sizeof *memory);
+    gem_scaled work = {.spec = *call->spec, .count = count, .channels = channels};
+    work.inner = channels > 1 ? scales->inner : count > 0 ? count : 1;
+    const int64_t tiles = cut(&work), sums = inputs == 2 ? tiles * work.span : 0;
+    double few[256], *memory = few;
+    if (2 * channels + sums > 256) memory = malloc((size_t)(2 * channels + sums) * sizeof *memory);
     if (memory == NULL) return GEM_ERROR_MEMORY;
-    double *inverse_scales = memory, *eps = memory + channels, *tables = memory + 2 * channels;
-    const int code = reduce_scales(scales, &work.spec, inverse_scales, eps);
-    if (code != GEM_OK) {
-        free(memory);
-        return code;
+    const int code = reduce_scales(scales, &work.spec, memory, memory + channels);
+    if (code == GEM_OK) {
+        work.inverse_scales = memory;
+        work.eps = memory + channels;
+        work.sums = memory + 2 * channels;
+        work.out = call->arrays[0];
+        work.grad = inputs == 2 ? call->arrays[1] : NULL;
+        work.x = call->arrays[inputs];
+        const scaled_pass pass = {kernel, &work};
+        gem_parallel(run_scaled_pass, &pass, tiles, 1, threads);
+        double *const totals = memory + channels; /* eps is not needed any more */
+        for (int64_t k = 0; inputs == 2 && k < channels; k++) totals[k] = 0;
+        for (int64_t tile = 0; inputs == 2 && tile < tiles; tile++) {
+            const int64_t first = gem_first_channel(&work, tile), rest = channels - first;
+            for (int64_t k = 0; k < (work.span < rest ? work.span : rest); k++)
+                totals[first + k] += work.sums[tile * work.span + k];
+        }
+        for (int64_t k = 0; inputs == 2 && k < channels; k++) {
+            const double total = totals[k] * (-2.0 * (double)work.spec.n * (1.0 - work.spec.leak) / memory[k]);
+            if (scales->dtype == GEM_FLOAT64) ((double *)scales->gradient)[k] = total;
+            else ((float *)scales->gradient)[k] = (float)total;
+        }
     }
-    const int in_double = call->dtype == GEM_FLOAT64 || work.spec.wide;
-    const size_t size = in_double ? sizeof(double) : sizeof(float);
-    for (int64_t k = 0; k < channels; k++) {
-        if (in_double) tables[k] = inverse_scales[k], tables[length + k] = eps[k];
-        else ((float *)tables)[k] = (float)inverse_scales[k], ((float *)tables)[length + k] = (float)eps[k];
-    }
-    work.inverse_scales = repeat(tables, channels, length, size);
-    work.eps = repeat((char *)tables + (size_t)length * size, channels, length, size);
-    work.sums = tables + 2 * length;
-    work.out = call->arrays[0];
-    work.grad = inputs == 2 ? call->arrays[1] : NULL;
-    work.x = call->arrays[inputs];
-    for (int64_t k = 0; k < chunks * channels; k++) work.sums[k] = 0;
-    const scaled_pass pass = {kernel, &work};
-    gem_parallel(run_scaled_pass, &pass, count, work.chunk, (int)call->threads);
-    for (int64_t k = 0; inputs == 2 && k < channels; k++) {
-        double total = 0;
-        for (int64_t chunk = 0; chunk < chunks; chunk++) total += work.sums[chunk * channels + k];
-        total *= -2.0 * (double)work.spec.n * (1.0 - work.spec.leak) / inverse_scales[k];
-        if (scales->dtype == GEM_FLOAT64) ((double *)scales->gradient)[k] = total;
-        else ((float *)scales->gradient)[k] = (float)total;
-    }
-    free(memory);
-    return GEM_OK;
+    if (memory != few) free(memory);
+    return code;
 }
 
 int gem_run(const gem_call *call)
@@ -171,12 +183,13 @@ int gem_run(const gem_call *call)
     if (call->count < 0) return GEM_ERROR_COUNT;
     if (spec == NULL || spec->n < 1 || spec->n > 64 || (spec->n > 8 && !spec->wide)) return GEM_ERROR_SPEC;
     gem_kernels *kernels = active_kernels();
-    if (call->operation >= GEM_FORWARD_SCALED) return run_scaled(call, kernels->scaled[call->dtype]);
+    const int threads = call->count < GEM_GRAIN ? 1 : (int)call->threads;
+    if (call->operation >= GEM_FORWARD_SCALED) return run_scaled(call, kernels->scaled[call->dtype], threads);
     const int used = gem_outputs[call->operation] + gem_inputs[call->operation];
     if (call->count < GEM_GRAIN && call->operation <= GEM_BACKWARD)
         kernels = atomic_load_explicit(&active_short, memory_order_acquire);
     const gem_kernel kernel = kernels->elementwise[call->operation][call->dtype];
     const elementwise work = {kernel, spec, call->arrays, used, itemsizes[call->dtype]};
-    gem_parallel(run_elementwise, &work, call->count, GEM_BLOCK, (int)call->threads);
+    gem_parallel(run_elementwise, &work, call->count, GEM_BLOCK, threads);
     return GEM_OK;
 }

@@ -56,22 +56,39 @@ static ALWAYS_INLINE void NAME(forward_scaled_loop)(const gem_spec *spec, char *
     for (int64_t i = 0; i < count; i++) out[i] = NAME(value)(NAME(with_scale)(c, inverse_scales[i], eps[i]), x[i], n);
 }
 
-/* The derivative by log a is -2n (1 - leak) x F (1 - F): `terms` are those of its sum, less a factor that is the same
- * throughout a channel. */
+/* Return grad f'(x), and add a term of the derivative by log a, -2n (1 - leak) x F (1 - F), to a sum: less a factor that
+ * is the same throughout a channel. */
+static ALWAYS_INLINE REAL NAME(backward_at)(NAME(constants) c, REAL grad, REAL x, int n, REAL *sum)
+{
+    const NAME(gate_pair) pair = NAME(gate_of)(c, x, n);
+    *sum += grad * NAME(clamped)(x, c.inverse_scale, c.limit) * (pair.gate * pair.one_minus_gate);
+    return grad * NAME(slope_of)(c, pair);
+}
+
 static ALWAYS_INLINE void NAME(backward_scaled_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
 {
     const NAME(constants) c = NAME(constants_of)(spec, spec->n);
-    REAL *out = (REAL *)arrays[0], *terms = (REAL *)arrays[1];
+    REAL *out = (REAL *)arrays[0], *sums = (REAL *)arrays[1];
     const REAL *grad = (const REAL *)arrays[2], *x = (const REAL *)arrays[3];
     const REAL *inverse_scales = (const REAL *)arrays[4], *eps = (const REAL *)arrays[5];
     INDEPENDENT
-    for (int64_t i = 0; i < count; i++) {
-        const NAME(constants) own = NAME(with_scale)(c, inverse_scales[i], eps[i]);
-        const REAL g = grad[i], input = x[i];
-        const NAME(gate_pair) pair = NAME(gate_of)(own, input, n);
-        terms[i] = g * NAME(clamped)(input, own.inverse_scale, c.limit) * (pair.gate * pair.one_minus_gate);
-        out[i] = g * NAME(slope_of)(own, pair);
+    for (int64_t i = 0; i < count; i++)
+        out[i] = NAME(backward_at)(NAME(with_scale)(c, inverse_scales[i], eps[i]), grad[i], x[i], n, &sums[i]);
+}
+
+/* With the scale of the spec. The sums are GEM_LANES in turn, so that one addition need not wait for the last. */
+static ALWAYS_INLINE void NAME(backward_summed_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
+{
+    const NAME(constants) c = NAME(constants_of)(spec, spec->n);
+    REAL *out = (REAL *)arrays[0], *sums = (REAL *)arrays[1];
+    const REAL *grad = (const REAL *)arrays[2], *x = (const REAL *)arrays[3];
+    int64_t i = 0;
+    for (; i + GEM_LANES <= count; i += GEM_LANES) {
+        INDEPENDENT
+        for (int k = 0; k < GEM_LANES; k++) out[i + k] = NAME(backward_at)(c, grad[i + k], x[i + k], n, &sums[k]);
     }
+    INDEPENDENT
+    for (int64_t k = 0; k < count - i; k++) out[i + k] = NAME(backward_at)(c, grad[i + k], x[i + k], n, &sums[k]);
 }
 
 /* Both kinds compute from x; they differ in what they differentiate by. */
@@ -149,6 +166,7 @@ DEFINE_KERNEL(forward)
 DEFINE_KERNEL(backward)
 DEFINE_KERNEL(forward_scaled)
 DEFINE_KERNEL(backward_scaled)
+DEFINE_KERNEL(backward_summed)
 DEFINE_KERNEL(second)
 DEFINE_KERNEL(second_of_output)
 DEFINE_KERNEL(third)

@@ -61,7 +61,7 @@ static void run_share(void *data)
 void gem_parallel(void (*body)(const void *work, int64_t begin, int64_t end), const void *work, int64_t count,
                   int64_t unit, int threads)
 {
-    if (threads > 1 && count >= GEM_GRAIN && !atomic_load(&forked) && find_runtime() && !runtime.nested()) {
+    if (threads > 1 && !atomic_load(&forked) && find_runtime() && !runtime.nested()) {
         job shared = {body, work, count, unit};
         runtime.parallel(run_share, &shared, (unsigned)threads, 0);
     } else {
