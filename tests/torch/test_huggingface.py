@@ -205,6 +205,7 @@ def test_a_class_of_transformers_is_a_key():
     assert len(swap(model, {activations.GELUActivation: "gem"}).changes) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*the scale a = 1 is:RuntimeWarning")
 def test_a_function_that_a_class_of_transformers_holds_takes_the_class_with_it():
     model, place = bert(), "encoder.layer.1.intermediate.intermediate_act_fn"
     calls = []

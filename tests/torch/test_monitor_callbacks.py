@@ -339,6 +339,7 @@ def test_a_writer_of_the_users_own_stays_open(tmp_path):
     assert events(tmp_path).Scalars("loss")[0].value == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:.*the scale a = 1 is:RuntimeWarning")
 def test_functions_inside_activations_of_transformers_are_read_after_a_swap():
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
     model = transformers.BertModel(transformers.BertConfig(**sizes, vocab_size=11)).train()
