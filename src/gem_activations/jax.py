@@ -43,7 +43,7 @@ def gem(x: ArrayLike, n: int = 1) -> Array:
     Returns: Same shape and dtype as x; weakly typed if x is, such as a Python number.
     Raises: SpecError: n out of its range, or traced; TensorError: an integer, boolean or complex array, or no array.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0. XLA takes subnormal numbers for 0 on the CPU.
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Source: Krause 2026, arXiv:2604.21677; https://gem-activations.github.io/gem-activations/mathematics.html.
     Example:
         >>> gem(jnp.float32(2.0), n=2)
         Array(1.882353, dtype=float32)
@@ -64,7 +64,7 @@ def egem(x: ArrayLike, n: int = 1, *, eps: float | None = None, scale: float | N
     Raises: SpecError: n or eps out of its range, or traced; TensorError: an integer, boolean or complex array, or no
         array.
     Edge cases: As for `gem`.
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Source: Krause 2026, arXiv:2604.21677; https://gem-activations.github.io/gem-activations/mathematics.html.
     Example:
         >>> egem(jnp.float32(2.0), eps=4.0)
         Array(1., dtype=float32)
@@ -88,7 +88,7 @@ def segem(
     Raises: SpecError: a parameter out of its range, or traced; TensorError: an integer, boolean or complex array, or
         no array.
     Edge cases: f(+inf) = +inf, f(-inf) = -inf, f(NaN) = NaN, f'(0) = leak.
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Source: Krause 2026, arXiv:2604.21677; https://gem-activations.github.io/gem-activations/mathematics.html.
     Example:
         >>> segem(jnp.float32(-2.0), leak=0.25)
         Array(-0.5, dtype=float32)

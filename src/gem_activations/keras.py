@@ -53,7 +53,7 @@ def gem(x: Any, n: int = 1) -> Any:
     Raises: SpecError: n out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0. TensorFlow and JAX take subnormal numbers for 0 on
         the CPU.
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Source: Krause 2026, arXiv:2604.21677; https://gem-activations.github.io/gem-activations/mathematics.html.
     Example:
         >>> float(gem(2.0))
         1.6...
@@ -74,7 +74,7 @@ def egem(x: Any, n: int = 1, *, eps: float | None = None, scale: float | None = 
     Returns: A tensor of the backend, same shape and dtype as x.
     Raises: SpecError: n or eps out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: As for `gem`.
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Source: Krause 2026, arXiv:2604.21677; https://gem-activations.github.io/gem-activations/mathematics.html.
     Example:
         >>> float(egem(2.0, eps=4.0))
         1.0
@@ -96,7 +96,7 @@ def segem(x: Any, n: int = 1, *, eps: float | None = None, leak: float = 0.01, s
     Returns: A tensor of the backend, same shape and dtype as x.
     Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = -inf, f(NaN) = NaN, f'(0) = leak.
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Source: Krause 2026, arXiv:2604.21677; https://gem-activations.github.io/gem-activations/mathematics.html.
     Example:
         >>> float(segem(-2.0, leak=0.25))
         -0.5

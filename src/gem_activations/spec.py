@@ -63,7 +63,7 @@ class GemSpec:
     Returns: A frozen, hashable value. Called on an array of any shape it returns float64 values of the same shape.
     Raises: SpecError: a parameter is out of its range, or eps^(1/(2n)) lies outside 1e-30 .. 1e30.
     Edge cases: f(+inf) = +inf; f(-inf) is 0 for leak = 0, else -inf; NaN stays NaN; f'(0) = leak; f''(0) = 0.
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Source: Krause 2026, arXiv:2604.21677; https://gem-activations.github.io/gem-activations/mathematics.html.
     Example:
         >>> spec = GemSpec(n=2)
         >>> print(spec, spec.smoothness, spec.lipschitz)

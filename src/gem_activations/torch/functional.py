@@ -51,7 +51,7 @@ def gem(
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: n out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0.
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Source: Krause 2026, arXiv:2604.21677; https://gem-activations.github.io/gem-activations/mathematics.html.
     Example:
         >>> import torch
         >>> gem(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
@@ -86,7 +86,7 @@ def egem(
     Raises: SpecError: n, eps or scale out of its range, or both eps and scale; TensorError: an integer, boolean or
         complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = 0, f(NaN) = NaN, f'(0) = 0.
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Source: Krause 2026, arXiv:2604.21677; https://gem-activations.github.io/gem-activations/mathematics.html.
     Example:
         >>> import torch
         >>> egem(torch.tensor([-1.0, 0.01, 1.0]))
@@ -121,7 +121,7 @@ def segem(
     Returns: Same shape, dtype, device and memory format as x.
     Raises: SpecError: a parameter out of its range; TensorError: an integer, boolean or complex tensor, or no tensor.
     Edge cases: f(+inf) = +inf, f(-inf) = -inf, f(NaN) = NaN, f'(0) = leak.
-    Source: Krause 2026, arXiv:2604.21677; docs/mathematics.md.
+    Source: Krause 2026, arXiv:2604.21677; https://gem-activations.github.io/gem-activations/mathematics.html.
     Example:
         >>> import torch
         >>> segem(torch.tensor([-1.0, 0.0, 1.0]))

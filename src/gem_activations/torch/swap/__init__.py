@@ -87,7 +87,8 @@ def swap(model: nn.Module, choices: Mapping[Key, Value], *, inplace: bool = True
             - a function such as torch.nn.functional.gelu, torch.relu or torch.Tensor.relu: every spelling of the same
               activation counts, if a module holds the function as an attribute (torch's transformer layers do) and
               if a forward calls it. The calls of one function in one forward go to one new child module, by
-              torch.overrides.TorchFunctionMode; docs/frameworks/pytorch.md says what that cannot serve.
+              torch.overrides.TorchFunctionMode; what that cannot serve is in
+              https://gem-activations.github.io/gem-activations/frameworks/pytorch.html.
 
             A value is an activation as `make_activation` takes it; a module class; or a module, of which each place
             gets a copy, or a factory, which is called for each place: both are taken as given.
