@@ -272,16 +272,11 @@ class DirectGradient(_Direct):
     @staticmethod
     def further(settings: Settings, saved: Any, grad_grad: Tensor) -> Any:
         """Return gg d1 and gg grad d2."""
-        grad, kept = saved
-        return *_curvature(grad_grad, grad, kept, settings), None
+        return *_curvature(grad_grad, saved[0], saved[1], settings), None
 
 
-def _bare_apply(function: Any) -> Any:
-    """Return the `apply` of Function's base: its own asks for transforms and takes long."""
-    return super(Function, function).apply  # pyright: ignore[reportAttributeAccessIssue]
-
-
-_apply_directly = _bare_apply(DirectActivation)
+# The `apply` of Function's base: its own asks for transforms and takes long.
+_apply_directly, _apply_gradient = (super(Function, node).apply for node in (DirectActivation, DirectGradient))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @cache
@@ -295,7 +290,7 @@ def short_way() -> Any:
     if kernels is None or kernels.module is None:
         return None
     base: Any = torch._C._FunctionBase  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-    differentiate = kernels.module.bind_nodes(base, _apply_directly, _bare_apply(DirectGradient))
+    differentiate = kernels.module.bind_nodes(base, _apply_directly, _apply_gradient)
     for node in (DirectActivation, DirectGradient):
         node.forward = kernels.module.forward
         node._backward_cls.apply = differentiate
