@@ -11,7 +11,10 @@ import os
 import re
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -54,6 +57,13 @@ class BuildLibrary(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         library = Path(self.get_ext_fullpath(ext.name))
+        compile_each = self.compiler.compile
+
+        def compile_at_once(sources: list[str], **choices: Any) -> list[str]:
+            with ThreadPoolExecutor() as pool:
+                return list(chain.from_iterable(pool.map(lambda source: compile_each([source], **choices), sources)))
+
+        self.compiler.compile = compile_at_once
         try:
             super().build_extension(ext)
         except Exception as error:
