@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+# Without bytecode: of what is installed a small part is imported, and Python compiles that at its first import.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+PIP := $(INSTALL) --constraint constraints.txt
 # What the demo needs is installed apart: it is a third of the whole.
 LAB := $(VENV)/.installed-lab
 READY := $(VENV)/.installed
@@ -21,7 +23,7 @@ help:
 	@echo "make dist   install, then build wheel and sdist, and run the tests against the installed wheel"
 	@echo "make sanitize  build the C kernels with address and undefined-behaviour checks, and run them"
 
-install: $(READY)
+install: $(READY) $(TIMM)/.installed
 
 $(LAB): pyproject.toml constraints.txt setup.py $(wildcard src/gem_activations/kernels/cpu/source/*)
 	@echo "Installing PyTorch and the lab into $(VENV): a minute or more, 1.5 GB (on Linux several GB more for CUDA, which"
@@ -31,13 +33,14 @@ $(LAB): pyproject.toml constraints.txt setup.py $(wildcard src/gem_activations/k
 	$(PIP) --editable ".[lab]"
 	@touch $@
 
+# Of the project, which is installed, only what this extra needs: the kernels are not built again, and the demo may run.
 $(READY): $(LAB)
-	$(PIP) --quiet --editable ".[dev]"
+	$(PIP) --quiet "gem-activations[dev]"
 	@touch $@
 
 $(TIMM)/.installed: $(READY)
 	@mkdir -p $(TIMM)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TIMM) \
+	$(INSTALL) --quiet --no-deps --upgrade --target $(TIMM) \
 	  timm==1.0.31 torchvision==0.28.0 && touch $@ || echo "timm could not be fetched: the tests that need it will be skipped"
 
 demo: $(LAB)
@@ -47,7 +50,8 @@ demo: $(LAB)
 
 # One process a core, one thread each: tests that need threads ask for them.
 test: $(READY) $(TIMM)/.installed
-	GEM_ACTIVATIONS_TIMM=$(CURDIR)/$(TIMM) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	GEM_ACTIVATIONS_TIMM=$(CURDIR)/$(TIMM) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+	  --no-loadscope-reorder --durations 30 --durations-min 3
 
 # In parts, which `make -j2 check` runs side by side.
 check: lint types pages docs

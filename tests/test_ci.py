@@ -108,11 +108,11 @@ def test_the_demo_installs_the_lab_alone_and_the_tests_add_the_rest(tmp_path):
 
     def extras(target):
         done = subprocess.run(["make", "--dry-run", target], cwd=tmp_path, capture_output=True, text=True, check=True)
-        return [extra for extra in (".[lab]", ".[dev]") if f'--editable "{extra}"' in done.stdout]
+        return [extra for extra in (".[lab]", "gem-activations[dev]") if f'"{extra}"' in done.stdout]
 
     (tmp_path / ".venv").mkdir()
-    assert (extras("demo"), extras("test")) == ([".[lab]"], [".[lab]", ".[dev]"])
+    assert (extras("demo"), extras("test")) == ([".[lab]"], [".[lab]", "gem-activations[dev]"])
     (tmp_path / ".venv/.installed-lab").touch()
-    assert (extras("demo"), extras("test")) == ([], [".[dev]"])
+    assert (extras("demo"), extras("test")) == ([], ["gem-activations[dev]"])
     (tmp_path / ".venv/.installed").touch()
     assert (extras("demo"), extras("test")) == ([], [])
