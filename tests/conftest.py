@@ -2,6 +2,23 @@
 
 import pytest
 
+# Files that take longest, the longest first: of those that start last, one would run on alone while a core has no work.
+SLOWEST = (
+    "test_documentation.py",
+    "test_distributed.py",
+    "test_compare.py",
+    "test_engine_ray.py",
+    "test_backends.py",
+    "test_interpreted.py",
+    "test_examples.py",
+    "test_report.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 @pytest.fixture
 def poisoned():

@@ -83,7 +83,18 @@ def main() -> None:
             copy(source, folder / item)
         python = install(wheel, Path(name, "environment"))
         run(python, "-c", "import gem_activations; assert 'environment' in gem_activations.__file__", folder=folder)
-        run(python, "-m", "pytest", "--numprocesses", "auto", "--dist", "loadfile", *arguments.words, folder=folder)
+        run(
+            python,
+            "-m",
+            "pytest",
+            "--numprocesses",
+            "auto",
+            "--dist",
+            "loadfile",
+            "--no-loadscope-reorder",
+            *arguments.words,
+            folder=folder,
+        )
 
 
 if __name__ == "__main__":
