@@ -1,14 +1,12 @@
 """Settings of the documentation site: `make docs`."""
 
 import contextlib
-import itertools
 import os
 import re
 import sys
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
-from sphinx import addnodes
 
 import gem_activations
 
@@ -129,109 +127,9 @@ def _write_formula(translator, node) -> None:
     raise nodes.SkipNode
 
 
-# What a formula in running text is made of.
-_NAME = (
-    r"(?<![A-Za-z_.@#])(?<![A-Za-z]-)\d*(?:sup|inf|lim|log|exp|erfc?|tanh|sin|cos|sqrt|abs|max|eps|scale|leak|gate|norm|pi|oo"
-    r"|infinity|ReLU|GELU|d[xyf]|x(?! \d)|[abcdfhkntpqruyBCEFLNVW])(?![\w.]\w|\w|-[A-Za-z]{2}|/a\b|'[a-z])"
-)
-_NUMBER = r"(?<![\w.])(?<![A-Za-z]{2}-)(?<![A-Z]-)\d(?:[\d.,]*\d)?(?:e-?\d+)?(?![\w.]*[A-Za-z_]|-?d\b)"
-_TOKEN = rf"(?:{_NUMBER}|{_NAME}|∞|->|(?<=[fhuUV])'+|(?<=\w|\))!|[-+^=<>~/|*()\[\]])"
-_SPAN = re.compile(rf"[A-Za-z_]\w*\([a-z_]+=[^)]*\)|(?P<formula>{_TOKEN}(?:,? ?{_TOKEN})*)")
-# Without one of these it is a number, an interval or a word.
-_SIGN = re.compile(
-    r"\^|[<>=~]|->|f'|u'|\*\*|(?<!\w)[fFEVBu]\(|\bE f|\b(?:sup|inf|lim|abs) [f|]|[a-z)] [-+] |[A-Za-z)\]] [/*] "
-    r"|[a-zF)\]][/*+]|\d[-+*/][a-z(]|\d/\d.*∞|∞.*\d/\d|^\d*[fnpquxy]$|^eps$|sqrt\(|[(-]oo"
-)
-_LATEX = [
-    (r"\b([fh])\^\((\d|k)\)", r"\1^{[\2]}"),  # A derivative of that order keeps its brackets.
-    (r"(?<=[-+(])inf\b|(?<== )inf\b(?! f)", "∞"),
-    (r"\*\*", "^"),
-    (r" ?\* ?", " "),
-    (r"\^\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)", r"^{\1}"),
-    (r"\^\{\[(\w)\]\}", r"^{(\1)}"),
-    (r"\^(-?\d+|∞|infinity)", r"^{\1}"),
-    (r"\b1e(-?\d+)", r"10^{\1}"),
-    (r"(\d)e(-?\d+)", r"\1 \\cdot 10^{\2}"),
-    (r"(?<=\d),(?=\d{3})", "{,}"),
-    (r"abs (f'*)", r"|\1|"),
-    (r"\|([^|]*)\|", r"\\left| \1\\right|"),
-    (r"sqrt\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
-    (r"(?<![A-Za-z\\])(sup|inf|lim|log|exp|max|tanh|sin|cos|pi)(?![A-Za-z])", r"\\\1 "),
-    (r"(?<![A-Za-z])(E|leak|scale) (?=[a-z])", r"\\mathrm{\1}\\,"),
-    (r"(?<![A-Za-z{])(erfc?|abs|leak|gate|norm|scale|ReLU|GELU|E|d(?=[xyf]))(?![A-Zabcdeg-wz])", r"\\mathrm{\1} "),
-    (r"(?<![A-Za-z])eps\b", r"\\varepsilon "),
-    (r"∞|(?<![A-Za-z])oo\b|infinity", r"\\infty "),
-    ("->", r"\\to "),
-    ("<=", r"\\le "),
-    (">=", r"\\ge "),
-    ("~", r"\\sim "),
-]
-
-
-def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Cut a span at brackets without a partner or around an equation, and at commas outside of brackets."""
-    opened, cuts = [], []
-    for place in range(start, end):
-        if re.match(r"\(\w+ ?= ?", text[place:]):
-            cuts.append(place)
-        elif text[place] in "([":
-            opened.append(place)
-        elif text[place] in ")]" and opened:
-            opened.pop()
-        elif text[place] in ")]":
-            cuts.append(place)
-    fences = [start - 1, *sorted(cuts + opened), end]
-    pieces, depth = [], 0
-    for low, high in itertools.pairwise(fences):
-        begin = low + 1
-        for place in range(begin, high):
-            depth += (text[place] in "([") - (text[place] in ")]")
-            if text[place] == "," and not depth and not text[place + 1].isdigit():
-                pieces.append((begin, place))
-                begin = place + 1
-        pieces.append((begin, high))
-    return pieces
-
-
-def find_formulas(text: str) -> list[tuple[int, str, str]]:
-    """Return the formulas of a text: where each begins, how it is written, and it as LaTeX: C^(2n) is C^{2n}."""
-    found = []
-    for span in _SPAN.finditer(text):
-        for low, high in _pieces(text, *span.span("formula")) if span["formula"] else ():
-            formula = re.sub(
-                r"^(?:[+^=<>~/*, ]|->|-(?![\w(∞])|(?:[abcdhkr]|gate|leak|scale) (?![-+^=<>/~]))+", "", text[low:high]
-            )
-            formula = re.sub(r"(?: (?!\|)[-+^=<>~/*|, ]*|[-+^=<>~/*, ]+|(?<=['|\w]) [\d.]+)$", "", formula)
-            if formula.count("|") % 2 == 0 and _SIGN.search(formula):
-                latex = formula
-                for pattern, replacement in _LATEX:
-                    latex = re.sub(pattern, replacement, latex)
-                found.append((text.index(formula, low), formula, latex.strip()))
-    return found
-
-
-def _set_formulas(app, document) -> None:
-    """Set the formulas in running text and in tables as mathematics."""
-    kept = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.title, nodes.raw, nodes.strong,
-            nodes.comment, addnodes.desc_signature, addnodes.literal_strong, nodes.field_name)  # fmt: skip
-    for text in list(document.findall(nodes.Text)) if app.builder.format == "html" else ():
-        above = text.parent
-        while above is not None and not isinstance(above, kept):
-            above = above.parent
-        plain, parts, place = text.astext(), [], 0
-        for start, formula, latex in () if above else find_formulas(plain):
-            # Elsewhere a lone eps is the parameter of that name.
-            if formula != "eps" or app.env.docname.startswith(("properties/", "claims")):
-                parts += [nodes.Text(plain[place:start]), nodes.math(latex, latex)]
-                place = start + len(formula)
-        if parts:
-            text.parent.replace(text, [*parts, nodes.Text(plain[place:])])
-
-
 def setup(app) -> None:
     """Run before napoleon, which listens with the usual priority of 500."""
     app.add_html_math_renderer("mathml", (_write_formula, None), (_write_formula, None))
-    app.connect("doctree-read", _set_formulas)
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)
     app.connect("autodoc-before-process-signature", _name_aliases)
     app.connect("autodoc-process-signature", _legible)

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import runpy
 import shutil
 import subprocess
 from html import unescape
@@ -213,23 +212,3 @@ def test_it_asks_for_nothing_from_elsewhere():
     assert re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", text) == ["index.html"]
     assert not re.findall(r"https?:|@import|fetch\(|XMLHttpRequest", text)
     assert (PAGE.parents[1] / "index.md").exists()
-
-
-def test_formulas_in_running_text_are_set_and_words_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"):
-        monkeypatch.setenv(name, "")  # The settings of the site set them.
-    find_formulas = runpy.run_path(str(PAGE.parents[1] / "conf.py"))["find_formulas"]
-    assert find_formulas("Exactly of C^(2n): x f'' jumps by (1 - leak) (2n+1)! / eps") == [
-        (11, "C^(2n)", "C^{2n}"),
-        (19, "x f''", "x f''"),
-        (34, "(1 - leak) (2n+1)! / eps", r"(1 - \mathrm{leak} ) (2n+1)! / \varepsilon"),
-    ]
-    assert find_formulas("sup |f^(3)| is at most a^((p+1)/p)") == [
-        (0, "sup |f^(3)|", r"\sup  \left| f^{(3)}\right|"),
-        (23, "a^((p+1)/p)", "a^{(p+1)/p}"),
-    ]
-    for words in (
-        "A network of 8 x 256, 2-d and n/a, on CIFAR-10 in 0.5 s and/or [0.1, 0.2]",
-        "egem(n=2, eps=1e-4) in C++ on 2026-11-27, x-axis, E. Krause, float16",
-    ):
-        assert find_formulas(words) == []

@@ -7,7 +7,8 @@ import sympy as sp
 
 from gem_activations.analysis.balls import X
 
-PAGE = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
+# Its formulas as plain text: $\\sqrt{\\pi}/2$ is sqrt(pi)/2.
+PAGE = (Path(__file__).parents[2] / "docs" / "claims.md").read_text().translate(str.maketrans("{}", "()", "$\\"))
 GELU = X * (1 + sp.erf(X / sp.sqrt(2))) / 2
 
 # Name, row, how the value is written on the page.

@@ -1,5 +1,6 @@
 """`gem-act certify`, the files it writes, and the pages of docs/properties."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from gem_activations import cli
 from gem_activations.analysis import Certificate, certify_all, pages
-from gem_activations.analysis.certification import EXTRA_MEMBERS, expand, file_stem, to_markdown
+from gem_activations.analysis.certification import EXTRA_MEMBERS, expand, file_stem, to_cell, to_markdown
 from gem_activations.analysis.pages import draw
 from gem_activations.analysis.source import read
 from gem_activations.catalog import ENTRIES, parse
@@ -137,6 +138,23 @@ def test_every_activation_has_a_page_and_a_plot():
     }
     comparison = (PROPERTIES / "README.md").read_text()
     assert all(f"`{name}`]({file_stem(name)}.md)" in comparison for name in NAMES)
+
+
+def test_formulas_of_a_cell_are_set_and_words_are_left():
+    assert (
+        to_cell("C^infinity, sup |f^(3)|: f' jumps")
+        == r"$C^\infty$, $\sup \left\lvert f^{(3)} \right\rvert$: $f'$ jumps"
+    )
+    assert to_cell("x ~ N(0, 1/4), p > 1/3") == r"$x \sim N(0, 1/4)$, $p > 1/3$"
+    assert to_cell("f's value | 2*x + sinh/2") == r"f's value \| 2\*x + sinh/2"
+
+
+@pytest.mark.parametrize("page", sorted(PROPERTIES.glob("*.md")), ids=lambda page: page.name)
+def test_no_formula_of_a_page_is_left_plain(page):
+    plain = re.sub(
+        r"```.*?```|\$\$.*?\$\$|`[^`]*`|\$[^$\n]+\$|!\[[^]]*\]|# Every .*", "", page.read_text(), flags=re.DOTALL
+    )
+    assert re.findall(r"\S*(?:(?<!ReLU)\^|f'|\\\||eps >)\S*", plain) == []
 
 
 @pytest.mark.parametrize("name", ["gem", "relu", "gelu", "segem(eps=1e-4, leak=0.01)", "hardshrink", "softsign"])

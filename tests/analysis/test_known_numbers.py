@@ -13,13 +13,13 @@ from sympy import stats
 
 from gem_activations import GemSpec
 from gem_activations.analysis import certify
+from gem_activations.analysis.approximation import distance
 from gem_activations.analysis.balls import X
 from gem_activations.analysis.exact import Number
 from gem_activations.analysis.exact import exact as exact_number
 from gem_activations.analysis.formulas import member
 from gem_activations.analysis.proofs import Certificate, Property
 from gem_activations.analysis.propagation import propagation
-from gem_activations.analysis.relu import distance
 from gem_activations.analysis.smoothness import family_jump
 from gem_activations.analysis.source import read
 from gem_activations.catalog import parse

@@ -6,8 +6,7 @@ import sympy as sp
 from gem_activations.analysis.balls import X
 from gem_activations.analysis.formulas import Formula, Scheme, cost, formula, line, member
 from gem_activations.analysis.proofs import CertificateError
-from gem_activations.analysis.relu import gate
-from gem_activations.analysis.shape import stationarity
+from gem_activations.analysis.shape import gate, stationarity
 from gem_activations.analysis.smoothness import smoothness
 from gem_activations.catalog import parse
 

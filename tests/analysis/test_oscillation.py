@@ -12,8 +12,7 @@ from gem_activations.analysis.exact import half_angle
 from gem_activations.analysis.formulas import Piece, line
 from gem_activations.analysis.limits import alternates
 from gem_activations.analysis.propagation import propagation
-from gem_activations.analysis.relu import gate
-from gem_activations.analysis.shape import stationarity
+from gem_activations.analysis.shape import gate, stationarity
 from gem_activations.analysis.smoothness import infimum, supremum, supremum_of_magnitude
 from gem_activations.analysis.source import read
 
@@ -63,9 +62,10 @@ def test_extrema_of_a_function_that_oscillates_agree_with_samples(expression, or
     assert 0 <= ball_of(high.value) - max(samples) < 1e-4
     assert 0 <= min(samples) - ball_of(low.value) < 1e-4
     assert 0 <= ball_of(size.value) - max(map(abs, samples)) < 1e-4
-    for point, how in zip(high.points, high.attained, strict=True):
-        if ball_of(point) and ("from" not in how or "multiple" in how):
-            assert abs(f(ball_of(point)) - ball_of(high.value)) < mp.mpf(10) ** -20
+    for taken in high.where:
+        point = ball_of(taken.point)
+        if point and ("from" not in taken.how or "multiple" in taken.how):
+            assert abs(f(point) - ball_of(high.value)) < mp.mpf(10) ** -20
 
 
 def test_an_oscillation_without_bound_is_infinite_and_one_that_starts_late_is_bounded_from_there():

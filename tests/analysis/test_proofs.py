@@ -28,8 +28,7 @@ from gem_activations.analysis.proofs import (
     time_limit,
     within_share,
 )
-from gem_activations.analysis.relu import gate
-from gem_activations.analysis.shape import inverse, stationarity, structure
+from gem_activations.analysis.shape import gate, inverse, stationarity, structure
 from gem_activations.analysis.signs import PoleError, SignMap, _between, find_tail, sign_map, vanishes
 from gem_activations.analysis.smoothness import infimum, smoothness, supremum
 from gem_activations.analysis.source import read
@@ -168,8 +167,8 @@ def test_a_minimum_at_the_start_of_a_tail_is_found():
     bowl = (X - 2) * sp.erf(X - 2) + sp.exp(-((X - 2) ** 2)) / sp.sqrt(sp.pi)
     found = infimum((Piece(-sp.oo, sp.oo, bowl),))
     assert abs(found.value.ball - 1 / arb.pi().sqrt()) < arb("1e-60")
-    assert len(found.points) == 1
-    assert abs(found.points[0].ball - 2) < arb("1e-60")
+    assert len(found.where) == 1
+    assert abs(found.where[0].point.ball - 2) < arb("1e-60")
 
 
 @pytest.mark.parametrize(("find", "sign"), [(infimum, 1), (supremum, -1)])

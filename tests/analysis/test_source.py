@@ -8,9 +8,9 @@ import sympy as sp
 
 from gem_activations import GemError, GemSpec
 from gem_activations.analysis import Certificate, CertificateError, certify, pages
+from gem_activations.analysis.approximation import distance
 from gem_activations.analysis.balls import X
 from gem_activations.analysis.propagation import Moments
-from gem_activations.analysis.relu import distance
 from gem_activations.analysis.shape import stationarity
 from gem_activations.analysis.smoothness import boundedness, smoothness
 from gem_activations.analysis.source import parse_expression, read

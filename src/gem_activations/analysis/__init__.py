@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingDependencyError
 
 if TYPE_CHECKING:
+    from .approximation import Relaxation, relax
     from .certification import CONSTANTS, certify, certify_all
     from .proofs import Certificate, CertificateError, Property, Value
-    from .relax import Relaxation, relax
 
 __all__ = [
     "CONSTANTS",
@@ -33,7 +33,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(["CONSTANTS", "certify", "certify_all"], ".certification"),
-    **dict.fromkeys(["Relaxation", "relax"], ".relax"),
+    **dict.fromkeys(["Relaxation", "relax"], ".approximation"),
     **dict.fromkeys(["Certificate", "CertificateError", "Property", "Value"], ".proofs"),
 }
 

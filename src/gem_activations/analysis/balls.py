@@ -23,14 +23,14 @@ Expr: TypeAlias = Any
 X = sp.Symbol("x", real=True)
 
 
-def arguments(node: Expr) -> tuple[Expr, ...]:
-    """Return the arguments of a SymPy node."""
-    return node.args
-
-
 def to_fraction(number: Expr) -> Fraction:
     """Return a SymPy rational as a fraction."""
     return Fraction(int(number.p), int(number.q))
+
+
+def to_ball(number: Fraction) -> arb:
+    """Enclose a fraction."""
+    return arb(flint.fmpq(number.numerator, number.denominator))
 
 
 PRECISION = 256
@@ -126,7 +126,7 @@ class Tape:
                 _add if isinstance(node, sp.Add) else _multiply, [self._place(part) for part in node.args]
             )
         if isinstance(node, sp.Pow):
-            base, exponent = arguments(node)
+            base, exponent = node.base, node.exp
             if exponent.is_Rational:
                 return self._emit(_power, (self._place(base), to_fraction(exponent)))
             return self._place(sp.exp(exponent * sp.log(base), evaluate=False))
@@ -151,7 +151,7 @@ def _power(values: list[Any], argument: tuple[int, Fraction], analytic: bool) ->
         base = base.sqrt(analytic=analytic) if isinstance(base, acb) else base.sqrt()
     elif exponent.denominator > 2:
         logarithm = FUNCTIONS[sp.log](base, analytic)
-        return (logarithm * arb(flint.fmpq(exponent.numerator, exponent.denominator))).exp()
+        return (logarithm * to_ball(exponent)).exp()
     return whole_power(base, whole) if whole >= 0 else 1 / whole_power(base, -whole)
 
 
@@ -186,7 +186,7 @@ def constant_ball(expression: Expr) -> arb:
     Raises: CertificateError: it has a free symbol, or an unknown function.
     """
     if expression.is_Rational:
-        return arb(flint.fmpq(int(expression.p), int(expression.q)))
+        return to_ball(to_fraction(expression))
     if expression in (sp.oo, -sp.oo):
         return arb.pos_inf() if expression == sp.oo else arb.neg_inf()
     ball = arb.nan()
@@ -201,7 +201,7 @@ def constant_ball(expression: Expr) -> arb:
 @lru_cache(maxsize=4096)
 def _enclose(expression: Expr, precision: int) -> arb:
     if expression.is_Rational:
-        return arb(flint.fmpq(int(expression.p), int(expression.q)))
+        return to_ball(to_fraction(expression))
     if expression in _CONSTANTS:
         return _CONSTANTS[expression]()
     if expression.is_Float:
@@ -209,7 +209,7 @@ def _enclose(expression: Expr, precision: int) -> arb:
     if isinstance(expression, (sp.Add, sp.Mul)):
         return reduce(add if isinstance(expression, sp.Add) else mul, [_enclose(e, precision) for e in expression.args])
     if isinstance(expression, sp.Pow):
-        base, exponent = arguments(expression)
+        base, exponent = expression.base, expression.exp
         if exponent.is_Rational:
             return _power([_enclose(base, precision)], (0, to_fraction(exponent)), False)
         return (_enclose(exponent, precision) * _enclose(base, precision).log()).exp()
@@ -308,7 +308,7 @@ def _by_boxes(weight: Weight, low: arb, high: arb) -> arb:
     width = high - low
 
     def box(first: Fraction, last: Fraction) -> tuple[float, Fraction, Fraction, arb]:
-        ends = [low + width * arb(flint.fmpq(f.numerator, f.denominator)) for f in (first, last)]
+        ends = [low + width * to_ball(f) for f in (first, last)]
         part = weight(acb(ends[0].union(ends[1])), False).real * (ends[1] - ends[0])
         doubt = float(part.rad()) if part.is_finite() else float("inf")
         # Among the infinite ones the longest first.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache, partial
+from functools import cache, partial, reduce
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,11 +27,11 @@ from ..catalog import ENTRIES, parse
 from ..errors import ActivationNameError, SpecError, StoreError
 from ..files import write_atomically
 from ..grammar import parse_call, to_exact
+from .approximation import distance
 from .formulas import Formula, cost
 from .proofs import GROUPS, Certificate, CertificateError, Property, UndecidedError, Value, time_limit, within_share
 from .propagation import propagation
-from .relu import distance, gate
-from .shape import inverse, stationarity
+from .shape import gate, inverse, stationarity
 from .smoothness import boundedness, smoothness, smoothness_constants
 from .source import Target, parse_target, read
 
@@ -197,9 +197,9 @@ COMPARED = {
     "dead_regions": "dead regions",
     "monotonicity": "monotone",
     "infimum": "inf f",
-    "lipschitz": "sup abs f'",
+    "lipschitz": "sup |f'|",
     "slope_infimum": "inf f'",
-    "gradient_lipschitz": "sup abs f''",
+    "gradient_lipschitz": "sup |f''|",
     "distance_sup": "sup distance to ReLU",
     "distance_l2": "L^2 distance to ReLU",
     "gain": "gain",
@@ -209,42 +209,75 @@ COMPARED = {
 }
 
 
-def to_markdown(certificate: Certificate, *, level: int = 1) -> str:
-    """Write a certificate as Markdown: the definition, then a table for each group.
-
-    Args:
-        level: Level of the page's heading.
-    """
-    mark = "#" * level
-    parts = [f"{mark} {certificate.title}: `{certificate.name}`", "", f"f(x) = `{certificate.formula}`"]
+def to_markdown(certificate: Certificate) -> str:
+    """Write a certificate as Markdown, its formulas as LaTeX: the definition, then a table for each group."""
+    parts = [f"# {certificate.title}: `{certificate.name}`", "", f"f(x) = `{certificate.formula}`"]
     if certificate.reading:
-        parts += ["", certificate.reading]
+        parts += ["", to_cell(certificate.reading)]
     for group, title in GROUPS.items():
         rows = [row for row in certificate.properties if row.group == group]
         if rows:
-            parts += ["", f"{mark}# {title}", "", "| property | value | where | proved by |", "|---|---|---|---|"]
+            parts += ["", f"## {title}", "", "| property | value | where | proved by |", "|---|---|---|---|"]
         for row in rows:
-            cells = (row.title, str(row.value), "; ".join(map(str, row.where)), row.method)
+            cells = (row.title, str(typeset(row.value)), "; ".join(str(typeset(p)) for p in row.where), row.method)
             parts.append(f"| {' | '.join(map(to_cell, cells))} |")
     return "\n".join(parts) + "\n"
 
 
 # "inf f" is an infimum; elsewhere the three spellings mean the same.
 _INFINITY = re.compile(r"\boo\b|(?<=[-+^])inf(?:inity)?\b|(?<=measure )inf\b|^inf(?:inity|inite)?(?=$|:)")
+# The formulas of titles, notes and methods, plain and as LaTeX, # for any number.
+_FORMULAS = {
+    "f in C^k": r"f \in C^k", "C^k": "C^k", "C^∞": r"C^\infty", "C^(2n)": "C^{2n}", "f'": "f'", "f''": "f''",
+    "inf f": r"\inf f", "sup f": r"\sup f", "inf f'": r"\inf f'", "lim f": r"\lim f", "f' = 0": "f' = 0",
+    "sup |f'|": r"\sup \left\lvert f' \right\rvert",
+    "sup |f''|": r"\sup \left\lvert f'' \right\rvert",
+    "sup |f^(#)|": r"\sup \left\lvert f^{(#)} \right\rvert",
+    "sup |f - ReLU|": r"\sup \left\lvert f - \mathrm{ReLU} \right\rvert",
+    "L^∞": r"L^\infty", "L^#": "L^#", "L^p": "L^p", "f - ReLU = # x": r"f - \mathrm{ReLU} = # x",
+    "|f - ReLU|^p": r"\left\lvert f - \mathrm{ReLU} \right\rvert^p",
+    "|f - ReLU|^#": r"\left\lvert f - \mathrm{ReLU} \right\rvert^#",
+    "|x|^-#": r"\left\lvert x \right\rvert^{-#}", "x^-#": "x^{-#}", "f(x)/x": "f(x)/x", "f(x) / x": "f(x)/x",
+    "x ~ N(0, #)": r"x \sim N(0, #)", "x ~ N(0, q)": r"x \sim N(0, q)", "E f(x)": r"\operatorname{E} f(x)",
+    "E f(x)^2": r"\operatorname{E} f(x)^2", "E f'(x)^2": r"\operatorname{E} f'(x)^2", "h/2": "h/2",
+    "V(q)/q": "V(q)/q", "x^2": "x^2", "x = 1/t": "x = 1/t", "sqrt(q / E f^2)": r"\sqrt{q / \operatorname{E} f^2}",
+    "q E f'^2 / E f^2": r"q \operatorname{E} f'^2 / \operatorname{E} f^2", "y = f(x)": "y = f(x)",
+    "q -> E f(x)^2": r"q \to \operatorname{E} f(x)^2", "E 1/(x^2 + b)": r"\operatorname{E} 1/(x^2 + b)",
+    "(dx/x) / (dy/y) = f / (x f')": r"(\mathrm{d}x/x) / (\mathrm{d}y/y) = f / (x f')",
+    "sup |(df'/f') / (dy/y) = f f'' / f'^2|":
+        r"\sup \left\lvert (\mathrm{d}f'/f') / (\mathrm{d}y/y) = f f'' / f'^2 \right\rvert",
+    "sup |f''/f'|": r"\sup \left\lvert f''/f' \right\rvert", "x^(2n)": "x^{2n}", "eps > 0": r"\varepsilon > 0",
+    "(1 - leak) (2n+1)! / eps": r"(1 - \mathrm{leak}) (2n+1)! / \varepsilon", "2n+1": "2n+1",
+    "(1 - leak) a^-#": r"(1 - \mathrm{leak}) a^{-#}", "p (2n - 1) > 1": "p (2n - 1) > 1", "p > #": "p > #",
+    "x = a (F / (1 - F))^(1/(2n))": "x = a (F / (1 - F))^{1/(2n)}", "x (1 - F)": "x (1 - F)",
+    "(norm)^p = a^(p+1) / # * B((p+1)/#, p - (p+1)/#)":
+        r"(\mathrm{norm})^p = (a^{p+1} / #) B((p+1)/#, p - (p+1)/#)",
+    "a = eps^(#)": r"a = \varepsilon^{#}", "sup = # a": r"\sup = # a", "sup = #**(#)/# a": r"\sup = #^{#} a / #",
+    "eps = (# d^p / B((p+1)/#, p - (p+1)/#))^(#/(p+1))":
+        r"\varepsilon = (# d^p / B((p+1)/#, p - (p+1)/#))^{#/(p+1)}", "eps = # d^#": r"\varepsilon = # d^#",
+    "x f'/f = 1 + 2n (1 - F)": "x f'/f = 1 + 2n (1 - F)", "-2*n*(F - 1)": "-2n (F - 1)", "2*F*n": "2F n",
+    "0 < F < 1": "0 < F < 1",
+    "dx/x = (dy/y) / (1 + 2n (1 - F))": r"\mathrm{d}x/x = (\mathrm{d}y/y) / (1 + 2n (1 - F))",
+}  # fmt: skip
+_PATTERNS = {re.escape(text).replace(r"\#", r"(\d+(?:/\d+)?)"): latex for text, latex in _FORMULAS.items()}
+_FORMULA = re.compile(rf"(?<![\w'^|/])(?:{'|'.join(sorted(_PATTERNS, key=len, reverse=True))})(?![\w'^|(/])")
+
+
+def _as_latex(found: re.Match[str]) -> str:
+    for pattern, latex in _PATTERNS.items():
+        if parts := re.fullmatch(pattern, found[0]):
+            return f"${reduce(lambda text, number: text.replace('#', number, 1), parts.groups(), latex)}$"
+    raise AssertionError("one of the patterns matched")
 
 
 def to_cell(text: str) -> str:
-    """Return a text as a cell of a Markdown table, with one spelling of infinity; formulas between dollars stay."""
-    parts = re.split(r"(\$[^$]+\$)", _INFINITY.sub("∞", text).replace("|", "\\|"))
+    """Return a text as a cell of a Markdown table, its formulas between dollars, with one spelling of infinity."""
+    parts = re.split(r"(\$[^$]+\$)", _FORMULA.sub(_as_latex, _INFINITY.sub("∞", text)).replace("|", "\\|"))
     return "".join(part if part.startswith("$") else part.replace("*", "\\*") for part in parts)
 
 
 def comparison_table(certificates: Sequence[Certificate], links: dict[str, str]) -> str:
-    """Return one row for each activation: the properties of `COMPARED`, numbers to six digits.
-
-    Args:
-        links: Name of an activation -> address of its page.
-    """
+    """Return one row for each activation, linked to its page: the properties of `COMPARED`, numbers to six digits."""
     lines = ["| activation | " + " | ".join(COMPARED.values()) + " |", "|---" * (len(COMPARED) + 1) + "|"]
     for certificate in certificates:
         cells = [to_cell(brief_cell(certificate, key)) for key in COMPARED]
@@ -261,19 +294,16 @@ def brief_cell(certificate: Certificate, key: str) -> str:
     if key == "dead_regions" and row.value.kind != "open":
         regions = ", ".join(region.note.split(", a half")[0].split(", measure")[0] for region in row.where)
         return _INFINITY.sub("∞", regions) or "none"
-    return _INFINITY.sub("∞", _brief(row.value))
-
-
-def _brief(value: Value) -> str:
+    value, text = row.value, row.value.note.partition(":")[0]
     if value.kind == "open":
-        return "open"
-    if value.low:
-        return value.low if value.approx is None else f"{value.approx:.6g}"
-    if value.kind == "infinite":
-        return value.exact
-    if value.kind == "absent":
-        return "inf" if value.note.startswith("infinite") else "none"
-    return value.note.partition(":")[0]
+        text = "open"
+    elif value.low:
+        text = value.low if value.approx is None else f"{value.approx:.6g}"
+    elif value.kind == "infinite":
+        text = value.exact
+    elif value.kind == "absent":
+        text = "inf" if value.note.startswith("infinite") else "none"
+    return _INFINITY.sub("∞", text)
 
 
 def print_certificate(certificate: Certificate, console: "Console") -> None:
@@ -378,10 +408,10 @@ class _Table(Mapping[str, Constants]):
         return Constants(str(parse(name)))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(str(parse(name)) for name in [*ENTRIES, *EXTRA_MEMBERS]))
+        return iter(expand(["all"]))
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len(expand(["all"]))
 
 
 CONSTANTS = _Table()
@@ -408,7 +438,9 @@ def constants_csv(certificates: Sequence[Certificate]) -> str:
 
 
 def typeset(value: Value) -> Value:
-    """Return the value with its exact expression as LaTeX between dollars; a plain number stays."""
+    """Return the value with its exact expression or asymptote as LaTeX between dollars; a plain number stays."""
+    if value.note.startswith("y = "):
+        return replace(value, note=f"$y = {sp.latex(sp.sympify(value.note[4:]))}$")
     if value.kind != "exact" or value.approx is None or value.exact == f"{value.approx:.10g}":
         return value
     return replace(value, exact=f"${sp.latex(sp.sympify(value.exact))}$")
@@ -419,7 +451,8 @@ def constants_markdown(certificates: Sequence[Certificate]) -> str:
     lines = [
         "# Constants of every activation",
         "",
-        "sup |f'|, inf f', inf f, sup |f''|, and E f, E f^2, gain and chi for a standard normal input. In Python",
+        r"$\sup \left\lvert f' \right\rvert$, $\inf f'$, $\inf f$, $\sup \left\lvert f'' \right\rvert$, and",
+        r"$\operatorname{E} f$, $\operatorname{E} f^2$, gain and chi for a standard normal input. In Python",
         '`gem_activations.analysis.CONSTANTS["gelu"].lipschitz_float32` is the float32 next above the truth; an',
         "infimum is rounded down, and the others are pairs of bounds. [As CSV](constants.csv).",
         "",

@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import sympy as sp
 from flint import arb
 from sympy.polys.rings import PolyRing
 
-from .balls import Expr, X, arguments, constant_ball, decimals, sign_of, tape, to_fraction
+from .balls import Expr, X, constant_ball, decimals, sign_of, tape, to_fraction
 from .proofs import CertificateError, UndecidedError, Value, rests_on
 
 _HIGHEST_MULTIPLE = 16
@@ -262,20 +263,15 @@ _MOST_GENERATORS, _MOST_TERMS = 7, 40
 _LARGEST_RATIO = 64  # exp(10^12 x) beside exp(x) stays a generator of its own, not the power 10^12 of the other.
 
 
-@dataclass(frozen=True)
-class Factor:
-    """One irreducible factor of a numerator or denominator, as a polynomial in the tower and as a function of x.
+class Factor(NamedTuple):
+    """One irreducible factor of a numerator or denominator, as a polynomial in the tower and as a function of x."""
 
-    Attributes:
-        lifted: Polynomial in X and the tower's symbols.
-        multiplicity: Power in the product, below 0 for a factor of the denominator.
-        tower: Symbol -> the function of X, or the constant, that it stands for.
-    """
-
-    lifted: Expr
+    lifted: Expr  # In X and the tower's symbols.
     expression: Expr
-    multiplicity: int
-    tower: tuple[tuple[sp.Symbol, Expr], ...]
+    multiplicity: int  # Below 0 for a factor of the denominator.
+    tower: tuple[
+        tuple[sp.Symbol, Expr], ...
+    ]  # Each symbol with the function of X, or the constant, that it stands for.
 
     @property
     def generators(self) -> dict[sp.Symbol, Expr]:
@@ -283,8 +279,7 @@ class Factor:
         return {s: f for s, f in self.tower if s in self.lifted.free_symbols and f.has(X)}
 
 
-@dataclass(frozen=True)
-class Product:
+class Product(NamedTuple):
     """An expression as scale * product of factors; `scale` is an exact constant, 0 for the zero function."""
 
     scale: Expr
@@ -338,7 +333,8 @@ class _Lifter:
             common = math.lcm(*(int(power.q) for power in powers if power.is_Rational))
             if common > 1 and isinstance(function, sp.exp):
                 del self.symbols[function]
-                finer = self._symbol(sp.exp(arguments(function)[0] / common))
+                exponent: Expr = function.exp
+                finer = self._symbol(sp.exp(exponent / common))
                 lifted = lifted.subs(symbol, finer**common)
         return lifted
 
@@ -380,9 +376,8 @@ def _parts(expression: Expr) -> tuple[list[tuple[Expr, int]], _Lifter]:
     """Write an expression as a product of powers of polynomials over its tower of generators."""
     if sp.count_ops(expression) > MOST_OPERATIONS:
         raise UndecidedError(f"an expression with more than {MOST_OPERATIONS} operations was not factored")
-    plain = expression.rewrite([sp.tanh, sp.sinh, sp.cosh], sp.exp)
-    lifter = _Lifter(plain)
-    lifted = lifter.whole(lifter.lift(plain))
+    lifter = _Lifter(plain(expression))
+    lifted = lifter.whole(lifter.lift(plain(expression)))
     if len(lifter.symbols) > _MOST_GENERATORS:
         raise UndecidedError(f"an expression in more than {_MOST_GENERATORS} functions and constants was not factored")
     if len(lifted.free_symbols) > 1 and any(max(abs(r.p), r.q) > _LONGEST_NUMBER for r in lifted.atoms(sp.Rational)):

@@ -9,7 +9,7 @@ one comparison for each joint. A scheme of a member's own is first proved equal 
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -30,6 +30,13 @@ class Piece:
     low: Expr
     high: Expr
     expression: Expr
+
+    @property
+    def inside(self) -> Expr:
+        """A point of the interval."""
+        if self.low.is_finite and self.high.is_finite:
+            return (self.low + self.high) / 2
+        return self.low + 1 if self.low.is_finite else self.high - 1 if self.high.is_finite else sp.Integer(0)
 
     def derivative(self, order: int) -> Expr:
         """Return the expression of the order-th derivative."""
@@ -274,25 +281,29 @@ _KINDS: tuple[str, ...] = ("additions", "multiplications", "divisions", "roots",
 
 def cost(formula: Formula) -> list[Property]:
     """Count the rows of group "cost"."""
-    if formula.scheme is not None:
-        _prove(formula.scheme, formula.pieces[-1])
+    if (scheme := formula.scheme) is not None:
+        value, gradient, piece = scheme.value, scheme.gradient, formula.pieces[-1]
+        for symbol, step in reversed(scheme.steps):
+            value, gradient = value.subs(symbol, step), gradient.subs(symbol, step)
+        for ours, theirs in ((value, piece.expression), (gradient, piece.derivative(1))):
+            if sp.simplify((ours - theirs).rewrite([sp.tanh], sp.exp)) != 0:
+                raise CertificateError(f"the evaluation scheme {ours} is not {theirs}")
+
+    def counted(part: int) -> Proved:
+        if scheme is not None:
+            both = _count(*(step for _, step in scheme.steps), scheme.value), _count(scheme.gradient)
+            method = f"walk of a stated scheme ({scheme.remark}), proved equal to the formula"
+        else:
+            both = max((_of_piece(piece) for piece in formula.pieces), key=lambda pair: _weight(*pair))
+            method = "walk of the formula after common-subexpression elimination, costliest piece"
+        kinds = [(kind, both[part][kind]) for kind in _KINDS]
+        if part == 0:
+            kinds.append(("comparisons", len(formula.joints)))
+        words = [f"{number} {kind if number != 1 else kind[:-1]}" for kind, number in kinds if number]
+        return Proved(Value("statement", note=", ".join(words) or "nothing"), (), method)
+
     rows = (("cost_value", "Value", 0), ("cost_gradient", "Gradient, beyond the value's steps", 1))
-    return [attempt("cost", key, title, partial(_counted, formula, part)) for key, title, part in rows]
-
-
-def _counted(formula: Formula, part: int) -> Proved:
-    if formula.scheme is not None:
-        steps = [step for _, step in formula.scheme.steps]
-        counted = _count([*steps, formula.scheme.value]), _count([formula.scheme.gradient])
-        method = f"walk of a stated scheme ({formula.scheme.remark}), proved equal to the formula"
-    else:
-        counted = max((_of_piece(piece) for piece in formula.pieces), key=lambda pair: _weight(*pair))
-        method = "walk of the formula after common-subexpression elimination, costliest piece"
-    kinds = [(kind, counted[part][kind]) for kind in _KINDS]
-    if part == 0:
-        kinds.append(("comparisons", len(formula.joints)))
-    words = [f"{number} {kind if number != 1 else kind[:-1]}" for kind, number in kinds if number]
-    return Proved(Value("statement", note=", ".join(words) or "nothing"), (), method)
+    return [attempt("cost", key, title, partial(counted, part)) for key, title, part in rows]
 
 
 def _weight(value: Counter[str], gradient: Counter[str]) -> int:
@@ -300,30 +311,19 @@ def _weight(value: Counter[str], gradient: Counter[str]) -> int:
     return sum(weights[kind] * count for kind, count in (value + gradient).items())
 
 
-def _prove(scheme: Scheme, piece: Piece) -> None:
-    value, gradient = scheme.value, scheme.gradient
-    for symbol, step in reversed(scheme.steps):
-        value, gradient = value.subs(symbol, step), gradient.subs(symbol, step)
-    for ours, theirs in ((value, piece.expression), (gradient, piece.derivative(1))):
-        if sp.simplify((ours - theirs).rewrite([sp.tanh], sp.exp)) != 0:
-            raise CertificateError(f"the evaluation scheme {ours} is not {theirs}")
-
-
 def _of_piece(piece: Piece) -> tuple[Counter[str], Counter[str]]:
-    value = _count(_straight([piece.expression]))
-    derivative = piece.derivative(1)
+    def straight(*expressions: Expr) -> Counter[str]:
+        steps, results = sp.cse(expressions, order="none")
+        return _count(*(step for _, step in steps), *results)
+
+    value, derivative = straight(piece.expression), piece.derivative(1)
     # SymPy would factor exp(10^12 x) as a polynomial of that degree in exp(x).
     spellings = (derivative,) if enormous(derivative) else (derivative, sp.factor(derivative), sp.together(derivative))
-    both = min((_count(_straight([piece.expression, d])) for d in spellings), key=lambda c: _weight(c, Counter()))
+    both = min((straight(piece.expression, d) for d in spellings), key=lambda c: _weight(c, Counter()))
     return value, both - value
 
 
-def _straight(expressions: list[Expr]) -> list[Expr]:
-    steps, results = sp.cse(expressions, order="none")
-    return [step for _, step in steps] + list(results)
-
-
-def _count(steps: Iterable[Expr]) -> Counter[str]:
+def _count(*steps: Expr) -> Counter[str]:
     counted: Counter[str] = Counter()
     for step in steps:
         _walk(step, counted)

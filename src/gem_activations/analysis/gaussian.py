@@ -16,7 +16,7 @@ import flint
 import sympy as sp
 from flint import acb, arb, arb_series
 
-from .balls import Expr, X, arguments, constant_ball, decimals, integral, sign_of, tape
+from .balls import Expr, X, constant_ball, decimals, integral, sign_of, tape
 from .exact import Number, constant_sign, enormous, exact, tidy
 from .formulas import Formula, Piece
 from .limits import bound_beyond, limit, powers_beyond, tail_sign
@@ -258,7 +258,8 @@ def _of_exponentials(integrand: Expr) -> Expr | None:
         factor, moving = term.as_independent(X)
         parts = sp.Mul.make_args(moving)
         powers = sp.Mul(*(part for part in parts if not isinstance(part, sp.exp)))
-        exponent: Any = sp.expand(sp.Add(*(arguments(part)[0] for part in parts if isinstance(part, sp.exp))))
+        exponents: list[Any] = [part.exp for part in parts if isinstance(part, sp.exp)]
+        exponent: Any = sp.expand(sp.Add(*exponents))
         a: Any = exponent.coeff(X)
         if not powers.is_polynomial(X) or exponent != a * X or a.has(X) or not (a.is_real or (a / sp.I).is_real):
             return None

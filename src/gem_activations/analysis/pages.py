@@ -13,7 +13,6 @@ import html
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import sympy as sp
@@ -119,12 +118,12 @@ samples at 50 digits to attack the certificates.
 [The constants](constants.md) are also there [as CSV](constants.csv), rounded outward to float64 and float32; some that
 [are stated wrongly elsewhere](wrong-constants.md); [the table below with columns that sort](comparison.html); [bounds
 on intervals for verification](verification.md); [the schema of the JSON files](schema.md). For a function a f(x/a) the
-suprema of f^(k) are those of f times a^(1-k).
+suprema of $f^{(k)}$ are those of f times $a^{1-k}$.
 
-"C^k" is the differentiability class; "dead regions" are intervals with f' = 0. "gain" and "chi" are
-for a standard normal input, as in [the mathematics](../mathematics.md); "variance-map slope" is the slope of q -> E f^2
-at q = 1 when weights are scaled by the gain. RReLU is in evaluation form, PReLU at its initial slope. "operations for
-f" are those of the stated scheme; each page has those of the gradient too.
+$C^k$ is the differentiability class; "dead regions" are intervals with $f' = 0$. "gain" and "chi" are for a standard
+normal input, as in [the mathematics](../mathematics.md); "variance-map slope" is the slope of
+$q \\to \\operatorname{E} f^2$ at q = 1 when weights are scaled by the gain. RReLU is in evaluation form, PReLU at its
+initial slope. "operations for f" are those of the stated scheme; each page has those of the gradient too.
 
 """
 
@@ -185,11 +184,7 @@ def _gallery(certificates: Sequence[Certificate], stems: dict[str, str]) -> str:
 
 
 def _page(certificate: Certificate, stem: str) -> str:
-    rows = tuple(
-        replace(row, value=certification.typeset(row.value), where=tuple(map(certification.typeset, row.where)))
-        for row in certificate.properties
-    )
-    heading, _, rest = certification.to_markdown(replace(certificate, properties=rows)).partition("\n")
+    heading, _, rest = certification.to_markdown(certificate).partition("\n")
     rest = rest.replace(f"f(x) = `{certificate.formula}`", f"$$\n{latex(read(certificate.name))}\n$$")
     plot = f"![f, f' and f'' of {certificate.title}]({stem}.svg)"
     footer = (

@@ -1,41 +1,37 @@
-"""The shape of a function: signs of f' and f'', stationary points, dead regions, and what its output tells of x."""
+"""The shape of a function: signs of f' and f'', stationary points, dead regions, what its output tells of x, its gate.
+
+The gate is f(x) / x; that of the family, of GELU and of SiLU is a distribution function.
+"""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import sympy as sp
 
-from .balls import Expr, X
+from .balls import Expr, X, constant_ball, sign_of
 from .exact import Number, at, compare, constant_sign, equal, exact, half_angle, tidy
 from .formulas import Formula, Piece
-from .limits import alternates, limit
+from .limits import NoLimitError, alternates, limit
 from .proofs import CertificateError, Property, Proved, UndecidedError, Value, attempt, remembered, within_share
 from .signs import sign_map
-from .smoothness import as_proved, breaks, infimum, supremum, supremum_of_magnitude
+from .smoothness import as_proved, breaks, infimum, limit_row, supremum, supremum_of_magnitude
 
 _KINDS = {(-1, 1): "local minimum", (1, -1): "local maximum", (1, 1): "saddle, f rises on both sides",
           (-1, -1): "saddle, f falls on both sides"}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A point between two open intervals of constant sign of f^(k).
-
-    Attributes:
-        left, right: The sign of f^(k) beside the point.
-        joint: Whether two pieces meet here.
-        jump: Sign of the jump of f^(k-1) here; 0 if that is continuous.
-        vanishes: Whether f^(k) exists here and is 0.
-    """
+class Mark(NamedTuple):
+    """A point between two open intervals of constant sign of f^(k), its `left` and `right`."""
 
     point: Number
     left: int
     right: int
-    joint: bool
-    jump: int
-    vanishes: bool
+    joint: bool  # Two pieces meet here.
+    jump: int  # Sign of the jump of f^(k-1), 0 if that is continuous.
+    vanishes: bool  # f^(k) exists here and is 0.
 
 
 @dataclass(frozen=True)
@@ -275,12 +271,8 @@ def _invertible(formula: Formula, found: Structure) -> Proved:
 
 
 def _invertible_with_jumps(formula: Formula, found: Structure) -> Proved:
-    """Settle a discontinuous function: constant somewhere, strictly monotone, or left open."""
-    dead = _dead_cells(found)
-    if dead:
+    if dead := _constant_on(found):
         return Proved(Value("statement", note=f"no: f is constant on {dead}"), (), found.method)
-    if {1, -1} <= found.signs:
-        raise UndecidedError("f jumps and is not monotone; its stretches are not compared")
     # f at a joint is one of its two limits, so strict monotonicity of the stretches and jumps is that of f.
     low, high = infimum(formula.pieces).value.to_value(), supremum(formula.pieces).value.to_value()
     gaps = []
@@ -292,18 +284,19 @@ def _invertible_with_jumps(formula: Formula, found: Structure) -> Proved:
     return Proved(Value("statement", note=note), (), found.method)
 
 
-def _dead_cells(found: Structure) -> str:
-    return ", ".join(f"({low.exact}, {high.exact})" for low, high, sign in found.cells if sign == 0)
+def _constant_on(found: Structure) -> str:
+    """Return the intervals on which a discontinuous function is constant, "" if it is strictly monotone."""
+    dead = ", ".join(f"({low.exact}, {high.exact})" for low, high, sign in found.cells if sign == 0)
+    if not dead and {1, -1} <= found.signs:
+        raise UndecidedError("f jumps and is not monotone; its stretches are not compared")
+    return dead
 
 
 def _of_output(formula: Formula, found: Structure) -> Proved:
     if formula.continuous:
         return Proved(Value("absent", note="f is not monotone: two inputs with one output"))
-    dead = _dead_cells(found)
-    if dead:
+    if dead := _constant_on(found):
         return Proved(Value("absent", note=f"f is constant on {dead}: many inputs with one output"))
-    if {1, -1} <= found.signs:
-        raise UndecidedError("f jumps and is not monotone; its stretches are not compared")
     return Proved(Value("statement", note="yes, through the inverse; f jumps, so no bound is given"))
 
 
@@ -331,16 +324,122 @@ def _gradient_bound(formula: Formula, ratios: tuple[Piece, ...]) -> Proved:
 def _theorem() -> Proved:
     n, eps, x, gate = sp.symbols("n eps x F", positive=True)
     rise = x ** (2 * n) / (x ** (2 * n) + eps)
-    value = x * rise
-    logarithmic = sp.simplify(x * sp.diff(value, x) / value - (1 + 2 * n * (1 - rise)))
-    slope = rise * (1 + 2 * n * (1 - rise))
-    identity = sp.simplify(sp.diff(value, x) - slope)
-    if logarithmic != 0 or identity != 0:
+    slope = sp.diff(x * rise, x)
+    factor = 1 + 2 * n * (1 - rise)
+    if sp.simplify(slope / rise - factor) != 0 or sp.simplify(slope - rise * factor) != 0:
         raise CertificateError("x f'/f is not 1 + 2n (1 - F)")
-    chain = sp.factor((1 + 2 * n * (1 - gate)) - 1), sp.factor(2 * n + 1 - (1 + 2 * n * (1 - gate)))
+    gaps = (sp.factor(gap.subs(rise, gate)) for gap in (factor - 1, 2 * n + 1 - factor))
     note = (
         "for every n, eps and x > 0: x f'/f = 1 + 2n (1 - F), between 1 and 2n + 1 "
-        f"(the gaps are {chain[0]} and {chain[1]}, 0 < F < 1), so dx/x = (dy/y) / (1 + 2n (1 - F)): "
+        f"(the gaps are {' and '.join(map(str, gaps))}, 0 < F < 1), so dx/x = (dy/y) / (1 + 2n (1 - F)): "
         "rounding in y is never amplified in x"
     )
     return Proved(Value("statement", note=note), (), "symbolic identity in n, eps and x")
+
+
+def gate(formula: Formula) -> list[Property]:
+    """Prove the rows of group "gate": what f(x) / x tends to, whether it is a distribution function, and which."""
+    title, cdf = "The gate f(x)/x is a CDF", "gate_cdf"
+
+    def no_gate() -> Proved:
+        note, at_0 = "", formula.at(sp.Integer(0))
+        if not formula.continuous:
+            note = "f is not continuous"
+        elif not equal(at_0, sp.S.Zero):
+            note = f"f(0) = {at_0}, so f(x) / x has a pole at 0"
+        return Proved(Value("absent", note=note), (), "value at 0")
+
+    refused = attempt("gate", cdf, title, no_gate)
+    if refused.value.note:
+        return [refused]
+    pieces = [
+        replace(piece, expression=sp.cancel(over) if over.is_rational_function(X) else over)
+        for piece in formula.split(sp.Integer(0))
+        for over in [piece.expression / X]
+    ]
+    limits = partial(limit, pieces[0].expression, -sp.oo), partial(limit, pieces[-1].expression, sp.oo)
+
+    def end_of_gate(find: Callable[[], Expr]) -> Proved:
+        return limit_row(lambda: Value("statement", note=str(find())))
+
+    rows = [
+        attempt("gate", f"gate_{key}", f"Limit of the gate at {end}", partial(end_of_gate, find))
+        for key, end, find in (("left", "-inf", limits[0]), ("right", "+inf", limits[1]))
+    ]
+
+    def verdict() -> Proved:
+        try:
+            fault = _fault(pieces, limits[0](), limits[1]())
+        except NoLimitError as error:
+            fault = f"the gate has {error}"
+        note = f"no: {fault}" if fault else "yes: rises from 0 to 1"
+        return Proved(Value("statement", note=note), (), "signs and limits")
+
+    rows.append(attempt("gate", cdf, title, verdict))
+    floor = formula.family[2] if formula.family else sp.Integer(0)
+    law = "Law of the gate"
+    if floor:
+        law = "(gate - leak) / (1 - leak)"
+        pieces = [Piece(p.low, p.high, sp.cancel((p.expression - floor) / (1 - floor))) for p in pieces]
+    if floor or rows[-1].value.note.startswith("yes"):
+        rows.append(attempt("gate", "gate_law", law, lambda: _law(formula, pieces)))
+    return rows
+
+
+def _fault(pieces: list[Piece], left: Expr, right: Expr) -> str:
+    if not equal(left, sp.S.Zero):
+        return f"the gate tends to {left} at -inf, not to 0"
+    if not equal(right, sp.S.One):
+        return f"the gate tends to {right} at +inf, not to 1"
+    for piece in pieces:
+        f = sp.expand(piece.expression * X) if piece.expression.is_polynomial(X) else piece.expression * X
+        signs = sign_map(X * sp.diff(f, X) - f, piece.low, piece.high)  # The sign of x^2 times the gate's slope.
+        if -1 in signs.signs:
+            return f"it falls somewhere on ({piece.low}, {piece.high})"
+    for before, after in itertools.pairwise(pieces):
+        if constant_sign(after.end(0, right=False) - before.end(0, right=True)) < 0:
+            return f"it jumps down at x = {before.high}"
+    return ""
+
+
+def _law(formula: Formula, pieces: list[Piece]) -> Proved:
+    for name, law in _laws(formula):
+        differences = [piece.expression - law(piece) for piece in pieces]
+        samples = [difference.subs(X, piece.inside) for difference, piece in zip(differences, pieces, strict=True)]
+        # A constant whose ball leaves 0 out is proved not to be 0.
+        if any(sample != 0 and sign_of(constant_ball(sample)) in (-1, 1) for sample in samples):
+            continue
+        if all(sp.simplify(d) == 0 or sp.simplify(d.rewrite(sp.erf)) == 0 for d in differences):
+            return Proved(Value("statement", note=name), (), "symbolic identity")
+        raise UndecidedError(f"{name} was neither proved nor refuted at one point of each branch")
+    tried = "standard normal, standard logistic, standard Gumbel, uniform between two joints, point mass at 0"
+    return Proved(Value("statement", note=f"none of: {tried}"), (), "symbolic identity")
+
+
+def _laws(formula: Formula) -> Iterator[tuple[str, Callable[[Piece], Expr]]]:
+    """Return names of laws, and the distribution function of each on a piece that ends at 0 and at every joint."""
+
+    def between(low: Expr, high: Expr, rising: Expr) -> Callable[[Piece], Expr]:
+        """Return the function that rises between two points."""
+
+        def law(piece: Piece) -> Expr:
+            if constant_sign(piece.inside - low) < 0:
+                return sp.Integer(0)
+            return rising if high == sp.oo or constant_sign(piece.inside - high) < 0 else sp.Integer(1)
+
+        return law
+
+    if formula.family is not None:
+        n, eps, _ = formula.family
+        scale = eps ** sp.Rational(1, 2 * n)
+        yield (
+            f"log-logistic with shape {2 * n} and scale {scale}",
+            between(0, sp.oo, X ** (2 * n) / (X ** (2 * n) + eps)),
+        )
+    yield "point mass at 0", between(0, 0, sp.Integer(1))
+    yield "standard normal", lambda _: (1 + sp.erf(X / sp.sqrt(2))) / 2
+    yield "standard logistic", lambda _: 1 / (1 + sp.exp(-X))
+    yield "standard Gumbel (of maxima)", lambda _: sp.exp(-sp.exp(-X))
+    if len(formula.joints) == 2:
+        low, high = formula.joints
+        yield f"uniform on [{low}, {high}]", between(low, high, (X - low) / (high - low))

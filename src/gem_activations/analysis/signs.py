@@ -14,11 +14,10 @@ from fractions import Fraction
 from functools import cmp_to_key
 from typing import Any, cast
 
-import flint
 import sympy as sp
 from flint import arb
 
-from .balls import Expr, Tape, X, constant_ball, decimals, sign_of, tape
+from .balls import Expr, Tape, X, constant_ball, decimals, sign_of, tape, to_ball
 from .exact import (
     Factor,
     Number,
@@ -68,7 +67,13 @@ def sign_map(expression: Expr, low: Expr, high: Expr) -> SignMap:
     zeros: list[Number] = []
     methods = set()
     for factor in product.factors:
-        found, method = _factor_zeros(factor, low, high)
+        if factor.lifted.is_Symbol and factor.lifted != X and factor.lifted.is_positive:
+            continue
+        found, method = _exact_zeros(factor), "exact algebra"
+        if found is None:
+            found, method = _ball_zeros(factor.expression, low, high), "ball arithmetic, branch and bound"
+        else:
+            found = [zero for zero in found if _inside(zero, low, high)]
         if found and factor.multiplicity < 0:
             where = found[0].to_value()
             raise PoleError(f"a denominator of {expression} is 0 at x = {where}: a pole or a removable singularity")
@@ -79,7 +84,7 @@ def sign_map(expression: Expr, low: Expr, high: Expr) -> SignMap:
         if not ordered or not same(ordered[-1], zero):
             ordered = (*ordered, zero)
     signs = tuple(_sign_at(product.sign, product.factors, point) for point in _between(ordered, low, high))
-    method = "; ".join(sorted(methods - {""})) or "exact algebra"
+    method = "; ".join(sorted(methods)) or "exact algebra"
     boxes = tuple((*decimals(zero.ball), "" if zero.exact is None else str(zero.exact)) for zero in ordered)
     rests_on("signs", of=str(expression), low=str(low), high=str(high), zeros=boxes, signs=signs, by=method)
     return SignMap(ordered, signs, method)
@@ -106,15 +111,6 @@ def _sign_at(sign: int, factors: tuple[Factor, ...], point: arb) -> int:
                 raise UndecidedError(f"the sign of {factor.expression} at {point.str(6)} is not decided")
             sign *= part
     return sign
-
-
-def _factor_zeros(factor: Factor, low: Expr, high: Expr) -> tuple[list[Number], str]:
-    if factor.lifted.is_Symbol and factor.lifted != X and factor.lifted.is_positive:
-        return [], ""
-    candidates = _exact_zeros(factor)
-    if candidates is None:
-        return _ball_zeros(factor.expression, low, high), "ball arithmetic, branch and bound"
-    return [zero for zero in candidates if _inside(zero, low, high)], "exact algebra"
 
 
 def _inside(zero: Number, low: Expr, high: Expr) -> bool:
@@ -173,48 +169,38 @@ def _roots(polynomial: sp.Poly) -> list[Number] | None:
     degree = int(polynomial.degree())
     step = math.gcd(*(power for (power,) in polynomial.monoms()))
     inner = sp.Poly([polynomial.nth(k * step) for k in range(degree // step, -1, -1)], X)
-    if inner.degree() <= 2:
-        return [root for t in _quadratic(inner) for root in _real_powers(t, step)]
+    if inner.degree() == 1:
+        slope, offset = inner.all_coeffs()
+        return _real_powers(exact(tidy(-offset / slope)), step)
+    if inner.degree() == 2:
+        a, b, c = inner.all_coeffs()
+        if constant_sign(b**2 - 4 * a * c) < 0:
+            return []
+        root = sp.sqrt(tidy(b**2 - 4 * a * c))
+        pair = exact(tidy((-b - root) / (2 * a))), exact(tidy((-b + root) / (2 * a)))
+        return [power for t in pair for power in _real_powers(t, step)]
     if not all(c.is_Rational for c in polynomial.all_coeffs()):
         return None
     intervals = cast(Any, inner.intervals(eps=sp.Rational(1, 10**6)))
     roots = [_refine(tape(inner.as_expr()), constant_ball(a), constant_ball(b)) for (a, b), _ in intervals]
-    return [root for t in roots for root in _powers_of_ball(t, step)]
+    return [power for t in roots for power in _real_powers(t, step)]
 
 
-def _quadratic(polynomial: sp.Poly) -> list[Expr]:
-    if polynomial.degree() == 1:
-        slope, offset = polynomial.all_coeffs()
-        return [tidy(-offset / slope)]
-    a, b, c = polynomial.all_coeffs()
-    if constant_sign(b**2 - 4 * a * c) < 0:
-        return []
-    root = sp.sqrt(tidy(b**2 - 4 * a * c))
-    return [tidy((-b - root) / (2 * a)), tidy((-b + root) / (2 * a))]
-
-
-def _real_powers(value: Expr, step: int) -> list[Number]:
-    if step == 1 or value == 0:
-        return [exact(value)]
-    sign = constant_sign(value)
-    if sign == 0:
-        return [exact(0)]
-    if step % 2:
-        return [exact(sign * sp.Abs(value) ** sp.Rational(1, step))]
-    root = value ** sp.Rational(1, step)
-    return [exact(-root), exact(root)] if sign > 0 else []
-
-
-def _powers_of_ball(value: Number, step: int) -> list[Number]:
-    """Return the real x with x^step = t for the one t, not 0, that the ball encloses."""
-    sign = sign_of(value.ball)
+def _real_powers(value: Number, step: int) -> list[Number]:
+    """Return the real x with x^step = t."""
     if step == 1:
         return [value]
+    sign = sign_of(value.ball) if value.exact is None else constant_sign(value.exact)
     if not sign:
-        raise UndecidedError(f"the sign of a root near {value.ball.str(6)} is not decided")
+        if value.exact is None:
+            raise UndecidedError(f"the sign of a root near {value.ball.str(6)} is not decided")
+        return [exact(0)]
     if sign < 0 and step % 2 == 0:
         return []
-    root = Number(None, (abs(value.ball).log() / step).exp())
+    if value.exact is None:
+        root = Number(None, (abs(value.ball).log() / step).exp())
+    else:
+        root = exact((sign * value.exact) ** sp.Rational(1, step))
     return [-root, root] if step % 2 == 0 else [root if sign > 0 else -root]
 
 
@@ -308,7 +294,7 @@ def _isolate(function: Tape, low: arb, high: arb) -> list[Number]:
         if not stack:
             return zeros
         first, last = stack.pop()
-        a, b = low + width * _arb(first), low + width * _arb(last)
+        a, b = low + width * to_ball(first), low + width * to_ball(last)
         box = a.union(b)
         value, slope = function.jet(box, 1)
         if not sign_of(value) and not sign_of(slope):
@@ -321,14 +307,10 @@ def _isolate(function: Tape, low: arb, high: arb) -> list[Number]:
                 zeros.append(_refine(function, a, b))
             continue
         middle = (first + last) / 2
-        if not sign_of(function(low + width * _arb(middle))):
+        if not sign_of(function(low + width * to_ball(middle))):
             middle = first + (last - first) * Fraction(7, 16)
         stack += [(middle, last), (first, middle)]
     raise UndecidedError(f"more than {MOST_BOXES} boxes were needed")
-
-
-def _arb(fraction: Fraction) -> arb:
-    return arb(flint.fmpq(fraction.numerator, fraction.denominator))
 
 
 def find_tail(expression: Expr, first: int = 2) -> tuple[int, int]:

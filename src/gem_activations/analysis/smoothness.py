@@ -5,9 +5,12 @@ period, by the tangent of half the angle, or by a bound far out. The class of a 
 derivatives at its joints.
 """
 
+import itertools
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cmp_to_key, partial
+from typing import NamedTuple
 
 import sympy as sp
 from flint import arb
@@ -23,37 +26,34 @@ from .signs import sign_map
 _ENDLESS_STARTS = (8, 32, 128)
 
 
-@dataclass(frozen=True)
-class Extremum:
-    """A supremum or infimum.
+class Taken(NamedTuple):
+    """A value that a function takes or tends to, at a point, or on a stretch from the point until another.
 
-    Attributes:
-        value: The bound, exact where possible, +-oo where there is none.
-        points: Where it is taken, in rising order; an infinite point is a limit.
-        attained: For each point, "" for a value taken there, "limit", "from the left" or "from the right".
+    `how` is "" for a value taken at the point, "limit", "from the left", "from the right" or "throughout ...".
     """
 
     value: Number
-    points: tuple[Number, ...]
-    attained: tuple[str, ...]
+    point: Number
+    how: str
+    until: Number | None = None
+
+
+@dataclass(frozen=True)
+class Extremum:
+    """A supremum or infimum, exact where possible, +-oo where there is none, and where it is taken, in rising order."""
+
+    value: Number
+    where: tuple[Taken, ...]
     method: str
 
 
 def as_proved(found: Extremum, note: str = "") -> Proved:
     """Write an extremum for its row, with the points where it is taken."""
     where = tuple(
-        Value("statement", note=how) if how.startswith("throughout") else point.to_value(how)
-        for point, how in zip(found.points, found.attained, strict=True)
+        Value("statement", note=taken.how) if taken.until is not None else taken.point.to_value(taken.how)
+        for taken in found.where
     )
     return Proved(found.value.to_value(note), where, found.method)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    value: Number
-    point: Number
-    how: str
-    until: Number | None = None
 
 
 def supremum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
@@ -61,93 +61,79 @@ def supremum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
 
     Raises: UndecidedError: a proof could not be closed. PoleError: a pole inside a piece.
     """
-    if infinite := _infinite(pieces, order, sp.oo):
-        return infinite
-    found, methods = _candidates(pieces, order)
-    best = greatest(candidate.value for candidate in found)
-    _require_possible(best, -sp.oo)
-    return _collect(best, found, methods)
+    return _greatest(pieces, order, lambda value: value, sp.oo)
 
 
 def infimum(pieces: tuple[Piece, ...], order: int = 0) -> Extremum:
     """Return inf f^(order) over the line; see `supremum`."""
-    if infinite := _infinite(pieces, order, -sp.oo):
-        return infinite
-    found, methods = _candidates(pieces, order)
-    best = -greatest(-candidate.value for candidate in found)
-    _require_possible(best, sp.oo)
-    return _collect(best, found, methods)
+    found = _greatest(pieces, order, operator.neg, -sp.oo)
+    return replace(found, value=-found.value)
 
 
 def supremum_of_magnitude(pieces: tuple[Piece, ...], order: int) -> Extremum:
     """Return sup |f^(order)| over the line; see `supremum`."""
-    if infinite := _infinite(pieces, order, sp.oo, -sp.oo):
-        return replace(infinite, value=exact(sp.oo))
-    found, methods = _candidates(pieces, order)
-    sizes = [_Candidate(c.value.magnitude(), c.point, c.how, c.until) for c in found]
-    return _collect(greatest(c.value for c in sizes), sizes, methods)
+    return _greatest(pieces, order, Number.magnitude, sp.oo, -sp.oo)
 
 
-def _infinite(pieces: tuple[Piece, ...], order: int, *wanted: Expr) -> Extremum | None:
-    """Return an infinite extremum that f^(order) tends to at an end of a piece, or oscillates to; None if it does not.
-
-    `wanted` are of oo and -oo the limits to look for.
-    """
-    found = []
-    for piece in pieces:
-        for right in (False, True):
-            point = piece.high if right else piece.low
-            try:
-                value = piece.end(order, right)
-                how = ("from the left" if right else "from the right") if point.is_finite else "limit"
-            except NoLimitError as error:
-                value, how = wanted[0] if error.unbounded else sp.nan, "the limit superior or inferior"
-            except UndecidedError:
+def _greatest(pieces: tuple[Piece, ...], order: int, measure: Callable[[Number], Number], *infinite: Expr) -> Extremum:
+    """Return sup measure(f^(order)), which is oo if f^(order) has one of the infinite limits at an end of a piece."""
+    found, methods = _infinite_ends(pieces, order, infinite), {"exact limit"}
+    if not found:
+        found, methods = _candidates(pieces, order)
+    found = [taken._replace(value=measure(taken.value)) for taken in found]
+    best = greatest(taken.value for taken in found)
+    if best.exact == -sp.oo:
+        # A function with a finite value has no supremum -oo: a stationary point was lost.
+        raise CertificateError("the points found give an extremum that no function has")
+    chosen = [taken for taken in found if compare(taken.value, best) == 0]
+    stretches = [(taken.point, taken.until) for taken in chosen if taken.until is not None]
+    where: list[Taken] = []
+    for taken in sorted(chosen, key=cmp_to_key(lambda a, b: compare(a.point, b.point))):
+        if taken.until is None:
+            if any(compare(low, taken.point) <= 0 <= compare(high, taken.point) for low, high in stretches):
                 continue
-            if value in wanted:
-                found.append(_Candidate(exact(wanted[0]), exact(point), how))
-    return _collect(exact(wanted[0]), found, {"exact limit"}) if found else None
+            if where and taken.point.exact == where[-1].point.exact is not None:
+                where[-1] = taken._replace(how=taken.how if taken.how == where[-1].how else "")
+                continue
+        where.append(taken)
+    return Extremum(best, tuple(where), "; ".join(sorted(methods)))
 
 
-def _require_possible(best: Number, impossible: Expr) -> None:
-    # A function with a finite value has no infimum oo and no supremum -oo: a stationary point was lost.
-    if best.exact == impossible:
-        raise CertificateError(f"the points found give an extremum of {impossible}, which no function has")
-
-
-def _collect(best: Number, found: list[_Candidate], methods: set[str]) -> Extremum:
-    chosen = [c for c in found if compare(c.value, best) == 0]
-    stretches = [(c.point, c.until) for c in chosen if c.until is not None]
-    merged: list[_Candidate] = []
-    for candidate in sorted(chosen, key=cmp_to_key(lambda a, b: compare(a.point, b.point))):
-        if candidate.until is None and any(
-            compare(low, candidate.point) <= 0 <= compare(high, candidate.point) for low, high in stretches
-        ):
+def _infinite_ends(pieces: tuple[Piece, ...], order: int, wanted: tuple[Expr, ...]) -> list[Taken]:
+    """Return the ends of pieces at which f^(order) tends to one of oo and -oo, or oscillates to it."""
+    found = []
+    for piece, right in itertools.product(pieces, (False, True)):
+        point = piece.high if right else piece.low
+        try:
+            value, how = piece.end(order, right), _side(point, right)
+        except NoLimitError as error:
+            value, how = wanted[0] if error.unbounded else sp.nan, "the limit superior or inferior"
+        except UndecidedError:
             continue
-        if merged and candidate.until is None and candidate.point.exact == merged[-1].point.exact is not None:
-            how = merged[-1].how if merged[-1].how == candidate.how else ""
-            merged[-1] = _Candidate(candidate.value, candidate.point, how)
-        else:
-            merged.append(candidate)
-    points, how = tuple(c.point for c in merged), tuple(c.how for c in merged)
-    return Extremum(best, points, how, "; ".join(sorted(methods)))
+        if value in wanted:
+            found.append(Taken(exact(value), exact(point), how))
+    return found
 
 
-def _candidates(pieces: tuple[Piece, ...], order: int) -> tuple[list[_Candidate], set[str]]:
-    found: list[_Candidate] = []
+def _side(point: Expr, right: bool) -> str:
+    return ("from the left" if right else "from the right") if point.is_finite else "limit"
+
+
+def _candidates(pieces: tuple[Piece, ...], order: int) -> tuple[list[Taken], set[str]]:
+    found: list[Taken] = []
     methods: set[str] = set()
     for piece in pieces:
         expression = piece.derivative(order)
         if not expression.has(X):
             how = f"throughout ({piece.low}, {piece.high})"
-            found.append(_Candidate(exact(expression), exact(piece.low), how, exact(piece.high)))
+            found.append(Taken(exact(expression), exact(piece.low), how, exact(piece.high)))
             continue
         turned = half_angle(expression) if sp.oo in (piece.high, -piece.low) else None
         if turned is not None:
             # As t = tan(w x / 2) runs through the line, x runs through one period.
             inner, methods_of_period = _candidates((Piece(-sp.oo, sp.oo, turned[0]),), 0)
             how = f"and at every multiple of {tidy(2 * sp.pi / turned[1])} from there"
-            found += [_Candidate(c.value, at_angle(c.point, turned[1]), how) for c in inner]
+            found += [Taken(c.value, at_angle(c.point, turned[1]), how) for c in inner]
             methods |= {f"{method}, in tan({turned[1] * X / 2})" for method in methods_of_period}
             continue
         inner, method = _of_piece(piece, order)
@@ -156,7 +142,7 @@ def _candidates(pieces: tuple[Piece, ...], order: int) -> tuple[list[_Candidate]
     return found, methods or {"exact algebra"}
 
 
-def _of_piece(piece: Piece, order: int) -> tuple[list[_Candidate], str]:
+def _of_piece(piece: Piece, order: int) -> tuple[list[Taken], str]:
     """Return the values at the ends of a piece and at stationary points; far out a bound, if there are infinitely many.
 
     The bound is a ball, so that an extremum is left open unless another value is beyond it.
@@ -166,32 +152,31 @@ def _of_piece(piece: Piece, order: int) -> tuple[list[_Candidate], str]:
     endless = any(alternates(piece.derivative(order + 1), end) for end in (piece.low, piece.high) if not end.is_finite)
     for right in (False, True):
         point = piece.high if right else piece.low
-        how = ("from the left" if right else "from the right") if point.is_finite else "limit"
         try:
             limits[point] = piece.end(order, right)
         except NoLimitError:
             if not endless:
                 raise
             continue
-        found.append(_Candidate(exact(limits[point]), exact(point), how))
+        found.append(Taken(exact(limits[point]), exact(point), _side(point, right)))
     if not endless:
         shape = sign_map(piece.derivative(order + 1), piece.low, piece.high)
-        return [*found, *(_Candidate(at(expression, zero), zero, "") for zero in shape.zeros)], shape.method
-    inner: list[_Candidate] = []
-    far: list[_Candidate] = []
+        return [*found, *(Taken(at(expression, zero), zero, "") for zero in shape.zeros)], shape.method
+    inner: list[Taken] = []
+    far: list[Taken] = []
     method = ""
     beyond = sum(int(sp.ceiling(abs(end))) for end in (piece.low, piece.high) if end.is_finite)
     for start in (beyond + first for first in _ENDLESS_STARTS):
         low, high = (end if end.is_finite else sp.Integer(start) * sp.sign(end) for end in (piece.low, piece.high))
         shape = sign_map(piece.derivative(order + 1), low, high)
         method = f"{shape.method}, bounds far out"
-        inner = [_Candidate(at(expression, zero), zero, "") for zero in shape.zeros]
+        inner = [Taken(at(expression, zero), zero, "") for zero in shape.zeros]
         values, far = [c.value for c in (*inner, *found) if c.value.finite], []
         for end in (piece.low, piece.high):
             if not end.is_finite:
                 centre = limits.get(end, sp.Integer(0))
                 bound = bound_beyond(expression.subs(X, X if end > 0 else -X) - centre, start)
-                far.append(_Candidate(Number(None, constant_ball(centre) + arb(0, bound)), exact(end), "far out"))
+                far.append(Taken(Number(None, constant_ball(centre) + arb(0, bound)), exact(end), "far out"))
         if all({compare(value, c.value) for value in values} >= {1, -1} for c in far):
             break
     return [*found, *inner, *far], method
@@ -211,8 +196,7 @@ _AT_JOINTS = "exact one-sided derivatives at every joint"
 _N, _EPS, _LEAK = 8, sp.Symbol("eps", positive=True), sp.Symbol("leak", nonnegative=True)
 
 
-@dataclass(frozen=True)
-class Break:
+class Break(NamedTuple):
     """The first derivative that is discontinuous at a joint: its order, and its value on either side."""
 
     joint: Expr
@@ -250,23 +234,21 @@ def breaks(formula: Formula) -> list[Break | None]:
 
     Raises: UndecidedError: more than 140 derivatives agree.
     """
-    return [
-        _first_break(left, right, value)
-        for left, right, value in zip(formula.pieces, formula.pieces[1:], formula.at_joints, strict=False)
-    ]
-
-
-def _first_break(left: Piece, right: Piece, value: Expr) -> Break | None:
-    joint = left.high
-    analytic = singularities(left).get(joint, True) and singularities(right).get(joint, True)
-    if analytic and identical(left.expression, right.expression) and equal(left.end(0, right=True), value):
-        return None
-    before_it, after_it = one_sided(left.expression, joint, "-"), one_sided(right.expression, joint)
-    sides = zip(before_it, after_it, range(MOST_ORDERS), strict=False)
-    for before, after, order in sides:
-        if not equal(before, after) or (order == 0 and not equal(before, value)):
-            return Break(joint, order, before, after)
-    raise UndecidedError(f"{MOST_ORDERS} derivatives agree at x = {joint}")
+    found: list[Break | None] = []
+    for left, right, value in zip(formula.pieces, formula.pieces[1:], formula.at_joints, strict=False):
+        joint = left.high
+        analytic = singularities(left).get(joint, True) and singularities(right).get(joint, True)
+        if analytic and identical(left.expression, right.expression) and equal(left.end(0, right=True), value):
+            found.append(None)
+            continue
+        before_it, after_it = one_sided(left.expression, joint, "-"), one_sided(right.expression, joint)
+        for before, after, order in zip(before_it, after_it, range(MOST_ORDERS), strict=False):
+            if not equal(before, after) or (order == 0 and not equal(before, value)):
+                found.append(Break(joint, order, before, after))
+                break
+        else:
+            raise UndecidedError(f"{MOST_ORDERS} derivatives agree at x = {joint}")
+    return found
 
 
 @remembered
@@ -453,12 +435,12 @@ def _magnitude(formula: Formula, k: int, key: str, title: str) -> Property:
         if k <= 2 or formula.family is None:
             return as_proved(supremum_of_magnitude(formula.pieces, k))
         n, eps, leak = formula.family
-        found, width = (
-            supremum_of_magnitude(line(0, 0, member(n, sp.S.One, sp.S.Zero)), k),
-            eps ** sp.Rational(1, 2 * n),
+        found = supremum_of_magnitude(line(0, 0, member(n, sp.S.One, sp.S.Zero)), k)
+        width = eps ** sp.Rational(1, 2 * n)
+        where = tuple(
+            taken if taken.point.exact == 0 else taken._replace(point=taken.point.times(width)) for taken in found.where
         )
-        points = tuple(point if point.exact == 0 else point.times(width) for point in found.points)
         value = found.value.times((1 - leak) * width ** (1 - k))
-        return as_proved(replace(found, value=value, points=points), f"(1 - leak) a^{1 - k} times that of GEM")
+        return as_proved(replace(found, value=value, where=where), f"(1 - leak) a^{1 - k} times that of GEM")
 
     return attempt("smoothness", key, title, prove)

@@ -18,7 +18,7 @@ import sympy as sp
 from ..catalog import Activation, parse
 from ..errors import ActivationNameError
 from ..spec import GemSpec
-from .balls import FUNCTIONS, Expr, X, arguments
+from .balls import FUNCTIONS, Expr, X
 from .exact import compare, constant_sign, equal, exact, factorise, tidy
 from .formulas import Formula, Piece, formula
 from .proofs import CertificateError
@@ -64,10 +64,7 @@ def _constant_or_same(piece: Piece) -> Piece:
     """Return the piece with its expression as a constant where it is one in another spelling."""
     if not piece.expression.has(X) or factorise(piece.derivative(1)).sign:
         return piece
-    inside = piece.low + 1 if piece.low.is_finite else piece.high - 1 if piece.high.is_finite else sp.Integer(0)
-    if piece.low.is_finite and piece.high.is_finite:
-        inside = (piece.low + piece.high) / 2
-    return replace(piece, expression=tidy(piece.expression.subs(X, inside)))
+    return replace(piece, expression=tidy(piece.expression.subs(X, piece.inside)))
 
 
 def _cut(found: Formula) -> Formula:
@@ -149,7 +146,7 @@ def _without_hidden_zeros(expression: Expr) -> Expr:
 
 
 def _is_complex(node: sp.Pow) -> bool:
-    base, exponent = arguments(node)
+    base, exponent = node.base, node.exp
     if base.has(X) or exponent.is_Integer:
         return False
     return not base.is_extended_positive and not (base.is_number and constant_sign(base) > 0)
@@ -158,7 +155,7 @@ def _is_complex(node: sp.Pow) -> bool:
 def _require_known(expression: sp.Expr) -> None:
     for part in sp.preorder_traversal(expression):
         if isinstance(part, sp.Pow) and part.has(X):
-            power = arguments(part)[1]
+            power: Expr = part.exp
             if power.is_Rational and abs(power.p) > HIGHEST_POWER:
                 raise CertificateError(f"the power {power} is above {HIGHEST_POWER}, the highest that is analysed")
         if isinstance(part, sp.Function) and part.func not in FUNCTIONS:
