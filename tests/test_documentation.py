@@ -9,13 +9,14 @@ import shlex
 import shutil
 import statistics
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import gem_activations
+
+from .forked import Forked
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -27,6 +28,9 @@ PAGES = [
     *sorted((ROOT / "docs" / "examples").glob("*.md")),
 ]
 
+# As `python -m gem_activations`.
+COMMAND = "import runpy; runpy.run_module('gem_activations', run_name='__main__')"
+
 # Commands that take minutes or data that is not here: their words are checked, they are not run.
 LONG = {
     "make demo": "a test runs the same comparison with fewer epochs; CI runs make test itself",
@@ -37,9 +41,8 @@ LONG = {
 
 
 def blocks(page, language):
-    """Return the texts of a page's blocks; the cells of a notebook are Python."""
-    opened = r"(?:python|\{code-cell\} python)" if language == "python" else language
-    return re.findall(rf"^```{opened}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    """Return the texts of a page's blocks. The cells of a notebook are none: the site runs them as it is built."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands():
@@ -75,32 +78,29 @@ def test_commands_run_as_written(command, workplace):
         words = [*words, "--help"]
     assert words[0] == "gem-act", "say in this test how the command is to be run"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-m", "gem_activations", *words[1:]]
-    done = subprocess.run(program, cwd=workplace, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    done = Forked(COMMAND, *words[1:], cwd=workplace, env=environment)
+    output, errors = done.communicate()
+    assert done.returncode == 0, errors
+    assert output
 
 
 # PyTorch's exporter uses a class of its own that it has deprecated, its forward mode such a function, TorchScript is
 # deprecated as a whole, and Keras saves by a protocol that NumPy 2 has changed. Every other warning is an error.
-FOREIGN = (
-    "`isinstance(treespec, LeafSpec)` is deprecated:FutureWarning",
-    "`torch.jit.script` is deprecated:DeprecationWarning",
-    "`torch.jit.trace` is deprecated:DeprecationWarning",
-    "`torch.jit.trace_method` is deprecated:DeprecationWarning",
-    "`torch.jit.save` is deprecated:DeprecationWarning",
-    "`torch.jit.load` is deprecated:DeprecationWarning",
-    "__array__ implementation:DeprecationWarning",
-)
-WARNINGS = ["-W", "error", *(word for warning in FOREIGN for word in ("-W", f"ignore:{warning}"))]
+WARNINGS = r"""
+import warnings
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+"""
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
 def test_python_examples_run(page, tmp_path):
     """The examples of a page run in one process, one after the other, as a reader would type them."""
-    code = "\n".join(blocks(page, "python"))
-    done = subprocess.run([sys.executable, *WARNINGS, "-c", code], cwd=tmp_path, check=False)
-    assert done.returncode == 0
+    done = Forked("\n".join([WARNINGS, *blocks(page, "python")]), cwd=tmp_path)
+    _, errors = done.communicate()
+    assert done.returncode == 0, errors
 
 
 # Metric of a comparison: factor and digits of its figures, and the unit in the README.
