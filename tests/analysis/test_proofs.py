@@ -9,7 +9,7 @@ import mpmath as mp
 import pytest
 import sympy as sp
 from flint import arb
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gem_activations.analysis import smoothness as of_smoothness
@@ -36,7 +36,6 @@ from gem_activations.analysis.source import read
 LINE = (-sp.oo, sp.oo)
 
 
-@settings(deadline=None)
 @given(st.fractions(), st.integers(-40, 40), st.floats(0, 1e-3))
 def test_decimals_are_rounded_outwards(middle, exponent, radius):
     ball = arb(flint.fmpq(middle.numerator, middle.denominator)) * arb(10) ** exponent + arb(0, radius)
@@ -50,7 +49,6 @@ def test_decimals_are_rounded_outwards(middle, exponent, radius):
 @pytest.mark.parametrize(
     "expression", [sp.sqrt(X**2 + 4), sp.exp(-X) * sp.erf(X), X / (1 + sp.exp(-X)), sp.tanh(X) ** 3]
 )
-@settings(deadline=None)
 @given(st.floats(-3, 3))
 def test_a_tape_encloses_value_and_derivatives(expression, x):
     jet = Tape(expression).jet(arb(x), 2)
@@ -59,7 +57,6 @@ def test_a_tape_encloses_value_and_derivatives(expression, x):
         assert abs(arb(str(true)) - ball) < arb("1e-50")
 
 
-@settings(deadline=None)
 @given(st.floats(-2, 2), st.floats(1e-6, 0.5))
 def test_taylor_encloses_the_value_on_the_whole_box(middle, radius):
     function = tape(X / (1 + sp.exp(-X)))
@@ -104,7 +101,6 @@ def test_a_quintic_without_radicals_is_enclosed():
     assert found.signs == (-1, 1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-6, 6), min_size=1, max_size=4, unique=True), st.integers(1, 3))
 def test_zeros_of_a_transcendental_product(roots, power):
     polynomial = sp.Mul(*((X - root) ** power for root in roots))

@@ -2,7 +2,6 @@ import dataclasses
 import json
 import math
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -269,10 +268,8 @@ def test_what_is_no_table_is_refused(tmp_path):
 def test_many_arms_and_seeds_are_analysed():
     noise = np.random.default_rng(1)
     table = {f"arm {number}": list(noise.standard_normal(100)) for number in range(20)}
-    started = time.perf_counter()
     found = analysed(table, own_criterion("score", "higher"), "arm 0")
     assert len(found.compared) == 19
-    assert time.perf_counter() - started < 60  # Bounded so that nothing loops; docs/statistics.md has the figure.
 
 
 def test_analysis_counts_failed_and_missing_runs(fabricate):

@@ -20,7 +20,7 @@ exponents = st.floats(-12, 12)
 shapes = st.lists(st.integers(0, 4), max_size=4)
 dtypes = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
 # Tensors are small and the first call of an operation may be slow: no time is asserted.
-quick = settings(deadline=None, max_examples=60)
+quick = settings(max_examples=60)
 
 
 def tensor(*values: float) -> torch.Tensor:
