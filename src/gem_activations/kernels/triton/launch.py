@@ -17,7 +17,8 @@ from .parameters import Member, member, start_polynomial
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTERPRETED = not isinstance(elementwise.gem_forward_kernel, triton.JITFunction)
-# On a GPU, each of the 128 threads of a program moves 16 bytes at a time. The interpreter pays for each program.
+# On a GPU, each of the 128 threads of a program moves 16 bytes at a time. The interpreter pays for each program and
+# for each element of its block.
 BLOCK = 65536 if INTERPRETED else 1024
 
 
@@ -144,9 +145,10 @@ def _run(kernel: Any, sources: list[Tensor], outs: list[Tensor], of: Member, **c
     if size == 0:
         return
     arranged = [source if _same_layout(source, outs[0]) else _copy_like(source, outs[0]) for source in sources]
+    block = min(BLOCK, triton.next_power_of_2(size)) if INTERPRETED else BLOCK
     # Triton launches on the current device.
     with torch.cuda.device_of(outs[0]):
-        kernel[(triton.cdiv(size, BLOCK),)](*arranged, *outs, size, member=of, block=BLOCK, **constants)
+        kernel[(triton.cdiv(size, block),)](*arranged, *outs, size, member=of, block=block, **constants)
 
 
 def _same_layout(x: Tensor, other: Tensor) -> bool:
