@@ -2,8 +2,6 @@ import errno
 import fcntl
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +21,8 @@ from gem_activations.lab.runs.request import Request
 from gem_activations.lab.store.comparison import Comparison, EpochRow, RunResult, load_comparison, run_folder
 from gem_activations.lab.training import run as training_run
 from gem_activations.lab.training.images import ImageTask
+
+from ..forked import Forked
 
 ARMS = ("relu", "rrelu", "gem(n=2)")
 EPOCHS = 3
@@ -165,21 +165,12 @@ def test_line_of_metrics_that_was_broken_off_or_has_no_checkpoint_is_dropped(
         assert outcome(done)["rrelu", 0] == outcome(whole)["rrelu", 0]
 
 
-# Where the tests run in the background of a shell, the interrupt is ignored, and a child would inherit that.
-COMMAND = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from gem_activations.cli import main; sys.exit(main())"
-)
-
-
-def start(folder: Path, *more: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *more: str) -> Forked:
     words = ["compare", "digits", "--activations", *ARMS, "--seeds", "1", "--epochs", str(EPOCHS), "--out", str(folder)]
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *words, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return Forked("import sys; from gem_activations.cli import main; sys.exit(main())", *words, *more)
 
 
-def wait_for(what: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_for(what: Callable[[], bool], process: Forked) -> None:
     while not what() and process.poll() is None:
         time.sleep(0.002)
 
