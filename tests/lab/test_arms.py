@@ -191,6 +191,7 @@ def test_wrong_choices_are_refused(request_: Any, words: str) -> None:
         resolve(request_)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_report_shows_the_scales_and_warns_of_those_that_are_too_large(tmp_path: Path, capsys: Any) -> None:
     arms = ["egem(eps=1)", "egem(a=1sigma)", "mine=egem(a=0.1sigma)", "relu"]
     words = ["--scale", "smoke", "--epochs", "1", "--seeds", "1", "--input-scale", "0.05", "--out", str(tmp_path)]

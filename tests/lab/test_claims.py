@@ -198,6 +198,7 @@ def test_folders_are_found_and_an_installed_package_asks_for_them(tmp_path, monk
         find_comparisons([])
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_kept_results_without_their_runs_have_the_same_report(tmp_path):
     folder = tmp_path / "mnist"
     shutil.copytree(MNIST, folder)
@@ -213,6 +214,7 @@ def test_kept_results_without_their_runs_have_the_same_report(tmp_path):
     assert read_comparison(folder) == comparison
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_curves_and_depths_are_kept(fabricate):
     comparison = fabricate(arms={"gelu": 0.9, "gem": 0.9}, failed=[("gem", 1)])
     depth = Depth(("a", "b"), (1.0, 2.0), (3.0, 4.0), ("act",), (0.1,), (0.2,))

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from gem_activations.errors import DataError, SettingError
 from gem_activations.lab.report.monitoring import recording_figure
 from gem_activations.torch import make_activation
 from gem_activations.torch.monitor import EDGES, DeadUnitMonitor, Recording, gather, read_recording
+
+from ..forked import Forked
 
 DEAD = (1, 3)
 
@@ -123,7 +123,8 @@ def test_several_processes_make_one_recording():
 
 
 WORKER = """
-import sys
+import sys, warnings
+warnings.simplefilter("error")
 from pathlib import Path
 import torch, torch.distributed as dist
 from torch import nn
@@ -154,17 +155,9 @@ dist.destroy_process_group()
 
 def test_two_processes_of_distributed_training_gather_what_each_saw(tmp_path):
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", "-c", WORKER]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0].strip() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert outputs == ["(1, 2)", "(0, 2)"]
+    processes = [Forked(WORKER, rank, tmp_path, env=environment) for rank in range(2)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert outputs == [("(1, 2)\n", ""), ("(0, 2)\n", "")]
     (layer,) = read_recording(tmp_path / "gathered.jsonl").windows[0].layers
     assert (layer.never_active, layer.zero_gradient, layer.passes) == ((2,), (2,), 4)
 

@@ -149,8 +149,8 @@ def test_equal_input_gives_equal_bytes_in_another_process(tmp_path):
         "import sys, pathlib; from gem_activations.lab.report.plots import write_family_picture; "
         "write_family_picture(pathlib.Path(sys.argv[1]))"
     )
-    for name in ("a.svg", "b.svg"):
-        subprocess.run([sys.executable, "-c", script, tmp_path / name], check=True)
+    subprocess.run([sys.executable, "-c", script, tmp_path / "a.svg"], check=True)
+    write_family_picture(tmp_path / "b.svg")
     first, second = ((tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
     assert first == second
     assert b"<dc:date>" not in first

@@ -232,6 +232,7 @@ def test_the_page_has_a_row_for_every_arm_with_its_interval(reported):
             assert row[3] == str(arm.difference.verdict)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_what_a_run_says_is_escaped(fabricate):
     comparison = fabricate(failed=[("gem", 0)])
     runs = tuple(
@@ -248,6 +249,7 @@ def test_what_a_run_says_is_escaped(fabricate):
     assert "<script" not in markdown
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_cells_that_a_spreadsheet_would_compute_are_guarded(fabricate):
     comparison = fabricate(failed=[("gem", 0)])
     runs = tuple(dataclasses.replace(run, reason="=1+1") if run.reason else run for run in comparison.results)
@@ -273,6 +275,7 @@ def test_the_users_own_names_are_text_everywhere(tmp_path):
     assert "'@cost" in pl.read_csv(folder / "results.csv").columns
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_banners_warn_of_smoke_runs_and_arms_at_chance(fabricate):
     comparison = fabricate(arms={"gelu": 0.95, "gem": 0.1})
     comparison = dataclasses.replace(comparison, recipe=dataclasses.replace(comparison.recipe, scale="smoke"))
@@ -314,6 +317,7 @@ def test_any_comparison_has_a_report(fabricate, choices):
     assert summary_table(comparison).row_count == len(comparison.activations)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_folder_that_cannot_be_written_is_one_error(fabricate):
     comparison = fabricate()
     comparison.folder.parent.mkdir(exist_ok=True)
@@ -474,6 +478,7 @@ def test_the_latex_table_is_a_whole_tabular(reported):
     assert not [row for row in rows if re.search(r"(?<!\\)[%_#]|±", row)]
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_the_summary_names_the_verdict_and_its_tests(fabricate):
     comparison = baseline_plus(fabricate(arms=TWO), [0.010, 0.011, 0.012])
     write_report(comparison)
@@ -483,6 +488,7 @@ def test_the_summary_names_the_verdict_and_its_tests(fabricate):
     assert row["equivalence_p"] > 0.9
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_statistics_are_computed_once_a_report(fabricate, monkeypatch):
     calls = []
     real = report.analyse_comparison
@@ -491,6 +497,7 @@ def test_statistics_are_computed_once_a_report(fabricate, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_the_page_shows_claims_and_further_figures(fabricate):
     comparison = fabricate(arms={"gelu": 0.9, "segem(eps=1e-4, leak=0.01)": 0.9})
     comparison = dataclasses.replace(comparison, recipe=make_recipe("cifar10-resnet56", scale="small").pipeline())
@@ -510,6 +517,7 @@ def test_the_command_says_which_files_it_wrote(tmp_path, capsys):
     assert all((folder / name).exists() for name in names)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_report_that_cannot_be_written_is_shown(fabricate, monkeypatch, capsys):
     comparison = fabricate()
     print_report(analyse(comparison))
@@ -529,6 +537,7 @@ def test_a_report_that_cannot_be_written_is_shown(fabricate, monkeypatch, capsys
     assert json.loads(capsys.readouterr().out)["files"] == []
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_report_goes_to_another_folder(fabricate, tmp_path):
     comparison = fabricate()
     written = report.write_report(analyse(comparison), tmp_path / "other")
