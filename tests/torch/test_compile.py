@@ -3,8 +3,6 @@
 import io
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from gem_activations import GemSpec
 from gem_activations.torch import EGEM, GEM, SEGEM, activate, egem, gem, gem_glu, segem
 
+from ..forked import Forked
 from ..tolerances import GRADIENT_FLOOR, SAME_MATHEMATICS, traced_gradient_ulps, value_ulps
 from ..ulps import smallest_normal, ulps_apart
 from .known_warnings import compiling, forward_mode
@@ -238,6 +237,5 @@ except torch._dynamo.exc.TorchRuntimeError as error:
 def test_compiled_vmap_of_hessian_is_refused_by_torch_for_every_activation(name):
     """If it is not any more, docs/kernels.md says too little."""
     # In a process of its own: torch leaves suspended frames, which switch gradients off when they are collected.
-    words = [sys.executable, "-c", REFUSED, name]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "fake tensor" in done.stdout
+    output, errors = Forked(REFUSED, name).communicate()
+    assert "fake tensor" in output, errors

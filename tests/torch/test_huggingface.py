@@ -3,7 +3,6 @@
 import copy
 import pickle
 import re
-import subprocess
 import sys
 
 import pytest
@@ -21,6 +20,8 @@ from gem_activations.errors import (
 from gem_activations.torch import GEM, SEGEM, gem, register, swap
 from gem_activations.torch.monitor import DeadUnitMonitor
 from gem_activations.torch.swap import Change
+
+from ..forked import Forked
 
 transformers = pytest.importorskip("transformers")
 from transformers import activations  # noqa: E402 -- only where transformers is installed
@@ -311,10 +312,6 @@ def test_wrong_names_are_refused_where_the_model_is_made():
         gpt2(activation_function="gme")
 
 
-def python(code, *arguments):
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-
-
 LOAD = """
 import sys
 from transformers import AutoModelForCausalLM
@@ -326,13 +323,15 @@ print(model.transformer.h[0].mlp.act)
 def test_a_saved_model_is_loaded_in_a_fresh_process(tmp_path):
     register()
     gpt2(activation_function="egem(n=2, eps=1e-4)").save_pretrained(tmp_path)
-    done = python("import gem_activations.torch as g; g.register()" + LOAD, str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "EGEM(n=2, eps=1e-4)"
+    loading = Forked("import gem_activations.torch as g; g.register()" + LOAD, tmp_path)
     # Without the package transformers can only name what it does not know.
-    alone = python(LOAD, str(tmp_path))
+    alone = Forked(LOAD, tmp_path)
+    output, errors = loading.communicate()
+    assert loading.returncode == 0, errors
+    assert output.splitlines()[-1] == "EGEM(n=2, eps=1e-4)"
+    _, errors = alone.communicate()
     assert alone.returncode == 1
-    assert alone.stderr.splitlines()[-1] == "KeyError: 'egem(n=2, eps=1e-4)'"
+    assert errors.splitlines()[-1] == "KeyError: 'egem(n=2, eps=1e-4)'"
 
 
 @pytest.fixture
