@@ -22,7 +22,7 @@ from gem_activations.lab.runs.engine import ProgressCallback, run_comparison
 from gem_activations.lab.runs.request import Request
 from gem_activations.lab.store.comparison import Comparison, load_comparison, run_folder
 from gem_activations.lab.training import group as distributed
-from gem_activations.lab.training.group import Group, ProcessGroup
+from gem_activations.lab.training.group import Group
 from gem_activations.lab.training.step import Stepper
 from gem_activations.lab.training.tasks import Batch
 
@@ -157,21 +157,21 @@ def test_mean_of_the_shares_gradients_is_the_gradient_of_the_batch(
 
 
 @pytest.fixture
-def joined(tmp_path: Path) -> Iterator[ProcessGroup]:
+def joined(tmp_path: Path) -> Iterator[Group]:
     """A group of one process, as far as gloo can tell."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
-    yield ProcessGroup(0, 1, device=torch.device("cpu"), control=torch.distributed.group.WORLD)
+    yield Group(control=torch.distributed.group.WORLD)
     torch.distributed.destroy_process_group()
 
 
-def test_batch_norm_on_cpus_is_refused(joined: ProcessGroup) -> None:
+def test_batch_norm_on_cpus_is_refused(joined: Group) -> None:
     with pytest.raises(SettingError, match="BatchNorm"):
         joined.wrap(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
 
 
-def test_processes_that_differ_are_told_so(joined: ProcessGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_differ_are_told_so(joined: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     joined.agree(3, "the epochs")
-    monkeypatch.setattr(ProcessGroup, "total", lambda _self, _values: torch.tensor([3, 2]))
+    monkeypatch.setattr(Group, "total", lambda _self, _values: torch.tensor([3, 2]))
     with pytest.raises(StoreError, match=r"differ in the epochs \(\[3, 2\]\)"):
         joined.agree(3, "the epochs")
 

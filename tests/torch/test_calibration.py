@@ -12,6 +12,7 @@ from gem_activations.errors import ModelError, SettingError, SpecError
 from gem_activations.torch import EGEM, GEM, GEMGLU, SEGEM, calibrate_, check_scale, make_activation
 from gem_activations.torch.gain import calculate_chi, calculate_gain
 from gem_activations.torch.monitor import DeadUnitMonitor
+from gem_activations.torch.monitor.counting import LayerCounter
 
 
 def network(n=2):
@@ -212,6 +213,23 @@ def test_the_monitor_warns_once_with_the_advice():
         for _ in range(4):
             model(0.05 * torch.randn(32, 8)).sum().backward()
             monitor.step()
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, GEM])
+def test_the_monitor_counts_a_window_once_whether_or_not_a_scale_is_looked_at(monkeypatch, activation):
+    counted, sorted_in = [], []
+    count, sort_in = LayerCounter.count, LayerCounter._sort_in
+    monkeypatch.setattr(LayerCounter, "count", lambda self: counted.append(self.name) or count(self))
+    monkeypatch.setattr(LayerCounter, "_sort_in", lambda self: sorted_in.append(self.name) or sort_in(self))
+    model = nn.Sequential(nn.Linear(8, 8), activation())
+    with DeadUnitMonitor(model, interval=1, window=2) as monitor:
+        for _ in range(4):
+            model(10 * torch.randn(32, 8)).sum().backward()
+            monitor.step()
+    assert counted == ["1", "1"]
+    # ReLU has no scale to look at after the first step of each window, and need not wait for the device then.
+    assert sorted_in == ["1"] * (4 if activation is GEM else 2)
+    assert [window.layers[0].values for window in monitor.windows] == [512, 512]
 
 
 @pytest.mark.parametrize(("model", "ratio", "error", "words"), [

@@ -26,7 +26,7 @@ from ..data.holdings import DATA_DIR_VARIABLE
 from ..statistics.sequential import make_schedule
 from ..store import comparison as store
 from ..store.environment import describe_environment
-from ..training.group import Group, ProcessGroup, init_processes, is_launched, local_device
+from ..training.group import Group, init_processes, is_launched, local_device
 from ..training.run import CHECKPOINT, NotFiniteError, Run, state_paths
 from .experiment import Experiment, Loaded
 from .planning import agree_on_plan, check_folder, find_device, look, resolve
@@ -160,8 +160,8 @@ def run_comparison(request: Execution, callback: ProgressCallback) -> store.Comp
         loaded = experiment.load(device)
         if group.size > 1 and loaded.advance is None:
             raise SettingError("a training function of your own runs in one process; start it without torchrun")
-        if isinstance(group, ProcessGroup) and group.rank > 0:
-            follow(request.folder, experiment, loaded, device, group)
+        if group.rank > 0:
+            follow(request.folder, experiment, loaded, group)
             return store.load_comparison(request.folder)
         if request.most is None:
             plan = agree_on_plan(request, experiment, device, loaded.checksums)
@@ -267,25 +267,17 @@ def _stop_if_hopeless(runner: Runner, first: list[store.RunResult]) -> None:
     )
 
 
-def follow(folder: Path, experiment: Experiment, loaded: Loaded, device: torch.device, processes: ProcessGroup) -> None:
+def follow(folder: Path, experiment: Experiment, loaded: Loaded, group: Group) -> None:
     """Take part in each run that rank 0 announces, until there is none left; only checkpoints are read."""
     assert loaded.advance is not None
-    while (message := processes.listen()) is not None:
-        identity = message["identity"]
+    while (message := group.listen()) is not None:
+        identity, device = message["identity"], group.device
         activation, seed = identity["activation"], identity["seed"]
-        make = experiment.arms[activation]
-        run = Run(
-            activation,
-            seed,
-            device,
-            store.run_folder(folder, activation, seed),
-            make,
-            identity=identity,
-            group=processes,
-        )
+        place, make = store.run_folder(folder, activation, seed), experiment.arms[activation]
+        run = Run(activation, seed, device, place, make, identity=identity, group=group)
         # A loss that is not finite is so in every process, and rank 0 stores it.
         with reproducible(message["threads"]), seeded(seed, device), contextlib.suppress(NotFiniteError):
-            loaded.advance(run, processes)
+            loaded.advance(run, group)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,7 @@
 """Look into a model layer by layer: dead units of its activations, and gradient norms of its weights."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from ...torch.monitor.dead import is_dead, read_activation
 from ..models.classifiers import Factory, as_factory
 from ..recipes.pipeline import Training
-from ..store.comparison import Depth
 from .step import autocast, cross_entropy
 from .tasks import Batch
 
@@ -49,62 +47,35 @@ def profile(model: nn.Module, activation: str | Factory, batch: Batch, training:
     """
     batch = Batch(batch.inputs[:_KEPT], batch.targets[:_KEPT])
     device = batch.inputs.device
-    twin = copy.deepcopy(model).train()  # Its BatchNorm statistics and gradients are thrown away.
+    twin = copy.deepcopy(model).train()  # Its BatchNorm statistics, gradients and hooks are thrown away.
     kind = type(as_factory(activation)())
     inputs: dict[str, Tensor] = {}
-    order: list[str] = []
+    weights: dict[str, nn.Parameter] = {}
+
+    def keep(name: str, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        inputs[name] = arguments[0].detach().clone()
+
+    def note(name: str, module: nn.Module, _: object) -> None:
+        weights[name] = module.weight  # pyright: ignore[reportArgumentType] -- a parameter, as was asked before
+
+    modules, dead = dict(twin.named_modules()), dict[str, Tensor]()
+    for name, module in modules.items():
+        weight = getattr(module, "weight", None)
+        if type(module) is kind:
+            module.register_forward_pre_hook(partial(keep, name))
+        elif isinstance(weight, nn.Parameter) and weight.dim() >= 2:
+            module.register_forward_pre_hook(partial(note, name))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        with _watch(twin, kind, inputs, order):
-            with autocast(device, training):
-                logits = twin(batch.inputs)
-            cross_entropy(logits.float(), batch.targets).backward()
-        modules = dict(twin.named_modules())
-        dead: dict[str, Tensor] = {}
+        with autocast(device, training):
+            logits = twin(batch.inputs)
+        cross_entropy(logits.float(), batch.targets).backward()
         for name, x in inputs.items():
             unit, flat = 1 if x.dim() == 4 else x.dim() - 1, read_activation(modules[name]).flat
             dead[name] = (
                 is_dead(x, unit, flat) if flat and flat.kind != "nowhere" else x.new_zeros(x.shape[unit]).bool()
             )
-    slopes = {name: getattr(modules[name].weight, "grad", None) for name in order}
-    gradients = {name: 0.0 if slope is None else float(slope.norm()) for name, slope in slopes.items()}
-    shares = {name: float(units.double().mean()) for name, units in dead.items()}
-    return Profile(gradients, shares, {name: len(units) for name, units in dead.items()})
-
-
-def describe_depth(start: Profile, end: Profile) -> Depth:
-    """Put the profiles of a model at its start and at its end beside each other."""
-    return Depth(
-        layers=tuple(start.gradients),
-        start_gradients=tuple(start.gradients.values()),
-        gradients=tuple(end.gradients.values()),
-        activations=tuple(start.dead),
-        start_dead=tuple(start.dead.values()),
-        dead=tuple(end.dead.values()),
+    return Profile(
+        {name: 0.0 if weight.grad is None else float(weight.grad.norm()) for name, weight in weights.items()},
+        {name: float(units.double().mean()) for name, units in dead.items()},
+        {name: len(units) for name, units in dead.items()},
     )
-
-
-@contextmanager
-def _watch(model: nn.Module, kind: type[nn.Module], inputs: dict[str, Tensor], order: list[str]) -> Iterator[None]:
-    """Note the inputs of the activations, and the layers with weights, in the order in which they run."""
-
-    def keep(name: str):
-        def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            inputs[name] = arguments[0].detach().clone()
-
-        return hook
-
-    def note(name: str):
-        return lambda *_: order.append(name) if name not in order else None
-
-    handles = []
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if type(module) is kind:
-            handles.append(module.register_forward_pre_hook(keep(name)))
-        elif isinstance(weight, nn.Parameter) and weight.dim() >= 2:
-            handles.append(module.register_forward_pre_hook(note(name)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -20,7 +20,7 @@ _TIMEOUT = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Group:
-    """Processes that share each batch; this one is a process by itself.
+    """Processes that share each batch; a process by itself unless torchrun started it with others.
 
     Every process makes the whole batch and takes the examples `rank::size` of it. The loop divides a process's loss
     by the targets of the whole batch and multiplies it by `size`, so that the mean of the gradients over the
@@ -29,48 +29,24 @@ class Group:
     Attributes:
         rank: Number of this process, from 0. Only rank 0 writes files.
         size: Number of processes.
+        device: Where this process trains.
+        control: The same processes over gloo, for the announcements; None: nobody is there to be told or asked.
     """
 
     rank: int = 0
     size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    control: Any = field(default=None, repr=False)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return a module with the same parameters whose backward pass averages the gradients over the processes."""
-        return model
-
-    def total(self, values: Tensor) -> Tensor:
-        """Return the sum of a tensor over the processes, in each of them."""
-        return values
-
-    def agree(self, number: int, what: str) -> None:
-        """See that every process has the same number.
-
-        Raises: StoreError: they have not; `what` names it.
-        """
-
-    def announce(self, message: dict[str, Any] | None) -> None:
-        """Tell the other processes, from rank 0, which run comes next, in plain values; None that none does."""
-
-
-@dataclass(frozen=True)
-class ProcessGroup(Group):
-    """The processes of a torchrun, as the training loop sees them.
-
-    Attributes:
-        device: Where this process trains.
-        control: The same processes over gloo, for the announcements.
-    """
-
-    device: torch.device = field(kw_only=True)
-    control: Any = field(kw_only=True, repr=False)
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the module as `DistributedDataParallel`.
+        """Return a module with the same parameters whose backward pass averages the gradients over the processes.
 
         BatchNorm's layers are changed to take their statistics over all processes.
 
         Raises: SettingError: a model with BatchNorm on CPUs, for which torch has no such layer.
         """
+        if self.control is None:
+            return model
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
             if self.device.type != "cuda":
                 raise SettingError(
@@ -83,21 +59,24 @@ class ProcessGroup(Group):
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over the processes, in each of them."""
+        if self.control is None:
+            return values
         summed = values.clone()
         distributed.all_reduce(summed)
         return summed
 
     def agree(self, number: int, what: str) -> None:
-        """See that every process has the same number."""
+        """See that every process has the same number. Raises: StoreError: they have not; `what` names it."""
         numbers = torch.zeros(self.size, dtype=torch.int64, device=self.device)
         numbers[self.rank] = number
         found = self.total(numbers).tolist()
-        if len(set(found)) > 1:
+        if self.control is not None and len(set(found)) > 1:
             raise StoreError(f"the processes differ in {what} ({found}); see that all of them share the --out folder")
 
     def announce(self, message: dict[str, Any] | None) -> None:
-        """Tell the other processes what comes next; None that nothing does. Rank 0 alone calls this."""
-        distributed.broadcast_object_list([message], 0, group=self.control)
+        """Tell the others, from rank 0, which run comes next, in plain values; None that none does."""
+        if self.control is not None:
+            distributed.broadcast_object_list([message], 0, group=self.control)
 
     def listen(self) -> dict[str, Any] | None:
         """Wait for what rank 0 announces; the other processes call this."""
@@ -141,13 +120,9 @@ def init_processes(device: torch.device) -> Iterator[Group]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    processes = ProcessGroup(
-        distributed.get_rank(),
-        distributed.get_world_size(),
-        device=device,
-        control=distributed.new_group(backend="gloo", timeout=_TIMEOUT),
-    )
-    yield processes
-    if processes.rank == 0:
-        processes.announce(None)
+    control = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+    group = Group(distributed.get_rank(), distributed.get_world_size(), device, control)
+    yield group
+    if group.rank == 0:
+        group.announce(None)
     distributed.destroy_process_group()

@@ -24,8 +24,8 @@ from ...torch.scale import named_members
 from ..models.classifiers import Factory, count_parameters
 from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import Recipe
-from ..store.comparison import DEPTH, SCALE, write_json
-from .diagnostics import describe_depth, profile
+from ..store.comparison import DEPTH, SCALE, Depth, write_json
+from .diagnostics import profile
 from .evaluation import Score, evaluate
 from .group import Group
 from .run import NotFiniteError, Run
@@ -263,7 +263,15 @@ class Trainer:
         peak = max(self.peak, measure_peak(self.device))
         batch, fresh = self._first_batch(), self.make_model(self.own)
         start, end = (profile(model, self.own, batch, self.recipe.training) for model in (fresh, self.model))
-        write_json(run.folder / DEPTH, describe_depth(start, end))
+        depth = Depth(
+            layers=tuple(start.gradients),
+            start_gradients=tuple(start.gradients.values()),
+            gradients=tuple(end.gradients.values()),
+            activations=tuple(start.dead),
+            start_dead=tuple(start.dead.values()),
+            dead=tuple(end.dead.values()),
+        )
+        write_json(run.folder / DEPTH, depth)
         looked: dict[str, float | None] = {"dead_share": end.dead_share}
         if self.arm is not None and self.arm.trainable:
             before, now = ([part.spec.scale for _, part in named_members(model)] for model in (fresh, self.model))

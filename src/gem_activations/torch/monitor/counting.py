@@ -88,10 +88,8 @@ def channel_dimension(x: Tensor, given: int | Source | None, name: str) -> int:
     """Return the channel dimension of a pre-activation, 0 up to x.dim() - 1; 0 if x has no dimension.
 
     Args:
-        x: The pre-activation.
         given: A dimension that the user has chosen; or what ran last, whose dimension is the last one if x does not
             have it, as after Flatten, and if it has a width one of that size; or None.
-        name: The activation's name, for the message.
     Raises: ModelError: x does not have the dimension that the user has chosen.
     """
     count = x.dim()
@@ -113,19 +111,14 @@ class LayerCounter:
     Nothing that passes by is kept. A pass costs few operations: the samples, copies of up to 256 numbers, wait, and go
     into bins at the end of the window, or when there are 64 of them. That alone waits for the device.
 
-    Args:
-        name: Name of the activation module.
-        source: The module with weights that ran before it.
-        module: The activation module.
-    Attributes:
-        unfollowed: Passes in which no gradient was to come, as checkpointing repeats them in the backward pass.
     """
 
     def __init__(self, name: str, source: Source | None, module: nn.Module) -> None:
         self.name, self.source, self.module = name, source, module
         self.reading = read_activation(module)
         self.units: int | None = None
-        self.passes = self.backward_passes = self.skipped = self.values = self.unfollowed = 0
+        self.passes = self.backward_passes = self.skipped = self.values = 0
+        self.unfollowed = 0  # Passes in which no gradient was to come, as checkpointing repeats them later.
         flat = self.reading.flat
         self._flat = None if flat is None or flat.kind == "nowhere" else flat
         # On a CPU they tell that no later pass can change the flags; elsewhere one would have to wait to know.
@@ -138,12 +131,7 @@ class LayerCounter:
         self._squares = 0.0
 
     def see(self, x: Tensor, dim: int) -> bool:
-        """Count one forward pass of a pre-activation; False if it has another number of units than the first had.
-
-        Args:
-            x: A detached floating tensor with at least one element; it is read here and not kept.
-            dim: Its channel dimension, 0 up to x.dim() - 1; ignored if x has none.
-        """
+        """Count a forward pass of a pre-activation, which is not kept; False if its units are not as many as before."""
         units = count_units(x, dim)
         if self.units is None:
             self.units = units
@@ -179,9 +167,8 @@ class LayerCounter:
     def count(self) -> LayerCount:
         """Return what was counted; waits for the device."""
         assert self.units is not None, "it was made when a first pass is counted"
-        self._sort_in()
+        rms = self.measure_rms()
         gate, here, reading = self.reading.gate, self._finite, self.reading
-        square = self._squares / max(self.passes, 1)
         return LayerCount(
             name=self.name,
             source=self.source.name if self.source else "",
@@ -195,11 +182,17 @@ class LayerCounter:
             zero_gradient=None if self._moved is None else _find_set(~self._moved),
             gate_closed=self._closed / here if gate and here else None,
             gate_open=self._open / here if gate and here else None,
-            rms=math.sqrt(square) if math.isfinite(square) else None,
+            rms=rms,
             values=self.values,
             not_finite=self.values - here,
             histogram=tuple(self._binned.tolist()),
         )
+
+    def measure_rms(self) -> float | None:
+        """Return the root mean square of the samples, None if one is not finite; waits for the device."""
+        self._sort_in()
+        square = self._squares / max(self.passes, 1)
+        return math.sqrt(square) if math.isfinite(square) else None
 
     def _sort_in(self) -> None:
         """Count the samples that wait."""

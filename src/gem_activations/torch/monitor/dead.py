@@ -159,14 +159,7 @@ def is_dead(x: Tensor, dim: int, flat: catalog.Flat) -> Tensor:
 
 
 def reduce_units(x: Tensor, dim: int, reduce: Callable[..., Tensor]) -> Tensor:
-    """Reduce all dimensions but one by amax or amin, in the order that is fast for the tensor's layout.
-
-    Args:
-        x: Any layout, at least one element.
-        dim: The dimension that stays, 0 up to x.dim() - 1.
-        reduce: torch.amax or torch.amin: (tensor, dimension) -> tensor.
-    Returns: A tensor of shape (x.shape[dim],); (1,) if x has no dimension.
-    """
+    """Reduce all dimensions but one, to (x.shape[dim],), by torch.amax or amin, in the order that suits the layout."""
     if x.dim() == 0:
         return x.reshape(1)
     if x.dim() == 2:

@@ -67,21 +67,9 @@ class LayerCount:
     histogram: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        # Files are read into this class as well: what no monitor counts is refused here.
-        for name in ("passes", "backward_passes", "skipped", "values", "not_finite"):
-            _require(getattr(self, name) >= 0, f"{name} is below 0")
+        # Files are read into this class as well: what could not be drawn is refused here.
         _require(self.units > 0, "units is below 1")
-        for name in ("never_active", "zero_gradient"):
-            units = getattr(self, name) or ()
-            held = list(units) == sorted(set(units)) and all(0 <= unit < self.units for unit in units)
-            _require(held, f"{name} is no ascending list of units below {self.units}")
-        for name in ("gate_closed", "gate_open"):
-            share = getattr(self, name)
-            _require(share is None or 0 <= share <= 1, f"{name} is no share from 0 to 1")
-        _require(self.rms is None or 0 <= self.rms < math.inf, "rms is no finite number from 0 up")
-        _require(self.scale is None or 0 < self.scale < math.inf, "scale is no finite number above 0")
         _require(len(self.histogram) == len(EDGES) + 1, f"histogram has not {len(EDGES) + 1} counts")
-        _require(min(self.histogram) >= 0, "histogram has a count below 0")
 
     @property
     def unit(self) -> str:

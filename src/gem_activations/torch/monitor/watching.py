@@ -30,40 +30,29 @@ class _Hook:
     """A forward pre-hook that calls act(monitor, module, *arguments) while its monitor looks.
 
     A copy of the model holds a hook that does nothing, and so does a pickle; a monitor that nobody holds is gone.
-
-    Args:
-        monitor: A weak reference to the monitor; None makes a hook that does nothing.
-        act: What to do.
-        find: Returns the module that it belongs on, None if that is gone.
-        with_kwargs: Whether it is given keyword arguments.
-    Attributes:
-        ran: Whether it was called in code that is not compiled.
+    `find` returns the module that the hook belongs on, None if that is gone.
     """
 
     def __init__(
         self,
-        monitor: "weakref.ref[DeadUnitMonitor] | None" = None,
-        act: Callable[..., None] | None = None,
-        find: Callable[[], nn.Module | None] | None = None,
+        monitor: "Callable[[], DeadUnitMonitor | None]" = lambda: None,
+        act: Callable[..., None] = lambda *_: None,
+        find: Callable[[], nn.Module | None] = lambda: None,
         with_kwargs: bool = False,
     ) -> None:
         self.monitor, self.act, self.find, self.with_kwargs = monitor, act, find, with_kwargs
-        self.ran = False
+        self.ran = False  # In code that is not compiled.
         self.handle: RemovableHandle | None = None
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any] | None = None) -> None:
         """Act, in code that is not compiled, while the monitor looks."""
-        if torch.compiler.is_compiling():
-            return
-        monitor = self.monitor() if self.monitor is not None else None
-        if monitor is None or self.act is None or not monitor.looks:
-            return
-        self.ran = True
-        self.act(monitor, module, *arguments, *(options.values() if options else ()))
+        if not torch.compiler.is_compiling() and (monitor := self.monitor()) is not None and monitor.looks:
+            self.ran = True
+            self.act(monitor, module, *arguments, *(options.values() if options else ()))
 
     def put_on(self) -> None:
         """Register it, unless it is registered."""
-        if self.handle is None and self.find is not None and (module := self.find()) is not None:
+        if self.handle is None and (module := self.find()) is not None:
             self.handle = module.register_forward_pre_hook(self, with_kwargs=self.with_kwargs)
 
     def take_off(self) -> None:
@@ -243,10 +232,11 @@ class DeadUnitMonitor:
             self._on_window(window)
 
     def _warn_of_scales(self) -> None:
-        for layer in self._make_window().layers:
-            if layer.scale and layer.rms and layer.scale > layer.rms:
+        for counter in self._counters.values():
+            scale = counter.reading.scale
+            if scale and (rms := counter.measure_rms()) and scale > rms:
                 self._warned = True
-                warnings.warn(warn_of_scale(layer.name, layer.scale, layer.rms), RuntimeWarning, stacklevel=3)
+                warnings.warn(warn_of_scale(counter.name, scale, rms), RuntimeWarning, stacklevel=3)
                 return
 
     def report(self) -> Recording:
