@@ -14,7 +14,7 @@ import torch
 
 from gem_activations.errors import DataError
 from gem_activations.lab.data.images import load_dataset, load_mnist, separate
-from gem_activations.lab.data.sources import SOURCES, Item, Source
+from gem_activations.lab.data.sources import Item, Source
 
 SHAPES = {
     "train-images.gz": (40, 5, 4),
@@ -128,17 +128,6 @@ def test_damaged_file_is_one_clear_error_and_stays(
         load(source, tmp_path)
     assert str(tmp_path / "train-images.gz") in str(caught.value)
     assert (tmp_path / "train-images.gz").read_bytes() == bad
-
-
-def test_file_of_another_known_data_set_is_named(
-    tmp_path: Path, files: dict[str, bytes], source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    altered = DAMAGES["one pixel altered"](files["test-labels.gz"])
-    known = (Item("test-labels.gz", f"md5:{hashlib.md5(altered).hexdigest()}"),)
-    monkeypatch.setitem(SOURCES, "other", Source("Others", (".",), (), known))
-    put(tmp_path, {**files, "test-labels.gz": altered})
-    with pytest.raises(DataError, match=r"the file of Others; .* name a folder with Samples"):
-        load(source, tmp_path)
 
 
 class Handler(SimpleHTTPRequestHandler):

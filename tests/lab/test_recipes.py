@@ -50,7 +50,6 @@ def test_model_is_chosen_by_name() -> None:
         ("mnist", {"model": "vit"}, "mlp, cnn"),
         ("mnist", {"model": "vit"}, "the models are mlp, cnn"),
         ("cifar10-vit", {"model": "cnn"}, "the models are vit"),
-        ("digits", {"scale": "big"}, "full, short, small, smoke"),
         ("digits", {"scale": "short"}, "a scale of cifar10-resnet56 and cifar100-resnet56 alone; take full, small or"),
     ],
 )

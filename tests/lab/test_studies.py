@@ -83,7 +83,6 @@ def test_claims_name_their_commands_and_controls() -> None:
         ({"study": "xyz"}, "the studies are n-ablation, eps-ablation, eps-automatic, twenty"),
         ({"study": "twenty", "activations": ("gelu",)}, "leave --activations out"),
         ({"study": "twenty", "baseline": "gem"}, "--baseline gem is not among"),
-        ({"initialisation": "he"}, "--initialisation he: expected one of model, gain"),
         ({"rates": Path("nowhere.json")}, "there is no such file"),
     ],
 )

@@ -42,10 +42,8 @@ class Texts:
 
 
 def find_corpus(place: Path) -> Path:
-    """Return the text at a place that a user names: a text file, or the folder whose text files are the corpus.
+    """Return the text at a place: the text file that it is, or else its folder text/books, text, or itself.
 
-    Args:
-        place: A text file; or a data folder with the text in text/books or text; or any folder with text files.
     Raises: DataError: there is no text.
     """
     if place.is_file():

@@ -31,7 +31,7 @@ TIMEOUT = 30.0
 
 pooch.get_logger().setLevel(logging.WARNING)  # It tells of every file on standard error.
 
-State = Literal["intact", "unchecked", "missing", "altered", "foreign"]
+State = Literal["intact", "unchecked", "missing", "altered"]
 GOOD: tuple[State, ...] = ("intact", "unchecked")
 
 
@@ -42,7 +42,7 @@ class Holding:
     Attributes:
         path: Where it is, or where a download would put it.
         state: "intact": of the published checksum. "unchecked": there, but no checksum of it is published.
-            "missing". "altered": damaged. "foreign": the file of another known data set.
+            "missing". "altered": damaged, or the file of another data set.
         detail: What was found, for a message; empty if the state says it all.
     """
 
@@ -88,23 +88,19 @@ def check_dataset(source: Source, data_dir: Path) -> list[Holding]:
     """
     folder = find_folder(source, data_dir)
     try:
-        return [_check(source, item, folder / item.name) for item in source.items]
+        return [_check(item, folder / item.name) for item in source.items]
     except OSError as error:
         raise DataError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
 
 
-def _check(source: Source, item: Item, path: Path) -> Holding:
+def _check(item: Item, path: Path) -> Holding:
     if not path.exists():
         return Holding(path, "missing")
     if item.digest is None:
         return Holding(path, "unchecked", "no checksum of it is published")
-    if matches(path, item.digest):
-        return Holding(path, "intact")
-    for other in SOURCES.values():
-        same = [each.digest for each in other.items if each.name == item.name and each.digest]
-        if other is not source and any(matches(path, digest) for digest in same):
-            return Holding(path, "foreign", f"it is the file of {other.title}")
-    return Holding(path, "altered", f"expected {item.digest}")
+    return (
+        Holding(path, "intact") if matches(path, item.digest) else Holding(path, "altered", f"expected {item.digest}")
+    )
 
 
 def find_dataset(name: str, data_dir: Path) -> Path:
@@ -127,7 +123,7 @@ def get_dataset(source: Source, data_dir: Path, *, bar: bool = False) -> Path:
     An archive that lies in the data folder under its own name is used and kept; one that is downloaded is removed once
     its files are unpacked and checked. Return the folder of the files.
 
-    Raises: DataError: a file that is there is damaged or foreign (it is left as it is), or one cannot be downloaded.
+    Raises: DataError: a file that is there is altered (it is left as it is), or one cannot be downloaded.
     """
     folder = find_folder(source, data_dir)
     if not _missing(source, data_dir):
@@ -185,7 +181,7 @@ def _get_archive(source: Source, archive: Item, missing: list[Item], data_dir: P
         if absent:
             raise DataError(f"{archive.name} does not hold {', '.join(absent)} of {source.title}; fetch it again")
         for item, path in unpacked.items():
-            found = _check(source, item, path)
+            found = _check(item, path)
             if found.state not in GOOD:
                 raise DataError(f"{item.name} in {archive.name} is not the published file: it is {found.state}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -253,8 +249,7 @@ def get_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -> 
 
     If the console is a terminal, a bar on standard error shows a download. Return the folder of each data set.
 
-    Raises: SettingError: no name or an unknown one, or no such folder; DataError: a file is damaged or cannot be
-        downloaded.
+    Raises: SettingError: no name or an unknown one, or no such folder; DataError: as `get_dataset`.
     """
     if not names:
         raise SettingError(f"name at least one data set: {', '.join(SOURCES)}")
@@ -269,8 +264,8 @@ def get_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -> 
 def check_all(names: tuple[str, ...], data_dir: Path | None, console: Console) -> None:
     """Print what is there of data sets, one line a file; without names, of those of which a file is there.
 
-    Raises: SettingError: an unknown name, or no such folder; DataError: after the lines, if a file is damaged or
-        foreign, or is missing from a data set that is named, or there in part.
+    Raises: SettingError: an unknown name, or no such folder; DataError: after the lines, if a file is altered, or is
+        missing from a data set that is named, or there in part.
     """
     folder = find_data_dir(data_dir)
     bad: list[Holding] = []

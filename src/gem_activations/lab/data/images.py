@@ -178,7 +178,7 @@ def load_dataset(name: str, data_dir: Path | None = None, subset: Subset = WHOLE
 
     Args:
         shrink: Side of the squares of a colour image whose mean becomes one pixel; 1 leaves the images as they are.
-    Raises: DataError: a file is damaged or foreign, or is neither there nor can be downloaded.
+    Raises: DataError: a file is altered, or is neither there nor can be downloaded.
     """
     if name == "digits":
         from sklearn import datasets
@@ -195,7 +195,7 @@ def load_dataset(name: str, data_dir: Path | None = None, subset: Subset = WHOLE
 
 
 def load_mnist(
-    source: Source, data_dir: Path | None = None, subset: Subset = WHOLE, *, validation: int = 5000
+    source: Source, data_dir: Path | None = None, subset: Subset = WHOLE, *, validation: int = VALIDATION
 ) -> Dataset:
     """Load a data set in the IDX format, with so many training examples kept for validation; see `load_dataset`."""
     folder = get_dataset(source, find_data_dir(data_dir))

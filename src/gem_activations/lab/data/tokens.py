@@ -75,10 +75,6 @@ class TextTokenizer:
             streams.append(np.array([self.end], np.uint32))
         return np.concatenate(streams)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids; WordPiece has lost case, accents and line breaks."""
-        return self._library.decode(list(ids), skip_special_tokens=False)
-
 
 @dataclass(frozen=True)
 class Tokens:
@@ -155,10 +151,10 @@ def _write(path: Path, tokens: Tokens) -> None:
 
 
 def find_published(kind: Kind, size: int, folders: Iterable[Path]) -> tuple[Path, ...] | None:
-    """Return the files of the published tokenizer; None if there are none or another vocabulary size is wanted.
+    """Return the files of the published tokenizer, of the first folder that has any of them.
 
-    Args:
-        folders: Where they may lie, the first that has any of them counts; their names are in `_PUBLISHED`.
+    None: there are none, or another vocabulary size is wanted.
+
     Raises: DataError: one of two files is missing.
     """
     published, variants = _PUBLISHED[kind]
@@ -196,12 +192,10 @@ def load_published(kind: Kind, files: tuple[Path, ...]) -> TextTokenizer:
 
 
 def train_tokenizer(kind: Kind, size: int, documents: Sequence[str]) -> TextTokenizer:
-    """Train a tokenizer on documents: the same documents give the same tokenizer, in any process.
+    """Train byte-level BPE, or WordPiece in lower case without accents, of so many tokens at most on documents.
 
-    Args:
-        kind: "gpt2" for byte-level BPE, "bert" for WordPiece in lower case without accents.
-        size: Tokens at most; a short text gives fewer.
-        documents: The training split alone, so that nothing of the others is known to the tokenizer.
+    The documents, those of the training split alone, give the same tokenizer in any process.
+
     Raises: SettingError: the size is below 257 tokens for BPE, 64 for WordPiece.
     """
     least = 257 if kind == "gpt2" else 64

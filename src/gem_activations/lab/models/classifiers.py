@@ -190,8 +190,6 @@ def build_model(model: Model, activation: str | Factory, shape: tuple[int, ...],
 
     It maps (N, channels, height, width) float32 to logits (N, classes). An activation's own parameters (PReLU) come on
     top. The global random state is left as it was.
-
-    Raises: ValueError: a residual network's depth is not 6m + 2.
     """
     factory = as_factory(activation)
     with torch.random.fork_rng(devices=[]):
@@ -211,9 +209,7 @@ def build_model(model: Model, activation: str | Factory, shape: tuple[int, ...],
             return nn.Sequential(*layers, nn.Flatten(), nn.Linear(model.channels[-1] * height * width, classes))
         if isinstance(model, VitPlan):
             return VisionTransformer(shape, classes, factory, model)
-        blocks, rest = divmod(model.depth - 2, 2 * STAGES)
-        if rest or blocks < 1:
-            raise ValueError(f"a residual network of depth {model.depth}: expected 6m + 2")
+        blocks = (model.depth - 2) // (2 * STAGES)
         return ResNet(blocks, classes, factory, model.width, shape[0], pre_activation=isinstance(model, PreActPlan))
 
 

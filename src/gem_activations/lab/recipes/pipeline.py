@@ -12,7 +12,7 @@ import msgspec
 
 Scale = Literal["full", "short", "small", "smoke"]
 Selection = Literal["lowest-validation-loss", "last"]
-Initialisation = Literal["model", "gain"]
+
 ARMS = ("relu", "gelu", "silu", "mish", "gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4)")
 
 
@@ -225,7 +225,7 @@ class Pipeline(StoredRecipe):
     shrink: int = 1
     input_scale: float = 1.0
     augmentation: Literal["none", "crop-flip"] = "none"
-    initialisation: Initialisation = "model"
+    initialisation: Literal["model", "gain"] = "model"
     selection: Selection = "lowest-validation-loss"
     metric: Literal["accuracy", "loss", "perplexity"] = "accuracy"
     margin: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -262,11 +262,7 @@ class Recipe(Pipeline):
     seeds: int = 3
 
     def for_arm(self, activation: str) -> Self:
-        """Return the recipe with which one activation is trained: at its own learning rate if it has one.
-
-        Args:
-            activation: Canonical string.
-        """
+        """Return the recipe with which an activation, a canonical string, is trained: at its own rate if it has one."""
         if activation not in self.rates:
             return self
         return replace(self, training=replace(self.training, learning_rate=self.rates[activation]))

@@ -1,29 +1,23 @@
 """Curves over epochs and over depth: a panel for each activation, with the mean of its seeds and its standard error."""
 
-from collections.abc import Callable
-
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ..recipes.pipeline import OwnRecipe
 from ..statistics.metrics import ACCURACY, Metric
 from ..store.comparison import FAILED, FINISHED, Comparison
-from .drawing import GREY, INK, Style, label_columns, panel_grid
+from .drawing import GREY, INK, Style, label_columns, panel_grid, sample
 
 Array = NDArray[np.float64]
-_Curves = Callable[[str], list[Array]]
+_Curves = dict[str, list[Array]]  # Activation -> a curve a run.
 
 _DECADE = 10.0
 
 
 def learning_figures(comparison: Comparison, metric: Metric, looks: dict[str, Style]) -> dict[str, Figure]:
-    """Draw the validation metric and the training loss after each epoch; nothing if no epoch is stored.
-
-    Returns: `validation-accuracy` for a comparison by accuracy, else `validation-loss`; and `train-loss`.
-    """
+    """Draw the validation metric and the training loss, or what a function has logged, after each epoch, if any."""
     if not any(comparison.curves.values()):
         return {}
     if isinstance(comparison.recipe, OwnRecipe):
@@ -50,12 +44,12 @@ def depth_figures(comparison: Comparison, looks: dict[str, Style]) -> dict[str, 
         ("dead-share", "dead", "start_dead", 100.0, "activation", "dead units, %"),
     ):
         if any(getattr(depth, end) for depth in comparison.depths.values()):
-            starts = _depth_curves(comparison, start, scale)
+            starts = _depth_curves(comparison, start, scale).items()
             figures[name] = _panel_figure(
                 comparison,
                 looks,
                 curves=_depth_curves(comparison, end, scale),
-                thin=lambda activation, of=starts: [_stack(curves).mean(axis=0)] if (curves := of(activation)) else [],
+                thin={activation: [_stack(found).mean(axis=0)] for activation, found in starts if found},
                 thin_label="mean at the start of the run",
                 x_label=x,
                 y_label=y,
@@ -66,12 +60,11 @@ def depth_figures(comparison: Comparison, looks: dict[str, Style]) -> dict[str, 
 
 def _learning_figure(comparison: Comparison, looks: dict[str, Style], field: str, scale: float, title: str) -> Figure:
     def curves(status: str) -> _Curves:
-        def of(activation: str) -> list[Array]:
-            runs = [run for run in comparison.results if (run.activation, run.status) == (activation, status)]
-            stored = [comparison.curves.get((activation, run.seed), ()) for run in runs]
-            return [scale * np.array([epoch.get(field) for epoch in curve], float) for curve in stored if curve]
-
-        return of
+        found: _Curves = {name: [] for name in comparison.activations}
+        for run in comparison.results:
+            if run.status == status and (curve := comparison.curves.get((run.activation, run.seed))):
+                found[run.activation].append(scale * np.array([epoch.get(field) for epoch in curve], float))
+        return found
 
     failed = any(run.status == FAILED for run in comparison.results)
     drawn = curves(FINISHED)
@@ -86,7 +79,7 @@ def _learning_figure(comparison: Comparison, looks: dict[str, Style], field: str
         log=field == "train_loss",
         ends=True,
     )
-    stacks = [stack for name in comparison.activations if (stack := _stack(drawn(name))).size]
+    stacks = [stack for found in drawn.values() if (stack := _stack(found)).size]
     if field == "train_loss" or not stacks:
         return figure
     # The frame ends at what a third of the training reaches, so that the first epochs do not flatten the rest.
@@ -100,11 +93,11 @@ def _learning_figure(comparison: Comparison, looks: dict[str, Style], field: str
 
 
 def _depth_curves(comparison: Comparison, field: str, scale: float) -> _Curves:
-    def of(activation: str) -> list[Array]:
-        found = [depth for (name, _), depth in sorted(comparison.depths.items()) if name == activation]
-        return [scale * np.array(getattr(depth, field)) for depth in found if getattr(depth, field)]
-
-    return of
+    found: _Curves = {name: [] for name in comparison.activations}
+    for (name, _), depth in sorted(comparison.depths.items()):
+        if getattr(depth, field):
+            found.setdefault(name, []).append(scale * np.array(getattr(depth, field)))
+    return found
 
 
 def _panel_figure(
@@ -122,13 +115,13 @@ def _panel_figure(
     """Draw in a panel for each activation the mean and standard error of its curves, and thin lines beside them.
 
     Args:
-        thin, thin_label: Activation -> further curves, and what they are; whether their `ends` are marked.
+        thin, thin_label: Further curves, and what they are; whether their `ends` are marked.
         log: Whether y is logarithmic if it spans a decade.
     """
     figure, panels = panel_grid(comparison.activations)
-    baseline = _stack(curves(comparison.baseline))
+    baseline = _stack(curves[comparison.baseline])
     for axes, activation in zip(panels, comparison.activations, strict=True):
-        color, stack = looks[activation].color, _stack(curves(activation))
+        color, stack = looks[activation].color, _stack(curves[activation])
         if stack.size:
             x = _positions(stack[0])
             middle = stack.mean(axis=0)
@@ -139,12 +132,12 @@ def _panel_figure(
             axes.text(0.5, 0.5, "no finished run", transform=axes.transAxes, ha="center", color=GREY)
         if activation != comparison.baseline and baseline.size:
             axes.plot(_positions(baseline[0]), baseline.mean(axis=0), color=INK, linestyle=":", linewidth=1.2)
-        for curve in thin(activation):
+        for curve in thin.get(activation, ()):
             x = _positions(curve)
             axes.plot(x, curve, color=color, linewidth=0.8, linestyle="--")
             if ends:
                 axes.plot(x[-1], curve[-1], "x", color=color)
-    drawn = [curve for name in comparison.activations for curve in curves(name)] if log else []
+    drawn = [curve for found in curves.values() for curve in found] if log else []
     values = np.concatenate([curve[curve > 0] for curve in drawn]) if drawn else np.array([])
     if values.size and values.max() > _DECADE * values.min():  # On less a logarithmic axis would have no tick.
         axes = panels[0]
@@ -156,12 +149,11 @@ def _panel_figure(
     label_columns(panels, x_label)
     figure.supylabel(y_label + (" (log)" if panels[0].get_yscale() == "log" else ""), fontsize=9)
     handles = [
-        Line2D([], [], color=GREY, marker="o", markersize=2.5, label="mean; band: standard error"),
-        Line2D([], [], color=INK, linestyle=":", linewidth=1.2, label=f"mean of {comparison.baseline}"),
+        sample("mean; band: standard error", marker="o", markersize=2.5),
+        sample(f"mean of {comparison.baseline}", INK, linestyle=":", linewidth=1.2),
     ]
     if thin_label:
-        marker = "x" if ends else ""
-        handles.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", marker=marker, label=thin_label))
+        handles.append(sample(thin_label, linestyle="--", linewidth=0.8, marker="x" if ends else ""))
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
     return figure
 

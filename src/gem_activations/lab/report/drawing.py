@@ -9,11 +9,12 @@ import math
 import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ...catalog import Activation, parse
 from ...errors import ActivationNameError, SettingError
@@ -100,6 +101,11 @@ def render(figure: Figure, suffix: str, *, transparent: bool = False) -> bytes:
     with look():
         figure.savefig(buffer, format=suffix, dpi=200, metadata=metadata, transparent=transparent)  # pyright: ignore[reportArgumentType] # None removes an entry
     return buffer.getvalue()
+
+
+def sample(label: str, color: str = GREY, **style: Any) -> Line2D:
+    """Return a line for a legend, which is drawn nowhere else."""
+    return Line2D([], [], color=color, label=label, **style)
 
 
 def row_figure(names: Sequence[str]) -> tuple[Figure, Axes]:

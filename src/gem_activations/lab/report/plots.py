@@ -138,16 +138,8 @@ def _slope_figure(analysis: Analysis, looks: dict[str, drawing.Style]) -> Figure
         axes.tick_params(labelbottom=True)
     figure.supylabel(analysis.metric.heading, fontsize=9)
     handles = [
-        Line2D(
-            [],
-            [],
-            color=drawing.GREY,
-            linestyle="-",
-            marker="o",
-            markersize=3,
-            label="seed at which the arm is not worse",
-        ),
-        Line2D([], [], color=drawing.GREY, linestyle="--", marker="o", markersize=3, label="seed at which it is worse"),
+        drawing.sample("seed at which the arm is not worse", marker="o", markersize=3),
+        drawing.sample("seed at which it is worse", linestyle="--", marker="o", markersize=3),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
     return figure
@@ -180,12 +172,7 @@ def _pareto_figure(analysis: Analysis, costs: Sequence[Metric], looks: dict[str,
 
 
 def _draw_row(
-    axes: Axes,
-    row: int,
-    values: Sequence[float],
-    metric: Metric,
-    look: drawing.Style,
-    interval: Interval | None,
+    axes: Axes, row: int, values: Sequence[float], metric: Metric, look: drawing.Style, interval: Interval | None
 ) -> None:
     points = metric.scale * np.asarray(values)
     if interval is not None:
@@ -193,24 +180,17 @@ def _draw_row(
         line = Line2D([metric.scale * end for end in interval], [row, row], color=look.color, linewidth=1.4)
         axes.add_line(line) if len(points) > 2 else axes.add_artist(line)
     offsets = np.linspace(0.14, 0.26, len(points)) if len(points) > 1 else [0.2]
-    axes.plot(
-        points,
-        row + np.asarray(offsets),
-        look.marker,
-        color=look.color,
-        markersize=4,
-        alpha=0.8,
-        markeredgewidth=0,
-    )
+    style = {"color": look.color, "markersize": 4, "alpha": 0.8, "markeredgewidth": 0}
+    axes.plot(points, row + np.asarray(offsets), look.marker, **style)
     axes.plot(points.mean(), row, "|", color=look.color, markersize=13, markeredgewidth=2.2)
     axes.autoscale_view(scaley=False)
 
 
 def _legend(figure: Figure, mean: str, interval: str) -> None:
     handles = [
-        Line2D([], [], color=drawing.GREY, marker="o", linestyle="", markersize=4, label="one seed"),
-        Line2D([], [], color=drawing.GREY, marker="|", linestyle="", markersize=11, markeredgewidth=2.2, label=mean),
-        Line2D([], [], color=drawing.GREY, linewidth=1.4, label=interval),
+        drawing.sample("one seed", linestyle="", marker="o", markersize=4),
+        drawing.sample(mean, linestyle="", marker="|", markersize=11, markeredgewidth=2.2),
+        drawing.sample(interval, linewidth=1.4),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
@@ -226,9 +206,9 @@ def _activation_figure(activations: Sequence[str], looks: dict[str, drawing.Styl
     panels[0].set(xlim=(-_REACH, _REACH), ylim=(-0.6, 2.4))
     drawing.label_columns(panels, "x")
     handles = [
-        Line2D([], [], color=drawing.INK, linewidth=1.8, label="f"),
-        Line2D([], [], color=drawing.INK, linewidth=1.2, linestyle="--", label="f'"),
-        Line2D([], [], color=drawing.GREY, linewidth=0.8, label="ReLU"),
+        drawing.sample("f", drawing.INK, linewidth=1.8),
+        drawing.sample("f'", drawing.INK, linestyle="--", linewidth=1.2),
+        drawing.sample("ReLU", linewidth=0.8),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure

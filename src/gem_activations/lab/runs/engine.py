@@ -213,7 +213,7 @@ def _bring_to_end(runner: Runner) -> None:
     """Bring runs to their end on a cluster, or here: one after the other, those of other processes last.
 
     Raises: ExperimentError: the first run of every activation raised the same error; their results are taken back.
-        StoreError: the results of some runs could not be stored; all others have been brought to their end.
+        StoreError: a result could not be stored.
     """
     request, experiment, plan = runner.request, runner.experiment, runner.plan
     again = (store.INFRASTRUCTURE, store.FAILED) if request.retry_failed else (store.INFRASTRUCTURE,)
@@ -225,18 +225,13 @@ def _bring_to_end(runner: Runner) -> None:
 
         run_on_ray((request, plan), pending, runner.callback)
         return
-    begun, unstored = len(pending) < len(before), list[StoreError]()
+    begun = len(pending) < len(before)
     first: dict[str, store.RunResult] = {}
     with reproducible(plan.threads, deterministic=experiment.deterministic):
         while pending:
             ended: list[store.RunKey] = []
             for run, stale in pending.items():
-                try:
-                    result = runner.attempt(*run, stale)
-                except StoreError as error:  # A full disk may have room again for the next run.
-                    unstored.append(error)
-                    ended.append(run)
-                    continue
+                result = runner.attempt(*run, stale)
                 if result is not None:
                     runner.callback.ended(result)
                     ended.append(run)
@@ -248,8 +243,6 @@ def _bring_to_end(runner: Runner) -> None:
             if pending and not ended:
                 runner.callback.waiting(len(pending))
                 runner.wait(*next(iter(pending)), _POLL_SECONDS)
-    if unstored:
-        raise StoreError(f"{len(unstored)} runs could not be stored: {unstored[0]}; then run the same command again")
 
 
 def _stop_if_hopeless(runner: Runner, first: list[store.RunResult]) -> None:

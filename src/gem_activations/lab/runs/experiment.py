@@ -13,7 +13,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -25,6 +25,8 @@ from ... import __version__, catalog
 from ...errors import ActivationNameError, ExperimentError, GemError, SettingError
 from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import OwnRecipe, Recipe, StoredRecipe
+from ..statistics.formatting import mean_text
+from ..statistics.metrics import METRICS, Metric
 from ..store.comparison import CORE, to_plain
 from ..training.group import Group
 from ..training.run import NotFiniteError, Run, finite, to_number
@@ -112,7 +114,7 @@ def of_recipe(
         deterministic=True,
         versions={**_versions(), **_hash_files(*arms.values())},
         load=load,
-        headline=partial(_say_recipe, recipe.metric),
+        headline=partial(_say_recipe, METRICS[recipe.metric]),
     )
 
 
@@ -315,16 +317,11 @@ def _train_checked(
     return {key: finite(figure) for key, figure in figures.items()}
 
 
-def _say_recipe(metric: str, figures: Figures) -> str:
+def _say_recipe(metric: Metric, figures: Figures) -> str:
     split = "validation" if figures.get("test_loss") is None else "test"
-    value = figures.get(f"{split}_{'accuracy' if metric == 'accuracy' else 'loss'}")
-    if value is None:
-        return ""
-    if metric == "accuracy":
-        return f"{split} accuracy {100 * value:.2f} %"
-    return (
-        f"{split} loss {value:.3f} nats" if metric == "loss" else f"{split} perplexity {math.exp(min(value, 700)):.2f}"
-    )
+    field, title = (words.replace("test", split) for words in (metric.field, metric.title))
+    value = replace(metric, field=field).of(figures)
+    return "" if value is None else f"{title} {mean_text(value, None, metric)} {metric.unit}".rstrip()
 
 
 def _name(train: Any) -> str:

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -14,7 +14,7 @@ from ... import catalog
 from ...errors import SettingError, StoreError
 from ..data.holdings import find_data_dir
 from ..recipes.arms import parse_arm
-from ..recipes.pipeline import Cnn, Initialisation, Mlp, Recipe, Training
+from ..recipes.pipeline import Cnn, Mlp, Recipe, Training
 from ..recipes.registry import make_recipe, make_study
 from ..statistics.reading import look_again
 from ..statistics.sequential import FIRST
@@ -81,12 +81,7 @@ def resolve_recipe(request: Request) -> Recipe:
             raise SettingError(f"--study {request.study} chooses the activations; leave --activations out")
         recipe = make_study(request.study, recipe)
     _check_numbers(request, recipe)
-    if request.initialisation not in (None, *(known := get_args(Initialisation))):
-        raise SettingError(f"--initialisation {request.initialisation}: expected one of {', '.join(known)}")
-    given = recipe.activations if request.activations is None else request.activations
-    if not given:
-        raise SettingError("--activations: give at least one activation")
-    arms = make_arms(given)
+    arms = make_arms(recipe.activations if request.activations is None else request.activations)
     activations = tuple(arms)
     baseline = request.baseline or recipe.baseline
     baseline = baseline if baseline in arms else str(parse_arm(baseline))

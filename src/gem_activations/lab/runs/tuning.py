@@ -14,6 +14,8 @@ from filelock import FileLock
 
 from ...errors import SettingError
 from ..recipes.pipeline import Recipe
+from ..statistics.formatting import mean_text
+from ..statistics.metrics import ACCURACY, LOSS
 from ..store.comparison import FINISHED, read_plan
 from ..store.rates import Trial, Tuned, Tuning, write_tuning
 from ..training.group import is_launched
@@ -73,8 +75,8 @@ def _search(request: Request, recipe: Recipe, rates: list[float], callback: Prog
         rate: run_comparison(dataclasses.replace(request, out=folder / _name(rate), trial=rate), callback)
         for rate in rates
     }
-    field = "validation_accuracy" if recipe.metric == "accuracy" else "validation_loss"
-    sign = -1 if recipe.metric == "accuracy" else 1
+    metric = ACCURACY if recipe.metric == "accuracy" else LOSS
+    field = metric.field.replace("test", "validation")
     tuned: dict[str, Tuned] = {}
     for arm in arms:
         trials: list[Trial] = []
@@ -84,7 +86,7 @@ def _search(request: Request, recipe: Recipe, rates: list[float], callback: Prog
             values = [value for run in runs if (value := run.figures.get(field)) is not None]
             trials.append(Trial(rate, None if failed else sum(values) / len(values), failed))
         finished = [trial for trial in trials if trial.value is not None]
-        best = min(finished, key=lambda trial: sign * (trial.value or 0.0), default=None)  # The first of equals.
+        best = max(finished, key=lambda trial: metric.sign * (trial.value or 0.0), default=None)  # The first of equals.
         tuned[arm] = Tuned(tuple(sorted(trials, key=lambda trial: trial.rate)), best.rate if best else None)
     return Tuning(recipe.pipeline(), seeds, tuned)
 
@@ -112,7 +114,7 @@ def make_rates(own: float, trials: int, factor: float) -> list[float]:
 
 def tuning_lines(tuning: Tuning) -> Iterator[str]:
     """Say of each arm what was found, in a line or two."""
-    accuracy = tuning.recipe.metric == "accuracy"
+    metric = ACCURACY if tuning.recipe.metric == "accuracy" else LOSS
     for name, arm in tuning.arms.items():
         count, lowest, highest = len(arm.trials), arm.trials[0].rate, arm.trials[-1].rate
         failed = f", {arm.failed} failed" if arm.failed else ""
@@ -120,8 +122,8 @@ def tuning_lines(tuning: Tuning) -> Iterator[str]:
             yield f"{name}: no learning rate, all {count} trials from {lowest:g} to {highest:g} failed"
             continue
         value = next(trial.value for trial in arm.trials if trial.rate == arm.rate) or 0.0
-        score = f"accuracy {100 * value:.2f} %" if accuracy else f"loss {value:.3f} nats"
-        yield f"{name}: learning rate {arm.rate:g}, validation {score} ({count} trials{failed})"
+        score = f"{metric.title.replace('test', 'validation')} {mean_text(value, None, metric)} {metric.unit}"
+        yield f"{name}: learning rate {arm.rate:g}, {score} ({count} trials{failed})"
         if arm.at_edge:
             yield f"  the edge of {lowest:g} to {highest:g}: a better rate may lie beyond; give --trials {count + 2}"
 

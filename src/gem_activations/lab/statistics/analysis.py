@@ -24,8 +24,6 @@ from .verdicts import ORDER, Judgement, Verdict, judge, probability_better
 POWER = 0.8
 SEEDS_CAP = 10_000
 
-Key = tuple[str, int]
-
 
 class Interval(NamedTuple):
     """A closed interval, both ends in the unit of what it bounds."""
@@ -347,9 +345,8 @@ def _arm(name: str, runs: Sequence[Run], criterion: Criterion, collapsed: int, d
 def detectable(critical: float, freedom: int, power: float = POWER) -> float:
     """Compute the true difference, in standard errors, that a t test shows with the power.
 
-    Args:
-        critical: Its critical value, two-sided; the other tail is below 1e-5 at 80 %.
-        freedom: Degrees of freedom of the standard error.
+    Its critical value is two-sided; the other tail is below 1e-5 at 80 %.
+
     Example:
         >>> round(detectable(2.0, 1000), 2)
         2.84
@@ -364,13 +361,9 @@ def detectable(critical: float, freedom: int, power: float = POWER) -> float:
 
 
 def seeds_for(effect: float, spread_of_run: float, arms: int) -> int:
-    """Compute the seeds at which a difference is shown at 80 % power, with a spread that all arms share.
+    """Compute the seeds, 2 to SEEDS_CAP + 1, at which a positive true difference is shown at 80 % power.
 
-    Args:
-        effect: True difference to the baseline, positive.
-        spread_of_run: Standard deviation of one run after the seeds' common part.
-        arms: Arms beside the baseline.
-    Returns: At least 2; SEEDS_CAP + 1 for more than SEEDS_CAP.
+    `spread_of_run` is the standard deviation of one run after the seeds' common part; `arms` are beside the baseline.
     Example:
         >>> seeds_for(1.0, 1.0, 1), seeds_for(1.0, 1.0, 7)
         (18, 25)

@@ -5,13 +5,12 @@ A recipe names its metric. Values are kept as they are stored
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ...errors import SettingError
 from ..recipes.pipeline import OwnRecipe, Pipeline, StoredRecipe
-from ..store.comparison import RunResult
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,9 @@ class Metric:
         """Title and unit, as over a column or beside an axis."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
-    def of(self, run: RunResult) -> float | None:
-        """Return the value of a run; None if the run has none, or one that is not finite."""
-        value = run.figures.get(self.field)
+    def of(self, figures: Mapping[str, float | None]) -> float | None:
+        """Return the value that a run's figures give; None if they give none, or one that is not finite."""
+        value = figures.get(self.field)
         if value is None:
             return None
         figure = math.exp(min(value, 700.0)) if self.exponential else float(value)

@@ -113,11 +113,11 @@ def comparison_runs(
     own = isinstance(comparison.recipe, OwnRecipe)
     runs = [Run(arm, seed, "missing", None) for arm, seed in comparison.missing]
     for result in comparison.results:
-        value = metric.of(result) if result.status == FINISHED else None
+        value = metric.of(result.figures) if result.status == FINISHED else None
         status, reason = result.status, result.reason
         if status == FINISHED and value is None:
             status, reason = FAILED, f"the {metric.title} is not finite"
-        found = {measure.name: measure.of(result) for measure in measures_beside(metric)}
+        found = {measure.name: measure.of(result.figures) for measure in measures_beside(metric)}
         if own:
             found = {name: figure for name, figure in result.figures.items() if name != metric.field}
         figures = {name: figure for name, figure in found.items() if figure is not None}

@@ -62,7 +62,6 @@ def judge(
     margin: float | None = None,
     *,
     alpha: float = ALPHA,
-    method: str = "adaptive",
     family: int | None = None,
 ) -> Judgement:
     """Judge every row but the first beside the first.
@@ -72,13 +71,13 @@ def judge(
         failed: Runs that failed, the same shape; their values are NaN.
         margin: Margin of equivalence, positive; None if nothing is to be called equivalent.
         alpha: Level of all verdicts of difference together, and of all of equivalence.
-        method, family: As for `compare_rows`.
+        family: As for `compare_rows`.
     Example:
         >>> table = np.array([[5.0, 6.0, 7.0], [7.0, 8.1, 9.0], [5.1, 6.0, 6.9]])
         >>> [str(ORDER[code]) for code in judge(table, np.isnan(table), 0.5).code]
         ['shown better', 'equivalent within the margin']
     """
-    means = compare_rows(improvement, alpha=alpha, method=method, family=family)
+    means = compare_rows(improvement, alpha=alpha, family=family)
     collapsed = find_collapsed(improvement)
     standing_out: Flags = np.asarray(np.any(failed | collapsed, axis=-1))
     # An arm without a failed run among arms that fail may be one that was lucky: its survivors are few.
@@ -86,7 +85,7 @@ def judge(
     cautious: Flags = standing_out[..., 1:] | standing_out[..., :1] | anywhere
     ranks, ranks_shown = means, np.zeros(cautious.shape, bool)
     if cautious.any():
-        ranks = compare_rows(run_ranks(improvement, failed), alpha=alpha, method=method, family=family)
+        ranks = compare_rows(run_ranks(improvement, failed), alpha=alpha, family=family)
         ranks_shown = ranks.shown
     agree = ~cautious | (ranks_shown & (ranks.mean * means.mean > 0))
     failures, runs = failed.sum(-1), (failed | ~np.isnan(improvement)).sum(-1)

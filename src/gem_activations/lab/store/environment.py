@@ -21,6 +21,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
     `git` holds the commit and whether files were changed, None outside a checkout; `time` is UTC.
     """
+    package = f"{Path(__file__).parents[2]}{os.sep}"
     tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None  # An installed package is not.
     return {
         "python": platform.python_version(),
@@ -29,7 +30,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "backends": describe_backends(),
+        # Another backend gives other last bits; paths are those inside the package.
+        "backends": {name: sentence.replace(package, "") for name, sentence in backend_info().items()},
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "git": {
@@ -41,12 +43,6 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def describe_backends() -> dict[str, str]:
-    """Return what computes the members, with paths inside the package: another backend gives other last bits."""
-    package = f"{Path(__file__).parents[2]}{os.sep}"
-    return {name: sentence.replace(package, "") for name, sentence in backend_info().items()}
 
 
 def _version(package: str) -> str | None:

@@ -144,10 +144,6 @@ def load_task(recipe: Recipe, data_dir: Path | None) -> TextTask:
     """
     import_transformers()
     plan: Gpt2Plan | BertPlan = recipe.model
-    if plan.width % plan.heads:
-        raise SettingError(f"a model of width {plan.width} cannot have {plan.heads} heads: they must divide it")
-    if plan.context < 1:
-        raise SettingError(f"a context of {plan.context} tokens: expected 1 or more")
     if isinstance(plan, BertPlan) and not 3 <= plan.context <= plan.positions:
         raise SettingError(f"a context of {plan.context} tokens: expected 3 to {plan.positions}")
     place = find_data_dir(data_dir)

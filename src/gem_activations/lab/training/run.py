@@ -262,11 +262,9 @@ class Run:
             predictions: (N, ...) numbers, in the same order of examples in every run.
             targets: (N, ...) what was to be predicted.
         """
-        buffer = io.BytesIO()
-        if targets is None:
-            np.savez_compressed(buffer, predictions=_to_array(predictions))
-        else:
-            np.savez_compressed(buffer, predictions=_to_array(predictions), targets=_to_array(targets))
+        given, buffer = {"predictions": predictions, "targets": targets}, io.BytesIO()
+        arrays: dict[str, Any] = {name: _to_array(values) for name, values in given.items() if values is not None}
+        np.savez_compressed(buffer, **arrays)
         write_atomically(self.folder / PREDICTIONS, buffer.getvalue())
 
     def finish(self) -> None:
