@@ -26,7 +26,7 @@ from ..statistics.metrics import LOSS, PERPLEXITY, Criterion, Metric, criterion_
 from ..statistics.reading import comparison_runs, read_comparison
 from ..statistics.verdicts import Verdict
 from ..store.comparison import Comparison, flatten
-from .table import CLAIMS, GEM, Ahead, Claim, claims_on
+from .table import CLAIMS, GEM, Ahead, Claim
 
 RESULTS = Path(__file__).parents[4] / "benchmarks" / "results"
 """The results that a checkout of the repository carries; an installed package has none."""
@@ -111,8 +111,7 @@ def judge_all(comparisons: Iterable[Comparison]) -> list[Finding]:
 
 def judge_comparison(comparison: Comparison) -> list[Finding]:
     """Judge the claims that one comparison bears on."""
-    findings = (judge(claim, comparison) for claim in claims_on(comparison.recipe.name))
-    return [finding for finding in findings if finding is not None]
+    return [finding for claim in CLAIMS if (finding := judge(claim, comparison)) is not None]
 
 
 def judge(claim: Claim, comparison: Comparison) -> Finding | None:

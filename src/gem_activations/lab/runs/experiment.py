@@ -23,6 +23,7 @@ from torch import nn
 
 from ... import __version__, catalog
 from ...errors import ActivationNameError, ExperimentError, GemError, SettingError
+from ..models.classifiers import Factory
 from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import OwnRecipe, Recipe, StoredRecipe
 from ..statistics.formatting import mean_text
@@ -37,7 +38,7 @@ from .request import Choice, FunctionRequest
 DEFAULT_SEEDS = 5
 _ARM = re.compile(r"[A-Za-z_][\w.+-]*")
 
-Factory = Callable[[], nn.Module]
+
 Figures = Mapping[str, float | None]
 
 

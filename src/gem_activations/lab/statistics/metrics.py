@@ -160,12 +160,11 @@ def own_criterion(
     if better not in ("higher", "lower"):
         asked = "say better='higher' or 'lower' (--better)"
         raise SettingError(f"better={better!r}: {asked}" if better else f"{name} does not say which is better: {asked}")
+    high, width = max(values, default=0.0), max(values, default=0.0) - min(values, default=0.0)
+    decimals = 4 if width <= 0 else min(max(2 - math.floor(math.log10(width)), 0), 8)
+    shown = 1.0, unit or "", "points" if unit == "%" else unit or "", decimals
     if "acc" in low and unit is None:
-        high = max(values, default=0.0)
         if high > 1:
             raise SettingError(f"{name} is {high:g}, which is no fraction; say unit='%' (--unit %) if it is percent")
-        return Criterion(Metric(name, name, name, better, margin, 100.0, "%", "points", 2), margin, chance)
-    points = "points" if unit == "%" else unit or ""
-    width = max(values, default=0.0) - min(values, default=0.0)
-    decimals = 4 if width <= 0 else min(max(2 - math.floor(math.log10(width)), 0), 8)
-    return Criterion(Metric(name, name, name, better, margin, 1.0, unit or "", points, decimals), margin, chance)
+        shown = 100.0, "%", "points", 2
+    return Criterion(Metric(name, name, name, better, margin, *shown), margin, chance)

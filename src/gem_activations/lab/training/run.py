@@ -80,26 +80,18 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
         except OSError as error:
             _LOG.warning("%s cannot be read (%s); going on from an earlier state", place, error.strerror or error)
             continue
-        state = _decode(content, device)
-        if state is not None:
+        payload, state = content[_CHECK_BYTES:], None
+        # torch does not check what it reads: a flipped bit must cost progress, never correctness.
+        if content[:_CHECK_BYTES] == _check(payload):
+            with contextlib.suppress(pickle.UnpicklingError):  # It holds more than tensors and plain values.
+                state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        if isinstance(state, dict):
             return state
         aside = path.with_stem(f"{path.stem}-damaged")
         with contextlib.suppress(OSError):  # Another process of the same run may have been faster.
             place.replace(aside)
         _LOG.warning("%s is damaged and is kept as %s; going on from an earlier state", place, aside.name)
     return None
-
-
-def _decode(content: bytes, device: torch.device) -> dict[str, Any] | None:
-    """Decode a file. torch does not check what it reads: a flipped bit must cost progress, never correctness."""
-    payload = content[_CHECK_BYTES:]
-    if content[:_CHECK_BYTES] != _check(payload):
-        return None
-    try:
-        state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-    except pickle.UnpicklingError:  # It holds more than tensors and plain values.
-        return None
-    return state if isinstance(state, dict) else None
 
 
 def _check(payload: bytes | memoryview) -> bytes:

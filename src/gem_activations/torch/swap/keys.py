@@ -52,11 +52,6 @@ def read_choices(model: nn.Module, choices: Mapping[Any, Any]) -> list[tuple[Any
     return read
 
 
-def string_of(value: Value) -> str | None:
-    """Return the string of the catalog, if it is one."""
-    return str(value) if isinstance(value, catalog.Activation) else None
-
-
 def make(value: Value, overwrites: bool, keeps_input: bool) -> nn.Module:
     """Make the module for one place.
 

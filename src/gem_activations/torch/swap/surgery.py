@@ -12,13 +12,14 @@ from torch import fx, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
+from ... import catalog
 from ...errors import ModelError
 from ...spec import GemSpec
 from ..integrations.transformers import Replaced, follow_in_configurations
 from ..inventory import describe, is_activation, is_known_class, list_activations, named_activations, own_class
 from .calls import call_children, called_for_effect, find_calls, inside
 from .functions import SERVED, class_that_serves, family_of
-from .keys import Value, choose, held_functions, make, nothing_matches, string_of
+from .keys import Value, choose, held_functions, make, nothing_matches
 
 _MISSING = object()
 _OF_EVERY_MODULE = vars(nn.Module()).keys()
@@ -223,7 +224,8 @@ class Surgery:
         if id(module) in self._replaced:
             return
         name, overwrites = self._names[id(module)][0], _is_inplace(module)
-        new, string = self._make(value, name, overwrites, not keeps_output(module)), string_of(value)
+        new = self._make(value, name, overwrites, not keeps_output(module))
+        string = str(value) if isinstance(value, catalog.Activation) else None
         reason = _reason_to_leave(module)
         if "parametrizations" in name.split("."):
             reason = "it computes a weight, which would be another"
