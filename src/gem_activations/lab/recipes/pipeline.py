@@ -12,7 +12,6 @@ import msgspec
 
 Scale = Literal["full", "short", "small", "smoke"]
 Selection = Literal["lowest-validation-loss", "last"]
-
 ARMS = ("relu", "gelu", "silu", "mish", "gem", "gem(n=2)", "egem(eps=1e-4)", "segem(eps=1e-4)")
 
 

@@ -22,6 +22,7 @@ from .curves import depth_figures, learning_figures
 _REACH = 3.0  # Of the curves of an activation, to both sides of 0.
 _STEP = 1e-4
 _KINK = 0.01
+_POINTS = 800  # An even number leaves 0, where many activations have a kink, off the grid.
 _COSTS = tuple(measure for measure in MEASURES if measure.name in ("step_time_ratio", "peak_memory"))
 
 
@@ -223,20 +224,19 @@ class Shape(NamedTuple):
     second: NDArray[np.float64]
 
 
-def sample_shape(activation: Activation, *, points: int = 800) -> Shape:
+def sample_shape(activation: Activation) -> Shape:
     """Sample an activation and its first two derivatives on [-3, 3], densely around 0, where small eps bend.
 
     Members of the family have their closed forms. All others have central differences of the float64 reference with
     the step 1e-4: f' is within 1e-8 and f'' within 1e-6 of the analytic derivative where f is smooth. At a kink or a
-    jump, where f' changes by more than 0.01 within the step, both are NaN, so that no line is drawn. An even number of
-    points leaves 0, where many activations have a kink, off the grid.
+    jump, where f' changes by more than 0.01 within the step, both are NaN, so that no line is drawn.
 
     Example:
         >>> shape = sample_shape(parse("gelu"))
         >>> print(shape.x.shape, f"{shape.first.max():.4f}")
         (800,) 1.1289
     """
-    x = _REACH * np.linspace(-1, 1, points) ** 3
+    x = _REACH * np.linspace(-1, 1, _POINTS) ** 3
     spec = activation.spec
     if spec is not None:
         return Shape(x, spec(x), spec.derivative(x), spec.second_derivative(x))

@@ -342,8 +342,8 @@ def _arm(name: str, runs: Sequence[Run], criterion: Criterion, collapsed: int, d
 
 
 @lru_cache(maxsize=1024)
-def detectable(critical: float, freedom: int, power: float = POWER) -> float:
-    """Compute the true difference, in standard errors, that a t test shows with the power.
+def detectable(critical: float, freedom: int) -> float:
+    """Compute the true difference, in standard errors, that a t test shows at 80 % power.
 
     Its critical value is two-sided; the other tail is below 1e-5 at 80 %.
 
@@ -352,7 +352,7 @@ def detectable(critical: float, freedom: int, power: float = POWER) -> float:
         2.84
     """
     found = optimize.brentq(
-        lambda effect: float(np.nan_to_num(stats.nct.sf(critical, freedom, effect), nan=1.0)) - power,
+        lambda effect: float(np.nan_to_num(stats.nct.sf(critical, freedom, effect), nan=1.0)) - POWER,
         0.0,
         4 * critical + 10,
         xtol=1e-4,
@@ -395,9 +395,9 @@ def plan_seeds(analysis: Analysis, effect: float) -> tuple[int, int, int]:
     return found, low, high
 
 
-def spread_range(spread_of_run: float, freedom: int, level: float = 0.8) -> Interval:
-    """Return the interval that holds the true standard deviation at the level, of normal values."""
-    tails = special.chdtri(freedom, [(1 - level) / 2, (1 + level) / 2])
+def spread_range(spread_of_run: float, freedom: int) -> Interval:
+    """Return the interval that holds the true standard deviation of normal values at 80 %."""
+    tails = special.chdtri(freedom, [0.1, 0.9])
     low, high = spread_of_run * np.sqrt(freedom / tails)
     return Interval(float(low), float(high))
 

@@ -44,7 +44,7 @@ class Judgement(NamedTuple):
         means: Contrasts of the values, counted positive if the arm is better.
         ranks: Contrasts of the ranks, the same way; only filled if a run failed or collapsed.
         collapsed: Runs that stand out, shape (..., rows, seeds).
-        unstable: Whether the arm fails more often than the baseline does, beyond chance or in half of its runs.
+
         cautious: Whether a run of arm or baseline failed or collapsed, so that the ranks have a say.
     """
 
@@ -52,7 +52,6 @@ class Judgement(NamedTuple):
     means: Contrasts
     ranks: Contrasts
     collapsed: Flags
-    unstable: Flags
     cautious: Flags
 
 
@@ -104,7 +103,7 @@ def judge(
         [ORDER.index(one) for one in (Verdict.UNSTABLE, Verdict.BETTER, Verdict.WORSE, Verdict.EQUIVALENT)],
         ORDER.index(Verdict.UNDECIDED),
     )
-    return Judgement(code, means, ranks, collapsed, unstable, cautious)
+    return Judgement(code, means, ranks, collapsed, cautious)
 
 
 def find_collapsed(improvement: Array) -> Flags:
