@@ -15,6 +15,8 @@ from gem_activations.lab.models.language import build_language_model
 from gem_activations.lab.recipes.language import BertPlan, Gpt2Plan
 from gem_activations.lab.recipes.pipeline import Recipe, Subset
 from gem_activations.lab.recipes.registry import make_recipe
+from gem_activations.lab.runs.planning import resolve_recipe
+from gem_activations.lab.runs.request import Request
 from gem_activations.lab.store.comparison import EpochRow
 from gem_activations.lab.training.language import MaskedTokens, NextToken, TextTask, load_task, make_windows
 from gem_activations.lab.training.step import learning_rates, make_optimizer
@@ -291,8 +293,6 @@ def test_a_missing_corpus_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("gpt2", {"heads": 3}, "must divide"),
-        ("gpt2", {"context": 0}, "expected 1 or more"),
         ("bert", {"context": 25}, "expected 3 to 24"),
         ("bert", {"context": 2}, "expected 3 to 24"),
     ],
@@ -300,6 +300,18 @@ def test_a_missing_corpus_is_an_error(tmp_path: Path) -> None:
 def test_impossible_sizes_are_refused(corpus: Path, kind: str, changes: dict[str, int], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         load_task(recipe(kind, dataclasses.replace(PLANS[kind], **changes)), corpus)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"width": 63}, "--width 63: the model has 4 heads, which must divide its width"),
+        ({"context": 0}, "--context 0: give a whole number of at least 1"),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_before_the_text_is_read(choices: dict[str, int], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        resolve_recipe(Request("gpt2-124m", scale="smoke", **choices))
 
 
 def test_a_missing_library_is_named_with_its_extra(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
