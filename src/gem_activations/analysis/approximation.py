@@ -2,8 +2,7 @@
 
 Distance to ReLU. For the family it is closed for every p. Elsewhere the difference D = f - ReLU is integrated piece by
 piece with error bounds. On a half-line D decays like a power of x, and then x = 1/t makes the integrand analytic on a
-bounded interval; or |D(x)| <= |D(T)| exp(-r (x - T)) for x >= T, if D' + r D and D have opposite signs on [T, inf),
-which `limits.tail_sign` proves.
+bounded interval; or |D(x)| <= B exp(-r x), which `limits.bound_beyond` proves.
 
 Bounds for verification: the range of f on an interval, and a line below and a line above it. The lines come from a
 sampled guess, their offsets from a proof. Between its inflections f is convex or concave. With s the slope of a line,
@@ -27,7 +26,7 @@ from .balls import Expr, Tape, X, constant_ball, decimals, integral, tape, whole
 from .exact import LONGEST_EXACT, Number, compare, constant_sign, exact, factorise, tidy, without_root
 from .formulas import Formula, Piece
 from .gaussian import cut_ends, natural_unit, offset_at_infinity, rescaled, slope_at_infinity
-from .limits import NoLimitError, limit, tail_sign
+from .limits import NoLimitError, bound_beyond, limit
 from .proofs import CertificateError, Property, Proved, UndecidedError, Value, attempt, rests_on
 from .signs import sign_map
 from .smoothness import as_proved, supremum_of_magnitude
@@ -217,16 +216,15 @@ def _conjugate(expression: Expr) -> Expr:
 
 
 def _exponential_tail(f: Expr, low: Number, p: int) -> arb:
-    """Integrate |D|^p over [low, inf): with D' + r D against D in sign from T on, |D| <= |D(T)| exp(-r (x - T))."""
     for rate in _RATES:
         start = max(int(128 / rate), int(low.ball.upper().ceil().unique_fmpz() or 0) + 1)
         try:
-            sign, slope = tail_sign(f, start), tail_sign(sp.diff(f, X) + rate * f, start)
+            bound = bound_beyond(f * sp.exp(rate * X), start)
         except UndecidedError:
             continue
-        if sign == -slope:
-            rest = whole_power(abs(tape(f)(arb(start))), p) / (p * constant_ball(rate))
-            return _ball_integral(f**p, low, exact(start)) + arb(0, rest.upper())
+        r = constant_ball(rate)
+        rest = whole_power(bound * (-r * start).exp(), p) / (p * r)
+        return _ball_integral(f**p, low, exact(start)) + arb(0, rest.upper())
     raise UndecidedError(f"no exponential bound of {f} was proved")
 
 

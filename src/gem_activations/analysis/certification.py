@@ -278,7 +278,7 @@ def to_cell(text: str) -> str:
 
 def comparison_table(certificates: Sequence[Certificate], links: dict[str, str]) -> str:
     """Return one row for each activation, linked to its page: the properties of `COMPARED`, numbers to six digits."""
-    lines = ["| activation | " + " | ".join(COMPARED.values()) + " |", "|---" * (len(COMPARED) + 1) + "|"]
+    lines = ["| activation | " + " | ".join(map(to_cell, COMPARED.values())) + " |", "|---" * (len(COMPARED) + 1) + "|"]
     for certificate in certificates:
         cells = [to_cell(brief_cell(certificate, key)) for key in COMPARED]
         lines.append(f"| [{certificate.title} `{certificate.name}`]({links[certificate.name]}) | {' | '.join(cells)} |")

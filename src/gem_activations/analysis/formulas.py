@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Any
 
 import sympy as sp
 
@@ -75,7 +74,7 @@ class Formula:
     at_joints: tuple[Expr, ...]
     reading: str = ""
     scheme: "Scheme | None" = None
-    family: tuple[int, sp.Rational, sp.Rational] | None = None
+    family: tuple[int, Expr, Expr] | None = None
 
     @cached_property
     def joints(self) -> tuple[Expr, ...]:
@@ -144,136 +143,102 @@ def line(*parts: Expr) -> tuple[Piece, ...]:
     )
 
 
-_R = sp.Rational
-_S = sp.Symbol("s", real=True)
-_T = sp.Symbol("t", real=True)
-_SIGMOID = 1 / (1 + sp.exp(-X))
-_READING = "The definition is this project's reading of the paper: eps is added to x^(2n), and leak floors the gate."
-
-
-def formula(activation: Activation) -> Formula:
-    """Return the pieces of an activation of the catalog.
-
-    Raises: CertificateError: the catalog names it, but its symbolic form is not written here.
-    Example:
-        >>> from gem_activations.catalog import parse
-        >>> [str(piece.expression) for piece in formula(parse("leaky_relu")).pieces]
-        ['x/100', 'x']
-    """
-    if activation.name not in _BUILDERS:
-        raise CertificateError(f"{activation.name} has no symbolic form in analysis/formulas.py; add one")
-    arguments = {key: _R(value.numerator, value.denominator) for key, value in activation.arguments}
-    pieces, extra = _BUILDERS[activation.name](**arguments)
-    at_joints = extra.pop("at_joints", None)
-    if at_joints is None:
-        at_joints = tuple(piece.end(0, right=True) for piece in pieces[:-1])
-    return Formula(str(activation), activation.entry.title, pieces, at_joints, **extra)
-
-
 def member(n: int, eps: Expr, leak: Expr) -> Expr:
     """Return x (leak + (1 - leak) x^(2n) / (x^(2n) + eps)), the positive branch of a member, as one fraction."""
     return X * (X ** (2 * n) + leak * eps) / (X ** (2 * n) + eps)
 
 
-_Built = tuple[tuple[Piece, ...], dict[str, Any]]
-
-
-def _family(n: Expr, eps: Expr = sp.S.One, leak: Expr = sp.S.Zero) -> _Built:
-    order = int(n)
-    power, gate = sp.Symbol("p", real=True), sp.Symbol("F", real=True)
-    steps: list[tuple[sp.Symbol, Expr]] = [(power, X ** (2 * order)), (gate, power / (power + eps))]
-    value, gradient = X * gate, gate * (1 + 2 * order * (1 - gate))
-    if leak:
-        value, gradient = X * (leak + (1 - leak) * gate), leak + (1 - leak) * gradient
-    scheme = Scheme(tuple(steps), value, gradient, "gate first; the gradient is a quadratic polynomial in the gate")
-    return line(leak * X, 0, member(order, eps, leak)), {
-        "scheme": scheme, "family": (order, eps, leak), "reading": _READING,
-    }  # fmt: skip
-
-
-def _linear(slope: Expr, reading: str = "") -> _Built:
-    return line(slope * X, 0, X), {"reading": reading}
-
-
-def _whole(expression: Expr, shared: Expr, gradient: Expr) -> _Built:
-    return line(expression), {
-        "scheme": Scheme(((_S, shared),), _S, gradient, "the gradient is a polynomial in the value")
-    }
-
-
+_R = sp.Rational
+_SIGMOID = 1 / (1 + sp.exp(-X))
 _ALPHA, _SCALE = _R("1.6732632423543772"), _R("1.0507009873554805")  # Of SELU.
-
-
-def _hardtanh(min_val: Expr, max_val: Expr) -> _Built:
-    if not min_val < max_val:
-        raise CertificateError(f"hardtanh needs min_val < max_val, not {min_val} and {max_val}")
-    return line(min_val, min_val, X, max_val, max_val), {}
-
-
-def _positive(name: str, value: Expr) -> Expr:
-    if not value > 0:
-        raise CertificateError(f"{name} = {value}: the certificate needs a number above 0")
-    return value
-
-
-def _exponential(alpha: Expr, width: Expr) -> _Built:
-    return line(alpha * (sp.exp(X / width) - 1), 0, X), {}
-
-
-_BUILDERS: dict[str, Callable[..., _Built]] = {
-    "gem": _family,
-    "egem": _family,
-    "segem": _family,
-    "relu": lambda: _linear(sp.Integer(0)),
-    "leaky_relu": lambda negative_slope: _linear(negative_slope),
-    "prelu": lambda init: _linear(init, "Evaluation at the initial slope; the slope is learnt."),
-    "rrelu": lambda lower, upper: _linear(
-        (lower + upper) / 2, "Evaluation form: the slope is the mean of the training law."
-    ),
-    "gelu": lambda: (line(X * (1 + sp.erf(X / sp.sqrt(2))) / 2), {}),
-    "gelu_tanh": lambda: (
-        line(X * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (X + _R(44715, 10**6) * X**3))) / 2), {}
-    ),
-    "silu": lambda: (line(X * _SIGMOID), {"scheme": Scheme(
-        ((_S, _SIGMOID),), X * _S, _S * (1 + X * (1 - _S)), "gate first, shared by the gradient"
-    )}),
-    "mish": lambda: (line(X * sp.tanh(sp.log(1 + sp.exp(X)))), {}),
-    "elu": lambda alpha: _exponential(alpha, sp.Integer(1)),
-    "celu": lambda alpha: _exponential(alpha, _positive("alpha", alpha)),
-    "selu": lambda: (line(_SCALE * _ALPHA * (sp.exp(X) - 1), 0, _SCALE * X), {
-        "reading": "alpha and scale are the float64 constants of the usual implementations, taken as exact decimals."
-    }),
-    "relu6": lambda: (line(0, 0, X, 6, 6), {}),
-    "hardswish": lambda: (line(0, -3, X * (X + 3) / 6, 3, X), {}),
-    "hardsigmoid": lambda: (line(0, -3, (X + 3) / 6, 3, 1), {}),
-    "hardtanh": _hardtanh,
-    "hardshrink": lambda lambd: (
-        line(X, -_positive("lambd", lambd), 0, lambd, X), {"at_joints": (sp.Integer(0), sp.Integer(0))}
-    ),
-    "softshrink": lambda lambd: (line(X + _positive("lambd", lambd), -lambd, 0, lambd, X - lambd), {}),
-    "tanhshrink": lambda: (
-        line(X - sp.tanh(X)), {"scheme": Scheme(((_T, sp.tanh(X)),), X - _T, _T**2, "tanh is shared")}
-    ),
-    "softplus": lambda beta: (line(sp.log(1 + sp.exp(_positive("beta", beta) * X)) / beta), {}),
-    "softsign": lambda: (line(X / (1 - X), 0, X / (1 + X)), {}),
-    "sigmoid": lambda: _whole(_SIGMOID, _SIGMOID, _S * (1 - _S)),
-    "logsigmoid": lambda: (line(-sp.log(1 + sp.exp(-X))), {}),
-    "tanh": lambda: _whole(sp.tanh(X), sp.tanh(X), 1 - _S**2),
-    "squareplus": lambda b: (line((X + sp.sqrt(X**2 + _positive("b", b))) / 2), {}),
-    "smelu": lambda beta: (line(0, -_positive("beta", beta), (X + beta) ** 2 / (4 * beta), beta, X), {}),
-    "relu2": lambda: (line(0, 0, X**2), {}),
-    "telu": lambda: (line(X * sp.tanh(sp.exp(X))), {}),
-    "golu": lambda: (line(X * sp.exp(-sp.exp(-X))), {}),
-    "isrlu": lambda alpha: (line(X / sp.sqrt(1 + _positive("alpha", alpha) * X**2), 0, X), {}),
-    "serf": lambda: (line(X * sp.erf(sp.log(1 + sp.exp(X)))), {}),
-    "logish": lambda: (line(X * sp.log(1 + _SIGMOID)), {}),
-    "phish": lambda: (line(X * sp.tanh(X * (1 + sp.erf(X / sp.sqrt(2))) / 2)), {}),
-    "smish": lambda: (line(X * sp.tanh(sp.log(1 + _SIGMOID))), {}),
-    "quick_gelu": lambda: (line(X / (1 + sp.exp(-_R(1702, 1000) * X))), {}),
-    "starrelu": lambda scale, bias: (
-        line(bias, 0, scale * X**2 + bias), {"reading": "Evaluation at the initial numbers; both are learnt."}
-    ),
+_BY_NAME: dict[str, Callable[..., tuple[Piece, ...]]] = {
+    **dict.fromkeys(["gem", "egem", "segem"], lambda n, eps=sp.S.One, leak=sp.S.Zero: line(
+        leak * X, 0, member(int(n), eps, leak)
+    )),
+    "relu": lambda: line(0, 0, X),
+    "leaky_relu": lambda negative_slope: line(negative_slope * X, 0, X),
+    "prelu": lambda init: line(init * X, 0, X),
+    "rrelu": lambda lower, upper: line((lower + upper) / 2 * X, 0, X),
+    "gelu": lambda: line(X * (1 + sp.erf(X / sp.sqrt(2))) / 2),
+    "gelu_tanh": lambda: line(X * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (X + _R(44715, 10**6) * X**3))) / 2),
+    "silu": lambda: line(X * _SIGMOID),
+    "mish": lambda: line(X * sp.tanh(sp.log(1 + sp.exp(X)))),
+    "elu": lambda alpha: line(alpha * (sp.exp(X) - 1), 0, X),
+    "celu": lambda alpha: line(alpha * (sp.exp(X / alpha) - 1), 0, X),
+    "selu": lambda: line(_SCALE * _ALPHA * (sp.exp(X) - 1), 0, _SCALE * X),
+    "relu6": lambda: line(0, 0, X, 6, 6),
+    "hardswish": lambda: line(0, -3, X * (X + 3) / 6, 3, X),
+    "hardsigmoid": lambda: line(0, -3, (X + 3) / 6, 3, 1),
+    "hardtanh": lambda min_val, max_val: line(min_val, min_val, X, max_val, max_val),
+    "hardshrink": lambda lambd: line(X, -lambd, 0, lambd, X),
+    "softshrink": lambda lambd: line(X + lambd, -lambd, 0, lambd, X - lambd),
+    "tanhshrink": lambda: line(X - sp.tanh(X)),
+    "softplus": lambda beta: line(sp.log(1 + sp.exp(beta * X)) / beta),
+    "softsign": lambda: line(X / (1 - X), 0, X / (1 + X)),
+    "sigmoid": lambda: line(_SIGMOID),
+    "logsigmoid": lambda: line(-sp.log(1 + sp.exp(-X))),
+    "tanh": lambda: line(sp.tanh(X)),
+    "squareplus": lambda b: line((X + sp.sqrt(X**2 + b)) / 2),
+    "smelu": lambda beta: line(0, -beta, (X + beta) ** 2 / (4 * beta), beta, X),
+    "relu2": lambda: line(0, 0, X**2),
+    "telu": lambda: line(X * sp.tanh(sp.exp(X))),
+    "golu": lambda: line(X * sp.exp(-sp.exp(-X))),
+    "isrlu": lambda alpha: line(X / sp.sqrt(1 + alpha * X**2), 0, X),
+    "serf": lambda: line(X * sp.erf(sp.log(1 + sp.exp(X)))),
+    "logish": lambda: line(X * sp.log(1 + _SIGMOID)),
+    "phish": lambda: line(X * sp.tanh(X * (1 + sp.erf(X / sp.sqrt(2))) / 2)),
+    "smish": lambda: line(X * sp.tanh(sp.log(1 + _SIGMOID))),
+    "quick_gelu": lambda: line(X / (1 + sp.exp(-_R(1702, 1000) * X))),
+    "starrelu": lambda scale, bias: line(bias, 0, scale * X**2 + bias),
 }  # fmt: skip
+_READINGS = {
+    **dict.fromkeys(
+        ["gem", "egem", "segem"],
+        "The definition is this project's reading of the paper: eps is added to x^(2n), and leak floors the gate.",
+    ),
+    "prelu": "Evaluation at the initial slope; the slope is learnt.",
+    "rrelu": "Evaluation form: the slope is the mean of the training law.",
+    "selu": "alpha and scale are the float64 constants of the usual implementations, taken as exact decimals.",
+    "starrelu": "Evaluation at the initial numbers; both are learnt.",
+}
+_S = sp.Symbol("s", real=True)
+_SCHEMES = {
+    "silu": Scheme(((_S, _SIGMOID),), X * _S, _S * (1 + X * (1 - _S)), "gate first, shared by the gradient"),
+    "tanhshrink": Scheme(((_S, sp.tanh(X)),), X - _S, _S**2, "tanh is shared"),
+    "sigmoid": Scheme(((_S, _SIGMOID),), _S, _S * (1 - _S), "the gradient is a polynomial in the value"),
+    "tanh": Scheme(((_S, sp.tanh(X)),), _S, 1 - _S**2, "the gradient is a polynomial in the value"),
+}
+
+
+def formula(activation: Activation) -> Formula:
+    """Return the pieces of an activation of the catalog.
+
+    Raises: CertificateError: the catalog names it, but its symbolic form is not written here; or lambd is 0.
+    Example:
+        >>> from gem_activations.catalog import parse
+        >>> [str(piece.expression) for piece in formula(parse("leaky_relu")).pieces]
+        ['x/100', 'x']
+    """
+    name = activation.name
+    if name not in _BY_NAME:
+        raise CertificateError(f"{name} has no symbolic form in analysis/formulas.py; add one")
+    arguments = {key: _R(value.numerator, value.denominator) for key, value in activation.arguments}
+    if arguments.get("lambd") == 0:
+        raise CertificateError(f"{activation}: the certificate needs lambd above 0")
+    pieces = _BY_NAME[name](**arguments)
+    at_joints = tuple(piece.end(0, right=True) for piece in pieces[:-1])
+    if name == "hardshrink":
+        at_joints = (sp.Integer(0), sp.Integer(0))
+    family, scheme = None, _SCHEMES.get(name)
+    if activation.spec is not None:
+        n, eps, leak = family = int(arguments["n"]), arguments.get("eps", sp.S.One), arguments.get("leak", sp.S.Zero)
+        power, gate = sp.Symbol("p", real=True), sp.Symbol("F", real=True)
+        value, gradient = X * gate, gate * (1 + 2 * n * (1 - gate))
+        if leak:
+            value, gradient = X * (leak + (1 - leak) * gate), leak + (1 - leak) * gradient
+        steps = ((power, X ** (2 * n)), (gate, power / (power + eps)))
+        scheme = Scheme(steps, value, gradient, "gate first; the gradient is a quadratic polynomial in the gate")
+    return Formula(str(activation), activation.entry.title, pieces, at_joints, _READINGS.get(name, ""), scheme, family)
 
 
 _KINDS: tuple[str, ...] = ("additions", "multiplications", "divisions", "roots", "transcendental calls")

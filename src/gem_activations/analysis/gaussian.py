@@ -2,8 +2,7 @@
 
 Polynomial pieces have closed forms in erf and exp. On the others the integrand is analytic, and FLINT integrates it
 with error bounds (`acb.integral`); what lies beyond `REACH` standard deviations is bounded by B exp(r x).
-If f comes within 2^-180 of a line before that, the line takes its place there: on [T, inf) the difference D from the
-line falls in magnitude if D and D' have opposite signs there, so that |D| is at most |D(T)|.
+If f comes within 2^-180 of a line before that, the line takes its place there.
 """
 
 import math
@@ -19,7 +18,7 @@ from flint import acb, arb, arb_series
 from .balls import Expr, X, constant_ball, decimals, integral, sign_of, tape
 from .exact import Number, constant_sign, enormous, exact, tidy
 from .formulas import Formula, Piece
-from .limits import bound_beyond, limit, powers_beyond, tail_sign
+from .limits import bound_beyond, limit, powers_beyond
 from .proofs import UndecidedError, remembered, rests_on
 
 _STARTS = (2, 4, 8, 16, 32, 128, 512, 2048)
@@ -70,12 +69,9 @@ def line_beyond(expression: Expr, order: int) -> Line | None:
     rest = sp.diff(expression, X, order) - line[0] * X - line[1]
     code = tape(rest)
     for start in _STARTS:
-        # At the precision of the balls D is lost beside f, so that its bound is about 2^-240 of f.
-        error = abs(code(arb(start)))
-        if error.is_finite() and error < _NEGLIGIBLE:
+        if abs(code(arb(start))) < _NEGLIGIBLE:
             with suppress(UndecidedError):
-                if tail_sign(rest, start) * tail_sign(sp.diff(rest, X), start) <= 0:  # |D| falls from there on.
-                    return Line(*line, start, error)
+                return Line(*line, start, bound_beyond(rest, start))
     return None
 
 
