@@ -62,15 +62,16 @@ FIELD["siren"] = [(name, rate) for name in ("Sine10", "Sine") for rate in (3e-4,
 HELD = {"scored": "validation"}
 
 
-def physics(rates: list[float], few: list[float], **families: list[str]) -> dict[str, list[Setting]]:
+def physics(rates: list[float], few: list[float]) -> dict[str, list[Setting]]:
     """Return the arms of a study of derivatives: plain activations at many rates, families at few and two widths."""
     widths = {
         "softplus": ["softplus", "softplus(beta=10)"],
         "egem n=1": ["egem(eps=1e-4)", "egem(eps=1e-2)"],
         "egem n=2": [with_scale("egem", 2, 0.3), with_scale("egem", 2, 0.5)],
         "segem n=2": [with_scale("segem", 2, 0.5), with_scale("segem", 2, 1.0)],
+        "calibrated": ["Calibrated", "CalibratedWide"],
     }
-    return settings(["relu", "gelu", "silu", "tanh", "mish", "gem", "gem(n=2)"], rates, widths | families, few)
+    return settings(["relu", "gelu", "silu", "tanh", "mish", "gem", "gem(n=2)"], rates, widths, few)
 
 
 def everyday(usual: list[str], rates: list[float]) -> dict[str, list[Setting]]:
@@ -98,7 +99,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         10,
     ),
     "pinn": (
-        physics([5e-4, 1e-3, 2e-3, 5e-3], [1e-3, 3e-3]),
+        physics([5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2], [1e-3, 3e-3, 1e-2]),
         "relative_error",
         "tanh",
         [{"problem": "poisson"}, {"problem": "layer"}],
@@ -106,7 +107,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         10,
     ),
     "forces": (
-        physics([5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2], [1e-3, 3e-3, 1e-2], calibrated=["Calibrated", "CalibratedWide"]),
+        physics([5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2], [1e-3, 3e-3, 1e-2]),
         "force_error",
         "silu",
         [{"scored": 20000}],
