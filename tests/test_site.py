@@ -21,7 +21,7 @@ in_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on
 def rendered(settings, tmp_path, page=PAGE):
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=1000", "--dump-dom"]
     command = [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", f"{page.as_uri()}#{settings}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return unescape(done.stdout.partition("<script>")[0])
 

@@ -21,7 +21,7 @@ def browse(tmp_path, script, *options):
     copy.write_text(PAGE.read_text(encoding="utf-8").replace("</html>", f"<script>{script}</script></html>"), "utf-8")
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=1000", "--dump-dom"]
     command += [*options, f"--user-data-dir={tmp_path / 'profile'}", copy.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return unescape(done.stdout)
 

@@ -186,7 +186,7 @@ def count_instructions(folder, cpu, *options):
     run(ARM, f"-mcpu={cpu}", *build, *kinds, *options, HERE / "cortex.c", "-lgcc", "-o", program)
     machine = ["-M", "mps2-an386", "-icount", "shift=0", "-display", "none", "-monitor", "none", "-serial", "none"]
     host = ["-semihosting-config", "enable=on,target=native", "-kernel", program]
-    done = run("qemu-system-arm", *machine, *host, text=True, timeout=120)
+    done = run("qemu-system-arm", *machine, *host, text=True, timeout=600)
     total, ticks = map(int, (done.stdout + done.stderr).split())
     return total, ticks * 40 / 65536
 

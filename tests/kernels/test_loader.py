@@ -39,7 +39,7 @@ def reason(path: Path) -> str:
         "assert loader.load() is None\n"
         "print(loader.status().reason)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, (done.returncode, done.stderr)
     return done.stdout
 

@@ -135,7 +135,7 @@ PRELUDE = """
 def python(script: str) -> str:
     code = textwrap.dedent(PRELUDE) + textwrap.dedent(script)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -60,7 +60,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of two processes that nobody disturbed."""
     folder = tmp_path_factory.mktemp("together")
     process = start(folder)
-    output, errors = process.communicate(timeout=180)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert output.count("test accuracy, %") == 1, "only the first process reports"
     return folder
@@ -86,11 +86,11 @@ def test_killed_process_ends_all_and_the_same_command_goes_on(together: Path, tm
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.002)
     os.kill(int((tmp_path / "process-1").read_text()), signal.SIGKILL)
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert process.returncode != 0
     assert not (run_folder(tmp_path, ARM, 0) / "result.json").exists()
     again = start(tmp_path)
-    _, errors = again.communicate(timeout=180)
+    _, errors = again.communicate(timeout=600)
     assert again.returncode == 0, errors
     assert outcome(load_comparison(tmp_path)) == outcome(load_comparison(together))
 
@@ -98,7 +98,7 @@ def test_killed_process_ends_all_and_the_same_command_goes_on(together: Path, tm
 def test_two_processes_add_seeds_until_the_activations_are_decided(tmp_path: Path) -> None:
     words = ("--activations", "gelu", ARM, "--epochs", "1", "--until-decided", "--max-seeds", "4")
     process = start(tmp_path, *words)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert "Look at 3 seeds" in output
     assert not load_comparison(tmp_path).missing

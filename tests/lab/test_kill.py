@@ -27,7 +27,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed")
     words = ["--kills", str(KILLS), "--activations", "rrelu", "--seeds", "2", "--epochs", "8"]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), *words], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(SCRIPT), str(folder), *words], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert f"killed {KILLS} times over " in done.stdout

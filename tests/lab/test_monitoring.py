@@ -156,7 +156,7 @@ dist.destroy_process_group()
 def test_two_processes_of_distributed_training_gather_what_each_saw(tmp_path):
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     processes = [Forked(WORKER, rank, tmp_path, env=environment) for rank in range(2)]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=600) for process in processes]
     assert outputs == [("(1, 2)\n", ""), ("(0, 2)\n", "")]
     (layer,) = read_recording(tmp_path / "gathered.jsonl").windows[0].layers
     assert (layer.never_active, layer.zero_gradient, layer.passes) == ((2,), (2,), 4)

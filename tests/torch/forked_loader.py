@@ -28,6 +28,6 @@ if __name__ == "__main__":
     torch.set_num_threads(2)
     rows = Rows()
     expected = torch.stack([rows[index] for index in range(len(rows))])  # Starts the threads of the parent.
-    loader = DataLoader(rows, batch_size=1, num_workers=2, multiprocessing_context="fork", timeout=120)
+    loader = DataLoader(rows, batch_size=1, num_workers=2, multiprocessing_context="fork", timeout=600)
     batches = list(loader)
     print(len(batches), torch.equal(torch.cat(batches), expected), torch.equal(rows[0], expected[0]))

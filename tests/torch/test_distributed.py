@@ -1,8 +1,6 @@
 """Processes that train together, by gloo: the weights and gradients of one process on the whole batch."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,28 +10,16 @@ from torch.distributed.fsdp import fully_shard
 
 from gem_activations.torch import EGEM, weight_decay_groups
 
+from ..forked import Forked
 from ..tolerances import SAME_MATHEMATICS
 from . import ddp_worker
 
 
 def test_two_processes_train_as_one(tmp_path):
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("ddp_worker.py"))]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), "2", str(tmp_path / "rendezvous"), str(tmp_path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    code = "import warnings; warnings.simplefilter('error')\n" + Path(ddp_worker.__file__).read_text()
+    processes = [Forked(code, rank, 2, tmp_path / "rendezvous", tmp_path, env=environment) for rank in range(2)]
+    outputs = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
 
     model = ddp_worker.make_model()
