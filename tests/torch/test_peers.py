@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from gem_activations import GemSpec
 from gem_activations.kernels import cpu
-from gem_activations.torch import GEM, GEMGLU, SEGEM, autograd, egem, gem, gem_glu, segem
+from gem_activations.torch import GEM, GEMGLU, SEGEM, autograd, egem, gem, gem_glu, scale, segem
 from gem_activations.torch import functional as ours
 from gem_activations.torch.backends import load_cpu
 
@@ -167,11 +167,14 @@ def test_few_of_our_frames_are_between_a_call_and_the_kernel(monkeypatch):
     note(cpu.Library, "call")
     note(autograd.DirectActivation, "further")
     note(autograd.DirectGradient, "further")
+    note(scale, "short_way")
+    note(scale.DirectScaled, "further")
     gem(torch.ones(3))
     x = torch.ones(3, requires_grad=True)
     (slope,) = torch.autograd.grad(gem(x), x, torch.ones(3), create_graph=True)
     slope.backward(torch.ones(3))  # Neither pass has a frame of ours.
-    assert depths == {"short_way": [2, 2], "call": [], "further": []}
+    scale.activate_scaled(x, torch.zeros(1, requires_grad=True), 1).backward(torch.ones(3))
+    assert depths == {"short_way": [2, 2, 1], "call": [], "further": []}
     gem(torch.ones(3, 2, requires_grad=True).t()).sum().backward()
     assert max(depths["call"]) <= 6  # And Library.call itself.
     assert len(depths["further"]) == 1

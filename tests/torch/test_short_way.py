@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gem_activations import GemSpec
 from gem_activations.kernels.cpu import OPERATIONS, spec_handle
-from gem_activations.torch import autograd, functional, gem, segem
-from gem_activations.torch.backends import ATTACHED, IN_PLACE, PLAINLY, UNSEEN, load_cpu
+from gem_activations.torch import SEGEM, activate_scaled, autograd, functional, gem, scale, segem
+from gem_activations.torch.backends import IN_PLACE, PLAINLY, load_cpu
 
 from .known_warnings import tracing
 
@@ -31,6 +31,14 @@ def compute(kernels, how, *tensors, name="forward", spec=SPEC):
     return kernels.compute(OPERATIONS[name].code, spec_handle(spec).address, how, *tensors)
 
 
+def activate(kernels, x, log_scale=None):
+    """Do what functions and modules do first."""
+    if log_scale is None:
+        return autograd.short_way()(autograd.DirectActivation.attach, autograd.choices(SPEC)["auto"], x)
+    choices = scale._choices(SPEC.n, SPEC.leak, kernels)
+    return autograd.short_way()(scale.DirectScaled.attach, choices, x, log_scale)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("shape", [(), (0, 3), (7,), (2, 1, 5), (70_000,)], ids=str)
@@ -49,16 +57,20 @@ def test_every_operation_has_the_bits_of_the_long_way(kernels, name, dtype, shap
 
 def test_all_is_right_without_the_short_way(kernels, monkeypatch):
     x = torch.linspace(-2, 3, 24, requires_grad=True)
+    log_scale = torch.tensor([-0.5], requires_grad=True)
 
     def everything():
-        y = segem(x, n=2, eps=0.5)
-        (grad,) = torch.autograd.grad((y * y).sum(), x, create_graph=True)
-        return y, grad, *torch.autograd.grad(grad.square().sum(), x)
+        found = []
+        for y in (segem(x, n=2, eps=0.5), activate_scaled(x, log_scale, 2, 0.01)):
+            (grad,) = torch.autograd.grad((y * y).sum(), x, create_graph=True)
+            found += [y, grad, *torch.autograd.grad(grad.square().sum(), x, retain_graph=True)]
+        return [*found, *torch.autograd.grad((y * y).sum(), log_scale)]
 
     want = everything()
     monkeypatch.setattr(kernels, "compute", lambda *_: None)
-    monkeypatch.setattr(functional, "short_way", lambda: None)
-    for node in (autograd.DirectActivation, autograd.DirectGradient):
+    for module in (functional, scale):
+        monkeypatch.setattr(module, "short_way", lambda: None)
+    for node in (autograd.DirectActivation, autograd.DirectGradient, scale.DirectScaled):
         monkeypatch.delattr(node, "forward")
         monkeypatch.delattr(node._backward_cls, "apply")
     for got, expected in zip(everything(), want, strict=True):
@@ -81,9 +93,13 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-@pytest.mark.parametrize("how", [PLAINLY, UNSEEN, ATTACHED])
-def test_special_tensors_are_declined(kernels, kind, how):
-    assert compute(kernels, how, SPECIAL[kind]()) is None
+def test_special_tensors_are_declined(kernels, kind):
+    special, one = SPECIAL[kind](), torch.zeros(1)
+    assert compute(kernels, PLAINLY, special) is None
+    assert activate(kernels, special) is None
+    assert activate(kernels, special, one) is None
+    if kind != "copied on writing":  # So few numbers may be copied.
+        assert activate(kernels, torch.ones(2, 3), special) is None
 
 
 def test_inputs_that_differ_are_declined(kernels):
@@ -93,14 +109,21 @@ def test_inputs_that_differ_are_declined(kernels):
         assert compute(kernels, PLAINLY, other, x, name="backward") is None
 
 
-def test_autograd_is_seen(kernels):
-    x = torch.ones(3, requires_grad=True)
-    assert compute(kernels, UNSEEN, x) is None
-    assert isinstance(compute(kernels, ATTACHED, x), tuple)
+@pytest.mark.parametrize("by", ["x", "scale", "both"])
+def test_autograd_is_seen(kernels, by):
+    x, log_scale = torch.ones(3, requires_grad=by != "scale"), torch.zeros(1, requires_grad=by != "x")
+    y = activate(kernels, x, log_scale)
+    assert "Scaled" in y.grad_fn.name()
+    y.sum().backward()
     with torch.no_grad():
-        assert isinstance(compute(kernels, UNSEEN, x), torch.Tensor)
-        assert isinstance(compute(kernels, ATTACHED, x), torch.Tensor)
-    assert compute(kernels, ATTACHED, torch.nn.Parameter(torch.ones(3))) is None
+        assert activate(kernels, x, log_scale).grad_fn is None
+        for leaf, want in zip((x, log_scale), kernels.scaled_backward(torch.ones(3), x, log_scale, SPEC), strict=True):
+            assert not leaf.requires_grad or torch.equal(leaf.grad, want)
+    if by == "x":
+        assert "Activation" in activate(kernels, x).grad_fn.name()
+        with torch.no_grad():
+            assert activate(kernels, x).grad_fn is None
+    assert activate(kernels, torch.nn.Parameter(torch.ones(3))) is None
 
 
 def test_in_place_the_input_is_the_output(kernels):
@@ -124,16 +147,25 @@ def test_no_reference_is_kept(kernels):
 
     x = torch.ones(3)
     before = sys.getrefcount(x)
-    for how, name, count in ((ATTACHED, "forward", 1), (IN_PLACE, "forward", 1), (UNSEEN, "third", 5)):
+    for how, name, count in ((PLAINLY, "forward", 1), (IN_PLACE, "forward", 1), (PLAINLY, "third", 5)):
         for _ in range(50):
             compute(kernels, how, *[x] * count, name=name)
-    compute(kernels, UNSEEN, x, x.double(), name="backward")
+    compute(kernels, PLAINLY, x, x.double(), name="backward")
+    activate(kernels, x)
+    activate(kernels, x, x)
     assert sys.getrefcount(x) == before
 
 
-@pytest.mark.parametrize("save", ["input", "output"])
+ROUTES = {
+    "input": lambda x: segem(x, save="input"),
+    "output": lambda x: segem(x, save="output"),
+    "scaled": SEGEM(trainable=True),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.usefixtures("kernels")
-def test_nodes_let_go_of_what_they_keep(save):
+def test_nodes_let_go_of_what_they_keep(route):
     import gc
     import sys
     import weakref
@@ -145,7 +177,7 @@ def test_nodes_let_go_of_what_they_keep(save):
     try:
         for _ in range(50):
             x = torch.ones(3, requires_grad=True)
-            y = segem(x, save=save)
+            y = ROUTES[route](x)
             (slope,) = torch.autograd.grad(y, x, grad, create_graph=True)
             (second,) = torch.autograd.grad(slope.sum(), x)
             held += [weakref.ref(tensor) for tensor in (x, y, slope, second)]
@@ -157,9 +189,9 @@ def test_nodes_let_go_of_what_they_keep(save):
     assert abs(sys.getrefcount(None) - before[1]) < 20
 
 
-@pytest.mark.parametrize("save", ["input", "output"])
+@pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.usefixtures("kernels")
-def test_a_node_asks_once_for_what_was_kept(save):
+def test_a_node_asks_once_for_what_was_kept(route):
     asked = []
 
     def unpack(tensor):
@@ -168,9 +200,9 @@ def test_a_node_asks_once_for_what_was_kept(save):
 
     x = torch.tensor([-1.0, 0.5, 2.0], requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
-        y = segem(x, save=save)
+        y = ROUTES[route](x)
     (grad,) = torch.autograd.grad(y.sum(), x)
-    assert len(asked) == 1
+    assert len(asked) == 1 + (route == "scaled")
     torch.testing.assert_close(grad, torch.autograd.grad(segem(x).sum(), x)[0])
 
 
@@ -178,6 +210,10 @@ def test_a_node_asks_once_for_what_was_kept(save):
 def test_a_graph_is_used_once():
     x = torch.ones(3, requires_grad=True)
     y = gem(x)
+    y.sum().backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        y.sum().backward()
+    y = ROUTES["scaled"](x)
     y.sum().backward()
     with pytest.raises(RuntimeError, match="second time"):
         y.sum().backward()
@@ -221,10 +257,13 @@ def test_short_arrays_have_the_bits_of_long_ones(kernels, spec, dtype):
     torch.manual_seed(0)
     x = (torch.randn(40_000) * torch.logspace(-30, 4, 40_000)).to(dtype)
     grad = torch.randn(40_000).to(dtype)
-    for name, inputs in (("forward", (x,)), ("backward", (grad, x))):
-        whole = compute(kernels, PLAINLY, *inputs, name=name, spec=spec)
-        parts = [
-            compute(kernels, PLAINLY, *part, name=name, spec=spec)
-            for part in zip(*(t.split(999) for t in inputs), strict=True)
-        ]
-        torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=0, equal_nan=True)
+    log_scale = torch.zeros(1)
+    passes = {
+        "forward": (lambda x: kernels.forward(x, spec, False), (x,)),
+        "backward": (lambda grad, x: kernels.backward(grad, x, spec, False), (grad, x)),
+        "learnt forward": (lambda x: kernels.scaled_forward(x, log_scale, spec), (x,)),
+        "learnt backward": (lambda grad, x: kernels.scaled_backward(grad, x, log_scale, spec)[0], (grad, x)),
+    }
+    for function, inputs in passes.values():
+        parts = [function(*part) for part in zip(*(t.split(999) for t in inputs), strict=True)]
+        torch.testing.assert_close(torch.cat(parts), function(*inputs), rtol=0, atol=0, equal_nan=True)

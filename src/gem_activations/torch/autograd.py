@@ -65,8 +65,8 @@ def apply_eagerly(x: Tensor, spec: GemSpec, backend: Backend, from_output: bool,
         return _apply(Activation, x, Settings(spec, backend))
     with torch.no_grad():
         y = backend.forward(x, spec, inplace)
-    address = spec_handle(spec).address if type(backend) is Cpu else 0
-    return _apply_directly(x, (Settings(spec, backend, from_output, address), (y if from_output else x,), y))
+    settings = Settings(spec, backend, from_output, spec_handle(spec).address if type(backend) is Cpu else 0)
+    return DirectActivation.attach(x, (settings, (y if from_output else x,), y))
 
 
 def apply_gated_eagerly(x: Tensor, gate: Tensor, spec: GemSpec, backend: Backend) -> Tensor:
@@ -89,6 +89,7 @@ class Settings(NamedTuple):
     backend: Backend
     from_output: bool = False
     address: int = 0  # of the spec, if the C library is the backend
+    scaled: bool = False  # by a tensor, kept beside x
 
     def backend_for(self, kept: Tensor) -> Backend:
         """Return the plain formula for a tensor that has become traced since the forward pass, else the backend."""
@@ -164,9 +165,8 @@ def _tangents(arguments: tuple[Any, ...]) -> list[Any]:
 
 
 def _dual(primal: Any, tangent: Any) -> Any:
-    if isinstance(primal, tuple):
-        return tuple(map(_dual, primal, tangent))
-    return _torch._make_dual(primal, tangent, level=0)
+    pairs = isinstance(primal, tuple)
+    return tuple(map(_dual, primal, tangent)) if pairs else _torch._make_dual(primal, tangent, level=0)
 
 
 def _apply_below(function: Any, level: int, arguments: tuple[Any, ...], tangents: list[Any]) -> Any:
@@ -235,17 +235,22 @@ class Activation(_Elementwise):
         return _gradient(tangents[0], inputs[0], settings)
 
 
-class _Direct(Function):
+class Direct(Function):
     """A node of a result that is there already, if nothing but autograd looks; `short_way` lets C do what is done here.
 
-    Its inputs are tensors, and in a tuple, so that they are none: settings, the tensors to keep, and the result, which
-    is the first input if that was overwritten.
+    Its inputs are tensors and, in a tuple, settings, the tensors to keep, and the result: the first input if that was
+    overwritten.
     """
 
     further: Any
+    attach: Any
+
+    def __init_subclass__(cls) -> None:
+        cls.attach = super(Function, cls).apply  # pyright: ignore[reportAttributeAccessIssue] -- Function's own takes long
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
+        """Return the result."""
         ctx.settings, kept, result = arguments[-1]
         ctx.save_for_backward(*kept)
         if result is arguments[0]:
@@ -254,10 +259,11 @@ class _Direct(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        """Return what `further` computes."""
         return ctx._forward_cls.further(ctx.settings, ctx.saved_tensors, *grads)
 
 
-class DirectActivation(_Direct):
+class DirectActivation(Direct):
     """f(x), keeping x or f(x)."""
 
     @staticmethod
@@ -266,7 +272,7 @@ class DirectActivation(_Direct):
         return _gradient(grad, saved[0], settings), None
 
 
-class DirectGradient(_Direct):
+class DirectGradient(Direct):
     """grad d1, keeping grad and what was kept."""
 
     @staticmethod
@@ -275,23 +281,18 @@ class DirectGradient(_Direct):
         return *_curvature(grad_grad, saved[0], saved[1], settings), None
 
 
-# The `apply` of Function's base: its own asks for transforms and takes long.
-_apply_directly, _apply_gradient = (super(Function, node).apply for node in (DirectActivation, DirectGradient))  # pyright: ignore[reportAttributeAccessIssue]
-
-
 @cache
 def short_way() -> Any:
     """Return `activate` of source/module.c, or None if it is not there.
 
-    It takes a tensor and one of the `choices`, and returns f(x) of nodes that are differentiated without a Python
-    function of ours; what is out of the ordinary it declines, by None.
+    It takes the `attach` of a node, settings for each dtype and the node's inputs, and returns f(x) of nodes that are
+    differentiated without a Python function of ours; what is out of the ordinary it declines, by None.
     """
     kernels = load_cpu()
     if kernels is None or kernels.module is None:
         return None
-    base: Any = torch._C._FunctionBase  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-    differentiate = kernels.module.bind_nodes(base, _apply_directly, _apply_gradient)
-    for node in (DirectActivation, DirectGradient):
+    differentiate = kernels.module.bind_nodes(_torch._C._FunctionBase, DirectGradient.attach)
+    for node in Direct.__subclasses__():
         node.forward = kernels.module.forward
         node._backward_cls.apply = differentiate
     return kernels.module.activate
@@ -404,8 +405,7 @@ class Curvature(_Elementwise):
     @staticmethod
     def tangent(inputs: Any, tangents: Any, settings: Settings) -> tuple[Tensor, Tensor]:
         """Return the tangents of both results."""
-        grad_grad, grad, kept = inputs
-        of_grad_grad, of_grad, of_kept = _filled(tangents, kept)
+        (grad_grad, grad, kept), (of_grad_grad, of_grad, of_kept) = inputs, _filled(tangents, inputs[2])
         first = _apply(Tangent, of_grad_grad, of_kept, grad_grad, kept, settings)
         second = _curvature(of_grad_grad, grad, kept, settings)[1] + _curvature(grad_grad, of_grad, kept, settings)[1]
         return first, second + _third(torch.zeros_like(kept), of_kept, grad_grad, grad, kept, settings)[2]

@@ -20,9 +20,8 @@ _FORWARD = OPERATIONS["forward"]
 _BACKWARD, _SECOND, _THIRD = (
     (OPERATIONS[name], OPERATIONS[f"{name}_from_output"]) for name in ("backward", "second", "third")
 )
-PLAINLY, IN_PLACE, UNSEEN, ATTACHED = range(4)
-"""How `Cpu.compute` takes a call: as it is; into its input; declined if something has to see it, be it autograd or an
-override, a transform, a tangent or a tracer; or with a tuple as the result if the caller has to tell autograd."""
+PLAINLY, IN_PLACE = range(2)
+"""How `Cpu.compute` takes a call: as it is, or into its input."""
 RECORDERS: Any = (
     torch._C._are_functorch_transforms_active,  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     torch._C._len_torch_dispatch_stack,  # pyright: ignore[reportPrivateUsage]

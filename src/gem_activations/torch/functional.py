@@ -15,7 +15,7 @@ from torch.overrides import (
 from ..errors import TensorError
 from ..spec import GemSpec
 from . import compiled, formula
-from .autograd import apply_eagerly, apply_gated_eagerly, choices, short_way
+from .autograd import DirectActivation, apply_eagerly, apply_gated_eagerly, choices, short_way
 from .backends import PLAIN
 from .dispatch import (
     BackendName,
@@ -171,7 +171,7 @@ def apply(x: Tensor, spec: GemSpec, inplace: bool, save: Save, backend: BackendN
     if activate_shortly is not None and save in _SAVES:
         # The usual call on a small tensor takes less time than all the questions that are asked below.
         handle = spec.handle
-        y = activate_shortly(x, ((handle and handle.choices) or choices(spec))[save])
+        y = activate_shortly(DirectActivation.attach, ((handle and handle.choices) or choices(spec))[save], x)
         if y is not None:
             return y
     check_options(save, inplace, backend)

@@ -16,10 +16,11 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from ..errors import ModelError, SettingError, TensorError
-from ..kernels.cpu import BACKWARD_SCALED, FORWARD_SCALED, spec_handle
+from ..kernels.cpu import DTYPES, spec_handle
 from ..spec import GemSpec
 from . import exported, formula
-from .backends import ATTACHED, PLAIN, UNSEEN, Backend, Cpu, load_cpu
+from .autograd import Direct, Settings, short_way
+from .backends import PLAIN, Backend, Cpu, load_cpu
 from .dispatch import BackendName, choose_backend, is_traced, refuse_forced_kernel
 from .functional import check_tensor
 
@@ -45,14 +46,12 @@ def activate_scaled(
         >>> activate_scaled(torch.tensor([-1.0, 0.5, 1.0]), torch.tensor([0.5]).log(), n=1)
         tensor([0.0000, 0.2500, 0.8000])
     """
-    kernels = load_cpu() if backend == "auto" and channel_dim == 1 and not is_dynamo_compiling() else None
-    if kernels is not None and forward_ad._current_level < 0:
+    activate_shortly = short_way() if backend == "auto" and channel_dim == 1 and not is_dynamo_compiling() else None
+    if activate_shortly is not None:
         # As in `apply`: the usual call takes less time than the questions below.
-        y: Any = kernels.compute(_FORWARD, spec_handle(_member(n, leak)).address, ATTACHED, x, log_scale)
-        if type(y) is Tensor:
-            return y
+        y = activate_shortly(DirectScaled.attach, _choices(n, leak, load_cpu()), x, log_scale)
         if y is not None:
-            return _apply_directly(x, log_scale, (n, leak, kernels), y)
+            return y
     if not torch.compiler.is_compiling() and has_torch_function_variadic(x, log_scale):
         options: Any = {"channel_dim": channel_dim, "backend": backend}
         return handle_torch_function(activate_scaled, (x, log_scale), x, log_scale, n, leak, **options)
@@ -74,11 +73,11 @@ def _by_kernels(x: Tensor, log_scale: Tensor, n: int, leak: float, channel_dim: 
         _check_channels(x, log_scale, channel_dim)
         last = x.movedim(channel_dim, -1)
         if last.is_contiguous():
-            rows = _apply_directly(last.flatten(0, -2), log_scale, (n, leak, backend), ())
+            rows = _attach(last.flatten(0, -2), log_scale, _choices(n, leak, backend)[0])
             return rows.view_as(last).movedim(-1, channel_dim)
         if channel_dim != 1 or not x.is_contiguous():
             return _in_torch_operations(x, log_scale, n, leak, channel_dim)
-    return _apply_directly(x, log_scale, (n, leak, backend), ())
+    return _attach(x, log_scale, _choices(n, leak, backend)[0])
 
 
 def _check_channels(x: Tensor, log_scale: Tensor, channel_dim: int) -> None:
@@ -106,53 +105,44 @@ def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, chan
     return (wide * (leak + (1 - leak) * gate) if leak else wide.relu() * gate).to(x.dtype)
 
 
-class _Scaled(torch.autograd.Function):
-    """f(x) by kernels that read the scales from memory, and the gradients by x and by log_scale in one pass.
-
-    The settings are n, leak and the backend. What is there already, in a tuple, so that it is no input, is not computed
-    again.
-    """
+class DirectScaled(Direct):
+    """f(x) by kernels that read the scales from memory, keeping x and log_scale."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, log_scale: Tensor, settings: tuple[Any, ...], computed: tuple[Tensor, ...]) -> Any:
-        ctx.save_for_backward(x, log_scale)
-        ctx.settings = settings
-        n, leak, backend = settings
-        return computed[0] if computed else backend.scaled_forward(x, log_scale, _member(n, leak))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        x, log_scale = ctx.saved_tensors
-        (n, leak, backend), grad = ctx.settings, grads[0]
-        if type(backend) is Cpu and not is_dynamo_compiling() and forward_ad._current_level < 0:
-            address = spec_handle(_member(n, leak)).address
-            result = backend.compute(_BACKWARD, address, UNSEEN, grad, x, log_scale)
-            if result is not None:
-                return *result, None, None
+    def further(settings: Settings, saved: Any, grad: Tensor) -> Any:
+        """Return the gradients by x and by log_scale."""
+        x, log_scale = saved
         # Hooks on saved tensors may change their dtypes.
         altered = (grad.dtype, grad.shape) != (x.dtype, x.shape) or log_scale.itemsize < 4
         if torch.is_grad_enabled() or is_traced(grad) or altered:
-            return *_gradients(grad, x, log_scale, n, leak, ctx.needs_input_grad), None, None
-        return *backend.scaled_backward(grad, x, log_scale, _member(n, leak)), None, None
+            return *_gradients(grad, x, log_scale, settings.spec), None
+        backend: Any = settings.backend
+        return *backend.scaled_backward(grad, x, log_scale, settings.spec), None
 
 
-_bare: Any = super(torch.autograd.Function, _Scaled)
-_apply_directly = _bare.apply  # Function's own `apply` takes long; nothing is traced or transformed here.
-_FORWARD, _BACKWARD = FORWARD_SCALED.code, BACKWARD_SCALED.code
+def _attach(x: Tensor, log_scale: Tensor, settings: Settings) -> Tensor:
+    backend: Any = settings.backend
+    with torch.no_grad():
+        y = backend.scaled_forward(x, log_scale, settings.spec)
+    return DirectScaled.attach(x, log_scale, (settings, (x, log_scale), y))
 
 
 @cache
-def _member(n: int, leak: float) -> GemSpec:
-    return GemSpec(n, 1.0, leak)
+def _choices(n: int, leak: float, backend: Any) -> tuple[Settings, ...]:
+    """Return the settings for each dtype, which are the same."""
+    spec = GemSpec(n, 1.0, leak)
+    address = spec_handle(spec).address if type(backend) is Cpu else 0
+    return (Settings(spec, backend, address=address, scaled=True),) * len(DTYPES)
 
 
-def _gradients(grad: Tensor, x: Tensor, log_scale: Tensor, n: int, leak: float, needed: Any) -> list[Tensor | None]:
+def _gradients(grad: Tensor, x: Tensor, log_scale: Tensor, spec: GemSpec) -> list[Tensor | None]:
     """Return both gradients by torch: of a second backward pass, a batch of gradients, or what hooks have changed."""
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
-        y = _in_torch_operations(x, log_scale, n, leak, 1)
-        wanted = [tensor for tensor, needs in zip((x, log_scale), needed, strict=False) if needs]
-        found = list(torch.autograd.grad(y, wanted, grad.to(y.dtype), create_graph=torch.is_grad_enabled()))
-    return [found.pop(0) if needs else None for needs in needed[:2]]
+        y = _in_torch_operations(x, log_scale, spec.n, spec.leak, 1)
+        wanted = [tensor for tensor in (x, log_scale) if tensor.requires_grad]
+        found = list(torch.autograd.grad(y, wanted, grad.to(y.dtype), create_graph=again))
+    return [found.pop(0) if tensor.requires_grad else None for tensor in (x, log_scale)]
 
 
 @lru_cache(maxsize=256)  # The modules of a model, at one step.

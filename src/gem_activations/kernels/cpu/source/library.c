@@ -184,10 +184,11 @@ int gem_run(const gem_call *call)
     if (spec == NULL || spec->n < 1 || spec->n > 64 || (spec->n > 8 && !spec->wide)) return GEM_ERROR_SPEC;
     gem_kernels *kernels = active_kernels();
     const int threads = call->count < GEM_GRAIN ? 1 : (int)call->threads;
-    if (call->operation >= GEM_FORWARD_SCALED) return run_scaled(call, kernels->scaled[call->dtype], threads);
-    const int used = gem_outputs[call->operation] + gem_inputs[call->operation];
-    if (call->count < GEM_GRAIN && call->operation <= GEM_BACKWARD)
+    const int is_scaled = call->operation >= GEM_FORWARD_SCALED;
+    if (call->count < GEM_GRAIN && (is_scaled || call->operation <= GEM_BACKWARD))
         kernels = atomic_load_explicit(&active_short, memory_order_acquire);
+    if (is_scaled) return run_scaled(call, kernels->scaled[call->dtype], threads);
+    const int used = gem_outputs[call->operation] + gem_inputs[call->operation];
     const gem_kernel kernel = kernels->elementwise[call->operation][call->dtype];
     const elementwise work = {kernel, spec, call->arrays, used, itemsizes[call->dtype]};
     gem_parallel(run_elementwise, &work, call->count, GEM_BLOCK, threads);

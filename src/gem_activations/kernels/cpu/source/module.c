@@ -50,7 +50,7 @@ enum { PLAINLY, IN_PLACE, UNSEEN, ATTACHED };
 static const dl_exchange *exchange;
 static PyTypeObject *tensor_type, *parameter_type;
 static PyObject *empty_like, *thread_count, *grad_mode, *is_negated, *is_copy_on_write, *is_overridden, *recorders;
-static PyObject *forward_ad, *apply_activation, *apply_gradient;
+static PyObject *forward_ad, *apply_gradient;
 static PyObject *requires_grad, *current_level, *settings_name, *saved_tensors, *to_save, *dirty_tensors;
 
 static PyObject *bind(PyObject *module, PyObject *arguments)
@@ -102,11 +102,6 @@ static int is_recorded(void)
     return 0;
 }
 
-static int has_gradient(PyObject *tensor)
-{
-    return !says_no(PyObject_GetAttr(tensor, requires_grad)) && !says_no(PyObject_CallNoArgs(grad_mode));
-}
-
 /* Describe a contiguous CPU tensor, and return its number of elements; else -1, perhaps with an exception. */
 static int64_t describe(PyObject *object, dl_tensor *tensor)
 {
@@ -144,8 +139,8 @@ static int describe_scales(PyObject *object, const dl_tensor *x, gem_scales *sca
 {
     dl_tensor tensor;
     if (Py_TYPE(object) != tensor_type && Py_TYPE(object) != parameter_type) return 0;
-    if (asked(is_copy_on_write, object) || asked(is_negated, object)) return 0;
-    scales->channels = describe(object, &tensor);
+    if (asked(is_negated, object)) return 0;
+    scales->channels = describe(object, &tensor); /* If it was to be copied on writing it is copied now, as it is small. */
     if (scales->channels < 1) return 0;
     if (scales->channels > 1 && (x->ndim < 2 || x->shape[1] != scales->channels)) return 0;
     scales->log_scale = tensor.data;
@@ -175,12 +170,13 @@ static PyObject *evaluate(request *request, PyObject *const *given)
     const int inputs = gem_inputs[call->operation];
     int outputs = gem_outputs[call->operation];
     if (how >= UNSEEN && is_recorded()) goto decline;
+    const int has_gradients = how >= UNSEEN && !says_no(PyObject_CallNoArgs(grad_mode));
     for (int k = 0; k < inputs; k++) {
         PyObject *input = given[k];
         if (how < UNSEEN ? !PyType_IsSubtype(Py_TYPE(input), tensor_type)
                          : Py_TYPE(input) != tensor_type || (k == 0 && asked(is_overridden, input)))
             goto decline;
-        if (how >= UNSEEN && has_gradient(input)) {
+        if (has_gradients && !says_no(PyObject_GetAttr(input, requires_grad))) {
             if (how == UNSEEN) goto decline;
             request->attach = 1;
         }
@@ -201,7 +197,7 @@ static PyObject *evaluate(request *request, PyObject *const *given)
     if (call->operation >= GEM_FORWARD_SCALED) {
         PyObject *log_scale = given[inputs];
         if (!describe_scales(log_scale, &tensors[0], &scales)) goto decline;
-        if (how >= UNSEEN && has_gradient(log_scale)) {
+        if (has_gradients && !says_no(PyObject_GetAttr(log_scale, requires_grad))) {
             if (how == UNSEEN) goto decline;
             request->attach = 1;
         }
@@ -239,8 +235,8 @@ decline:
     return result;
 }
 
-/* compute(operation, address of the spec, how, *inputs, log_scale if the operation has scales): the output or a tuple
- * of them, or None if it is declined. */
+/* compute(operation, address of the spec, how, *inputs), plainly or in place: the output or a tuple of them, or None if
+ * it is declined. */
 static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
 {
     enum { FIRST = 3 };
@@ -252,8 +248,8 @@ static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_
         request.call.spec = PyLong_AsVoidPtr(arguments[1]);
         request.how = PyLong_AsLong(arguments[2]);
         if (PyErr_Occurred()) return NULL;
-        fits = operation >= 0 && operation < GEM_OPERATIONS && (request.how != IN_PLACE || gem_outputs[operation] == 1)
-               && given == FIRST + gem_inputs[operation] + (operation >= GEM_FORWARD_SCALED);
+        fits = operation >= 0 && operation < GEM_FORWARD_SCALED && given == FIRST + gem_inputs[operation]
+               && (request.how == PLAINLY || (request.how == IN_PLACE && gem_outputs[operation] == 1));
         request.call.operation = operation;
     }
     if (!fits) {
@@ -261,14 +257,13 @@ static PyObject *compute(PyObject *module, PyObject *const *arguments, Py_ssize_
         return NULL;
     }
     PyObject *result = evaluate(&request, arguments + FIRST);
-    if (result == NULL) Py_RETURN_NONE;
-    return request.attach && !PyTuple_Check(result) ? Py_BuildValue("(N)", result) : result;
+    return result == NULL ? Py_NewRef(Py_None) : result;
 }
 
 /* What a node of autograd needs besides tensors, as torch/autograd.py has it: a tuple. */
-enum { SETTINGS_FROM_OUTPUT = 2, SETTINGS_ADDRESS = 3 };
+enum { SETTINGS_FROM_OUTPUT = 2, SETTINGS_ADDRESS = 3, SETTINGS_SCALED = 4 };
 
-static int from_output(PyObject *settings) { return PyTuple_GetItem(settings, SETTINGS_FROM_OUTPUT) == Py_True; }
+static int is_set(PyObject *settings, int option) { return PyTuple_GetItem(settings, option) == Py_True; }
 
 static const gem_spec *spec_of(PyObject *settings)
 {
@@ -290,22 +285,25 @@ static PyObject *attached(PyObject *apply, PyObject *settings, PyObject *kept, P
     return seen;
 }
 
-/* activate(x, settings for each dtype): f(x), differentiable, or None if it is declined. */
+/* activate(apply of the node, settings for each dtype, x, log_scale if it is learnt): f(x), differentiable, or None if
+ * it is declined. */
 static PyObject *activate(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
 {
+    PyObject *first = given != 3 && given != 4 ? NULL : PyTuple_GetItem(arguments[1], GEM_FLOAT32);
+    request request = {.call = {.operation = given == 4 ? GEM_FORWARD_SCALED : GEM_FORWARD}, .how = ATTACHED};
+    request.call.spec = spec_of(first);
     (void)module;
-    if (given != 2 || apply_activation == NULL) {
-        PyErr_SetString(PyExc_TypeError, "activate: expected a tensor and settings, after bind_nodes");
+    if (request.call.spec == NULL || apply_gradient == NULL) {
+        PyErr_SetString(PyExc_TypeError, "activate: expected a node, settings and tensors, after bind_nodes");
         return NULL;
     }
-    request request = {.call = {.operation = GEM_FORWARD}, .how = ATTACHED};
-    request.call.spec = spec_of(PyTuple_GetItem(arguments[1], GEM_FLOAT32));
-    if (request.call.spec == NULL) return NULL;
-    PyObject *x = arguments[0], *y = evaluate(&request, arguments);
+    PyObject *x = arguments[2], *log_scale = given == 4 ? arguments[3] : NULL, *y = evaluate(&request, arguments + 2);
     if (y == NULL) Py_RETURN_NONE;
     if (!request.attach) return y;
     PyObject *settings = PyTuple_GetItem(arguments[1], (Py_ssize_t)request.call.dtype);
-    return attached(apply_activation, settings, PyTuple_Pack(1, from_output(settings) ? y : x), y, x, NULL);
+    PyObject *kept = log_scale != NULL ? PyTuple_Pack(2, x, log_scale)
+                                       : PyTuple_Pack(1, is_set(settings, SETTINGS_FROM_OUTPUT) ? y : x);
+    return attached(arguments[0], settings, kept, y, x, log_scale);
 }
 
 /* The forward pass of a node, whose result is there: forward(ctx, *inputs, (settings, kept tensors, result)). */
@@ -326,7 +324,8 @@ static PyObject *forward(PyObject *module, PyObject *const *arguments, Py_ssize_
     return Py_NewRef(result);
 }
 
-/* The backward pass of a node that has kept what f was computed from, or a gradient and that; in C if it can be. */
+/* The backward pass of a node that has kept what f was computed from, or a gradient and that, or x and log_scale; in C
+ * if it can be. */
 static PyObject *differentiate(PyObject *node, PyObject *grads)
 {
     PyObject *settings = PyObject_GetAttr(node, settings_name), *results = NULL;
@@ -338,7 +337,8 @@ static PyObject *differentiate(PyObject *node, PyObject *grads)
     if (kept == 2) inputs[2] = PyTuple_GetItem(saved, 1);
     if (PyErr_Occurred()) goto done;
     request.how = kept == 2 ? UNSEEN : ATTACHED;
-    request.call.operation = (kept == 2 ? GEM_SECOND : GEM_BACKWARD) + from_output(settings);
+    request.call.operation = is_set(settings, SETTINGS_SCALED) ? GEM_BACKWARD_SCALED
+                             : (kept == 2 ? GEM_SECOND : GEM_BACKWARD) + is_set(settings, SETTINGS_FROM_OUTPUT);
     PyObject *result = request.call.spec == NULL ? NULL : evaluate(&request, inputs); /* or of another backend */
     if (result == NULL) {
         PyObject *function = PyObject_GetAttrString(node, "_forward_cls");
@@ -361,12 +361,12 @@ done:
 
 static PyMethodDef differentiate_method = {"apply", differentiate, METH_VARARGS, NULL};
 
-/* bind_nodes(type of all nodes, apply of the activation's node, apply of its gradient's): `differentiate` as a method. */
+/* bind_nodes(type of all nodes, apply of the gradient's node): `differentiate` as a method. */
 static PyObject *bind_nodes(PyObject *module, PyObject *arguments)
 {
     PyTypeObject *node;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!OO", &PyType_Type, &node, &apply_activation, &apply_gradient)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "O!O", &PyType_Type, &node, &apply_gradient)) return NULL;
     Py_INCREF(arguments); /* for ever */
     return PyDescr_NewMethod(node, &differentiate_method);
 }
