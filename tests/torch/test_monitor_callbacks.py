@@ -1,9 +1,5 @@
 """The monitor in real runs of Lightning's and transformers' trainers, and in TensorBoard's event files."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -14,6 +10,8 @@ from gem_activations.errors import ModelError, SettingError
 from gem_activations.torch import GEM, register, swap
 from gem_activations.torch.monitor import EDGES, DeadUnitMonitor, read_recording
 from gem_activations.torch.monitor.dead import recognise
+
+from ..forked import Forked
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")
@@ -366,11 +364,9 @@ EXTRAS = {"lightning": "monitor", "transformers": "huggingface", "tensorboard": 
 
 
 def say_the_errors(prepare):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code = [sys.executable, "-c", FRONTS.format(prepare=prepare)]
-    done = subprocess.run(code, env=environment, capture_output=True, text=True, check=False)
-    assert not done.stderr
-    return done.stdout.splitlines()
+    output, errors = Forked(FRONTS.format(prepare=prepare)).communicate()
+    assert not errors
+    return output.splitlines()
 
 
 def test_a_missing_library_is_one_clear_error():
