@@ -154,7 +154,7 @@ def test_learnt_scales_have_a_row_beside_the_fixed_one_for_every_shape(tmp_path)
     assert [(row["shape"], row["direction"], row["name"]) for row in rows] == [
         (*case, name) for case in wanted for name in scales.PAIRS
     ]
-    assert all(0 < row["low"] <= row["ratio"] <= row["high"] for row in rows)
+    assert all(0 < row["low"] <= row["ratios"]["fixed"] <= row["high"] for row in rows)
     assert "backward, 1 x 64 x 16 float32" in screen.getvalue()
     wrong = {"wrong": (lambda channels: EGEM(n=2, trainable=True, channels=channels), EGEM())}
     with mock.patch.object(scales, "PAIRS", wrong), pytest.raises(WrongResultError, match="its value is not that"):

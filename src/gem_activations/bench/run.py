@@ -87,9 +87,8 @@ def run_benchmark(plan: Plan, out: Path | None, console: Console) -> list[dict[s
     rows = [{"row": "environment", **describe_environment(torch.device("cpu"))}]
     sizes = [2**power for power in plan.log2_sizes]
     if plan.second_order or plan.scales:
-        found = measure_scales(sizes, plan.seconds)
-        if plan.second_order:
-            found = measure_second_order(plan.compiled, plan.seconds * 4)
+        second = plan.second_order
+        found = measure_second_order(plan.compiled, plan.seconds * 4) if second else measure_scales(sizes, plan.seconds)
         for _, group in groupby(found, itemgetter("title")):
             measured = list(group)
             console.print(_ratio_table(measured))
@@ -115,13 +114,12 @@ def run_benchmark(plan: Plan, out: Path | None, console: Console) -> list[dict[s
 def _ratio_table(rows: list[dict[str, Any]]) -> Table:
     """Return the table of a work of second order, or of learnt scales."""
     learnt = rows[0]["row"] == "scale"
-    peers = ["fixed"] if learnt else list(rows[0]["ratios"])
-    columns = ("", "median ms", *(f"/ {peer}" for peer in peers), *["quartiles"] * learnt)
+    columns = ("", "median ms", *(f"/ {peer}" for peer in rows[0]["ratios"]), *["quartiles"] * learnt)
     table = Table(*columns, title=rows[0]["title"], title_justify="left")
     for row in rows:
-        ratios = [row["ratio"]] if learnt else row["ratios"].values()
+        ratios = (f"{ratio:.2f}" for ratio in row["ratios"].values())
         spread = [f"{row['low']:.2f} .. {row['high']:.2f}"] if learnt else []
-        table.add_row(row["name"], f"{row['seconds'] * 1e3:.4g}", *(f"{ratio:.2f}" for ratio in ratios), *spread)
+        table.add_row(row["name"], f"{row['seconds'] * 1e3:.4g}", *ratios, *spread)
     return table
 
 

@@ -55,7 +55,7 @@ def measure_scales(sizes: list[int], seconds: float) -> Iterator[dict[str, Any]]
                         "threads": torch.get_num_threads(),
                         "seconds": summarize(learnt).median,
                         "seconds_fixed": summarize(fixed).median,
-                        "ratio": ratio,
+                        "ratios": {"fixed": ratio},
                         "low": low,
                         "high": high,
                         "rounds": len(learnt),
