@@ -55,9 +55,27 @@ _ERRORS = rf"{_ERROR}(?:(?:, | and ){_ERROR})*"
 _RAISED = re.compile(rf"(?:^|; )({_ERRORS})([ ,][^:;]*)?: ")
 
 
-def _escaped(text: str) -> str:
-    """Leave * and | as they are, and `code` untouched."""
-    return re.sub(r"`[^`]*`|[*|]", lambda found: found[0] if found[0][0] == "`" else f"\\{found[0]}", text)
+# Of a docstring's formulas the family's own and every power, with one pair of brackets within its exponent's.
+_POWER = r"\w+\^\((?:[^()]|\([^()]*\))*\)"
+_FRACTION = rf"({_POWER}) / \(((?:1|eps) \+ {_POWER}|{_POWER} \+ eps)\)"
+_FORMULA = re.compile(rf"`[^`]*`|(?:F\(x\) = )?{_FRACTION}|x \(leak \+ \(1 - leak\) F\(x\)\)|{_POWER}|f'+\(0\)|[*|]")
+
+
+def _as_markup(text: str) -> str:
+    """Set formulas as mathematics, leave * and | as they are, and `code` untouched."""
+
+    def mark(found: re.Match[str]) -> str:
+        if found[0][0] == "`":
+            return found[0]
+        if found[0] in "*|":
+            return f"\\{found[0]}"
+        latex = re.sub(_FRACTION, r"\\frac{\1}{\2}", found[0])
+        latex = re.sub(r"\^\(((?:[^()]|\([^()]*\))*)\)", r"^{\1}", latex)
+        for word, symbol in (("eps", r"\varepsilon "), ("leak", r"\ell "), ("scale", r"\mathrm{scale}")):
+            latex = latex.replace(word, symbol)
+        return f":math:`{latex}`"
+
+    return _FORMULA.sub(mark, text)
 
 
 def _fields(title: str, text: str) -> list[str]:
@@ -88,12 +106,12 @@ def _as_restructured_text(_app, what, _name, _object, _options, lines: list[str]
         in_example = bool(line.strip()) and (in_example or line.lstrip().startswith(">>>"))
         found = None if in_example else _SECTION.match(line)
         if not found:
-            written.append(line if in_example else _escaped(line))
+            written.append(line if in_example else _as_markup(line))
             continue
         words = [found[2]]
         while rest and rest[0].startswith("    "):
             words.append(rest.pop(0).strip())
-        written += _fields(found[1], _escaped(" ".join(words)))
+        written += _fields(found[1], _as_markup(" ".join(words)))
     # Of a property's first line napoleon takes what is before a colon for the type: let it be an empty comment.
     lines[:] = ["..", "", *written] if what == "property" else written
 
