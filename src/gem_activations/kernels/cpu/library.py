@@ -11,7 +11,7 @@ from ...errors import BackendError, SpecError
 from ...spec import MAX_SCALE, MIN_SCALE, GemSpec
 from .tables import GradientTable, gradient_table
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 """GEM_ABI_VERSION of source/gem.h: a library with another one is refused."""
 
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}

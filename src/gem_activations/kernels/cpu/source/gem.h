@@ -17,7 +17,7 @@
 #endif
 
 /* Raise it when a signature, the layout of gem_spec or the meaning of a code changes; library.py asks for the same. */
-#define GEM_ABI_VERSION 4
+#define GEM_ABI_VERSION 5
 
 enum {
     GEM_OK = 0,
