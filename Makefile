@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Without bytecode: of what is installed a small part is imported, and Python compiles that at its first import.
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 PIP := $(INSTALL) --constraint constraints.txt
 # What the demo needs is installed apart: it is a third of the whole.
 LAB := $(VENV)/.installed-lab
