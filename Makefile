@@ -52,7 +52,7 @@ test: $(READY) $(TIMM)/.installed
 	GEM_ACTIVATIONS_TIMM=$(CURDIR)/$(TIMM) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 	  --no-loadscope-reorder --durations 30 --durations-min 3
 
-# In parts, which `make -j2 check` runs side by side.
+# In parts, which `make -j4 check` runs side by side.
 check: lint types pages docs
 
 lint: $(READY)

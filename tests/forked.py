@@ -30,7 +30,10 @@ class Forked:
     """What `subprocess.Popen([sys.executable, "-c", code, *words], text=True)` gives, as far as tests ask for it."""
 
     def __init__(self, code, *words, cwd=".", env=None):
-        self._files = [Path(tempfile.mkstemp()[1]) for _ in range(2)]
+        self._files = []
+        for _ in range(2):
+            with tempfile.NamedTemporaryFile(delete=False) as file:
+                self._files.append(Path(file.name))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         job = (code, [str(word) for word in words], str(cwd), dict(env or os.environ), self._files)

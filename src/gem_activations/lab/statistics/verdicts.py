@@ -44,7 +44,6 @@ class Judgement(NamedTuple):
         means: Contrasts of the values, counted positive if the arm is better.
         ranks: Contrasts of the ranks, the same way; only filled if a run failed or collapsed.
         collapsed: Runs that stand out, shape (..., rows, seeds).
-
         cautious: Whether a run of arm or baseline failed or collapsed, so that the ranks have a say.
     """
 

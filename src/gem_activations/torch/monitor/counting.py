@@ -110,7 +110,6 @@ class LayerCounter:
 
     Nothing that passes by is kept. A pass costs few operations: the samples, copies of up to 256 numbers, wait, and go
     into bins at the end of the window, or when there are 64 of them. That alone waits for the device.
-
     """
 
     def __init__(self, name: str, source: Source | None, module: nn.Module) -> None:
