@@ -1,7 +1,9 @@
 """The engine of the proofs: balls, signs on intervals, tails, and what it must refuse to decide."""
 
+import gc
 import itertools
 import re
+import sys
 from fractions import Fraction
 
 import flint
@@ -432,6 +434,40 @@ def test_a_proof_stopped_inside_a_call_from_c_is_undecided_and_no_other_system_e
         within_share(lambda: stopped(_OutOfTime()))
     with time_limit(10), pytest.raises(SystemError):
         within_share(lambda: stopped(ValueError()))
+
+
+def test_a_proof_stopped_inside_a_callback_of_the_garbage_collector_is_undecided_without_a_report(monkeypatch):
+    def endless(*_):
+        if not missed:
+            try:
+                while True:
+                    pass
+            finally:
+                missed.append(True)
+
+    def prove():
+        gc.callbacks.append(endless)
+        try:
+            gc.collect()
+            while True:
+                pass
+        finally:
+            gc.callbacks.remove(endless)
+
+    missed, reports = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(report.exc_type))
+    with time_limit(0.3), pytest.raises(UndecidedError, match="longer than its share"):
+        within_share(prove)
+    assert missed
+    assert reports == []
+
+    class Faulty:
+        def __del__(self):
+            raise ValueError
+
+    with time_limit(10):
+        within_share(lambda: Faulty() and None)
+    assert reports == [ValueError]
 
 
 def test_a_remembered_result_brings_its_facts_to_every_row():

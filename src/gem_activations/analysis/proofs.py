@@ -11,6 +11,7 @@ row is left open.
 
 import ctypes
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -275,6 +276,20 @@ def _seconds(thread: int) -> float:
     return time.monotonic()
 
 
+@contextmanager
+def _quiet_where_none_can_be_raised() -> Iterator[None]:
+    """Say nothing of an interrupt that came inside a destructor or a callback of the garbage collector.
+
+    Python drops an exception there and reports it; the watching thread raises the next one.
+    """
+    report = sys.unraisablehook
+    sys.unraisablehook = lambda args: None if args.exc_type is _OutOfTime else report(args)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+
+
 def within_share(work: Callable[[], Result]) -> Result:
     """Return work(), stopped once it has taken its share of the time that is left.
 
@@ -299,12 +314,14 @@ def within_share(work: Callable[[], Result]) -> Result:
     watcher.start()
     try:
         try:
-            return work()
+            with _quiet_where_none_can_be_raised():
+                return work()
         finally:
             finished.set()
             watcher.join()
             interrupt(ctypes.c_ulong(thread), None)  # One that came too late to be of use.
     except (_OutOfTime, SystemError) as error:
+        finished.set()  # It may have come at the very end, before this was set above.
         # Raised inside a call from C, it comes out as the cause of a SystemError.
         if isinstance(error, SystemError) and not isinstance(error.__cause__, _OutOfTime):
             raise
