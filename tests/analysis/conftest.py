@@ -1,4 +1,6 @@
-from functools import lru_cache, partial
+import hashlib
+import os
+from functools import cache
 
 import mpmath as mp
 import pytest
@@ -6,7 +8,9 @@ import pytest
 pytest.importorskip("sympy")
 pytest.importorskip("flint")
 
-from gem_activations.analysis import certify
+from filelock import FileLock
+
+from gem_activations.analysis import Certificate, certify
 
 mp.mp.dps = 50
 
@@ -21,6 +25,19 @@ def proved(certificate, key):
 
 
 @pytest.fixture(scope="session")
-def certificate():
-    """Return the certificate of a catalog string, made once a session, with time enough for a busy machine."""
-    return lru_cache(maxsize=None)(partial(certify, budget=300))
+def certificate(tmp_path_factory):
+    """Return what proves a target, with time enough for a busy machine: once a session, for all of its processes."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "certificates"
+    folder.mkdir(exist_ok=True)
+
+    @cache
+    def prove(target):
+        file = folder / f"{hashlib.sha256(repr(target).encode()).hexdigest()[:16]}.json"
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                text = certify(target, budget=300).to_json()
+                file.write_text(text, encoding="utf-8")
+        return Certificate.from_json(file.read_text(encoding="utf-8"))
+
+    return prove

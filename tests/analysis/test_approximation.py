@@ -1,4 +1,4 @@
-"""`relax`: bounds on intervals, against balls of the formula on dense points."""
+"""Bounds on intervals and lines around f, as verifiers take them, against balls of the formula on dense points."""
 
 import numpy as np
 import pytest
