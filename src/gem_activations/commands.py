@@ -253,7 +253,7 @@ class Claims:
 
     def run(self) -> None:
         """Judge and print."""
-        from .lab.claims.evidence import claims_lines, claims_rows
+        from .lab.claims import claims_lines, claims_rows
 
         if self.json:
             print_json(claims_rows(self.folders))

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from gem_activations.errors import DataError
-from gem_activations.lab.data.holdings import find_dataset
+from gem_activations.lab.data.holdings import SOURCES, Item, Source, find_dataset
 from gem_activations.lab.data.images import Dataset, load_dataset, read_cifar, read_stl10
-from gem_activations.lab.data.sources import SOURCES, Item, Source
 from gem_activations.lab.recipes.pipeline import Subset
 
 WHOLE = Subset()

@@ -10,9 +10,8 @@ import pytest
 from gem_activations.catalog import parse
 from gem_activations.cli import main
 from gem_activations.errors import SettingError, StoreError
-from gem_activations.lab.claims import evidence
-from gem_activations.lab.claims.evidence import Status, find_comparisons, judge, judge_all, setting_of
-from gem_activations.lab.claims.table import BASELINES, CLAIMS, TWENTY
+from gem_activations.lab import claims
+from gem_activations.lab.claims import BASELINES, CLAIMS, TWENTY, Status, find_comparisons, judge, judge_all, setting_of
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.report.document import analyse, write_report
 from gem_activations.lab.statistics.reading import read_comparison
@@ -193,7 +192,7 @@ def test_folders_are_found_and_an_installed_package_asks_for_them(tmp_path, monk
     assert [one.folder for one in find_comparisons([tmp_path / "results"])] == [tmp_path / "results" / "mnist"]
     with pytest.raises(StoreError, match="holds no comparison"):
         find_comparisons([tmp_path])
-    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "absent")
+    monkeypatch.setattr(claims, "RESULTS", tmp_path / "absent")
     with pytest.raises(SettingError, match="carries no results; name folders"):
         find_comparisons([])
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from gem_activations.errors import DataError
+from gem_activations.lab.data.holdings import Item, Source
 from gem_activations.lab.data.images import load_dataset, load_mnist, separate
-from gem_activations.lab.data.sources import Item, Source
 
 SHAPES = {
     "train-images.gz": (40, 5, 4),

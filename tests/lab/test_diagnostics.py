@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations.lab.data.images import Dataset, Split
-from gem_activations.lab.recipes.language import Gpt2Plan
-from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
+from gem_activations.lab.recipes.pipeline import Cnn, Gpt2Plan, Recipe, Training
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.comparison import DEPTH, Depth, read_json
 from gem_activations.lab.training import evaluation
-from gem_activations.lab.training.diagnostics import profile
-from gem_activations.lab.training.evaluation import calibration_error, evaluate, squared_distance
+from gem_activations.lab.training.evaluation import calibration_error, evaluate, profile, squared_distance
 from gem_activations.lab.training.images import ImageTask
 from gem_activations.lab.training.language import NextToken, TextTask
 from gem_activations.lab.training.tasks import IGNORED, Batch, Task

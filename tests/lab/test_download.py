@@ -16,10 +16,17 @@ from rich.console import Console
 
 from gem_activations.cli import main
 from gem_activations.errors import DataError, SettingError
-from gem_activations.lab.data import holdings, sources
-from gem_activations.lab.data import holdings as data_command
-from gem_activations.lab.data.holdings import check_dataset, fetch, get_dataset, lock_folder
-from gem_activations.lab.data.sources import SOURCES, Item, Source, find_source
+from gem_activations.lab.data import holdings
+from gem_activations.lab.data.holdings import (
+    SOURCES,
+    Item,
+    Source,
+    check_dataset,
+    fetch,
+    find_source,
+    get_dataset,
+    lock_folder,
+)
 
 CONTENT = np.random.default_rng(3).bytes(700_000)
 
@@ -345,8 +352,7 @@ def test_single_files_have_their_own_addresses(tmp_path: Path, server: Server) -
 def test_commands(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sources, "SOURCES", {"samples": make_source(server, "tar.gz")})
-    monkeypatch.setattr(data_command, "SOURCES", sources.SOURCES)
+    monkeypatch.setattr(holdings, "SOURCES", {"samples": make_source(server, "tar.gz")})
     monkeypatch.setenv("GEM_ACTIVATIONS_DATA", str(tmp_path))
     assert main(["data", "check"]) == 0
     assert capsys.readouterr().out == "samples: not there\n"
@@ -373,11 +379,11 @@ def test_commands(
 def test_a_terminal_shows_a_bar_and_a_file_none(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sources, "SOURCES", {"samples": make_source(server, "tar.gz")})
+    monkeypatch.setattr(holdings, "SOURCES", {"samples": make_source(server, "tar.gz")})
     for terminal in (False, True):
         console = Console(file=io.StringIO(), force_terminal=terminal)
         (place := tmp_path / str(terminal)).mkdir()
-        data_command.get_all(("samples",), place, console)
+        holdings.get_all(("samples",), place, console)
         assert ("100%" in capsys.readouterr().err) is terminal
 
 

@@ -7,12 +7,11 @@ import torch
 from gem_activations import catalog
 from gem_activations.errors import SettingError
 from gem_activations.lab.models.classifiers import build_model, count_parameters
-from gem_activations.lab.recipes.images import IMAGES, SHORT
-from gem_activations.lab.recipes.pipeline import ARMS, Cnn, Mlp, Scale
-from gem_activations.lab.recipes.registry import RECIPES, make_recipe, read_recipe
+from gem_activations.lab.recipes.pipeline import ARMS, Cnn, Mlp, Scale, read_recipe
+from gem_activations.lab.recipes.registry import RECIPES, SHORT, make_recipe
 from gem_activations.lab.store.comparison import to_plain
 
-CIFAR = tuple(name for name in IMAGES if name.startswith(("cifar", "stl10")))
+CIFAR = tuple(name for name in RECIPES if name.startswith(("cifar", "stl10")))
 
 
 SCALED = [(name, scale) for name in RECIPES for scale in get_args(Scale) if scale != "short" or name in SHORT]

@@ -8,10 +8,9 @@ import torch
 
 from gem_activations.cli import main
 from gem_activations.errors import SettingError, StoreError
-from gem_activations.lab.claims.evidence import claims_lines, command_of, setting_of
-from gem_activations.lab.claims.table import CLAIMS
-from gem_activations.lab.recipes.pipeline import Pipeline, Recipe
-from gem_activations.lab.recipes.registry import RECIPES, STUDIES, TWENTY, make_recipe, make_study, read_recipe
+from gem_activations.lab.claims import CLAIMS, claims_lines, command_of, setting_of
+from gem_activations.lab.recipes.pipeline import Pipeline, Recipe, read_recipe
+from gem_activations.lab.recipes.registry import RECIPES, STUDIES, TWENTY, make_recipe, make_study
 from gem_activations.lab.report.plots import find_ablations
 from gem_activations.lab.runs.experiment import of_recipe
 from gem_activations.lab.runs.planning import agree_on_plan, resolve, resolve_recipe

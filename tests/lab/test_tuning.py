@@ -9,7 +9,7 @@ from torch import nn
 
 from gem_activations.cli import main
 from gem_activations.errors import ExperimentError, SettingError, StoreError
-from gem_activations.lab.claims.evidence import judge_comparison
+from gem_activations.lab.claims import judge_comparison
 from gem_activations.lab.data.images import Split
 from gem_activations.lab.recipes.arms import Arm
 from gem_activations.lab.recipes.pipeline import Pipeline

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from ...errors import DataError
 from ..recipes.pipeline import Subset
-from .holdings import find_data_dir, find_dataset, get_dataset
-from .sources import SOURCES, Source
+from .holdings import SOURCES, Source, find_data_dir, find_dataset, get_dataset
 
 _SPLIT_SEED = 0
 WHOLE = Subset()

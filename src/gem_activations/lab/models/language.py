@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...extras import framework
-from ..recipes.language import BertPlan, Gpt2Plan
+from ..recipes.pipeline import BertPlan, Gpt2Plan
 from .classifiers import Factory, as_factory
 
 _FIRST = "gelu"  # What the models are built with before its modules are replaced: it draws no random number.

@@ -78,6 +78,53 @@ class VitPlan:
 
 
 @dataclass(frozen=True)
+class Gpt2Plan:
+    """The GPT-2 of transformers, without dropout, its output layer tied to its token embedding.
+
+    Attributes:
+        width: Width of a token, which the heads divide; the feed-forward layer is four times as wide.
+        context: Tokens of a window, each of which predicts the next.
+        vocabulary: Rows of the token embedding. With 50,257 the published tokenizer is used if its files are found;
+            otherwise a byte-level BPE of so many tokens at most is trained on the training text.
+    """
+
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    context: int = 1024
+    vocabulary: int = 50257
+    kind: Literal["gpt2"] = "gpt2"
+
+
+@dataclass(frozen=True)
+class BertPlan:
+    """The BERT of transformers with its masked-language-model head.
+
+    Of each window 15 % of the tokens are predicted: 80 % of them are hidden behind [MASK], 10 % are replaced by a
+    random token, 10 % are left as they are.
+
+    Attributes:
+        context: Tokens of a window, [CLS] and [SEP] included.
+        positions: Rows of the position embedding, of which the context uses the first.
+        vocabulary: Rows of the token embedding. With 30,522 the published tokenizer is used if its file is found;
+            otherwise a WordPiece vocabulary of so many tokens at most is trained on the training text.
+        dropout: Probability, of hidden values and of attention weights.
+        predicted: Share of the tokens that are predicted.
+    """
+
+    layers: int = 4
+    width: int = 512
+    heads: int = 8
+    feed_forward: int = 2048
+    context: int = 128
+    positions: int = 512
+    vocabulary: int = 30522
+    dropout: float = 0.1
+    predicted: float = 0.15
+    kind: Literal["bert"] = "bert"
+
+
+@dataclass(frozen=True)
 class Training:
     """How a model is trained.
 
@@ -276,3 +323,22 @@ class Maker(NamedTuple):
 
     make: Callable[[str | None, Scale], Recipe]
     help: str
+
+
+_PLANS = {plan.kind: plan for plan in (Mlp, Cnn, ResNetPlan, PreActPlan, VitPlan, Gpt2Plan, BertPlan)}
+
+
+def read_recipe(values: Any) -> StoredRecipe:
+    """Read a recipe from plain values, as JSON gives them; what an earlier version did not name has its default.
+
+    Raises: TypeError, ValueError: the values are of no recipe; `msgspec` takes it for a fault in the file.
+    """
+    if not isinstance(values, dict):
+        raise TypeError("the recipe is no object")
+    if values.get("task") == "own":
+        return msgspec.convert(values, OwnRecipe)
+    model = values.get("model")
+    if not isinstance(model, dict) or model.get("kind") not in _PLANS:
+        raise ValueError(f"the recipe has no model of the kinds {', '.join(_PLANS)}")
+    plan = msgspec.convert(model, _PLANS[model["kind"]])
+    return msgspec.convert({**values, "model": plan}, Pipeline)

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from ... import __version__
 from ...catalog import ENTRIES
 from ...errors import StoreError
-from ..claims.evidence import Finding, judge_comparison
+from ..claims import Finding, judge_comparison
 from ..recipes.pipeline import Pipeline
 from ..statistics import formatting, tables
 from ..statistics.analysis import Analysis

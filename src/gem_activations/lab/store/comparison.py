@@ -19,8 +19,7 @@ import msgspec
 
 from ... import files
 from ...errors import StoreError
-from ..recipes.pipeline import StoredRecipe
-from ..recipes.registry import read_recipe
+from ..recipes.pipeline import StoredRecipe, read_recipe
 
 FINISHED, FAILED, INFRASTRUCTURE = "finished", "failed", "infrastructure"
 CORE = ("activation", "seed", "status", "reason", "epochs", "seconds")

@@ -16,8 +16,7 @@ from ..data.tokens import Ids, load_tokens
 from ..models.classifiers import Factory
 from ..models.initialisation import scale_to_gain
 from ..models.language import build_language_model, import_transformers
-from ..recipes.language import BertPlan, Gpt2Plan
-from ..recipes.pipeline import Recipe
+from ..recipes.pipeline import BertPlan, Gpt2Plan, Recipe
 from .tasks import Batch, SplitName
 
 _EVALUATION_LOGITS = 1 << 25  # Of one batch: 128 MB in float32.

@@ -25,8 +25,7 @@ from ..models.classifiers import Factory, count_parameters
 from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import Recipe
 from ..store.comparison import DEPTH, SCALE, Depth, write_json
-from .diagnostics import profile
-from .evaluation import Score, evaluate
+from .evaluation import Score, evaluate, profile
 from .group import Group
 from .run import NotFiniteError, Run
 from .step import (
