@@ -7,6 +7,7 @@
 `run` writes benchmarks/results/examples/STUDY/{tune,chosen,test}.csv. Each family of activations gets the same number
 of settings (rate, and its own parameter if it has one) on the tasks for tuning, one seed each; the setting with the
 least mean logarithm of the error goes into the test: fresh seeds on tasks, or examples, that tuning has not seen.
+The studies of `UNTIL_DECIDED` add seeds by the schedule of `gem-act compare --until-decided`, each task by itself.
 Rows that stand in a table are kept: `run` goes on where it was stopped, and a longer list of rates costs its new runs
 alone. `judge` compares the logarithms of the errors with the baseline's by the lab's own procedure and prints the
 tables of docs/examples.
@@ -80,7 +81,7 @@ def everyday(usual: list[str], rates: list[float]) -> dict[str, list[Setting]]:
     return settings(["relu", "gelu", "silu", *usual, *family], rates, {}, [])
 
 
-# Settings, metric, baseline, tasks for tuning, tasks of the test, seeds of the test.
+# Settings, metric, baseline, tasks for tuning, tasks of the test, seeds of the test at most.
 STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]], list[dict[str, Any]], int]] = {
     "sdf": (
         FIELD,
@@ -121,7 +122,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         "relu",
         [{"table": table, **HELD} for table in ("diabetes", "tumour")],  # Validation losses of wine reach 0.
         [{"table": table} for table in ("diabetes", "tumour", "wine")],
-        10,
+        30,
     ),
     "robust": (
         everyday(["softplus(beta=10)", "Calibrated"], [5e-4, 1e-3, 2e-3, 5e-3, 1e-2]),
@@ -137,11 +138,15 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         "silu",
         [HELD],
         [{}],
-        5,
+        30,
     ),
     "llm": (everyday(["Calibrated"], [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]), "bits", "silu", [HELD], [{}], 5),
 }
 TUNING_SEED = 100
+UNTIL_DECIDED = ("tabular", "diffusion")
+"""Studies whose seeds are the most that the lab's schedule of looks may add; an arm that is decided gets no more."""
+ALONG = {"normal_error_degrees": ("normals, degrees", ".1f"), "chamfer": ("Chamfer", ".4f")}
+"""What is not tested but printed if all rows of a study have it: its heading and format."""
 
 
 def load(name: str) -> ModuleType:
@@ -214,7 +219,7 @@ def run(workers: int, seconds: float, names: list[str]) -> None:
             return list(rows.values())
 
         for study in names:
-            families, _, _, tasks, tests, seeds = STUDIES[study]
+            families, _, _, tasks, _, _ = STUDIES[study]
             jobs = [
                 (study, family, name, rate, task, TUNING_SEED, end)
                 for family, tried in families.items()
@@ -223,13 +228,51 @@ def run(workers: int, seconds: float, names: list[str]) -> None:
             ]
             chosen = choose(study, complete(study, "tune", jobs))
             write(study, "chosen", chosen)
-            jobs = [
-                (study, row["arm"], row["activation"], row["learning_rate"], task, seed, end)
-                for seed in range(seeds)
-                for row in chosen
-                for task in tests
-            ]
-            complete(study, "test", jobs)
+            jobs, rows = [], read(study, "test")
+            while (wanted := list_tests(study, chosen, rows, end)) != jobs:
+                jobs, rows = wanted, complete(study, "test", wanted)
+
+
+def list_tests(
+    study: str, chosen: list[dict[str, Any]], rows: list[dict[str, Any]], end: float
+) -> list[tuple[Any, ...]]:
+    """Return the runs of the test that are wanted once these rows are seen: all, or those that the looks ask for."""
+    from gem_activations.lab.statistics.sequential import make_schedule
+
+    families, _, _, _, tests, most = STUDIES[study]
+    settings = {(row["arm"], row["activation"], float(row["learning_rate"])) for row in chosen}
+    rows = [row for row in rows if identify(row)[:3] in settings]
+    seeds = {json.dumps(task): dict.fromkeys(families, most) for task in tests}
+    if study in UNTIL_DECIDED:
+        for task in seeds:
+            _, looks, still_open = look_again(study, task, rows)
+            following = [*make_schedule(most), most][len(looks)] if still_open else looks[-1].seeds
+            seeds[task] = dict.fromkeys(families, following) | {arm: look.seeds for look in looks for arm in look.left}
+    stand = {identify(row) for row in rows}
+    return [
+        (study, row["arm"], row["activation"], row["learning_rate"], task, seed, end)
+        for seed in range(most)
+        for row in chosen
+        for task in tests
+        if seed < seeds[json.dumps(task)][row["arm"]]
+        or (row["arm"], row["activation"], row["learning_rate"], json.dumps(task), seed) in stand
+    ]
+
+
+def look_again(study: str, task: str, rows: list[dict[str, Any]]) -> Any:
+    """Return the analysis of a task's rows by the lab's schedule of looks, the looks, and the arms that are open."""
+    from gem_activations.lab.statistics.analysis import Run
+    from gem_activations.lab.statistics.metrics import Criterion, Metric
+    from gem_activations.lab.statistics.sequential import make_schedule, replay
+
+    families, metric, baseline, _, _, most = STUDIES[study]
+    runs = [
+        Run(row["arm"], int(row["seed"]), row["status"], math.log(float(row[metric])) if row[metric] else None)
+        for row in rows
+        if row["task"] == task
+    ]
+    criterion = Criterion(Metric("log_error", "logarithm of the error", "log_error"), 0.0)
+    return replay(runs, criterion, baseline, list(families), make_schedule(most))
 
 
 def identify(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -273,40 +316,42 @@ def write(study: str, name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def judge(names: list[str]) -> Iterator[str]:
-    """Yield the lines of a table for each task: median error, ratio to the baseline with its interval, verdict."""
+    """Yield the lines of a table for each task: median error, ratio to the baseline, verdict, and what came along."""
     from gem_activations.lab.statistics.verdicts import ORDER
     from gem_activations.lab.statistics.verdicts import judge as judge_rows
 
     for study in names:
         rows = read(study, "test")
-        families, metric, baseline, _, tasks, seeds = STUDIES[study]
+        families, metric, baseline, _, tasks, most = STUDIES[study]
+        arms = [baseline, *(family for family in families if family != baseline)]
         for task in map(json.dumps, tasks):
-            chosen = [row for row in rows if row["task"] == task]
-            arms = [baseline, *(family for family in families if family != baseline)]
-            errors = np.array([[_error(chosen, arm, seed, metric) for seed in range(seeds)] for arm in arms])
-            failed = np.isnan(errors)
-            found = judge_rows(-np.log(errors), failed)
-            yield f"\n{study} {task}\n\n| activation | rate | median | times {baseline} | verdict | seconds |"
-            yield "|---|---|---|---|---|---|"
+            same = {arm: [row for row in rows if (row["arm"], row["task"]) == (arm, task)] for arm in arms}
+            errors = np.full((len(arms), most), np.nan)
+            for place, arm in enumerate(arms):
+                for row in same[arm]:
+                    if row["status"] == "finished":
+                        errors[place, int(row["seed"])] = float(row[metric])
+            head, seeds = ["activation", "rate", "median", f"times {baseline}", "verdict"], {}
+            if study in UNTIL_DECIDED:
+                head.append("seeds")
+                found, looks, _ = look_again(study, task, rows)
+                verdicts = found.verdicts
+                seeds = {arm: len(same[arm]) for arm in arms} | {arm: look.seeds for look in looks for arm in look.left}
+            else:
+                codes = judge_rows(-np.log(errors), np.isnan(errors)).code
+                verdicts = {arm: ORDER[code] for arm, code in zip(arms[1:], codes, strict=True)}
+            along = [key for key in ALONG if all(row.get(key) for row in rows)]
+            head += [ALONG[key][0] for key in along]
+            yield f"\n{study} {task}\n\n| {' | '.join(head)} |"
+            yield "|---" * len(head) + "|"
             for place in np.argsort(np.nanmedian(errors, 1)):
-                same = [row for row in chosen if row["arm"] == arms[place]]
-                seconds = np.median([float(row["seconds"]) for row in same])
-                ratio = np.exp(np.nanmean(np.log(errors[place]) - np.log(errors[0])))
-                verdict = "baseline" if place == 0 else ORDER[found.code[place - 1]]
-                median = np.nanmedian(errors[place])
-                cells = [
-                    f"`{same[0]['activation']}`",
-                    same[0]["learning_rate"],
-                    f"{median:.4f}",
-                    f"{ratio:.2f}",
-                    verdict,
-                ]
-                yield "| " + " | ".join([*cells, f"{seconds:.1f}"]) + " |"
-
-
-def _error(rows: list[dict[str, str]], arm: str, seed: int, metric: str) -> float:
-    (row,) = [row for row in rows if (row["arm"], int(row["seed"])) == (arm, seed)]
-    return float(row[metric]) if row["status"] == "finished" else math.nan
+                arm = arms[place]
+                cells = [f"`{same[arm][0]['activation']}`", same[arm][0]["learning_rate"]]
+                cells.append(f"{np.nanmedian(errors[place]):.4f}")
+                cells.append(f"{np.exp(np.nanmean(np.log(errors[place]) - np.log(errors[0]))):.2f}")
+                cells += [verdicts.get(arm, "baseline"), *([str(seeds[arm])] if seeds else [])]
+                cells += [f"{np.median([float(row[key]) for row in same[arm]]):{ALONG[key][1]}}" for key in along]
+                yield f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

@@ -7,11 +7,10 @@ Arms that this study shows far behind on all of its shapes (GELU, SiLU, SIREN, t
 The meshes are triangles without a border, in OFF files, such as those in the data of CGAL (Debian: libcgal-demo). They
 are scaled into the box of side 2. Distances are to 400,000 points of the surface, signs by counting the triangles that
 a ray meets. Writes benchmarks/results/examples/meshes/test.csv and prints the tables of docs/examples/meshes.md; runs
-that stand there are kept.
+at the chosen settings that stand there are kept.
 """
 
 import argparse
-import csv
 import json
 import math
 from pathlib import Path
@@ -92,24 +91,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    table = study.RESULTS / "meshes/test.csv"
-    rows: list[dict[str, Any]] = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
-    done = {(row["arm"], row["seed"], row["task"]) for row in rows}
-    with (study.RESULTS / "sdf/chosen.csv").open() as file:
-        chosen = [row for row in csv.DictReader(file) if row["arm"] in study.STUDIES["meshes"][0]]
+    chosen = [row for row in study.read("sdf", "chosen") if row["arm"] in study.STUDIES["meshes"][0]]
+    settings = {(row["arm"], row["activation"], float(row["learning_rate"])) for row in chosen}
+    rows = [row for row in study.read("meshes", "test") if study.identify(row)[:3] in settings]
+    done = {study.identify(row) for row in rows}
     shapes = {path.stem: make_shape(read_off(path)) for path in arguments.meshes}
     for seed in range(arguments.seeds):
         for name, shape in shapes.items():
-            for row in chosen:
+            for arm, activation, rate in sorted(settings):
                 task = {"shape": name}
-                if (row["arm"], str(seed), json.dumps(task)) in done:
+                if (arm, activation, rate, json.dumps(task), seed) in done:
                     continue
                 found = study.run_one(
-                    ("sdf", row["arm"], row["activation"], float(row["learning_rate"]), task, seed, math.inf),
+                    ("sdf", arm, activation, rate, task, seed, math.inf),
                     lambda example, name=name, shape=shape: example.SHAPES.update({name: lambda: shape}),
                 )
                 assert found is not None  # The time is never up.
-                rows.append({key: str(value) for key, value in {**found, "study": "meshes"}.items()})
+                rows.append({**found, "study": "meshes"})
                 study.write("meshes", "test", rows)
     print("\n".join(study.judge(["meshes"])))
 

@@ -30,7 +30,7 @@ def main(path: str, steps: int = 600) -> None:
     for title, (name, rate) in ARMS.items():
         torch.manual_seed(0)
         run = SimpleNamespace(activation=lambda name=name: make_activation(name))
-        model, _ = fit(run, SHAPE, steps, 128, rate)
+        model, _ = fit(run, SHAPE, steps, rate)
         with torch.no_grad():
             fields[title] = model(grid).squeeze(1)
     figure, axes = plt.subplots(1, len(fields), figsize=(3 * len(fields), 3.2), layout="constrained")
