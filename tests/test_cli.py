@@ -10,9 +10,8 @@ import pytest
 
 from gem_activations import __version__, catalog
 from gem_activations.cli import main
-from gem_activations.console import make_console
+from gem_activations.console import GROUPS, make_console
 from gem_activations.lab.recipes.registry import RECIPES
-from gem_activations.options import GROUPS
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = ("torch", "sklearn", "scipy", "polars", "matplotlib", "pooch", "jinja2")

@@ -20,12 +20,11 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positio
 
 from . import catalog
 from .bench.command import BenchRequest
-from .console import make_console, print_json, print_lines, print_report
+from .console import grouped, make_console, print_json, print_lines, print_report, ungrouped, with_parameters
 from .edge.command import HeaderRequest, write_header
 from .errors import SettingError
 from .grammar import format_call, quote, suggest
 from .lab.runs.request import Arms, Execution, FunctionRequest, Request
-from .options import grouped, ungrouped, with_parameters
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,22 @@
-"""What the commands print on stdout: lines, JSON and tables, as wide as the terminal, or as a file needs them."""
+"""What the commands show: lines, JSON and tables on stdout, as wide as the terminal, or as a file needs them; and help.
 
+The help of a command has the options of a comparison in groups, and is silent on defaults that say nothing.
+"""
+
+import copy
+import dataclasses
 import json
 import sys
+import typing
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+from tyro.conf import arg
+
+from .errors import SettingError
+from .lab.runs.request import Execution
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,3 +73,67 @@ def print_report(report: "Report", as_json: bool = False, out: Path | None = Non
     lines.append(f"  plots/: {sum(name.startswith('plots/') for name in names)} files")
     print_lines(lines, console)
     return status
+
+
+GROUPS = {
+    "training": {
+        *("epochs", "steps", "batch_size", "learning_rate", "width", "context", "micro_batch", "precision"),
+        *("channels_last", "compiled", "model", "initialisation", "resplit", "scale", "input_scale", "data_dir"),
+        "rates",
+    },
+    "execution": {"device", "engine", "ray_address", "replicas"},
+    "storage": {"out", "retry_failed", "allow_changed", "keep_checkpoints", "track"},
+}
+"""Groups of the options of a comparison, as its help shows them."""
+
+
+def grouped(kind: Any) -> type:
+    """Return a command as its help shows it: silent on defaults of None, () and False; options of runs in groups.
+
+    The words beside such an option say what holds without it. A group is a subclass in which the fields of
+    the others are not asked for, since tyro reads the words from a class's source.
+    """
+    hints = typing.get_type_hints(kind, include_extras=True)
+    groups = {name: options for name, options in GROUPS.items() if issubclass(kind, Execution)}
+    members: dict[str, list[Any]] = {name: [] for name in ("", *groups)}
+    for each in fields(kind):
+        silent = each.default is None or each.default is False or each.default == ()
+        hint = Annotated[hints[each.name], arg(help_behavior_hint="")] if silent else hints[each.name]
+        own = next((name for name, options in groups.items() if each.name in options), "")
+        for name, shown in members.items():
+            if name == own:
+                default = {"default": each.default, "default_factory": each.default_factory, "kw_only": each.kw_only}
+                shown.append((each.name, hint, dataclasses.field(**default)))
+            else:
+                shown.append((each.name, hint, dataclasses.field(init=False)))
+    for name in groups:
+        group = dataclasses.make_dataclass(name, members[name], bases=(kind,), frozen=True)
+        members[""].append((name, group, dataclasses.field(kw_only=True)))
+    namespace = {"__doc__": kind.__doc__}
+    return dataclasses.make_dataclass(kind.__name__, members[""], bases=(kind,), namespace=namespace, frozen=True)
+
+
+def ungrouped(given: Any, kind: Any) -> Any:
+    """Return the command of a kind whose options, in groups, tyro has read from the command line."""
+    options = dict(vars(given))
+    for group in GROUPS:
+        options |= vars(options.pop(group)) if group in options else {}
+    return kind(**options)
+
+
+def with_parameters(command: type[Any], place: str) -> type[Any]:
+    """Return the command whose options are those of any comparison and the parameters of a user's function."""
+    from .lab.runs.experiment import load_object, own_parameters
+
+    train = load_object(place, "a training function")
+    parameters = own_parameters(train)
+    taken = [name for name in parameters if name in {*GROUPS, *(field.name for field in dataclasses.fields(command))}]
+    if taken:
+        raise SettingError(f"the parameter {taken[0]} of {place} has the name of an option of gem-act; rename it")
+    hints = typing.get_type_hints(train)
+    own: list[Any] = []
+    for name, parameter in parameters.items():
+        default = dataclasses.field(default_factory=lambda value=parameter.default: copy.copy(value), kw_only=True)
+        own.append((name, hints.get(name, type(parameter.default)), default))
+    namespace = {"__doc__": command.__doc__}
+    return dataclasses.make_dataclass(command.__name__, own, bases=(command,), namespace=namespace, frozen=True)

@@ -10,7 +10,7 @@ from torch import nn
 from gem_activations import GemSpec, catalog
 from gem_activations.errors import ModelError, SettingError, SpecError
 from gem_activations.torch import EGEM, GEM, GEMGLU, SEGEM, calibrate_, check_scale, make_activation
-from gem_activations.torch.gain import calculate_chi, calculate_gain
+from gem_activations.torch.init import calculate_chi, calculate_gain
 from gem_activations.torch.monitor import DeadUnitMonitor
 from gem_activations.torch.monitor.counting import LayerCounter
 

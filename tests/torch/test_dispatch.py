@@ -18,7 +18,7 @@ from gem_activations.torch import (
     PlainFallbackWarning,
     activate,
     backend_info,
-    dispatch,
+    backends,
     egem,
     functional,
     gem,
@@ -49,9 +49,9 @@ def test_backend_info_names_every_backend():
 
 @needs_cpu_kernels
 def test_cpu_tensors_are_served_by_the_c_kernels():
-    assert dispatch.choose_backend("auto", torch.ones(2)) is load_cpu()
-    assert dispatch.choose_backend("cpu", torch.ones(2)) is load_cpu()
-    assert dispatch.choose_backend("plain", torch.ones(2)) is PLAIN
+    assert backends.choose_backend("auto", torch.ones(2)) is load_cpu()
+    assert backends.choose_backend("cpu", torch.ones(2)) is load_cpu()
+    assert backends.choose_backend("plain", torch.ones(2)) is PLAIN
 
 
 @needs_cpu_kernels
@@ -113,10 +113,10 @@ def test_a_forced_kernel_is_refused_under_a_transform():
 
 
 def test_without_the_library_the_plain_formula_serves_and_says_so_once(monkeypatch):
-    monkeypatch.setattr(dispatch, "load_cpu", lambda: None)
+    monkeypatch.setattr(backends, "load_cpu", lambda: None)
     monkeypatch.setattr(functional, "short_way", lambda: None)
-    monkeypatch.setattr(dispatch, "_told", set())
-    monkeypatch.setattr(dispatch.cpu, "status", lambda: dispatch.cpu.Status(False, "it was not built", "", ""))
+    monkeypatch.setattr(backends, "_told", set())
+    monkeypatch.setattr(backends.cpu, "status", lambda: backends.cpu.Status(False, "it was not built", "", ""))
     layer = torch.nn.Sequential(GEM())
     with pytest.warns(PlainFallbackWarning, match="plain formula: it was not built") as caught:
         first = layer(torch.tensor([2.0]))
@@ -125,7 +125,7 @@ def test_without_the_library_the_plain_formula_serves_and_says_so_once(monkeypat
         warnings.simplefilter("error")
         second = gem(torch.tensor([2.0]))
     assert first.item() == second.item() == pytest.approx(1.6)
-    monkeypatch.setattr(dispatch, "_told", set())
+    monkeypatch.setattr(backends, "_told", set())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert layer(torch.tensor([2.0])).item() == first.item()

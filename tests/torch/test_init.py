@@ -13,7 +13,7 @@ from torch import nn
 from gem_activations import GemSpec, catalog
 from gem_activations.errors import ActivationNameError, ModelError, SettingError, SpecError
 from gem_activations.torch import calculate_gain, init_, make_activation
-from gem_activations.torch.gain import GAIN_ERROR
+from gem_activations.torch.init import GAIN_ERROR
 
 from ..definitions import DEFINITIONS, celu, clip, family, isrlu, shrink, smelu, softplus, squareplus
 

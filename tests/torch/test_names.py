@@ -5,7 +5,7 @@ from torch import nn
 
 from gem_activations.errors import SpecError
 from gem_activations.torch import GEM, act_layer
-from gem_activations.torch.integrations.names import CatalogNames
+from gem_activations.torch.integrations import CatalogNames
 
 
 def test_get_gives_what_the_table_contains():

@@ -13,15 +13,12 @@ from ..extras import framework
 with framework("torch", at_least="2.10"):
     import torch as _torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
+from .backends import PlainFallbackWarning, backend_info
 from .baselines import ISRLU, GoLU, SmeLU, SquaredReLU, Squareplus, TeLU
 from .calibration import ScaleReport, ScaleRow, calibrate_, check_scale
-from .dispatch import PlainFallbackWarning, backend_info
 from .functional import activate, egem, gem, gem_glu, segem
-from .gain import calculate_gain
-from .init import InitReport, init_
-from .integrations.names import act_layer
-from .integrations.timm import register_timm
-from .integrations.transformers import register
+from .init import InitReport, calculate_gain, init_
+from .integrations import act_layer, register, register_timm
 from .modules import EGEM, GEM, GEMGLU, SEGEM, make_activation
 from .scale import activate_scaled, weight_decay_groups
 from .schedules import ScaleSchedule

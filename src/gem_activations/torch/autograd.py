@@ -27,8 +27,7 @@ from torch.autograd import Function, forward_ad
 from ..kernels.cpu import DTYPES, spec_handle
 from ..spec import GemSpec
 from . import formula
-from .backends import PLAIN, Backend, Cpu, load_cpu
-from .dispatch import is_traced
+from .backends import PLAIN, Backend, Cpu, is_traced, load_cpu
 
 _creation_meta: Any = torch._C._autograd._get_creation_meta  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _ORDINARY_VIEW: Any = torch._C._autograd.CreationMeta.DEFAULT  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]

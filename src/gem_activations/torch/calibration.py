@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, SettingError
 from ..spec import GemSpec
-from .gain import calculate_chi, calculate_gain
+from .init import calculate_chi, calculate_gain
 from .modules import GEMGLU
 from .scale import named_members
 

@@ -16,8 +16,8 @@ from ..errors import TensorError
 from ..spec import GemSpec
 from . import compiled, formula
 from .autograd import DirectActivation, apply_eagerly, apply_gated_eagerly, choices, short_way
-from .backends import PLAIN
-from .dispatch import (
+from .backends import (
+    PLAIN,
     BackendName,
     check_name,
     choose_backend,

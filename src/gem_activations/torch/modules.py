@@ -11,7 +11,7 @@ from .. import catalog
 from ..errors import SettingError
 from ..grammar import format_number
 from ..spec import GemSpec
-from .dispatch import BackendName
+from .backends import BackendName
 from .functional import Save, apply, apply_gated, check_options
 from .scale import activate_scaled, spec_of
 

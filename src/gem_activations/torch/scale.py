@@ -20,8 +20,16 @@ from ..kernels.cpu import DTYPES, spec_handle
 from ..spec import GemSpec
 from . import exported, formula
 from .autograd import Direct, Settings, short_way
-from .backends import PLAIN, Backend, Cpu, load_cpu
-from .dispatch import BackendName, choose_backend, is_traced, refuse_forced_kernel
+from .backends import (
+    PLAIN,
+    Backend,
+    BackendName,
+    Cpu,
+    choose_backend,
+    is_traced,
+    load_cpu,
+    refuse_forced_kernel,
+)
 from .functional import check_tensor
 
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...torch.gain import calculate_gain
+from ...torch.init import calculate_gain
 from ...torch.inventory import named_activations
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...errors import ModelError, SettingError
+from ..backends import is_traced
 from ..calibration import warn_of_scale
-from ..dispatch import is_traced
 from ..inventory import list_activations, named_activations
 from .counting import LayerCounter, Source, channel_dimension, count_units, named_sources
 from .recording import Recording, Window, read_recording

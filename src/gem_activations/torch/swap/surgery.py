@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 from ... import catalog
 from ...errors import ModelError
 from ...spec import GemSpec
-from ..integrations.transformers import Replaced, follow_in_configurations
+from ..integrations import Replaced, follow_in_configurations
 from ..inventory import describe, is_activation, is_known_class, list_activations, named_activations, own_class
 from .calls import call_children, called_for_effect, find_calls, inside
 from .functions import SERVED, class_that_serves, family_of

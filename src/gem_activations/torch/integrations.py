@@ -1,18 +1,109 @@
-"""The names of the catalog in the configurations of transformers."""
+"""The names of the catalog in the tables of transformers and timm: each string of it beside their own names.
 
+`act_layer` asks nothing of timm; `register` and `register_timm` change a table of the library, which is imported then.
+`follow_in_configurations` keeps the configuration of a swapped model of transformers true.
+"""
+
+import difflib
 import importlib
+import importlib.util
 import sys
 import warnings
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from ... import catalog
-from ...errors import RegistrationError
-from ...extras import framework
-from ..inventory import describe, named_activations, own_class
-from .names import CatalogNames, refuse_conflicts
+from .. import catalog
+from ..errors import RegistrationError
+from ..extras import framework
+from ..spec import MEMBERS
+from .inventory import Choice, describe, named_activations, own_class
+from .modules import make_activation
+
+_TIMM_TABLE = "_ACT_LAYER_DEFAULT"
+_TIMM_FIRST = "_ACT_LAYER_ME"  # Where get_act_layer looks before.
+
+
+def act_layer(activation: Choice) -> Callable[..., nn.Module]:
+    """Return what makes the module of an activation when it is called, for libraries that take a module class.
+
+    timm's models take it as `act_layer`, with nothing to register. `inplace` is taken as a keyword, and dropped if
+    the activation has no such option.
+
+    Args:
+        activation: As for `make_activation`.
+    Returns: A factory: call it with the options of the module class. It can be pickled.
+    Raises: ActivationNameError, SpecError: as `make_activation`, at once and not when a layer is made.
+    Example:
+        >>> layer = act_layer("gem(n=2)")
+        >>> layer(inplace=True), act_layer("gelu")(inplace=True)
+        (GEM(n=2, inplace=True), GELU(approximate='none'))
+    """
+    if isinstance(activation, catalog.Activation):
+        return partial(_make_layer, activation)
+    read, options = catalog.parse_printed(str(activation))
+    return partial(_make_layer, read, **options)
+
+
+def _make_layer(activation: catalog.Activation, *, inplace: bool | None = None, **options: Any) -> nn.Module:
+    if inplace:
+        try:
+            return make_activation(activation, inplace=True, **options)
+        except TypeError:  # It has no such option.
+            pass
+    return make_activation(activation, **options)
+
+
+class CatalogNames(dict[str, Any]):
+    """A table that makes an activation of the catalog from any string it does not hold itself."""
+
+    __slots__ = ()
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether the table holds the name, or it begins with a name of the catalog."""
+        return super().__contains__(name) or _is_ours(name)
+
+    def __missing__(self, name: Any) -> Callable[..., nn.Module]:
+        """Return the factory of an activation of the catalog. Raises: KeyError: it names none; GemError: parameters."""
+        if not _is_ours(name):
+            near = difflib.get_close_matches(str(name), {*self, *catalog.ENTRIES}, n=3)
+            raise KeyError(f"{name}; did you mean {' or '.join(near)}?" if near else name)
+        return act_layer(name)
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        """Return what `self[name]` does, or the default if the table does not contain the name."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+
+def refuse_conflicts(table: str, names: Iterable[str], own: Collection[str]) -> None:
+    """Raise RegistrationError if somebody else has put a name of the catalog into a library's table.
+
+    Args:
+        table: What the table is called, for the message.
+        names: The names that it holds. Those of this package are made when they are asked for, and never held.
+        own: The names that the library itself has. A member of the family among them is refused as well.
+    """
+    taken = [
+        name
+        for name in names
+        if name.partition("(")[0].strip() in catalog.ENTRIES and (name in MEMBERS or name not in own)
+    ]
+    if taken:
+        raise RegistrationError(
+            f"{table} has a {taken[0]!r} that is not this package's and not the library's own, so that the name would "
+            "not be clear; remove that entry and register again"
+        )
+
+
+def _is_ours(name: object) -> bool:
+    head = name.partition("(")[0].strip() if isinstance(name, str) else ""
+    return head == "GemSpec" or catalog.find_name(head) is not None
 
 
 def register() -> tuple[str, ...]:
@@ -165,3 +256,39 @@ def _comes_back(part: Any, entries: list[tuple[Any, str, str]]) -> bool:
 def _identity(module: nn.Module) -> Any:
     """Return what tells two activations apart by what they compute."""
     return getattr(module, "spec", None) or (own_class(module), describe(module).replace("inplace=True", ""))
+
+
+def register_timm() -> tuple[str, ...]:
+    """Make every activation string valid as `act_layer` of timm: create_model("resnet18", act_layer="gem(n=2)").
+
+    `act_layer("gem(n=2)")` gives a factory that timm takes without this, through its public interface. timm has no
+    interface for new names: this replaces the table that its `get_act_layer` reads. Calling it again changes nothing,
+    and checks once more that no other package has taken a name.
+
+    Returns: The bare names that timm has itself, in the catalog's order. They keep timm's meaning; with parentheses, as
+        in "leaky_relu(negative_slope=0.2)", they are the catalog's. timm writes names in lower case before it looks.
+    Raises: MissingDependencyError: timm, or torchvision, which it needs, is not installed, or timm is older than 1.0;
+        RegistrationError: another package has put a name of the catalog into timm's tables, or this version of timm
+        keeps its activations in another way.
+    """
+    with framework("timm", at_least="1.0", install="timm"):
+        home = importlib.import_module("timm.layers.create_act")
+    table = getattr(home, _TIMM_TABLE, None)
+    if not isinstance(table, dict) or not hasattr(home, "get_act_layer"):
+        raise RegistrationError(
+            f"this version of timm does not keep its activations in layers.create_act.{_TIMM_TABLE}, as 1.0 does; give "
+            "act_layer=gem_activations.torch.act_layer(...) to its models instead"
+        )
+    # The file of the module once more, apart from the module: timm keeps no second list of its names.
+    spec: Any = importlib.util.find_spec(home.__name__)
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    refuse_conflicts("timm's table of activations", _timm_names(home), _timm_names(fresh))
+    if not isinstance(table, CatalogNames):
+        table = CatalogNames(table)
+        setattr(home, _TIMM_TABLE, table)
+    return tuple(name for name in catalog.ENTRIES if dict.__contains__(table, name))
+
+
+def _timm_names(home: Any) -> set[str]:
+    return {*getattr(home, _TIMM_TABLE, ()), *getattr(home, _TIMM_FIRST, ())}

@@ -1,1 +1,0 @@
-"""The names of the catalog in transformers and timm."""
