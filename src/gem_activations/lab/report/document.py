@@ -16,7 +16,6 @@ import jinja2
 import polars as pl
 from filelock import FileLock
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from ... import __version__
 from ...catalog import ENTRIES
@@ -154,9 +153,11 @@ def _contents(report: Report) -> Iterator[tuple[str, bytes]]:
     """Make the files of the report one after the other: name in the folder, content."""
     comparison, analysis = report.comparison, report.analysis
     figures = comparison_figures(comparison, analysis)
+    drawn: dict[str, bytes] = {}
     for name, figure in figures.items():
-        for suffix in ("png", "svg"):
-            yield f"plots/{_stem(name)}.{suffix}", render(figure, suffix)
+        drawn[name] = render(figure, "svg")
+        yield f"plots/{_stem(name)}.png", render(figure, "png")
+        yield f"plots/{_stem(name)}.svg", drawn[name]
     results = tables.results_frame(comparison)
     yield RESULTS, _parquet(results)
     yield "results.csv", tables.guarded(results).write_csv().encode()
@@ -168,8 +169,8 @@ def _contents(report: Report) -> Iterator[tuple[str, bytes]]:
         yield ENVIRONMENT, (json.dumps(comparison.environment, indent=2) + "\n").encode()
     yield "summary.csv", tables.guarded(tables.summary_frame(analysis)).write_csv().encode()
     yield "summary.tex", tables.latex_table(analysis).encode()
-    yield "report.md", _markdown(report, list(figures)).encode()
-    yield "report.html", _page(report, figures).encode()
+    yield "report.md", _markdown(report, list(drawn)).encode()
+    yield "report.html", _page(report, drawn).encode()
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:
@@ -200,7 +201,7 @@ def _markdown(report: Report, plots: list[str]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _page(report: Report, figures: Mapping[str, Figure]) -> str:
+def _page(report: Report, drawn: Mapping[str, bytes]) -> str:
     comparison, analysis = report.comparison, report.analysis
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -220,7 +221,7 @@ def _page(report: Report, figures: Mapping[str, Figure]) -> str:
         sentences=[sentence for sentence in report.sentences if sentence not in failures],
         failures=failures,
         findings=report.findings,
-        figures=[(name, _caption(name, analysis), _inline(figure, name, analysis)) for name, figure in figures.items()],
+        figures=[(name, _caption(name, analysis), _inline(svg, name, analysis)) for name, svg in drawn.items()],
         entries=[(arm, ENTRIES[name]) for arm in comparison.activations if (name := arm.partition("(")[0]) in ENTRIES],
         recipe=_listed(comparison.recipe),
         environment=[item for item in _listed(comparison.environment) if item[0] != "command"],
@@ -253,8 +254,8 @@ def _stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _inline(figure: Figure, name: str, analysis: Analysis) -> Markup:
-    """Return a figure as SVG to stand in a page: its ink is the page's, its identifiers are its own, it has no size.
+def _inline(svg: bytes, name: str, analysis: Analysis) -> Markup:
+    """Return an SVG to stand in a page: ink and ground are the page's, its identifiers are its own, it has no size.
 
     Its label says what is to be seen in it, for readers who do not see it.
     """
@@ -264,8 +265,8 @@ def _inline(figure: Figure, name: str, analysis: Analysis) -> Markup:
         alternative = f"{analysis.metric.heading}, mean, standard deviation and runs: {values}."
     elif name in ("differences", "slopes"):
         alternative = f"{alternative} {formatting.headline(analysis)}"
-    text = render(figure, "svg", transparent=True).decode()
-    text = text[text.index("<svg") :]
+    text = svg.decode()
+    text = text[text.index("<svg") :].replace("fill: #ffffff", "fill: none")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{_stem(name)}-", text)

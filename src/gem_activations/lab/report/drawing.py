@@ -89,8 +89,8 @@ def styles(activations: Sequence[str]) -> dict[str, Style]:
     return found
 
 
-def render(figure: Figure, suffix: str, *, transparent: bool = False) -> bytes:
-    """Return a figure as the bytes of a file, "png" (200 dots per inch) or "svg"; transparent for a page of its own.
+def render(figure: Figure, suffix: str) -> bytes:
+    """Return a figure as the bytes of a file, "png" (200 dots per inch) or "svg".
 
     Raises: SettingError: another suffix.
     """
@@ -99,7 +99,7 @@ def render(figure: Figure, suffix: str, *, transparent: bool = False) -> bytes:
     metadata = {"Software": None} if suffix == "png" else {"Date": None, "Creator": None}
     buffer = io.BytesIO()
     with look():
-        figure.savefig(buffer, format=suffix, dpi=200, metadata=metadata, transparent=transparent)  # pyright: ignore[reportArgumentType] # None removes an entry
+        figure.savefig(buffer, format=suffix, dpi=200, metadata=metadata)  # pyright: ignore[reportArgumentType] # None removes an entry
     return buffer.getvalue()
 
 

@@ -60,8 +60,10 @@ def comparison_figures(comparison: Comparison, analysis: Analysis) -> dict[str, 
             figures["activations"] = _activation_figure(known, looks)
         for figure in figures.values():
             # Laid out once here, not again for each file it is written to.
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
+            engine = figure.get_layout_engine()
+            assert engine is not None
+            engine.execute(figure)
+            figure.set_layout_engine(None)
         return figures
 
 
