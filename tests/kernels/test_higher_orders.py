@@ -7,7 +7,7 @@ from gem_activations import GemSpec
 
 from ..tolerances import SECOND_FROM_OUTPUT, THIRD_IN_FLOAT32, half_second_from_output
 from ..ulps import smallest_normal
-from .calls import decode, encode, every_pattern, run
+from .calls import OPERATIONS, decode, encode, every_pattern, run
 
 WIDTHS = [1e-12, 1e-4, 1.0, 1e6]
 LEAKS = [0.0, 0.01, 0.9]
@@ -77,13 +77,29 @@ def test_third_order_in_float32_is_that_of_float64(library, n, kind):
             assert error.max() <= THIRD_IN_FLOAT32 * np.abs(exact * factor).max(), spec
 
 
-@pytest.mark.parametrize("kind", ["second", "second_from_output", "third", "third_from_output", "inverse"])
+@every_order
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("end", ["", "_from_output"])
+def test_the_tangent_is_the_first_result_of_the_third_order_to_the_bit(library, n, dtype, end):
+    generator = np.random.default_rng(n)
+    for spec in [GemSpec(n, eps, leak) for eps in WIDTHS for leak in LEAKS]:
+        a, b, grad, x = (encode(generator.standard_normal(1001), dtype) for _ in range(4))
+        kept = encode(decode(x, dtype) * spec.scale, dtype)
+        (got,) = run(library, f"tangent{end}", spec, dtype, a, b, grad, kept)
+        want, *_ = run(library, f"third{end}", spec, dtype, a, b, grad, grad, kept)
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["second", "second_from_output", "third", "third_from_output", "tangent", "tangent_from_output", "inverse"],
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_no_finite_input_gives_nan_and_nan_stays(library, kind, dtype):
     largest = {"float16": 65504.0, "bfloat16": 3e38, "float32": 3e38, "float64": 1e300}[dtype]
     x = np.concatenate([[0.0, largest], np.geomspace(1e-45, 1e30, 400)])
     kept = encode(np.concatenate([x, -x, [np.nan]]), dtype)
-    others = [encode(np.zeros(kept.size), dtype)] * (4 if "third" in kind else 0 if kind == "inverse" else 2)
+    others = [encode(np.zeros(kept.size), dtype)] * (OPERATIONS[kind].inputs - 1)
     for n in (1, 2, 4, 7, 20):
         for scale in (1e-20, 1e-4, 1.0, 1e20):
             for leak in (0.0, 0.3):

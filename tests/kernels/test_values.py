@@ -141,6 +141,7 @@ def test_infinities_zeros_and_nan(library, dtype, leak, n):
         "backward": [1.0, leak, np.nan, leak, leak],
         "second": [0.0, 0.0, np.nan, 0.0, 0.0],
         "third": [0.0, 0.0, np.nan, 0.0, 0.0],
+        "tangent": [1.0, leak, np.nan, leak, leak],
     }
     for operation, want in expected.items():
         *_, got = run(library, operation, spec, dtype, *[one] * (OPERATIONS[operation].inputs - 1), x)

@@ -195,19 +195,16 @@ def _apply_batched(function: Any, level: int, arguments: tuple[Any, ...]) -> Any
     """Apply a function at a level of vmap: what is computed is elementwise, and a batch one dimension more."""
     *tensors, settings = arguments
     pairs = [functorch._unwrap_batched(tensor, level) for tensor in tensors]
-    dimensions = {dimension for _, dimension in pairs}
-    if len(dimensions) == 1:
-        tensors, (dimension,) = [tensor for tensor, _ in pairs], dimensions
-    else:
-        dimension = 0
-        size = next(tensor.shape[dimension] for tensor, dimension in pairs if dimension is not None)
-        tensors = [
-            # Contiguous, as kernels read it: what is kept would be copied again for every further pass.
-            tensor.expand(size, *tensor.shape).contiguous() if dimension is None else tensor.movedim(dimension, 0)
-            for tensor, dimension in pairs
-        ]
+    tensors, dimension = [tensor for tensor, _ in pairs], pairs[0][1]
     layer = functorch.pop_dynamic_layer_stack()
     try:
+        if any(other != dimension for _, other in pairs):
+            size, dimension = next(tensor.shape[each] for tensor, each in pairs if each is not None), 0
+            tensors = [
+                # Contiguous, as kernels read it: what is kept would be copied again for every further pass.
+                tensor.expand(size, *tensor.shape).contiguous() if each is None else tensor.movedim(each, 0)
+                for tensor, each in pairs
+            ]
         output = _apply(function, *tensors, settings)
     finally:
         functorch.push_dynamic_layer_stack(layer)
@@ -356,7 +353,7 @@ class Tangent(_Elementwise):
     @staticmethod
     def compute(a: Tensor, b: Tensor, grad: Tensor, kept: Tensor, settings: Settings) -> Tensor:
         """Compute it."""
-        return settings.backend_for(kept).third(a, b, grad, grad, kept, settings.spec, settings.from_output)[0]
+        return settings.backend_for(kept).tangent(a, b, grad, kept, settings.spec, settings.from_output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

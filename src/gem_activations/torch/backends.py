@@ -29,8 +29,8 @@ _NAMES = get_args(BackendName)
 _told: set[str] = set()
 _OURS_AND_TORCHS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 _FORWARD = OPERATIONS["forward"]
-_BACKWARD, _SECOND, _THIRD = (
-    (OPERATIONS[name], OPERATIONS[f"{name}_from_output"]) for name in ("backward", "second", "third")
+_BACKWARD, _SECOND, _THIRD, _TANGENT = (
+    (OPERATIONS[name], OPERATIONS[f"{name}_from_output"]) for name in ("backward", "second", "third", "tangent")
 )
 PLAINLY, IN_PLACE = range(2)
 """How `Cpu.compute` takes a call: as it is, or into its input."""
@@ -81,6 +81,10 @@ class Backend(Protocol):
         """Return a d1 + b grad d2, b gg d2 and a gg d2 + b gg grad d3: the backward pass of `second`."""
         ...
 
+    def tangent(self, a: Tensor, b: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
+        """Return a d1 + b grad d2, the tangent of `backward`."""
+        ...
+
     def inverse(self, y: Tensor, spec: GemSpec) -> Tensor:
         """Return the x with f(x) = y in the dtype of y; 0 for y <= 0 if leak is 0."""
         ...
@@ -127,6 +131,11 @@ class Plain:
         results = a * d1 + b * grad * d2, b * grad_grad * d2, grad_grad * (a * d2 + b * grad * d3)
         first, second, third = (result.to(kept.dtype) for result in results)
         return first, second, third
+
+    def tangent(self, a: Tensor, b: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
+        """Return a d1 + b grad d2; see Backend."""
+        d1, d2, _ = self._derivatives(kept, spec, from_output)
+        return (a * d1 + formula.widen(b) * grad * d2).to(kept.dtype)
 
     def inverse(self, y: Tensor, spec: GemSpec) -> Tensor:
         """Return x; see Backend."""
@@ -226,6 +235,10 @@ class Cpu:
         """Return the backward pass of `second`; see Backend."""
         return self._run(_THIRD[from_output], spec, a, b, grad_grad, grad, kept)
 
+    def tangent(self, a: Tensor, b: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
+        """Return a d1 + b grad d2; see Backend."""
+        return self._run(_TANGENT[from_output], spec, a, b, grad, kept)
+
     def inverse(self, y: Tensor, spec: GemSpec) -> Tensor:
         """Return x; see Backend."""
         return self._run(OPERATIONS["inverse"], spec, y)
@@ -287,6 +300,10 @@ class Triton:
         self.scaled_forward = kernels.scaled_forward
         self.scaled_backward = kernels.scaled_backward
         self.reason_not_served = kernels.reason_not_served
+
+    def tangent(self, a: Tensor, b: Tensor, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
+        """Return a d1 + b grad d2; see Backend."""
+        return self.third(a, b, grad, grad, kept, spec, from_output)[0]
 
     def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
         """Return whether it is, as measured on an H100 (benchmarks/results/gpu_kernels.jsonl): see Backend.

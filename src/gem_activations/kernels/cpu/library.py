@@ -11,7 +11,7 @@ from ...errors import BackendError, SpecError
 from ...spec import MAX_SCALE, MIN_SCALE, GemSpec
 from .tables import GradientTable, gradient_table
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 """GEM_ABI_VERSION of source/gem.h: a library with another one is refused."""
 
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
@@ -36,12 +36,14 @@ OPERATIONS = {
     "second_from_output": Operation(4, 2, 3),
     "third": Operation(5, 3, 5),
     "third_from_output": Operation(6, 3, 5),
-    "inverse": Operation(7, 1, 1),
-    "glu_forward": Operation(8, 1, 2),
-    "glu_backward": Operation(9, 2, 3),
+    "tangent": Operation(7, 1, 4),
+    "tangent_from_output": Operation(8, 1, 4),
+    "inverse": Operation(9, 1, 1),
+    "glu_forward": Operation(10, 1, 2),
+    "glu_backward": Operation(11, 2, 3),
 }
 """The operations of source/gem.h, which says what each computes."""
-FORWARD_SCALED, BACKWARD_SCALED = Operation(10, 1, 1), Operation(11, 1, 2)
+FORWARD_SCALED, BACKWARD_SCALED = Operation(12, 1, 1), Operation(13, 1, 2)
 """With scales from memory: behind the arrays comes the address of a Scales."""
 _SCALE_ERROR = -7
 _PACK = {arrays: struct.Struct(f"@P4q{arrays}P").pack for arrays in (2, 3, 4, 5, 8)}

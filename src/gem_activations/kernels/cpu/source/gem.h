@@ -17,7 +17,7 @@
 #endif
 
 /* Raise it when a signature, the layout of gem_spec or the meaning of a code changes; library.py asks for the same. */
-#define GEM_ABI_VERSION 5
+#define GEM_ABI_VERSION 6
 
 enum {
     GEM_OK = 0,
@@ -47,6 +47,8 @@ enum {
     GEM_SECOND_FROM_OUTPUT,   /*                                                         gg, grad, y */
     GEM_THIRD,                /* to_gg, to_grad, to_kept = a d1 + b grad d2, b gg d2, a gg d2 + b gg grad d3; */
     GEM_THIRD_FROM_OUTPUT,    /*                                                         a, b, gg, grad, x or y */
+    GEM_TANGENT,              /* out = a d1 + b grad d2;                                 a, b, grad, x */
+    GEM_TANGENT_FROM_OUTPUT,  /*                                                         a, b, grad, y */
     GEM_INVERSE,              /* x with f(x) = y */
     GEM_GLU_FORWARD,          /* out = x f(gate);                                        x, gate */
     GEM_GLU_BACKWARD,         /* to_x, to_gate = grad f(gate), grad x f'(gate);          grad, x, gate */

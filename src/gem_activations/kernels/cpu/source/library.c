@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const int gem_outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2, 1, 1};
-const int gem_inputs[GEM_OPERATIONS] = {1, 2, 2, 3, 3, 5, 5, 1, 2, 3, 1, 2};
+const int gem_outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 1, 1, 2, 1, 1};
+const int gem_inputs[GEM_OPERATIONS] = {1, 2, 2, 3, 3, 5, 5, 4, 4, 1, 2, 3, 1, 2};
 static const int64_t itemsizes[GEM_DTYPES] = {4, 8, 2, 2};
 static _Atomic(gem_kernels *) active;
 /* For short arrays, if no table is read: registers of 512 bits slow some processors down for longer than such a call

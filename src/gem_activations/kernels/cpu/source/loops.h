@@ -124,6 +124,20 @@ static ALWAYS_INLINE void NAME(third_by)(const gem_spec *spec, char *const array
     }
 }
 
+static ALWAYS_INLINE void NAME(tangent_by)(const gem_spec *spec, char *const arrays[], int64_t count, int n,
+                                           int by_output)
+{
+    const NAME(constants) c = NAME(constants_of)(spec, spec->n - 1);
+    REAL *out = (REAL *)arrays[0];
+    const REAL *of_grad = (const REAL *)arrays[1], *of_kept = (const REAL *)arrays[2];
+    const REAL *grad = (const REAL *)arrays[3], *x = (const REAL *)arrays[4];
+    INDEPENDENT
+    for (int64_t i = 0; i < count; i++) {
+        const NAME(derivatives) d = NAME(derivatives_of)(c, x[i], n, by_output);
+        out[i] = of_grad[i] * d.first + of_kept[i] * grad[i] * d.second;
+    }
+}
+
 #define DEFINE_BOTH(OPERATION)                                                                                    \
     static ALWAYS_INLINE void NAME(OPERATION##_loop)(const gem_spec *spec, char *const arrays[], int64_t count,   \
                                                      int n)                                                       \
@@ -138,6 +152,7 @@ static ALWAYS_INLINE void NAME(third_by)(const gem_spec *spec, char *const array
 
 DEFINE_BOTH(second)
 DEFINE_BOTH(third)
+DEFINE_BOTH(tangent)
 
 static ALWAYS_INLINE void NAME(glu_forward_loop)(const gem_spec *spec, char *const arrays[], int64_t count, int n)
 {
@@ -171,6 +186,8 @@ DEFINE_KERNEL(second)
 DEFINE_KERNEL(second_of_output)
 DEFINE_KERNEL(third)
 DEFINE_KERNEL(third_of_output)
+DEFINE_KERNEL(tangent)
+DEFINE_KERNEL(tangent_of_output)
 DEFINE_KERNEL(glu_forward)
 DEFINE_KERNEL(glu_backward)
 
