@@ -129,6 +129,7 @@ def test_json_is_one_document(
 ) -> None:
     shutil.copytree(ROOT / "benchmarks/results/mnist", tmp_path / "kept")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gem_activations.lab.report.document.comparison_figures", lambda *_: {})  # They take long.
     seconds = ["--seconds", "0.1"] if words[0] == "bench" else []
     assert main([*words, *seconds, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

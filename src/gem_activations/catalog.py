@@ -162,7 +162,7 @@ class Activation:
         return self.entry.reference(np.asarray(x, np.float64), **self.parameters)
 
     def __str__(self) -> str:
-        """Write the canonical string: n only where it is not 1, a rival's parameters only where not the default."""
+        """Write the canonical string: n only if it is not 1, a rival's parameters only if they are not the defaults."""
         defaults = self.entry.defaults
         shown = {"eps", "leak"} if self.name in MEMBERS else set[str]()
         return format_call(

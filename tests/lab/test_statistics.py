@@ -361,6 +361,7 @@ def test_kept_results_are_read_in_one_order():
     assert len({*runs}) == len(runs) >= 15
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_folders_are_ranked_over_tasks(tmp_path, capsys):
     names = ("mnist", "cifar10-resnet56", "gpt2-124m", "bert-small")
     analyses = {name: analyse_comparison(read_comparison(RESULTS / name)) for name in names}

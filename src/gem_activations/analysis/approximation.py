@@ -162,7 +162,7 @@ def _require_decay(far: Expr, p: int, sign: str) -> None:
 
 
 def _order(far: Expr) -> int | None:
-    """Return the least k where x^k D does not tend to 0 at infinity; None where D falls faster than x^-4."""
+    """Return the least k where x^k D does not tend to 0 at infinity; None if D falls faster than x^-4."""
     for k in range(1, 5):
         if limit(far * X**k, sp.oo) != 0:
             return k

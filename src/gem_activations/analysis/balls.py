@@ -229,7 +229,7 @@ def tape(expression: Expr) -> Tape:
 
 
 def sign_of(ball: arb) -> int | None:
-    """Return -1, 0 or 1 where the ball proves it, else None."""
+    """Return -1, 0 or 1 if the ball proves it, else None."""
     if not ball.is_finite():
         return None
     return 1 if ball > 0 else -1 if ball < 0 else 0 if ball.is_zero() else None

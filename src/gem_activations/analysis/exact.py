@@ -118,7 +118,7 @@ def half_angle(expression: Expr) -> tuple[Expr, Expr] | None:
 
 @lru_cache(maxsize=4096)
 def simplest(expression: Expr) -> Expr:
-    """Return SymPy's simplification, or the expression itself where that may take very long, or a ball refutes it."""
+    """Return SymPy's simplification, or the expression itself if that may take very long, or a ball refutes it."""
     if enormous(expression):
         return expression
     simple = sp.simplify(expression)
@@ -126,7 +126,7 @@ def simplest(expression: Expr) -> Expr:
 
 
 def constant_sign(expression: Expr) -> int:
-    """Return the sign of a real constant, proving zero by exact algebra where the ball cannot exclude it.
+    """Return the sign of a real constant, proving zero by exact algebra if the ball cannot exclude it.
 
     Raises: CertificateError: neither decides, or the constant is not real.
     """
@@ -149,7 +149,7 @@ WIDEST = "1e-12"
 
 @dataclass(frozen=True)
 class Number:
-    """A real number, or +-oo: `exact` is None where only the ball is known."""
+    """A real number, or +-oo: `exact` is None if only the ball is known."""
 
     exact: Expr | None
     ball: arb
@@ -180,7 +180,7 @@ class Number:
     def to_value(self, note: str = "") -> Value:
         """Write the number for a certificate: of kind "open" where the ball is wider than `WIDEST` relative to it.
 
-        `approx` is None where the number lies outside the range of float64.
+        `approx` is None if the number lies outside the range of float64.
         """
         if not self.finite:
             return Value("infinite", str(self.exact), note=note)
@@ -206,7 +206,7 @@ def exact(expression: Expr | int) -> Number:
 
 
 def compare(left: Number, right: Number) -> int:
-    """Return the sign of left - right; 0 also where two balls of 256-bit arithmetic cannot be told apart."""
+    """Return the sign of left - right; 0 also if two balls of 256-bit arithmetic cannot be told apart."""
     if not (left.finite and right.finite):
         a, b = (0 if n.finite else 1 if n.exact == sp.oo else -1 for n in (left, right))
         return (a > b) - (a < b)
@@ -237,7 +237,7 @@ def same(left: Number, right: Number) -> bool:
 
 
 def greatest(numbers: Iterable[Number]) -> Number:
-    """Return the greatest number: exact where that is proved, a ball around those that cannot be told apart else."""
+    """Return the greatest number: exact if that is proved, else a ball around those that cannot be told apart."""
     found = list(numbers)
     best = found[0]
     for number in found[1:]:

@@ -63,7 +63,7 @@ class Formula:
         pieces: The pieces from left to right; they cover the line but for the joints between them.
         at_joints: f at each joint, in order.
         reading: Remarks on the definition.
-        scheme: Steps (symbol, expression) shared by value and gradient, then f and f', where a hand-written
+        scheme: Steps (symbol, expression) shared by value and gradient, then f and f', if a hand-written
             evaluation scheme beats the derived one; None otherwise. It is proved equal to the pieces.
         family: (n, eps, leak), exact, for a member of the GEM family.
     """

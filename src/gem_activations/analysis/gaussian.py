@@ -55,7 +55,7 @@ def offset_at_infinity(expression: Expr, slope: Expr) -> Expr:
 def line_beyond(expression: Expr, order: int) -> Line | None:
     """Return the asymptote of f (order 0) or f' (order 1) at infinity, where f is within 2^-180 of it soon.
 
-    None where f has no asymptote, comes near it slowly, or the proof is not closed.
+    None if f has no asymptote, comes near it slowly, or the proof is not closed.
     """
     try:
         slope = slope_at_infinity(expression)
@@ -76,7 +76,7 @@ def line_beyond(expression: Expr, order: int) -> Line | None:
 
 
 def natural_unit(formula: Formula) -> Expr:
-    """Return the power of 2 nearest the width on which f bends; 1 where that is within 2^-4 and 2^4, or unknown.
+    """Return the power of 2 nearest the width on which f bends; 1 if that is within 2^-4 and 2^4, or unknown.
 
     A guess that chooses a scale for the proofs; no proof rests on it.
     """
@@ -131,7 +131,7 @@ def expectation(formula: Formula, integrands: Sequence[Expr], growth: int, varia
     """Return E h(x) for x ~ N(0, variance), h given by one expression in x on each piece of the formula.
 
     Args:
-        growth: 0, 1 or 2 where h is f'^2, f or f^2; 4 where it is x^2 f^2. It chooses the bound of the tails.
+        growth: 0, 1 or 2 if h is f'^2, f or f^2; 4 if it is x^2 f^2. It chooses the bound of the tails.
         variance: Exact, above 0.
     Returns: oo for a square that is not integrable at a singular end of a piece.
     Raises: UndecidedError: a tail has no proved bound, and a piece has no closed form.

@@ -1,7 +1,7 @@
 """The pages of docs/properties: one for each activation of the catalog, with a plot, and one that compares them all.
 
     python -m gem_activations.analysis.pages docs/properties            write them
-    python -m gem_activations.analysis.pages docs/properties --check    fail where they are stale
+    python -m gem_activations.analysis.pages docs/properties --check    fail if they are stale
 
 A page is stale when the text made now differs from the file, or the file or its plot is missing. Plots are not compared
 byte by byte, since other releases of Matplotlib may round otherwise; the page and its plot hold the same digest of what
@@ -28,7 +28,7 @@ from .formulas import Formula, Piece
 from .proofs import Certificate
 from .source import read
 
-VERSION = 1  # Raise it where `draw` changes.
+VERSION = 1  # Raise it if `draw` changes.
 _POINTS = 240
 _COLOUR, _ZERO, _JOINT = "#1f5fa8", "#999999", "#c2571a"
 _TITLES = ("f", "f'", "f''")
@@ -112,7 +112,7 @@ enclosure of the value, or holds one root by the sign of the enclosed derivative
 which term dominates. Integrals: FLINT's adaptive quadrature with error bounds, tails bounded. "Exact limit": the
 leading monomial of an expansion with remainders in balls, as `analysis/limits.py` says; SymPy's own limits are not
 used. SymPy differentiates, factors and simplifies, and those results are taken from it; a simplified constant is kept
-only where its ball agrees. FLINT's balls carry every inequality. A sample is never evidence here; the tests use dense
+only if its ball agrees. FLINT's balls carry every inequality. A sample is never evidence here; the tests use dense
 samples at 50 digits to attack the certificates.
 
 [The constants](constants.md) are also there [as CSV](constants.csv), rounded outward to float64 and float32; some that

@@ -53,9 +53,9 @@ class Value:
     Attributes:
         kind: "exact" (a closed expression), "enclosure" (low <= value <= high is proved), "infinite", "absent" (does
             not exist; `note` says why), "statement" (`note` is the proved statement) or "open" (the proof was not
-            closed; low and high hold the best enclosure found, where there is one).
-        exact: The exact expression in ASCII, "" where there is none.
-        low, high: Decimal strings, rounded outwards, so that low <= value <= high; "" where there is no number.
+            closed; low and high hold the best enclosure found, if there is one).
+        exact: The exact expression in ASCII, "" if there is none.
+        low, high: Decimal strings, rounded outwards, so that low <= value <= high; "" if there is no number.
         approx: The nearest float64, for reading only; None where there is no number, or it lies outside their range.
         note: What a reader has to know beside the number: the kind of a point, the reason of an absence.
     """
@@ -122,7 +122,7 @@ class Certificate:
         name: The canonical string of the activation, or the expression.
         title: Name as the literature writes it.
         formula: The pieces in ASCII, which the proofs start from.
-        reading: Remarks on the definition that was certified ("" where there is nothing to remark).
+        reading: Remarks on the definition that was certified ("" if there is nothing to remark).
         variance: Variance of the normal input of the rows on signal propagation, an exact number.
         tools: Name of each tool that made the proofs -> its version.
         properties: The rows, in the order of `GROUPS`.

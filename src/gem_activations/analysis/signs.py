@@ -149,7 +149,7 @@ def _exact_zeros(factor: Factor) -> list[Number] | None:
 
 
 def _exact_zeros_of(expression: Expr, factor: Factor | None = None) -> list[Number] | None:
-    """Return the real zeros of a polynomial in X, None where its coefficients are too deep for exact roots."""
+    """Return the real zeros of a polynomial in X, None if its coefficients are too deep for exact roots."""
     if factor is not None:
         expression = expression.xreplace({s: v for s, v in factor.tower if not v.has(X)})
     if not expression.is_polynomial(X):
@@ -219,7 +219,7 @@ def vanishes(parts: tuple[Expr, Expr, Expr], zero: Number) -> bool:
 
 
 def _refine(function: Tape, low: arb, high: arb) -> Number:
-    """Shrink an interval with exactly one simple root by interval Newton steps, after bisection where those stall."""
+    """Shrink an interval with exactly one simple root by interval Newton steps, after bisection if those stall."""
     box = low.union(high)
     first = sign_of(function(low)) or -(sign_of(function(high)) or 0)  # An end may lie on the root.
     for _ in range(MOST_HALVINGS):
@@ -269,7 +269,7 @@ def _tail_start(expression: Expr, low: Expr) -> sp.Integer:
 
 
 def _fence(expression: Expr, point: Expr, width: arb) -> arb | None:
-    """Return a radius within which an exact zero at the point is the only one; None where the point is no zero."""
+    """Return a radius within which an exact zero at the point is the only one; None if the point is no zero."""
     order, derivative = 0, expression
     while constant_sign(derivative.subs(X, point)) == 0:
         order, derivative = order + 1, sp.diff(derivative, X)

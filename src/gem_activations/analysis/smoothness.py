@@ -40,7 +40,7 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Extremum:
-    """A supremum or infimum, exact where possible, +-oo where there is none, and where it is taken, in rising order."""
+    """A supremum or infimum, exact if possible, +-oo if there is none, and where it is taken, in rising order."""
 
     value: Number
     where: tuple[Taken, ...]
@@ -230,7 +230,7 @@ def one_sided(expression: Expr, point: Expr, side: str = "+") -> Iterator[Expr]:
 
 @remembered
 def breaks(formula: Formula) -> list[Break | None]:
-    """Return the first break at each joint; None where two pieces continue each other analytically.
+    """Return the first break at each joint; None if two pieces continue each other analytically.
 
     Raises: UndecidedError: more than 140 derivatives agree.
     """

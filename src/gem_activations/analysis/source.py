@@ -61,7 +61,7 @@ def parse_target(text: str) -> Activation | Expr:
 
 
 def _constant_or_same(piece: Piece) -> Piece:
-    """Return the piece with its expression as a constant where it is one in another spelling."""
+    """Return the piece with its expression as a constant if it is one in another spelling."""
     if not piece.expression.has(X) or factorise(piece.derivative(1)).sign:
         return piece
     return replace(piece, expression=tidy(piece.expression.subs(X, piece.inside)))

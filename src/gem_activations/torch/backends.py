@@ -59,7 +59,7 @@ class Backend(Protocol):
         ...
 
     def forward(self, x: Tensor, spec: GemSpec, inplace: bool) -> Tensor:
-        """Return f(x) in the dtype and memory format of x; x itself, overwritten, where `inplace`."""
+        """Return f(x) in the dtype and memory format of x; x itself, overwritten, if `inplace`."""
         ...
 
     def backward(self, grad: Tensor, kept: Tensor, spec: GemSpec, from_output: bool) -> Tensor:
@@ -315,7 +315,7 @@ class Triton:
 
 @cache
 def load_cpu() -> Cpu | None:
-    """Return the C library's backend, or None where the library cannot be used."""
+    """Return the C library's backend, or None if the library cannot be used."""
     library = cpu.load()
     return None if library is None else Cpu(library)
 
@@ -363,7 +363,7 @@ def choose_backend(name: BackendName, x: Tensor) -> Backend:
         while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS_AND_TORCHS):
             level, frame = level + 1, frame.f_back
         message = f"gem_activations computes by the slower plain formula: {reason}"
-        with contextlib.suppress(PlainFallbackWarning):  # A forward pass does not fail where warnings are errors.
+        with contextlib.suppress(PlainFallbackWarning):  # A forward pass does not fail if warnings are errors.
             warnings.warn(message, PlainFallbackWarning, stacklevel=level)
     return PLAIN
 
@@ -411,7 +411,7 @@ def _forced(name: str, x: Tensor) -> tuple[Backend | None, str]:
 
 
 def refuse_forced_kernel(name: BackendName) -> None:
-    """Raise BackendError for a kernel forced by name where a tracer or a transform needs torch operations."""
+    """Raise BackendError for a kernel forced by name if a tracer or a transform needs torch operations."""
     if name not in ("auto", "plain"):
         raise BackendError(
             f"backend={name!r} cannot serve a traced, transformed or fake tensor, which needs torch operations; "

@@ -59,7 +59,7 @@ def coordinates(spec: GemSpec) -> tuple[float, float]:
 
 
 def _power(t: Tensor, n: int) -> Tensor:
-    """Return t^(2n) in squares and cubes, which runtimes have code for; by their own power where n is large."""
+    """Return t^(2n) in squares and cubes, which runtimes have code for; by their own power if n is large."""
     if n > _EXACT_ORDERS:
         return t.pow(2 * n)
     while n % 3 == 0:

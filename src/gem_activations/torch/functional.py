@@ -149,7 +149,7 @@ def activate(
         spec: A member of the family.
         inplace: Write the result into the storage of x, and return x; the gradient is then taken from the output.
         save: What eager mode keeps for the backward pass: "input", "output" (which the next layer keeps anyway), or
-            "auto": the output where a kernel computes the gradient from it as fast as from the input, else the input.
+            "auto": the output if a kernel computes the gradient from it as fast as from the input, else the input.
         backend: "plain" (torch operations), "cpu" (the C kernels), "triton" (the GPU kernels), or "auto": the fastest
             that serves x.
     Returns: Same shape, dtype, device and memory format as x.

@@ -324,7 +324,7 @@ def make_activation(activation: str | catalog.Activation | GemSpec, **options: A
     Args:
         activation: A string such as `gelu`, `gem(n=2)` or `celu(alpha=0.075)`, a printed module such as
             `GEM(n=2, save='input')`, what `catalog.parse` gives, or a GemSpec.
-        options: Further keyword arguments of the module class, for example inplace=True where it has one.
+        options: Further keyword arguments of the module class, such as inplace=True if it has that.
     Returns: A new module. PReLU has a parameter of its own, all others have none.
     Raises: ActivationNameError: a malformed string, an unknown name or argument; SpecError: a parameter of the family
         out of its range; TypeError: an option that the module class does not take.

@@ -34,7 +34,7 @@ from .request import Execution, FunctionRequest, Request
 from .tracking import export_run
 
 TRACEBACK = "traceback.txt"
-# What a RuntimeError says where memory is short: torch on a CPU, the CUDA runtime, and cuBLAS, cuDNN and their kin.
+# What a RuntimeError says if memory is short: torch on a CPU, the CUDA runtime, and cuBLAS, cuDNN and their kin.
 _STARVED = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 _POLL_SECONDS = 0.5
 

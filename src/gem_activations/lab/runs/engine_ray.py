@@ -1,4 +1,4 @@
-"""Bring the runs of a comparison to their end on a Ray cluster: one task a run, repeated where its machine dies.
+"""Bring the runs of a comparison to their end on a Ray cluster: one task a run, repeated if its machine dies.
 
 The results live in the output folder as ever, which every machine must see under the same path. A run's lock there
 keeps two tasks from working on it, so a task that is started twice does no harm, and a repeated one goes on from the

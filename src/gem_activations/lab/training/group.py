@@ -109,7 +109,7 @@ def local_device(text: str) -> str:
 
 @contextlib.contextmanager
 def init_processes(device: torch.device) -> Iterator[Group]:
-    """Join the processes that torchrun started, over NCCL on GPUs and gloo on CPUs; alone where there are none.
+    """Join the processes that torchrun started, over NCCL on GPUs and gloo on CPUs; alone if there are none.
 
     An error in the block of one process ends that process, and torchrun ends the others then: none of them could tell
     what the one that failed would have sent.

@@ -53,7 +53,7 @@ class ImageTask:
         return model
 
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
-        """Return the images of the indices, augmented where the recipe says so."""
+        """Return the images of the indices, augmented if the recipe says so."""
         split = self.dataset.train
         x = self.scaled(split.x[indices])
         if self.recipe.augmentation == "crop-flip":

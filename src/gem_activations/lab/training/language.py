@@ -121,7 +121,7 @@ class TextTask:
         return model
 
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
-        """Return the windows of the indices, with fresh masks where there are any."""
+        """Return the windows of the indices, with fresh masks if there are any."""
         return self.objective.make_batch(self.train[indices].long(), generator)
 
     def evaluation_batches(self, split: SplitName) -> Iterator[Batch]:

@@ -294,7 +294,7 @@ class Run:
         }
 
     def _resume(self, states: dict[str, Stateful]) -> int:
-        """Take over the checkpoint; return the finished epochs, 0 where none is intact and of this very run."""
+        """Take over the checkpoint; return the finished epochs, 0 if none is intact and of this very run."""
         found = load_checkpoint(self.folder / CHECKPOINT, self.device)
         if found is None or (found.get("format"), found.get("identity")) != (_FORMAT, self._identity):
             return self._restart()

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
     The first dimension of both is that of the examples: a batch is cut along it into micro-batches, and between
     processes. `targets` are int64 classes of the shape of the logits without their last dimension: (N,) for images,
-    (N, T) for text; `IGNORED` where nothing is to be predicted.
+    (N, T) for text; `IGNORED` at those that are not to be predicted.
     """
 
     inputs: Tensor
