@@ -21,7 +21,7 @@ from gem_activations.lab.store.comparison import load_comparison
 from gem_activations.lab.training.images import ImageTask
 from gem_activations.lab.training.step import make_optimizer
 from gem_activations.lab.training.trainer import Trainer
-from gem_activations.torch.scale import named_members
+from gem_activations.torch.modules import named_members
 
 from .running import train
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from ..errors import ModelError, SettingError
 from ..spec import GemSpec
 from .init import calculate_chi, calculate_gain
-from .modules import GEMGLU
-from .scale import named_members
+from .modules import GEMGLU, named_members
 
 Batch = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Callable[[nn.Module], object]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import catalog
-from ..errors import SettingError
+from ..errors import ModelError, SettingError
 from ..grammar import format_number
 from ..spec import GemSpec
 from .backends import BackendName
@@ -325,7 +325,7 @@ def make_activation(activation: str | catalog.Activation | GemSpec, **options: A
         activation: A string such as `gelu`, `gem(n=2)` or `celu(alpha=0.075)`, a printed module such as
             `GEM(n=2, save='input')`, what `catalog.parse` gives, or a GemSpec.
         options: Further keyword arguments of the module class, such as inplace=True if it has that.
-    Returns: A new module. PReLU has a parameter of its own, all others have none.
+    Returns: A new module. PReLU and StarReLU have parameters of their own.
     Raises: ActivationNameError: a malformed string, an unknown name or argument; SpecError: a parameter of the family
         out of its range; TypeError: an option that the module class does not take.
     Example:
@@ -338,3 +338,18 @@ def make_activation(activation: str | catalog.Activation | GemSpec, **options: A
     module, _, name = activation.entry.torch.rpartition(".")
     factory = getattr(importlib.import_module(module), name)
     return factory(**activation.entry.fixed, **activation.parameters, **options)
+
+
+def named_members(model: nn.Module) -> list[tuple[str, Any]]:
+    """Return (dotted name, module) of every GEM, EGEM and SEGEM of a model, each module once.
+
+    Raises: ModelError: there is none.
+    """
+    every: Any = model.named_modules()  # torch types it loosely.
+    found = [(name, module) for name, module in every if isinstance(module, (GEM, EGEM, SEGEM))]
+    if not found:
+        raise ModelError(
+            "the model has no GEM, EGEM or SEGEM module; `swap` puts one in the place of another activation, such as "
+            'swap(model, {torch.nn.GELU: "egem"})'
+        )
+    return found

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from ..errors import ModelError, SettingError, TensorError
+from ..errors import SettingError, TensorError
 from ..kernels.cpu import DTYPES, spec_handle
 from ..spec import GemSpec
 from . import exported, formula
@@ -192,19 +192,3 @@ def weight_decay_groups(
     return [
         {"params": held, "weight_decay": weight_decay if decays else 0.0} for decays, held in groups.items() if held
     ]
-
-
-def named_members(model: nn.Module) -> list[tuple[str, Any]]:
-    """Return (dotted name, module) of every GEM, EGEM and SEGEM of a model, each module once.
-
-    Raises: ModelError: there is none.
-    """
-    from .modules import EGEM, GEM, SEGEM
-
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, (GEM, EGEM, SEGEM))]
-    if not found:
-        raise ModelError(
-            "the model has no GEM, EGEM or SEGEM module; `swap` puts one in the place of another activation, such as "
-            'swap(model, {torch.nn.GELU: "egem"})'
-        )
-    return found

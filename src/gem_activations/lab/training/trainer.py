@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...spec import GemSpec
 from ...torch import ScaleReport, ScaleSchedule, calibrate_, check_scale
-from ...torch.scale import named_members
+from ...torch.modules import named_members
 from ..models.classifiers import Factory, count_parameters
 from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import Recipe

@@ -8,7 +8,7 @@ from torch import nn
 
 from ...errors import ModelError, SettingError
 from ...spec import GemSpec
-from ..scale import named_members
+from ..modules import named_members
 
 Shape = Literal["cosine", "exponential", "linear"]
 
