@@ -345,8 +345,11 @@ def named_members(model: nn.Module) -> list[tuple[str, Any]]:
 
     Raises: ModelError: there is none.
     """
-    every: Any = model.named_modules()  # torch types it loosely.
-    found = [(name, module) for name, module in every if isinstance(module, (GEM, EGEM, SEGEM))]
+    found: list[tuple[str, Any]] = [
+        (name, module)
+        for name, module in model.named_modules()  # pyright: ignore[reportUnknownVariableType] -- torch types it loosely
+        if isinstance(module, (GEM, EGEM, SEGEM))
+    ]
     if not found:
         raise ModelError(
             "the model has no GEM, EGEM or SEGEM module; `swap` puts one in the place of another activation, such as "
