@@ -50,16 +50,17 @@ def settings(plain: list[str], rates: list[float], families: dict[str, list[str]
 
 FIELD = settings(
     ["relu", "silu", "gelu", "gem", "gem(n=2)"],
-    [3e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2],
+    [3e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2, 4e-2, 6e-2, 1e-1],
     {
         "softplus": [f"softplus(beta={beta})" for beta in (30, 100, 300, 1000)],
         "egem n=1": [with_scale("egem", 1, scale) for scale in (0.003, 0.01, 0.03, 0.1)],
         "egem n=2": [with_scale("egem", 2, scale) for scale in (0.01, 0.03, 0.1, 0.3)],
         "segem n=2": [with_scale("segem", 2, scale) for scale in (0.01, 0.03, 0.1, 0.3)],
+        "calibrated": ["CalibratedNarrow", "Calibrated", "CalibratedSmooth", "CalibratedWide"],
     },
-    [1e-3, 3e-3],
+    [1e-3, 3e-3, 1e-2],
 )
-FIELD["siren"] = [(name, rate) for name in ("Sine10", "Sine") for rate in (3e-4, 1e-3, 3e-3, 1e-2)]
+FIELD["siren"] = [(name, rate) for name in ("Sine10", "Sine") for rate in (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)]
 HELD = {"scored": "validation"}
 
 
@@ -125,12 +126,12 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         30,
     ),
     "robust": (
-        everyday(["softplus(beta=10)", "Calibrated"], [5e-4, 1e-3, 2e-3, 5e-3, 1e-2]),
+        everyday(["softplus(beta=10)", "Calibrated"], [1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2]),
         "attacked_error",
         "relu",
         [HELD],
         [{}],
-        10,
+        18,
     ),
     "diffusion": (
         everyday(["mish", "Calibrated"], [1e-3, 2e-3, 5e-3, 1e-2, 2e-2]),
@@ -143,7 +144,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
     "llm": (everyday(["Calibrated"], [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]), "bits", "silu", [HELD], [{}], 5),
 }
 TUNING_SEED = 100
-UNTIL_DECIDED = ("tabular", "diffusion")
+UNTIL_DECIDED = ("tabular", "robust", "diffusion")
 """Studies whose seeds are the most that the lab's schedule of looks may add; an arm that is decided gets no more."""
 ALONG = {"normal_error_degrees": ("normals, degrees", ".1f"), "chamfer": ("Chamfer", ".4f")}
 """What is not tested but printed if all rows of a study have it: its heading and format."""
