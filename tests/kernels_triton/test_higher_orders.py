@@ -6,6 +6,7 @@ import torch
 
 from gem_activations import GemSpec
 from gem_activations.torch import formula
+from gem_activations.torch.backends import load_triton
 
 from ..tolerances import SECOND_FROM_OUTPUT, TRITON_THIRD_IN_FLOAT32
 from ..ulps import smallest_normal
@@ -55,14 +56,19 @@ def test_third_order_is_that_of_the_formula(kernels, device, spec, from_output):
         kept = formula.value(rounded, spec) if from_output else rounded
         others = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(4)]
         others[1] *= spec.scale
-        got = kernels.third(*(tensor.to(device) for tensor in (*others, kept)), spec, from_output)
+        a, b, grad_grad, grad, at = (tensor.to(device) for tensor in (*others, kept))
+        tangent = load_triton()[0].tangent(a, b, grad, at, spec, from_output)
+        got = *kernels.third(a, b, grad_grad, grad, at, spec, from_output), tangent
         of_x = formula.inverse(kept, spec) if from_output else kept.double()
         d1, d2, d3 = formula.derivatives(of_x, spec, from_output)
         a, b, grad_grad, grad = (tensor.double() for tensor in others)
-        want = a * d1 + b * grad * d2, b * grad_grad * d2, grad_grad * (a * d2 + b * grad * d3)
+        first = a * d1 + b * grad * d2
+        want = first, b * grad_grad * d2, grad_grad * (a * d2 + b * grad * d3), first
         # On its way to x what belongs to the output is multiplied by the slope, and is compared as such.
         slope = formula.derivative(of_x, spec) if from_output else torch.ones_like(of_x)
-        for ours, exact, factor in zip(got, want, (torch.ones_like(slope), slope, slope), strict=True):
+        for ours, exact, factor in zip(
+            got, want, (torch.ones_like(slope), slope, slope, torch.ones_like(slope)), strict=True
+        ):
             error = (ours.cpu().double() - exact).abs() * factor
             assert error.max() <= bound * (exact * factor).abs().max(), dtype
 
