@@ -116,7 +116,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         [{}],
         10,
     ),
-    "graph": (everyday(["elu", "Calibrated"], [3e-4, 1e-3, 3e-3, 1e-2, 3e-2]), "error", "relu", [HELD], [{}], 10),
+    "graph": (everyday(["elu", "Calibrated"], [3e-4, 1e-3, 3e-3, 1e-2, 3e-2]), "error", "relu", [HELD], [{}], 30),
     "tabular": (
         everyday(["selu", "Calibrated"], [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]),
         "relative_loss",
@@ -144,7 +144,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
     "llm": (everyday(["Calibrated"], [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]), "bits", "silu", [HELD], [{}], 5),
 }
 TUNING_SEED = 100
-UNTIL_DECIDED = ("tabular", "robust", "diffusion")
+UNTIL_DECIDED = ("graph", "tabular", "robust", "diffusion")
 """Studies whose seeds are the most that the lab's schedule of looks may add; an arm that is decided gets no more."""
 ALONG = {"normal_error_degrees": ("normals, degrees", ".1f"), "chamfer": ("Chamfer", ".4f")}
 """What is not tested but printed if all rows of a study have it: its heading and format."""
