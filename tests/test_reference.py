@@ -54,9 +54,10 @@ def test_it_has_every_error_and_the_callbacks(reference):
     errors = importlib.import_module("gem_activations.errors")
     names = [f"gem_activations.errors.{name}" for name in vars(errors) if name.endswith("Error")]
     assert len(names) > 10
-    monitor = "gem_activations.torch.monitor"
-    names += [f"{monitor}.lightning.LightningMonitor", f"{monitor}.huggingface.HuggingFaceMonitor"]
-    names += [f"{monitor}.tensorboard.TensorBoardWriter", "gem_activations.catalog.Activation"]
+    front = "gem_activations.torch"
+    names += [f"{front}.lightning.Lightning{word}" for word in ("Monitor", "ScaleSchedule")]
+    names += [f"{front}.huggingface.HuggingFace{word}" for word in ("Monitor", "ScaleSchedule")]
+    names += [f"{front}.monitor.tensorboard.TensorBoardWriter", "gem_activations.catalog.Activation"]
     for name in names:
         signature, text = entry(reference, name)
         assert text, signature

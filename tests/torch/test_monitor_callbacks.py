@@ -20,11 +20,9 @@ transformers = pytest.importorskip("transformers")
 import lightning.pytorch as pl  # noqa: E402 -- only where it is installed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
-from gem_activations.torch.monitor.huggingface import HuggingFaceMonitor  # noqa: E402
-from gem_activations.torch.monitor.lightning import LightningMonitor  # noqa: E402
+from gem_activations.torch.huggingface import HuggingFaceMonitor, HuggingFaceScaleSchedule  # noqa: E402
+from gem_activations.torch.lightning import LightningMonitor, LightningScaleSchedule  # noqa: E402
 from gem_activations.torch.monitor.tensorboard import TensorBoardWriter  # noqa: E402
-from gem_activations.torch.schedules.huggingface import HuggingFaceScaleSchedule  # noqa: E402
-from gem_activations.torch.schedules.lightning import LightningScaleSchedule  # noqa: E402
 
 DEAD = (1, 3)
 
@@ -354,9 +352,9 @@ import importlib, sys
 from importlib import metadata
 {prepare}
 import gem_activations.torch.monitor
-for front in ("lightning", "huggingface", "tensorboard"):
+for front in ("lightning", "huggingface", "monitor.tensorboard"):
     try:
-        importlib.import_module(f"gem_activations.torch.monitor.{{front}}")
+        importlib.import_module(f"gem_activations.torch.{{front}}")
     except ImportError as error:
         print(type(error).__name__, error)
 """

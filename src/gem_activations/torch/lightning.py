@@ -1,10 +1,11 @@
-"""The monitor as a callback of Lightning."""
+"""Callbacks of Lightning: the monitor, and a scale on a schedule."""
 
 from pathlib import Path
 from typing import Any
 
-from ...extras import framework
-from .watching import TrainingMonitor
+from ..extras import framework
+from .monitor.watching import TrainingMonitor
+from .schedules import TrainerSchedule
 
 with framework("lightning", at_least="2.6", install="'gem-activations[monitor]'"):
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -69,3 +70,20 @@ class LightningMonitor(TrainingMonitor, Callback):
     def on_exception(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Remove the hooks and write what was counted until then."""
         self._end(writes=trainer.is_global_zero)
+
+
+class LightningScaleSchedule(TrainerSchedule, Callback):
+    """A `ScaleSchedule` of the module of a `Trainer.fit`; arguments and attributes are those of `TrainerSchedule`.
+
+    Example:
+        >>> LightningScaleSchedule(1.0, 0.1, steps=1000).schedule is None
+        True
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the scale to that of the step at which the training begins."""
+        self._begin(pl_module, trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Go on to the step that the optimizer has made."""
+        self._go_to(trainer.global_step)

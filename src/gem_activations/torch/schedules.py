@@ -1,4 +1,4 @@
-"""Scales on a schedule: `ScaleSchedule` in any loop, `schedules.lightning` and `schedules.huggingface` in a trainer."""
+"""Scales on a schedule: `ScaleSchedule` in any loop; `torch.lightning` and `torch.huggingface` have its callbacks."""
 
 import math
 from typing import Any, Literal, get_args
@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from ...errors import ModelError, SettingError
-from ...spec import GemSpec
-from ..modules import named_members
+from ..errors import ModelError, SettingError
+from ..spec import GemSpec
+from .modules import named_members
 
 Shape = Literal["cosine", "exponential", "linear"]
 
