@@ -24,10 +24,8 @@ from gem_activations.lab.recipes.pipeline import Recipe, Scale
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.environment import describe_environment
 from gem_activations.lab.training.group import Group
-from gem_activations.lab.training.images import ImageTask
-from gem_activations.lab.training.language import NextToken, TextTask
 from gem_activations.lab.training.step import Stepper, make_optimizer
-from gem_activations.lab.training.tasks import Task
+from gem_activations.lab.training.tasks import ImageTask, NextToken, Task, TextTask
 from gem_activations.lab.training.trainer import Trainer
 
 

@@ -18,7 +18,7 @@ PRELOADED = [
     "gem_activations.commands",
     "gem_activations.lab.report.document",
     "gem_activations.lab.runs.engine",
-    "gem_activations.lab.training.images",
+    "gem_activations.lab.training.tasks",
     "gem_activations.torch",
     "sklearn.datasets",
     "torch._dynamo",

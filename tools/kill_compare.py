@@ -28,7 +28,7 @@ from gem_activations.lab.training.run import load_checkpoint
 # Torch imports its compiler at the first step of an optimiser.
 PRELOADED = [
     "gem_activations.lab.runs.engine",
-    "gem_activations.lab.training.images",
+    "gem_activations.lab.training.tasks",
     "sklearn.datasets",
     "torch._dynamo",
 ]

@@ -18,8 +18,8 @@ from gem_activations.lab.report.document import read_report, write_report
 from gem_activations.lab.runs.planning import resolve, resolve_recipe
 from gem_activations.lab.runs.request import FunctionRequest, Request
 from gem_activations.lab.store.comparison import load_comparison
-from gem_activations.lab.training.images import ImageTask
 from gem_activations.lab.training.step import make_optimizer
+from gem_activations.lab.training.tasks import ImageTask
 from gem_activations.lab.training.trainer import Trainer
 from gem_activations.torch.modules import named_members
 

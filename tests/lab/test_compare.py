@@ -20,7 +20,7 @@ from gem_activations.lab.runs.experiment import Experiment
 from gem_activations.lab.runs.request import Request
 from gem_activations.lab.store.comparison import Comparison, EpochRow, RunResult, load_comparison, run_folder
 from gem_activations.lab.training import run as training_run
-from gem_activations.lab.training.images import ImageTask
+from gem_activations.lab.training.tasks import ImageTask
 
 from ..forked import Forked
 

@@ -15,9 +15,7 @@ from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.comparison import DEPTH, Depth, read_json
 from gem_activations.lab.training import evaluation
 from gem_activations.lab.training.evaluation import calibration_error, evaluate, profile, squared_distance
-from gem_activations.lab.training.images import ImageTask
-from gem_activations.lab.training.language import NextToken, TextTask
-from gem_activations.lab.training.tasks import IGNORED, Batch, Task
+from gem_activations.lab.training.tasks import IGNORED, Batch, ImageTask, NextToken, Task, TextTask
 from gem_activations.lab.training.trainer import Trainer
 from gem_activations.torch import make_activation
 

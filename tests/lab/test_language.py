@@ -17,8 +17,8 @@ from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs.planning import resolve_recipe
 from gem_activations.lab.runs.request import Request
 from gem_activations.lab.store.comparison import EpochRow
-from gem_activations.lab.training.language import MaskedTokens, NextToken, TextTask, load_task, make_windows
 from gem_activations.lab.training.step import learning_rates, make_optimizer
+from gem_activations.lab.training.tasks import MaskedTokens, NextToken, TextTask, load_task, make_windows
 from gem_activations.lab.training.trainer import Trainer
 
 from .running import train

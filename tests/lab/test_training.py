@@ -19,10 +19,9 @@ from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.comparison import EpochRow
 from gem_activations.lab.training import trainer as training
 from gem_activations.lab.training.evaluation import Score
-from gem_activations.lab.training.images import ImageTask
 from gem_activations.lab.training.run import CHECKPOINT, NotFiniteError, load_checkpoint, save_checkpoint, state_paths
 from gem_activations.lab.training.step import derive_seed, epoch_order
-from gem_activations.lab.training.tasks import Batch
+from gem_activations.lab.training.tasks import Batch, ImageTask
 from gem_activations.lab.training.trainer import Trainer, measure_step_ratio
 
 from .running import train

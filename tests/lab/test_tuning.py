@@ -21,8 +21,8 @@ from gem_activations.lab.runs.request import Request
 from gem_activations.lab.runs.tuning import make_rates, tune, tuning_folder, tuning_lines
 from gem_activations.lab.store.comparison import Comparison, RunResult, load_comparison, read_result
 from gem_activations.lab.store.rates import Trial, Tuned, Tuning, read_rates, write_tuning
-from gem_activations.lab.training import images
-from gem_activations.lab.training.images import ImageTask
+from gem_activations.lab.training import tasks
+from gem_activations.lab.training.tasks import ImageTask
 
 ARMS = ("gelu", "gem(n=2)")
 OWN = 5e-3  # Of the recipe on digits.
@@ -121,13 +121,13 @@ def test_a_trial_has_no_report_and_bears_on_no_claim(tuned: tuple[Path, Tuning],
 
 
 def test_other_test_data_give_the_same_rates(tmp_path, tuned: tuple[Path, Tuning], monkeypatch) -> None:
-    real = images.load_dataset
+    real = tasks.load_dataset
 
     def altered(*choices: Any) -> Any:
         dataset = real(*choices)
         return dataclasses.replace(dataset, test=Split(torch.full_like(dataset.test.x, torch.nan), dataset.test.y))
 
-    monkeypatch.setattr(images, "load_dataset", altered)
+    monkeypatch.setattr(tasks, "load_dataset", altered)
     tune(request(tmp_path), 3, 4.0, ProgressCallback())
     assert (tmp_path / "rates.json").read_bytes() == (tuned[0] / "rates.json").read_bytes()
 
