@@ -33,8 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gem_activations.catalog import parse
-from gem_activations.lab.models.classifiers import ResNet
-from gem_activations.lab.models.initialisation import scale_to_gain
+from gem_activations.lab.models import ResNet, scale_to_gain
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.store.comparison import Plan, write_plan
 from gem_activations.torch import make_activation

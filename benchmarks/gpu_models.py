@@ -91,7 +91,7 @@ class ResNet56(nn.Module):
 
     def __init__(self, activation: Factory) -> None:
         super().__init__()
-        from gem_activations.lab.models.classifiers import ResNet
+        from gem_activations.lab.models import ResNet
 
         self.model = ResNet(9, 10, activation)
 

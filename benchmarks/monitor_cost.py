@@ -21,7 +21,7 @@ from torch import nn
 
 from gem_activations.bench.blocks import gpt2_block
 from gem_activations.bench.timing import _keep_freed_memory
-from gem_activations.lab.models.classifiers import ResNet
+from gem_activations.lab.models import ResNet
 from gem_activations.lab.store.environment import describe_environment
 from gem_activations.torch import make_activation
 from gem_activations.torch.monitor import DeadUnitMonitor

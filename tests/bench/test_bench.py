@@ -15,7 +15,7 @@ from gem_activations.bench.blocks import ARMS, BLOCKS, kept_bytes
 from gem_activations.bench.elementwise import Case, WrongResultError, candidates, cases, measure
 from gem_activations.bench.run import make_plan, run_benchmark
 from gem_activations.bench.timing import time_in_turn
-from gem_activations.lab.models.classifiers import ResNet
+from gem_activations.lab.models import ResNet
 from gem_activations.torch import EGEM, gem
 
 from ..torch.known_warnings import compiling, forward_mode

@@ -5,9 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from gem_activations.lab.models.classifiers import build_model
-from gem_activations.lab.models.initialisation import scale_to_gain
-from gem_activations.lab.models.language import build_language_model
+from gem_activations.lab.models import build_language_model, build_model, scale_to_gain
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.training.tasks import load_task
 from gem_activations.torch import calculate_gain, make_activation

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gem_activations.errors import DataError, MissingDependencyError, SettingError
-from gem_activations.lab.models.classifiers import count_parameters
-from gem_activations.lab.models.language import build_language_model
+from gem_activations.lab.models import build_language_model, count_parameters
 from gem_activations.lab.recipes.pipeline import BertPlan, Gpt2Plan, Recipe, Subset
 from gem_activations.lab.recipes.registry import make_recipe
 from gem_activations.lab.runs.planning import resolve_recipe

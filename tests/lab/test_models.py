@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gem_activations import catalog
-from gem_activations.lab.models.classifiers import Model, build_model, count_parameters
+from gem_activations.lab.models import Model, build_model, count_parameters
 from gem_activations.lab.recipes.pipeline import Cnn, Mlp
 
 MODELS: list[Model] = [Mlp((12, 9)), Cnn((4, 6))]

@@ -6,7 +6,7 @@ import torch
 
 from gem_activations import catalog
 from gem_activations.errors import SettingError
-from gem_activations.lab.models.classifiers import build_model, count_parameters
+from gem_activations.lab.models import build_model, count_parameters
 from gem_activations.lab.recipes.pipeline import ARMS, Cnn, Mlp, Scale, read_recipe
 from gem_activations.lab.recipes.registry import RECIPES, SHORT, make_recipe
 from gem_activations.lab.store.comparison import to_plain

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gem_activations.errors import StoreError
 from gem_activations.lab.data.images import Dataset, Split
-from gem_activations.lab.models.classifiers import Model
+from gem_activations.lab.models import Model
 from gem_activations.lab.recipes.arms import Arm
 from gem_activations.lab.recipes.pipeline import Cnn, Recipe, Training
 from gem_activations.lab.recipes.registry import make_recipe

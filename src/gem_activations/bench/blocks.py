@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import GemError
-from ..lab.models.classifiers import Block as TransformerBlock
-from ..lab.models.classifiers import ResNet
+from ..lab.models import Block as TransformerBlock
+from ..lab.models import ResNet
 from ..torch import GEM
 from .timing import time_in_turn
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from ... import __version__, catalog
 from ...errors import ActivationNameError, ExperimentError, GemError, SettingError
-from ..models.classifiers import Factory
+from ..models import Factory
 from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import OwnRecipe, Recipe, StoredRecipe
 from ..statistics.formatting import mean_text

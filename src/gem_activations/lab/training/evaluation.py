@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...torch.monitor.dead import is_dead, read_activation
-from ..models.classifiers import Factory, as_factory
+from ..models import Factory, as_factory
 from ..recipes.pipeline import Training
 from .step import autocast, cross_entropy
 from .tasks import IGNORED, Batch

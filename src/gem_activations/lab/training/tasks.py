@@ -35,9 +35,7 @@ from ..data.corpus import SPLITS, find_corpus, read_texts
 from ..data.holdings import find_data_dir
 from ..data.images import Dataset, load_dataset
 from ..data.tokens import Ids, load_tokens
-from ..models.classifiers import Factory, build_model
-from ..models.initialisation import scale_to_gain
-from ..models.language import build_language_model, import_transformers
+from ..models import Factory, build_language_model, build_model, import_transformers, scale_to_gain
 from ..recipes.pipeline import BertPlan, Gpt2Plan, Recipe
 
 IGNORED = -100

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...spec import GemSpec
 from ...torch import ScaleReport, ScaleSchedule, calibrate_, check_scale
 from ...torch.modules import named_members
-from ..models.classifiers import Factory, count_parameters
+from ..models import Factory, count_parameters
 from ..recipes.arms import Arm, parse_arm
 from ..recipes.pipeline import Recipe
 from ..store.comparison import DEPTH, SCALE, Depth, write_json

@@ -1,18 +1,27 @@
-"""The classifiers of the recipes on images, built with a given activation from a given seed."""
+"""The models of the recipes, each built with a given activation from a given seed; and weights scaled to its gain.
+
+Classifiers of images are here in full. GPT-2 and BERT are those of transformers, with an activation of the catalog in
+the place of each of theirs.
+"""
 
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..recipes.arms import parse_arm
-from ..recipes.pipeline import Cnn, Mlp, PreActPlan, ResNetPlan, VitPlan
+from ..extras import framework
+from ..torch.init import calculate_gain
+from ..torch.inventory import named_activations
+from .recipes.arms import parse_arm
+from .recipes.pipeline import BertPlan, Cnn, Gpt2Plan, Mlp, PreActPlan, ResNetPlan, VitPlan
 
 Factory = Callable[[], nn.Module]
 STAGES = 3
+_FIRST = "gelu"  # What the models are built with before its modules are replaced: it draws no random number.
 
 
 class BasicBlock(nn.Module):
@@ -216,3 +225,150 @@ def build_model(model: Model, activation: str | Factory, shape: tuple[int, ...],
 def count_parameters(model: nn.Module) -> int:
     """Count the trained scalars of a model."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+class CausalModel(nn.Module):
+    """GPT-2 as a map from tokens (N, T) int64 to the logits of the token after each, (N, T, vocabulary).
+
+    Raises: MissingDependencyError: transformers is not installed.
+    """
+
+    def __init__(self, plan: Gpt2Plan, activation: str | Factory) -> None:
+        super().__init__()
+        library, make = import_transformers(), as_factory(activation)
+        config = library.GPT2Config(
+            vocab_size=plan.vocabulary,
+            n_positions=plan.context,
+            n_embd=plan.width,
+            n_layer=plan.layers,
+            n_head=plan.heads,
+            activation_function=_FIRST,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=None,
+            eos_token_id=None,
+            use_cache=False,
+            attn_implementation="sdpa",
+        )
+        self.model = library.GPT2LMHeadModel(config)
+        for block in self.model.transformer.h:
+            block.mlp.act = make()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the logits of the next tokens."""
+        return self.model(input_ids=tokens).logits
+
+
+class MaskedModel(nn.Module):
+    """BERT as a map from packed tokens and places to the logits of the tokens at those places.
+
+    The head, which is most of the work at this size, is applied to the places that are predicted and to no others.
+
+    Raises: MissingDependencyError: transformers is not installed.
+    """
+
+    def __init__(self, plan: BertPlan, activation: str | Factory) -> None:
+        super().__init__()
+        library, make = import_transformers(), as_factory(activation)
+        config = library.BertConfig(
+            vocab_size=plan.vocabulary,
+            hidden_size=plan.width,
+            num_hidden_layers=plan.layers,
+            num_attention_heads=plan.heads,
+            intermediate_size=plan.feed_forward,
+            hidden_act=_FIRST,
+            hidden_dropout_prob=plan.dropout,
+            attention_probs_dropout_prob=plan.dropout,
+            max_position_embeddings=plan.positions,
+            attn_implementation="sdpa",
+        )
+        self.context = plan.context
+        self.model = library.BertForMaskedLM(config)
+        for layer in self.model.bert.encoder.layer:
+            layer.intermediate.intermediate_act_fn = make()
+        self.model.cls.predictions.transform.transform_act_fn = make()
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """Map (N, context + k) int64, a window of tokens and then k places in it, to logits (N, k, vocabulary)."""
+        tokens, places = packed.split((self.context, packed.shape[1] - self.context), dim=1)
+        hidden = self.model.bert(input_ids=tokens).last_hidden_state
+        chosen = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
+        return self.model.cls(chosen)
+
+
+def build_language_model(plan: Gpt2Plan | BertPlan, activation: str | Factory, seed: int) -> nn.Module:
+    """Build a model whose initial weights depend on the seed alone, not on the activation.
+
+    They are drawn as transformers draws them: normal with deviation 0.02, GPT-2's residual projections with
+    0.02 / sqrt(2 layers), biases 0. The global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CausalModel(plan, activation) if isinstance(plan, Gpt2Plan) else MaskedModel(plan, activation)
+
+
+def import_transformers() -> Any:
+    """Import the library. Raises: MissingDependencyError: it is not installed, or too old."""
+    with framework("transformers", at_least="5.0", install="'gem-activations[lab,huggingface]'"):
+        import transformers
+    return transformers
+
+
+def scale_to_gain(model: nn.Module, activation: str, example: Tensor) -> list[str]:
+    """Scale the weights that read an activation's output by its gain over ReLU's, in place; return the layers' names.
+
+    The recipes' models draw weights for ReLU, or whatever the activation. After the scaling a layer that reads f(z) of
+    a standard normal z gives the second moment that it would give with ReLU. Weights are multiplied, not drawn anew:
+    the arms of a seed keep their common draw, and ReLU's arm stays as it is. One forward pass of the example in
+    evaluation mode tells which layers read what: an activation's output itself or a view of it. A layer behind a
+    pooling or a normalisation is left as it is, and so are biases. Activations are modules; see `is_activation`.
+
+    Edge cases: If BatchNorm follows the layer, the scaling changes no output; it makes the steps relatively smaller.
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 2))
+        >>> scale_to_gain(model, "silu", torch.zeros(1, 4))
+        ['2']
+    """
+    readers = _find_readers(model, example)
+    factor = calculate_gain(activation) / calculate_gain("relu")
+    with torch.no_grad():
+        for weight in {id(weight): weight for weight in readers.values()}.values():  # Shared ones once.
+            weight.mul_(factor)
+    return list(readers)
+
+
+def _find_readers(model: nn.Module, example: Tensor) -> dict[str, nn.Parameter]:
+    """Return the layers whose input lies in the memory of an activation's output: name -> weight matrix or kernel."""
+    outputs: list[Tensor] = []  # Kept, so that their memory is not given to another tensor.
+    readers: dict[str, nn.Parameter] = {}
+
+    def keep(_: nn.Module, __: object, output: Tensor) -> None:
+        outputs.append(output)
+
+    def note(name: str, weight: nn.Parameter) -> Callable[[nn.Module, tuple[object, ...]], None]:
+        def hook(_: nn.Module, arguments: tuple[object, ...]) -> None:
+            inputs = {_memory(argument) for argument in arguments if isinstance(argument, Tensor)}
+            if not inputs.isdisjoint(map(_memory, outputs)):
+                readers[name] = weight
+
+        return hook
+
+    handles = [module.register_forward_hook(keep) for _, module in named_activations(model)]
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.dim() >= 2:
+            handles.append(module.register_forward_pre_hook(note(name, weight)))
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(example)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return readers
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,1 +1,0 @@
-"""The models of the recipes, each built with a given activation."""
