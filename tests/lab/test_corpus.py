@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 
 from gem_activations.errors import DataError, MissingDependencyError, SettingError
-from gem_activations.lab.data import tokens as tokens_module
-from gem_activations.lab.data.corpus import SPLITS, Texts, find_corpus, read_texts, shorten
-from gem_activations.lab.data.tokens import cut, find_published, load_published, load_tokens, train_tokenizer
+from gem_activations.lab.data import text as text_data
+from gem_activations.lab.data.text import (
+    SPLITS,
+    Texts,
+    cut,
+    find_corpus,
+    find_published,
+    load_published,
+    load_tokens,
+    read_texts,
+    shorten,
+    train_tokenizer,
+)
 
 WORDS = ["the", "sea", "was", "calm", "and", "grey", "under", "low", "clouds", "two", "gulls", "cried", "boat"]
 
@@ -171,7 +181,7 @@ def test_wordpiece_cannot_be_forged_a_special_token() -> None:
 def test_training_gives_the_same_tokenizer_in_every_process() -> None:
     # WordPiece's trainer goes through a hash map, whose order changes from process to process.
     script = (
-        "from gem_activations.lab.data.tokens import train_tokenizer\n"
+        "from gem_activations.lab.data.text import train_tokenizer\n"
         "text = ' '.join(a + b for a in 'abcdefgh' for b in ('ing', 'ed', 'er', 'est', 'ly', 'ness'))\n"
         "print(train_tokenizer('bert', 120, [text]).digest, train_tokenizer('gpt2', 300, [text]).digest)"
     )
@@ -194,7 +204,7 @@ def write_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path
     vocabulary = write(folder / "encoder.json", json.dumps(model["vocab"]))
     merges = write(folder / "vocab.bpe", "#version: 0.2\n" + "\n".join(" ".join(merge) for merge in model["merges"]))
     names = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
-    monkeypatch.setattr("gem_activations.lab.data.tokens._PUBLISHED", {"gpt2": (300, names)})
+    monkeypatch.setattr("gem_activations.lab.data.text._PUBLISHED", {"gpt2": (300, names)})
     return vocabulary, merges
 
 
@@ -230,7 +240,7 @@ def test_tokens_come_from_the_cache_the_second_time(
     tmp_path: Path, texts: Texts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load_tokens(texts, "gpt2", 300, [], tmp_path)
-    monkeypatch.setattr(tokens_module, "train_tokenizer", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(text_data, "train_tokenizer", lambda *_: pytest.fail("trained again"))
     second = load_tokens(texts, "gpt2", 300, [], tmp_path)
     for name in SPLITS:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))

@@ -31,10 +31,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import DataError, SettingError
-from ..data.corpus import SPLITS, find_corpus, read_texts
 from ..data.holdings import find_data_dir
 from ..data.images import Dataset, load_dataset
-from ..data.tokens import Ids, load_tokens
+from ..data.text import SPLITS, Ids, find_corpus, load_tokens, read_texts
 from ..models import Factory, build_language_model, build_model, import_transformers, scale_to_gain
 from ..recipes.pipeline import BertPlan, Gpt2Plan, Recipe
 
