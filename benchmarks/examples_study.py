@@ -93,7 +93,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         10,
     ),
     "meshes": (  # Run by sdf_meshes.py, at the settings that "sdf" chose; judged here.
-        {family: FIELD[family] for family in ("softplus", "egem n=1", "egem n=2", "segem n=2", "relu")},
+        {family: FIELD[family] for family in ("softplus", "egem n=1", "egem n=2", "segem n=2", "calibrated", "relu")},
         "distance_error",
         "softplus",
         [],
