@@ -10,12 +10,12 @@ READY := $(VENV)/.installed
 # torchvision's build for CUDA does not load beside torch's for the CPU: this folder keeps it from all but timm's tests.
 TIMM := build/timm
 
-.PHONY: help demo test check lint types pages bench properties docs dist sanitize install lock clean
+.PHONY: help demo test check lint types bench properties docs dist sanitize install lock clean
 
 help:
 	@echo "make demo   install PyTorch and the lab, then compare eight activations on handwritten digits"
 	@echo "make test   install the rest, then run the tests"
-	@echo "make check  install, then lint, format check, types, import rules and the pages of proved properties"
+	@echo "make check  install, then lint, format check, types, import rules and the documentation site"
 	@echo "make bench  install, then time the activations beside their rivals (about two minutes)"
 	@echo "make properties  install, then prove again what docs/properties says (about a minute)"
 	@echo "make docs   install, then build the documentation site into build/site"
@@ -53,7 +53,7 @@ test: $(READY) $(TIMM)/.installed
 	  --no-loadscope-reorder --durations 30 --durations-min 3
 
 # In parts, which `make -j4 check` runs side by side.
-check: lint types pages docs
+check: lint types docs
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -62,9 +62,6 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/basedpyright
-
-pages: $(READY)
-	$(BIN)/python -m gem_activations.analysis.pages docs/properties --check
 
 bench: $(READY)
 	$(BIN)/gem-act bench --short
