@@ -37,7 +37,7 @@ class CalibratedWide(Calibrated):
 
 
 class CalibratedNarrow(Calibrated):
-    """The same as `Calibrated` with a hundredth of the deviation, for sharp edges such as those of a distance field."""
+    """The same as `Calibrated` with a hundredth of the deviation."""
 
     ratio = 0.01
 

@@ -326,4 +326,4 @@ def test_pages_have_the_tables_that_the_committed_rows_make(name, monkeypatch):
     page = (ROOT / f"docs/examples/{name}.md").read_text().splitlines()
     lines = [line for line in importlib.import_module("examples_study").judge([name]) if line.startswith("|")]
     assert len(lines) > 5
-    assert [line for line in lines if line not in page] == []
+    assert [line for line in page if line in lines or line.startswith("| `")][: len(lines)] == lines

@@ -13,8 +13,7 @@
 #include <string.h>
 
 static const int itemsizes[GEM_DTYPES] = {4, 8, 2, 2};
-static const int outputs[GEM_OPERATIONS] = {1, 1, 1, 2, 2, 3, 3, 1, 1, 2, 1, 1};
-static const int used[GEM_OPERATIONS] = {2, 3, 3, 5, 5, 8, 8, 2, 3, 5, 2, 3};
+static int arrays_of(int operation) { return gem_outputs[operation] + gem_inputs[operation]; }
 static long checks;
 
 static void fail(const char *what, int operation, int dtype, int isa, int64_t count)
@@ -29,8 +28,8 @@ static int call(int operation, const gem_spec *spec, int dtype, char **a, int64_
     const double log_scale = log(2) * fmax(fmin((double)spec->scale_log2, 99), -99); /* 1e-30 .. 1e30 */
     double gradient;
     gem_scales scales = {&log_scale, &gradient, GEM_FLOAT64, 1, 1};
-    memcpy(call.arrays, a, sizeof(char *) * (size_t)used[operation]);
-    if (operation >= GEM_FORWARD_SCALED) call.arrays[used[operation]] = &scales;
+    memcpy(call.arrays, a, sizeof(char *) * (size_t)arrays_of(operation));
+    if (operation >= GEM_FORWARD_SCALED) call.arrays[arrays_of(operation)] = &scales;
     return gem_run(&call);
 }
 
@@ -75,11 +74,11 @@ static void check(int operation, int dtype, int isa, const gem_spec *spec, int64
 {
     const int size = itemsizes[dtype];
     char *blocks[GEM_MAX_ARRAYS], *arrays[GEM_MAX_ARRAYS];
-    for (int k = 0; k < used[operation]; k++) {
+    for (int k = 0; k < arrays_of(operation); k++) {
         const int skip = (offset + k) % 16 * size;
         blocks[k] = malloc((size_t)(count * size + skip + 1));
         arrays[k] = blocks[k] + skip;
-        if (k < outputs[operation])
+        if (k < gem_outputs[operation])
             memset(arrays[k], 0xff, (size_t)(count * size));
         else
             for (int64_t i = 0; i < count; i++) {
@@ -91,15 +90,15 @@ static void check(int operation, int dtype, int isa, const gem_spec *spec, int64
     const int64_t stride = count > 2000 ? 97 : 1;
     for (int64_t i = 0; i < count; i += stride) {
         char alone[3][8] = {{0}}, *single[GEM_MAX_ARRAYS];
-        for (int k = 0; k < used[operation]; k++)
-            single[k] = k < outputs[operation] ? alone[k] : arrays[k] + i * size;
+        for (int k = 0; k < arrays_of(operation); k++)
+            single[k] = k < gem_outputs[operation] ? alone[k] : arrays[k] + i * size;
         call(operation, spec, dtype, single, 1, 1);
-        for (int k = 0; k < outputs[operation]; k++) {
+        for (int k = 0; k < gem_outputs[operation]; k++) {
             if (!same(alone[k], arrays[k] + i * size, dtype))
                 fail("not written, or depends on its position", operation, dtype, isa, count);
         }
     }
-    for (int k = 0; k < used[operation]; k++) free(blocks[k]);
+    for (int k = 0; k < arrays_of(operation); k++) free(blocks[k]);
     checks++;
 }
 
@@ -122,10 +121,10 @@ static void check_channels(int dtype, int isa, const gem_spec *spec, int64_t n, 
         gem_scales scales = {log_scale, threads == 3 ? gradient : same_gradient, GEM_FLOAT64, channels, inner};
         gem_call forward = {spec, GEM_FORWARD_SCALED, dtype, count, threads, {made[0], arrays[3], &scales}};
         gem_call backward = {spec, GEM_BACKWARD_SCALED, dtype, count, threads, {made[1], arrays[2], arrays[3], &scales}};
-        if (gem_run(&forward) != GEM_OK || gem_run(&backward) != GEM_OK) fail("refused", 10, dtype, isa, count);
+        if (gem_run(&forward) != GEM_OK || gem_run(&backward) != GEM_OK) fail("refused", GEM_FORWARD_SCALED, dtype, isa, count);
     }
     for (int64_t k = 0; k < channels; k++)
-        if (!same((char *)&gradient[k], (char *)&same_gradient[k], GEM_FLOAT64)) fail("threads", 11, dtype, isa, count);
+        if (!same((char *)&gradient[k], (char *)&same_gradient[k], GEM_FLOAT64)) fail("threads", GEM_BACKWARD_SCALED, dtype, isa, count);
     for (int64_t i = 0; i < count; i += count > 2000 ? 97 : 1) {
         char alone[2][8] = {{0}};
         double ignored;
@@ -137,7 +136,7 @@ static void check_channels(int dtype, int isa, const gem_spec *spec, int64_t n, 
         gem_run(&backward);
         for (int k = 0; k < 2; k++)
             if (!same(alone[k], arrays[k] + i * size, dtype) || !same(alone[k], again[k] + i * size, dtype))
-                fail("not as one scale", 10 + k, dtype, isa, count);
+                fail("not as one scale", GEM_FORWARD_SCALED + k, dtype, isa, count);
     }
     for (int k = 0; k < 4; k++) free(arrays[k]);
     for (int k = 0; k < 2; k++) free(again[k]);

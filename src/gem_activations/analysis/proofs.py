@@ -310,6 +310,11 @@ def within_share(work: Callable[[], Result]) -> Result:
             if _seconds(thread) >= stop:  # Perhaps again: a library on the way may have swallowed the first.
                 interrupt(ctypes.c_ulong(thread), ctypes.py_object(_OutOfTime))
 
+    def stop_watching() -> None:
+        finished.set()
+        watcher.join()
+        interrupt(ctypes.c_ulong(thread), None)  # One that came too late to be of use.
+
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
@@ -317,11 +322,9 @@ def within_share(work: Callable[[], Result]) -> Result:
             with _quiet_where_none_can_be_raised():
                 return work()
         finally:
-            finished.set()
-            watcher.join()
-            interrupt(ctypes.c_ulong(thread), None)  # One that came too late to be of use.
+            stop_watching()
     except (_OutOfTime, SystemError) as error:
-        finished.set()  # It may have come at the very end, before this was set above.
+        stop_watching()  # It may have come at the very end, in the midst of this call above.
         # Raised inside a call from C, it comes out as the cause of a SystemError.
         if isinstance(error, SystemError) and not isinstance(error.__cause__, _OutOfTime):
             raise

@@ -248,7 +248,7 @@ class Pipeline(StoredRecipe):
         augmentation: "none", or "crop-flip": training images are padded with zeros by 1/8 of their height (4
             pixels of CIFAR's 32), cropped back at random, and mirrored with probability 1/2.
         initialisation: "model": the model's own; "gain": the weights of each layer that reads an activation's output
-            are also scaled by the activation's gain over ReLU's, see `initialisation.scale_to_gain`.
+            are also scaled by the activation's gain over ReLU's, see `models.scale_to_gain`.
         selection: Which weights are scored on the test set: those of the epoch with the "lowest-validation-loss", or
             the "last".
         metric: What arms are compared by: a name in `metrics.METRICS`.

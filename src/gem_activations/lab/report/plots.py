@@ -63,7 +63,7 @@ def comparison_figures(comparison: Comparison, analysis: Analysis) -> dict[str, 
             engine = figure.get_layout_engine()
             assert engine is not None
             engine.execute(figure)
-            figure.set_layout_engine(None)
+            figure.set_layout_engine("none")
         return figures
 
 
