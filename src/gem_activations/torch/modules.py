@@ -95,7 +95,7 @@ class _Member(nn.Module):
         return self._spec, self._scaled, self.channel_dim, self.log_scale.detach().clone() if self._scaled else None
 
     def restore_scale(self, state: tuple[Any, ...]) -> None:
-        """Give the module the scale back that it had when `save_scale` was called."""
+        """Restore the scale that the module had when `save_scale` was called."""
         self._spec, scaled, self.channel_dim, log_scale = state
         if scaled:
             with torch.no_grad():
