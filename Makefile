@@ -24,12 +24,13 @@ help:
 
 install: $(READY) $(TIMM)/.installed
 
-$(LAB): pyproject.toml constraints.txt setup.py $(wildcard src/gem_activations/kernels/cpu/source/*)
+# Not in isolation: the nodes of autograd are built for the PyTorch that is here.
+$(LAB): pyproject.toml constraints.txt setup.py $(wildcard src/gem_activations/kernels/cpu/source/* src/gem_activations/torch/*.cpp)
 	@echo "Installing PyTorch and the lab into $(VENV): a minute or more, 1.5 GB (on Linux several GB more for CUDA, which"
 	@echo "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make $(or $(MAKECMDGOALS),demo) leaves out)"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch==2.13.0
-	$(PIP) --editable ".[lab]"
+	$(PIP) torch==2.13.0 "setuptools>=77"
+	$(PIP) --no-build-isolation --editable ".[lab]"
 	@touch $@
 
 # Of the project, which is installed, only what this extra needs: the kernels are not built again, and the demo may run.

@@ -1,9 +1,14 @@
-"""Builds the C library of gem_activations/kernels/cpu; everything else about the package is in pyproject.toml.
+"""Builds the C library of gem_activations/kernels/cpu and, where PyTorch is at hand, the nodes of autograd for it.
+
+Everything else about the package is in pyproject.toml.
 
 The library needs neither Python's headers nor its version: one file serves every Python. If there are headers it is a
 module of the stable ABI as well, which makes calls on small tensors faster. If it cannot be built the
 package installs without it, computes by the plain formula and its wheel is one for any platform; with
 GEM_ACTIVATIONS_REQUIRE_KERNELS=1 in the environment that is an error.
+
+The nodes, torch/nodes.cpp, are built for the installed PyTorch, which a build in isolation does not see: it leaves them
+out, and `pip install --no-build-isolation` has them. Without them calls on small tensors take longer, and nothing else.
 """
 
 import hashlib
@@ -20,6 +25,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
+LIBRARY, NODES = "gem_activations.kernels.cpu.gem_kernels", "gem_activations.torch.nodes"
 SOURCE = Path("src/gem_activations/kernels/cpu/source")
 # Results must not depend on the compiler's taste: no contraction but the one that the source asks for, no fast math.
 FLAGS = [
@@ -44,18 +50,47 @@ REQUIRED = """
 gem-activations: the C kernels could not be built ({error}), and GEM_ACTIVATIONS_REQUIRE_KERNELS makes that an error.
 Install a C compiler (gcc or clang), or unset the variable for a package without kernels.
 """
+NO_NODES = """
+gem-activations: the nodes of autograd in C++ could not be built for this PyTorch ({error}).
+Calls on small tensors take longer without them, and nothing else changes; they need a C++ compiler for C++20.
+"""
 
 
-class BuildLibrary(build_ext):
+class BuildKernels(build_ext):
     """Builds gem_kernels.so and writes its SHA-256 beside it, by which `backend_info` knows an altered file."""
 
     def get_ext_filename(self, fullname: str) -> str:
+        if fullname.endswith("nodes"):
+            return super().get_ext_filename(fullname)
         return str(Path(*fullname.split(".")).with_suffix(".so"))
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return list(ext.export_symbols)  # a PyInit function only if Python's headers were there: source/module.c
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.name == NODES:
+            self.build_nodes(ext)
+        else:
+            self.build_library(ext)
+
+    def build_nodes(self, ext: Extension) -> None:
+        if not Path(self.get_ext_fullpath(LIBRARY)).exists():
+            return
+        try:
+            import torch
+            from torch.utils.cpp_extension import include_paths, library_paths
+        except ImportError:
+            return
+        ext.include_dirs, ext.library_dirs = include_paths(), library_paths()
+        ext.define_macros = [("GEM_TORCH_VERSION", f'"{torch.__version__}"')]
+        try:
+            super().build_extension(ext)
+        except Exception as error:
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+            print(NO_NODES.format(error=" ".join(str(error).split())), file=sys.stderr)
+            raise
+
+    def build_library(self, ext: Extension) -> None:
         library = Path(self.get_ext_fullpath(ext.name))
         compile_each = self.compiler.compile
 
@@ -82,11 +117,14 @@ class BuildLibrary(build_ext):
 
 
 class TagWheel(bdist_wheel):
-    """Tags the wheel for every Python version, and for its platform unless it is without the library."""
+    """Tags the wheel for its platform, unless it is without the library, and for every Python, unless it has nodes."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        built = list(Path(self.get_finalized_command("build").build_lib).rglob("gem_kernels.so"))
+        folder = Path(self.get_finalized_command("build").build_lib)
+        built = {path.name.partition(".")[0] for path in folder.rglob("*.so")}
         self.root_is_pure = not built
+        if "nodes" in built:
+            return super().get_tag()
         return "py3", "none", super().get_tag()[2] if built else "any"
 
 
@@ -95,15 +133,24 @@ def write_checksum(library: Path) -> None:
 
 
 library = Extension(
-    "gem_activations.kernels.cpu.gem_kernels",
+    LIBRARY,
     sources=sorted(map(str, SOURCE.glob("*.c"))),
     depends=sorted(map(str, SOURCE.glob("*.h"))),
     extra_compile_args=FLAGS,
     libraries=["m", "dl"] if sys.platform == "linux" else [],
     optional=os.environ.get("GEM_ACTIVATIONS_REQUIRE_KERNELS", "0") in ("", "0"),
 )
+nodes = Extension(
+    NODES,
+    sources=["src/gem_activations/torch/nodes.cpp"],
+    depends=[str(SOURCE / "gem.h")],
+    libraries=["torch_python", "torch_cpu", "c10"],
+    extra_compile_args=["-std=c++20", "-O2", "-g0", "-fvisibility=hidden"],
+    language="c++",
+    optional=True,
+)
 # Microsoft's compiler has neither these flags nor C11 atomics by default: there the plain formula serves.
-modules = [] if sys.platform == "win32" else [library]
+modules = [] if sys.platform == "win32" else [library, nodes]
 
 
 def long_description() -> str:
@@ -120,7 +167,7 @@ def long_description() -> str:
 
 setup(
     ext_modules=modules,
-    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": TagWheel},
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": TagWheel},
     long_description=long_description(),
     long_description_content_type="text/markdown",
 )

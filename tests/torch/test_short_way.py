@@ -1,4 +1,7 @@
-"""The short way to the kernels, in C: it gives the same bits as the long way, and declines what is special."""
+"""The short ways to the kernels, in C and C++: they give the same bits as the long way, and decline what is special."""
+
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,10 +9,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import gem_activations.torch
 from gem_activations import GemSpec
+from gem_activations.errors import SpecError
 from gem_activations.kernels.cpu import OPERATIONS, spec_handle
 from gem_activations.torch import SEGEM, activate_scaled, autograd, functional, gem, scale, segem
-from gem_activations.torch.backends import IN_PLACE, PLAINLY, load_cpu
+from gem_activations.torch.backends import IN_PLACE, PLAINLY, load_cpu, load_nodes
 
 from .known_warnings import tracing
 
@@ -17,14 +22,34 @@ SPEC = GemSpec(2, 0.5, 0.01)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-@pytest.fixture
-def kernels():
+NODES = (autograd.DirectActivation, autograd.DirectGradient, scale.DirectScaled)
+
+
+@pytest.fixture(params=["C", "C++"])
+def kernels(request, monkeypatch):
+    """Return the C library's backend while calls go to it by module.c, or by nodes.cpp."""
     kernels = load_cpu()
     if kernels is None:
         pytest.skip("the C kernels are not built")
     if kernels.module is None:
         pytest.skip("the C kernels were built without Python's headers, or for a Python without a stable ABI")
-    return kernels
+    if request.param == "C":
+        monkeypatch.setattr(autograd, "load_nodes", lambda: (None, ""))
+    elif load_nodes()[0] is None:
+        pytest.skip(f"the nodes of autograd in C++: {load_nodes()[1]}")
+    autograd.short_way.cache_clear()
+    yield kernels
+    autograd.short_way.cache_clear()
+    for node in NODES if request.param == "C" else ():
+        for owner, name in ((node, "forward"), (node._backward_cls, "apply")):
+            if name in vars(owner):
+                delattr(owner, name)
+
+
+@pytest.fixture
+def serves_all(request):
+    """Return whether the short way has no need to decline Parameters and what is copied on writing."""
+    return request.node.callspec.params["kernels"] == "C++"
 
 
 def compute(kernels, how, *tensors, name="forward", spec=SPEC):
@@ -70,9 +95,9 @@ def test_all_is_right_without_the_short_way(kernels, monkeypatch):
     monkeypatch.setattr(kernels, "compute", lambda *_: None)
     for module in (functional, scale):
         monkeypatch.setattr(module, "short_way", lambda: None)
-    for node in (autograd.DirectActivation, autograd.DirectGradient, scale.DirectScaled):
-        monkeypatch.delattr(node, "forward")
-        monkeypatch.delattr(node._backward_cls, "apply")
+    for node in NODES:
+        monkeypatch.delattr(node, "forward", raising=False)
+        monkeypatch.delattr(node._backward_cls, "apply", raising=False)
     for got, expected in zip(everything(), want, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
@@ -93,9 +118,14 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_special_tensors_are_declined(kernels, kind):
+def test_special_tensors_are_declined(kernels, kind, serves_all):
     special, one = SPECIAL[kind](), torch.zeros(1)
     assert compute(kernels, PLAINLY, special) is None
+    if kind == "copied on writing" and serves_all:
+        for y in (activate(kernels, special), activate(kernels, special, one)):
+            assert y is not None
+        assert torch._C._is_cow_tensor(special)
+        return
     assert activate(kernels, special) is None
     assert activate(kernels, special, one) is None
     if kind != "copied on writing":  # So few numbers may be copied.
@@ -267,3 +297,56 @@ def test_short_arrays_have_the_bits_of_long_ones(kernels, spec, dtype):
     for function, inputs in passes.values():
         parts = [function(*part) for part in zip(*(t.split(999) for t in inputs), strict=True)]
         torch.testing.assert_close(torch.cat(parts), function(*inputs), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.usefixtures("kernels")
+def test_what_python_raises_in_a_backward_pass_comes_through(route):
+    def unpack(_):
+        raise ArithmeticError("no more")
+
+    x = torch.ones(3, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+        y = ROUTES[route](x)
+    with pytest.raises(ArithmeticError, match="no more"):
+        y.sum().backward()
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_scale_out_of_range_is_an_error_in_the_backward_pass_too():
+    x, log_scale = torch.ones(3, requires_grad=True), torch.zeros(1, requires_grad=True)
+    y = activate_scaled(x, log_scale, 1)
+    log_scale.data.fill_(1e4)
+    with pytest.raises(SpecError, match="has left the range"):
+        y.backward(torch.ones(3))
+
+
+@pytest.mark.usefixtures("kernels")
+def test_several_threads_use_one_graph():
+    x = torch.linspace(-2, 3, 10_000, requires_grad=True)
+    y, grad = gem(x, 2), torch.ones(10_000)
+    want = torch.autograd.grad(y, x, grad, retain_graph=True)[0]
+    found = []
+
+    def differentiate():
+        for _ in range(20):
+            # Expanded, and so given to Python, in one of two.
+            found.append(torch.autograd.grad(y, x, grad, retain_graph=True)[0])
+            found.append(torch.autograd.grad(y, x, torch.ones(1).expand(10_000), retain_graph=True)[0])
+
+    threads = [threading.Thread(target=differentiate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 160
+    assert all(torch.equal(each, want) for each in found)
+
+
+def test_nodes_of_another_build_are_refused(monkeypatch):
+    for attributes, reason in (
+        ({"torch_version": "1.0"}, "built for PyTorch 1.0"),
+        ({"torch_version": torch.__version__, "kernel_interface": 0}, "built for version 0 of the kernel interface"),
+    ):
+        monkeypatch.setattr(gem_activations.torch, "nodes", SimpleNamespace(**attributes), raising=False)
+        assert load_nodes.__wrapped__() == (None, reason)

@@ -27,7 +27,7 @@ from torch.autograd import Function, forward_ad
 from ..kernels.cpu import DTYPES, spec_handle
 from ..spec import GemSpec
 from . import formula
-from .backends import PLAIN, Backend, Cpu, is_traced, load_cpu
+from .backends import PLAIN, Backend, Cpu, is_traced, load_cpu, load_nodes
 
 _creation_meta: Any = torch._C._autograd._get_creation_meta  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 _ORDINARY_VIEW: Any = torch._C._autograd.CreationMeta.DEFAULT  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
@@ -82,7 +82,7 @@ def _may_be_overwritten(x: Tensor) -> bool:
 
 
 class Settings(NamedTuple):
-    """What the functions need besides tensors; source/module.c reads it too."""
+    """What the functions need besides tensors; source/module.c and nodes.cpp read it too."""
 
     spec: GemSpec
     backend: Backend
@@ -234,8 +234,7 @@ class Activation(_Elementwise):
 class Direct(Function):
     """A node of a result that is there already, if nothing but autograd looks; `short_way` lets C do what is done here.
 
-    Its inputs are tensors and, in a tuple, settings, the tensors to keep, and the result: the first input if that was
-    overwritten.
+    Its inputs are tensors and a tuple of settings, tensors to keep and the result: the first input if overwritten.
     """
 
     further: Any
@@ -279,12 +278,15 @@ class DirectGradient(Direct):
 
 @cache
 def short_way() -> Any:
-    """Return `activate` of source/module.c, or None if it is not there.
+    """Return `activate` of nodes.cpp or, without it, of source/module.c; None if neither is there.
 
     It takes the `attach` of a node, settings for each dtype and the node's inputs, and returns f(x) of nodes that are
     differentiated without a Python function of ours; what is out of the ordinary it declines, by None.
     """
-    kernels = load_cpu()
+    kernels, (nodes, _) = load_cpu(), load_nodes()
+    if kernels is not None and nodes is not None:
+        nodes.bind(kernels.run_address, DirectGradient.attach)
+        return nodes.activate
     if kernels is None or kernels.module is None:
         return None
     differentiate = kernels.module.bind_nodes(_torch._C._FunctionBase, DirectGradient.attach)

@@ -187,6 +187,11 @@ class Cpu:
         )
         self.compute: Any = self.module.compute if self.module else lambda *_: None
 
+    @property
+    def run_address(self) -> int:
+        """The address of the library's gem_run."""
+        return self._library.run_address
+
     def output_is_enough(self, spec: GemSpec, dtype: torch.dtype) -> bool:
         """Return whether it is, as measured (benchmarks/results/cpu_save.jsonl): see Backend.
 
@@ -321,6 +326,21 @@ def load_cpu() -> Cpu | None:
 
 
 @cache
+def load_nodes() -> tuple[Any, str]:
+    """Return the module of nodes.cpp, or None and the reason."""
+    try:
+        from . import nodes  # pyright: ignore[reportAttributeAccessIssue] -- compiled, where PyTorch was at hand
+    except ImportError as error:
+        built = any(Path(__file__).parent.glob("nodes.*.so"))
+        return None, f"they do not load: {error}" if built else "not built"
+    if nodes.torch_version != torch.__version__:
+        return None, f"built for PyTorch {nodes.torch_version}"
+    if nodes.kernel_interface != cpu.ABI_VERSION:
+        return None, f"built for version {nodes.kernel_interface} of the kernel interface"
+    return nodes, ""
+
+
+@cache
 def load_triton() -> tuple[Triton | None, str]:
     """Return the Triton backend, or None and the reason."""
     try:
@@ -384,8 +404,10 @@ def backend_info() -> dict[str, str]:
     """
     library = cpu.status()
     triton, reason = load_triton()
+    nodes, lack = load_nodes()
     altered = ", altered since it was built (stripped or signed, for instance)" if library.altered else ""
-    served = f"in use for CPU tensors: instruction set {library.isa}, {library.path}{altered}"
+    served = f"in use for CPU tensors: instruction set {library.isa}, {library.path}{altered}; nodes of autograd "
+    served += "in C++" if nodes else f"in Python, as those in C++ are not in use: {lack}"
     cuda = "in use for CUDA tensors" if torch.cuda.is_available() else "installed; there is no CUDA device"
     return {
         "plain": "in use for every other tensor, and under tracers and transforms",

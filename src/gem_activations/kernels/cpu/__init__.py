@@ -6,6 +6,7 @@ pointers; the functions below call it with NumPy arrays. No framework is importe
 
 from .arrays import backward, backward_from_output, forward, glu_backward, glu_forward, second
 from .library import (
+    ABI_VERSION,
     BACKWARD_SCALED,
     DTYPES,
     FORWARD_SCALED,
@@ -19,6 +20,7 @@ from .library import (
 from .loader import Status, load, status
 
 __all__ = [
+    "ABI_VERSION",
     "BACKWARD_SCALED",
     "DTYPES",
     "FORWARD_SCALED",

@@ -169,6 +169,11 @@ class Library:
             raise BackendError(f"the C library refused operation {operation.code} with code {code}; report it")
 
     @property
+    def run_address(self) -> int:
+        """The address of gem_run of source/gem.h, for other native code."""
+        return ctypes.cast(self._run, ctypes.c_void_p).value or 0
+
+    @property
     def isa(self) -> str:
         """The instruction set in use: the best of baseline, avx2 and avx512 that the processor has."""
         return ISAS[self._functions.gem_isa()]
