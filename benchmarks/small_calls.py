@@ -1,4 +1,4 @@
-"""Time small calls by each route to the kernels beside ReLU: nodes of autograd in C++, in Python run from C, the long way.
+"""Time small calls beside ReLU by each route to the kernels: nodes in C++, nodes in Python run from C, the long way.
 
 Run: OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/small_calls.py --out benchmarks/results/small_calls.jsonl
 
@@ -41,11 +41,8 @@ def take(route: str) -> None:
     Raises: BackendError: it is not there.
     """
     kernels = backends.load_cpu()
-    if (
-        kernels is None
-        or (route == "C" and kernels.module is None)
-        or (route == "C++" and not backends.load_nodes()[0])
-    ):
+    there = kernels is not None and {"C++": backends.load_nodes()[0], "C": kernels.module, "long": True}[route]
+    if not there:
         raise BackendError(f"the route {route} is not there: {backends.backend_info()['cpu']}")
     if route == "C":
         autograd.load_nodes = lambda: (None, "left out")
