@@ -74,6 +74,8 @@ class BuildKernels(build_ext):
             self.build_library(ext)
 
     def build_nodes(self, ext: Extension) -> None:
+        # What an earlier build has left may be for another PyTorch, and would pass for up to date.
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         if not Path(self.get_ext_fullpath(LIBRARY)).exists():
             return
         try:
@@ -86,7 +88,6 @@ class BuildKernels(build_ext):
         try:
             super().build_extension(ext)
         except Exception as error:
-            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
             print(NO_NODES.format(error=" ".join(str(error).split())), file=sys.stderr)
             raise
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
@@ -109,6 +110,17 @@ def test_a_wheel_without_the_kernels_is_one_for_any_platform_and_says_so(source)
     assert len(targets) > 10
     assert [target for pair in targets for target in pair if target and not re.match(r"https?://|#", target)] == []
     assert f"({ADDRESS}/blob/HEAD/docs/kernels.md)" in description
+
+
+def test_nodes_of_an_earlier_build_are_left_out(source):
+    """They may be for another PyTorch."""
+    folder = source / "build" / f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}" / "gem_activations/torch"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"nodes{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
+    done = wheel(source)
+    assert done.returncode == 0, done.stderr
+    (found,) = (source / "dist").glob("*.whl")
+    assert not [name for name in zipfile.ZipFile(found).namelist() if ".so" in name]
 
 
 def test_kernels_that_are_required_and_cannot_be_built_are_an_error(source):
