@@ -350,3 +350,14 @@ def test_nodes_of_another_build_are_refused(monkeypatch):
     ):
         monkeypatch.setattr(gem_activations.torch, "nodes", SimpleNamespace(**attributes), raising=False)
         assert load_nodes.__wrapped__() == (None, reason)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_learnt_scale_adds_no_dimension_to_a_number():
+    x, log_scale = torch.tensor(1.5, requires_grad=True), torch.tensor([-0.5], requires_grad=True)
+    y = activate_scaled(x, log_scale, 1)
+    (slope,) = torch.autograd.grad(y, x, create_graph=True)  # In torch operations, as what follows.
+    plain = activate_scaled(x, log_scale, 1, backend="plain")
+    assert y.shape == slope.shape == plain.shape == ()
+    torch.testing.assert_close(y, plain)
+    assert torch.func.vmap(lambda x: activate_scaled(x, log_scale, 1))(torch.ones(3)).shape == (3,)

@@ -106,6 +106,8 @@ def _in_torch_operations(x: Tensor, log_scale: Tensor, n: int, leak: float, chan
         shape = [1] * x.dim()
         shape[channel_dim] = -1
         scale = scale.reshape(shape)
+    elif x.dim() == 0:
+        scale = scale.reshape(())  # Which would else be a dimension of the result.
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         return exported.scaled_value(wide, scale, n, leak).to(x.dtype)
     power, eps = formula._gate(wide / scale, GemSpec(n))  # pyright: ignore[reportPrivateUsage] -- the one definition
