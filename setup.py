@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import sys
+import sysconfig
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -52,7 +53,7 @@ Install a C compiler (gcc or clang), or unset the variable for a package without
 """
 NO_NODES = """
 gem-activations: the nodes of autograd in C++ could not be built for this PyTorch ({error}).
-Calls on small tensors take longer without them, and nothing else changes; they need a C++ compiler for C++20.
+Calls on small tensors take longer without them, and nothing else changes. They need C++20 and PyTorch 2.13.
 """
 
 
@@ -76,7 +77,8 @@ class BuildKernels(build_ext):
     def build_nodes(self, ext: Extension) -> None:
         # What an earlier build has left may be for another PyTorch, and would pass for up to date.
         Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
-        if not Path(self.get_ext_fullpath(LIBRARY)).exists():
+        # A Python without a global lock would take it back for such a module, as the stable ABI has none for it.
+        if sysconfig.get_config_var("Py_GIL_DISABLED") or not Path(self.get_ext_fullpath(LIBRARY)).exists():
             return
         try:
             import torch

@@ -114,7 +114,9 @@ def test_a_wheel_without_the_kernels_is_one_for_any_platform_and_says_so(source)
 
 def test_nodes_of_an_earlier_build_are_left_out(source):
     """They may be for another PyTorch."""
-    folder = source / "build" / f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}" / "gem_activations/torch"
+    folder = (
+        source / "build" / f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}" / "gem_activations/torch"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"nodes{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
     done = wheel(source)

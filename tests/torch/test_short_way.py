@@ -1,5 +1,7 @@
 """The short ways to the kernels, in C and C++: they give the same bits as the long way, and decline what is special."""
 
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -40,7 +42,7 @@ def kernels(request, monkeypatch):
     autograd.short_way.cache_clear()
     yield kernels
     autograd.short_way.cache_clear()
-    for node in NODES if request.param == "C" else ():
+    for node in NODES:
         for owner, name in ((node, "forward"), (node._backward_cls, "apply")):
             if name in vars(owner):
                 delattr(owner, name)
@@ -48,7 +50,7 @@ def kernels(request, monkeypatch):
 
 @pytest.fixture
 def serves_all(request):
-    """Return whether the short way has no need to decline Parameters and what is copied on writing."""
+    """Return whether the short way has no need to decline what is copied on writing."""
     return request.node.callspec.params["kernels"] == "C++"
 
 
@@ -173,8 +175,6 @@ def test_a_spec_that_the_library_refuses_is_declined(kernels):
 
 
 def test_no_reference_is_kept(kernels):
-    import sys
-
     x = torch.ones(3)
     before = sys.getrefcount(x)
     for how, name, count in ((PLAINLY, "forward", 1), (IN_PLACE, "forward", 1), (PLAINLY, "third", 5)):
@@ -197,7 +197,6 @@ ROUTES = {
 @pytest.mark.usefixtures("kernels")
 def test_nodes_let_go_of_what_they_keep(route):
     import gc
-    import sys
     import weakref
 
     held = []
@@ -341,6 +340,39 @@ def test_several_threads_use_one_graph():
         thread.join()
     assert len(found) == 160
     assert all(torch.equal(each, want) for each in found)
+
+
+@pytest.mark.skipif(load_nodes()[0] is None, reason=f"the nodes of autograd in C++: {load_nodes()[1]}")
+def test_compiled_autograd_is_told_what_to_do():
+    x = torch.ones(3, requires_grad=True)
+    y = gem(x)
+    with (
+        torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")),
+        pytest.raises(NotImplementedError, match="compile the model as well"),
+    ):
+        y.sum().backward()
+
+
+def test_a_node_outlives_modules_that_are_loaded_anew():
+    code = """
+import gc, importlib, torch
+from gem_activations.torch import autograd, functional, gem, modules, scale
+x = torch.ones(4, requires_grad=True)
+y = gem(x, save="input")
+for module in (autograd, functional, scale, modules):
+    importlib.reload(module)
+del module
+gc.collect()
+y.backward(torch.ones(1).expand(4))  # Which Python computes.
+print(x.grad.tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[1.0, 1.0, 1.0, 1.0]"
+
+
+@pytest.mark.usefixtures("kernels")
+def test_no_channels_need_no_scale():
+    assert activate_scaled(torch.ones(3, 0), torch.zeros(0), 1).shape == (3, 0)
 
 
 def test_nodes_of_another_build_are_refused(monkeypatch):

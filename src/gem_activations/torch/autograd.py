@@ -284,16 +284,17 @@ def short_way() -> Any:
     differentiated without a Python function of ours; what is out of the ordinary it declines, by None.
     """
     kernels, (nodes, _) = load_cpu(), load_nodes()
-    if kernels is not None and nodes is not None:
+    if kernels is None:
+        return None
+    if kernels.module is not None:
+        differentiate = kernels.module.bind_nodes(_torch._C._FunctionBase, DirectGradient.attach)
+        for node in Direct.__subclasses__():
+            node.forward = kernels.module.forward
+            node._backward_cls.apply = differentiate
+    if nodes is not None:
         nodes.bind(kernels.run_address, DirectGradient.attach)
         return nodes.activate
-    if kernels is None or kernels.module is None:
-        return None
-    differentiate = kernels.module.bind_nodes(_torch._C._FunctionBase, DirectGradient.attach)
-    for node in Direct.__subclasses__():
-        node.forward = kernels.module.forward
-        node._backward_cls.apply = differentiate
-    return kernels.module.activate
+    return kernels.module and kernels.module.activate
 
 
 def choices(spec: GemSpec) -> dict[str, tuple[Settings, ...]]:

@@ -112,6 +112,14 @@ bool describe_scales(const Tensor &log_scale, const Tensor &x, gem_scales *scale
     return dtype == GEM_FLOAT32 || dtype == GEM_FLOAT64;
 }
 
+/* Return a class that stays to the end: a node outlives a Python module that is loaded anew. */
+PyObject *keep_for_ever(PyObject *python_class)
+{
+    static std::vector<PyObject *> kept;
+    if (std::find(kept.begin(), kept.end(), python_class) == kept.end()) kept.push_back(Py_NewRef(python_class));
+    return python_class;
+}
+
 /* What a node needs besides tensors. */
 struct Rule {
     /* Settings of autograd.py, a tuple, which keeps the spec; and at which of its positions what stands. */
@@ -119,7 +127,7 @@ struct Rule {
     enum { FROM_OUTPUT = 2, ADDRESS = 3 };
     const gem_spec *spec = nullptr;
     bool from_output = false;
-    PyObject *python_class = nullptr; /* with `further`; of a Python module, and so there to the end */
+    PyObject *python_class = nullptr; /* with `further`; one that is kept for ever */
 
     Rule() = default;
     Rule(PyObject *tuple, PyObject *python_class)
@@ -151,6 +159,12 @@ struct KernelNode : Node {
         }
         variable_list results(num_outputs());
         return is_unseen() && differentiate(grads[0], tensors, results) ? results : further(grads[0], tensors);
+    }
+
+    void compiled_args(torch::dynamo::autograd::CompiledNodeArgs &) const override
+    {
+        TORCH_CHECK_NOT_IMPLEMENTED(false, "gem_activations: compiled autograd takes no graph that was made outside compiled "
+                                           "code; compile the model as well");
     }
 
     /* Put the gradients into `results`, or return false if Python has to. */
@@ -213,9 +227,9 @@ struct ActivationNode : KernelNode {
     {
         if (!compute(rule.spec, GEM_BACKWARD + rule.from_output, {&grad, &tensors[0]}, results.data(), 1)) return false;
         if (torch::autograd::compute_requires_grad(grad, tensors[0])) {
-            Rule further = rule;
-            further.python_class = gradient_class;
-            attach<GradientNode>(std::move(further), {grad, tensors[0]}, false, results[0]);
+            Rule following = rule;
+            following.python_class = gradient_class;
+            attach<GradientNode>(std::move(following), {grad, tensors[0]}, false, results[0]);
         }
         return true;
     }
@@ -268,7 +282,7 @@ PyObject *activate(PyObject *, PyObject *const *arguments, Py_ssize_t given)
     }
     if (!computed) Py_RETURN_NONE;
     if (torch::autograd::compute_requires_grad(x, log_scale)) {
-        Rule rule(settings, PyCFunction_GetSelf(arguments[0]));
+        Rule rule(settings, keep_for_ever(PyCFunction_GetSelf(arguments[0])));
         if (scale != nullptr) attach<ScaledNode>(std::move(rule), {x, log_scale}, false, y);
         else {
             const bool from_output = rule.from_output;
@@ -284,8 +298,9 @@ PyObject *bind(PyObject *, PyObject *arguments)
 {
     PyObject *address, *apply_gradient;
     if (!PyArg_ParseTuple(arguments, "OO", &address, &apply_gradient)) return nullptr;
-    gradient_class = PyCFunction_GetSelf(apply_gradient);
-    if (gradient_class == nullptr) return nullptr;
+    PyObject *found = PyCFunction_GetSelf(apply_gradient);
+    if (found == nullptr) return nullptr;
+    gradient_class = keep_for_ever(found);
     run_kernel = reinterpret_cast<decltype(run_kernel)>(PyLong_AsVoidPtr(address));
     if (PyErr_Occurred()) return nullptr;
     Py_RETURN_NONE;

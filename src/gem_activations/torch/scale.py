@@ -68,7 +68,7 @@ def activate_scaled(
         refuse_forced_kernel(backend)
         return _in_torch_operations(x, log_scale, n, leak, channel_dim)
     chosen = choose_backend(backend, x)
-    if chosen is PLAIN or log_scale.device != x.device:
+    if chosen is PLAIN or log_scale.device != x.device or log_scale.numel() == 0:
         return _in_torch_operations(x, log_scale, n, leak, channel_dim)
     return _by_kernels(x, log_scale, n, leak, channel_dim, chosen)
 
