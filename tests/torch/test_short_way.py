@@ -11,7 +11,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import gem_activations.torch
 from gem_activations import GemSpec
 from gem_activations.errors import SpecError
 from gem_activations.kernels.cpu import OPERATIONS, spec_handle
@@ -380,7 +379,7 @@ def test_nodes_of_another_build_are_refused(monkeypatch):
         ({"torch_version": "1.0"}, "built for PyTorch 1.0"),
         ({"torch_version": torch.__version__, "kernel_interface": 0}, "built for version 0 of the kernel interface"),
     ):
-        monkeypatch.setattr(gem_activations.torch, "nodes", SimpleNamespace(**attributes), raising=False)
+        monkeypatch.setitem(sys.modules, "gem_activations.torch.nodes", SimpleNamespace(**attributes))
         assert load_nodes.__wrapped__() == (None, reason)
 
 

@@ -5,6 +5,7 @@
 
 import contextlib
 import ctypes
+import importlib
 import math
 import sys
 import warnings
@@ -329,7 +330,7 @@ def load_cpu() -> Cpu | None:
 def load_nodes() -> tuple[Any, str]:
     """Return the module of nodes.cpp, or None and the reason."""
     try:
-        from . import nodes  # pyright: ignore[reportAttributeAccessIssue] -- compiled, where PyTorch was at hand
+        nodes: Any = importlib.import_module(f"{__package__}.nodes")  # compiled, where PyTorch was at hand
     except ImportError as error:
         built = any(Path(__file__).parent.glob("nodes.*.so"))
         return None, f"they do not load: {error}" if built else "not built"
