@@ -22,7 +22,8 @@ import multiprocessing
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -32,6 +33,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "examples"
 Setting = tuple[str, float]
+Job = tuple[str, str, str, float, dict[str, Any], int, float]
+"""Study, family, activation, rate, task, seed, and the time after which no run is begun."""
+Row = dict[str, Any]
 
 
 def with_scale(family: str, n: int, scale: float) -> str:
@@ -90,7 +94,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         "softplus",
         [{"shape": "circles"}, {"shape": "rectangle"}],
         [{"shape": "star"}, {"shape": "gear"}, {"shape": "torus"}],
-        10,
+        30,
     ),
     "meshes": (  # Run by sdf_meshes.py, at the settings that "sdf" chose; judged here.
         {family: FIELD[family] for family in ("softplus", "egem n=1", "egem n=2", "segem n=2", "calibrated", "relu")},
@@ -98,7 +102,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         "softplus",
         [],
         [{"shape": "elephant"}, {"shape": "anchor"}],
-        10,
+        30,
     ),
     "pinn": (
         physics([5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2], [1e-3, 3e-3, 1e-2]),
@@ -114,7 +118,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         "silu",
         [{"scored": 20000}],
         [{}],
-        10,
+        30,
     ),
     "graph": (everyday(["elu", "Calibrated"], [3e-4, 1e-3, 3e-3, 1e-2, 3e-2]), "error", "relu", [HELD], [{}], 30),
     "tabular": (
@@ -141,10 +145,10 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         [{}],
         30,
     ),
-    "llm": (everyday(["Calibrated"], [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]), "bits", "silu", [HELD], [{}], 5),
+    "llm": (everyday(["Calibrated"], [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]), "bits", "silu", [HELD], [{}], 30),
 }
 TUNING_SEED = 100
-UNTIL_DECIDED = ("graph", "tabular", "robust", "diffusion")
+UNTIL_DECIDED = tuple(study for study in STUDIES if study != "pinn")
 """Studies whose seeds are the most that the lab's schedule of looks may add; an arm that is decided gets no more."""
 ALONG = {"normal_error_degrees": ("normals, degrees", ".1f"), "chamfer": ("Chamfer", ".4f")}
 """What is not tested but printed if all rows of a study have it: its heading and format."""
@@ -162,9 +166,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def run_one(
-    job: tuple[str, str, str, float, dict[str, Any], int, float], prepare: Callable[[ModuleType], None] | None = None
-) -> dict[str, Any] | None:
+def run_one(job: Job, prepare: Callable[[ModuleType], None] | None = None) -> Row | None:
     """Return the row of one run, None if the time is up; `prepare` may change the example's module before."""
     study, family, name, rate, task, seed, end = job
     if time.time() > end:
@@ -208,17 +210,7 @@ def run(workers: int, seconds: float, names: list[str]) -> None:
     """Tune, choose, test; each row is written as it comes, and rows that stand in the tables are kept."""
     end = time.time() + seconds
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-
-        def complete(study: str, name: str, jobs: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-            wanted = {(*job[1:4], json.dumps(job[4]), job[5]): job for job in jobs}
-            rows = {key: row for row in read(study, name) if (key := identify(row)) in wanted}
-            missing = [job for key, job in wanted.items() if key not in rows]
-            for row in pool.imap_unordered(run_one, missing, chunksize=1):
-                if row:
-                    rows[identify(row)] = row
-                    write(study, name, list(rows.values()))
-            return list(rows.values())
-
+        run_all = partial(pool.imap_unordered, run_one, chunksize=1)
         for study in names:
             families, _, _, tasks, _, _ = STUDIES[study]
             jobs = [
@@ -227,16 +219,30 @@ def run(workers: int, seconds: float, names: list[str]) -> None:
                 for name, rate in tried
                 for task in tasks
             ]
-            chosen = choose(study, complete(study, "tune", jobs))
+            chosen = choose(study, complete(study, "tune", jobs, run_all))
             write(study, "chosen", chosen)
-            jobs, rows = [], read(study, "test")
-            while (wanted := list_tests(study, chosen, rows, end)) != jobs:
-                jobs, rows = wanted, complete(study, "test", wanted)
+            run_tests(study, chosen, end, run_all)
 
 
-def list_tests(
-    study: str, chosen: list[dict[str, Any]], rows: list[dict[str, Any]], end: float
-) -> list[tuple[Any, ...]]:
+def complete(study: str, name: str, jobs: list[Job], run_all: Callable[[list[Job]], Iterable[Row | None]]) -> list[Row]:
+    """Return the rows of a table of these runs; those that are missing are run, and written as they come."""
+    wanted = {(*job[1:4], json.dumps(job[4]), job[5]): job for job in jobs}
+    rows = {key: row for row in read(study, name) if (key := identify(row)) in wanted}
+    for row in run_all([job for key, job in wanted.items() if key not in rows]):
+        if row:
+            rows[identify(row)] = row
+            write(study, name, list(rows.values()))
+    return list(rows.values())
+
+
+def run_tests(study: str, chosen: list[Row], end: float, run_all: Callable[[list[Job]], Iterable[Row | None]]) -> None:
+    """Run the test of a study at the chosen settings, and the seeds that each look at the rows asks for."""
+    jobs, rows = [], read(study, "test")
+    while (wanted := list_tests(study, chosen, rows, end)) != jobs:
+        jobs, rows = wanted, complete(study, "test", wanted, run_all)
+
+
+def list_tests(study: str, chosen: list[Row], rows: list[Row], end: float) -> list[Job]:
     """Return the runs of the test that are wanted once these rows are seen: all, or those that the looks ask for."""
     from gem_activations.lab.statistics.sequential import make_schedule
 
@@ -260,7 +266,7 @@ def list_tests(
     ]
 
 
-def look_again(study: str, task: str, rows: list[dict[str, Any]]) -> Any:
+def look_again(study: str, task: str, rows: list[Row]) -> Any:
     """Return the analysis of a task's rows by the lab's schedule of looks, the looks, and the arms that are open."""
     from gem_activations.lab.statistics.analysis import Run
     from gem_activations.lab.statistics.metrics import Criterion, Metric
@@ -281,13 +287,13 @@ def identify(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["arm"], row["activation"], float(row["learning_rate"]), row["task"], int(row["seed"])
 
 
-def read(study: str, name: str) -> list[dict[str, Any]]:
+def read(study: str, name: str) -> list[Row]:
     """Return the rows of a table of a study, none without the table."""
     table = RESULTS / study / f"{name}.csv"
     return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
 
-def choose(study: str, tuned: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def choose(study: str, tuned: list[Row]) -> list[Row]:
     """Return the best setting of each family: the least mean logarithm of the error over all tasks for tuning."""
     families, metric, _, tasks, _, _ = STUDIES[study]
     rows = []
@@ -303,7 +309,7 @@ def choose(study: str, tuned: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def write(study: str, name: str, rows: list[dict[str, Any]]) -> None:
+def write(study: str, name: str, rows: list[Row]) -> None:
     """Write a table of a study; it appears whole or not at all."""
     folder = RESULTS / study
     folder.mkdir(parents=True, exist_ok=True)

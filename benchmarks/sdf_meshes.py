@@ -11,8 +11,8 @@ at the chosen settings that stand there are kept.
 """
 
 import argparse
-import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,27 +88,21 @@ def make_shape(triangles: Tensor) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("meshes", type=Path, nargs="*", help="OFF files; none to judge the rows that are kept")
-    parser.add_argument("--seeds", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [row for row in study.read("sdf", "chosen") if row["arm"] in study.STUDIES["meshes"][0]]
-    settings = {(row["arm"], row["activation"], float(row["learning_rate"])) for row in chosen}
-    rows = [row for row in study.read("meshes", "test") if study.identify(row)[:3] in settings]
-    done = {study.identify(row) for row in rows}
     shapes = {path.stem: make_shape(read_off(path)) for path in arguments.meshes}
-    for seed in range(arguments.seeds):
-        for name, shape in shapes.items():
-            for arm, activation, rate in sorted(settings):
-                task = {"shape": name}
-                if (arm, activation, rate, json.dumps(task), seed) in done:
-                    continue
-                found = study.run_one(
-                    ("sdf", arm, activation, rate, task, seed, math.inf),
-                    lambda example, name=name, shape=shape: example.SHAPES.update({name: lambda: shape}),
-                )
-                assert found is not None  # The time is never up.
-                rows.append({**found, "study": "meshes"})
-                study.write("meshes", "test", rows)
+
+    def run_all(jobs: list[study.Job]) -> Iterator[study.Row | None]:
+        for _, arm, activation, rate, task, seed, end in jobs:
+            shape = {task["shape"]: lambda name=task["shape"]: shapes[name]}
+            if task["shape"] in shapes:
+                job = ("sdf", arm, activation, rate, task, seed, end)
+                found = study.run_one(job, lambda example, shape=shape: example.SHAPES.update(shape))
+                yield found and {**found, "study": "meshes"}
+
+    if shapes:
+        study.run_tests("meshes", chosen, math.inf, run_all)
     print("\n".join(study.judge(["meshes"])))
 
 
