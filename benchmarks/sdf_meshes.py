@@ -90,7 +90,11 @@ def main() -> None:
     parser.add_argument("meshes", type=Path, nargs="*", help="OFF files; none to judge the rows that are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = [row for row in study.read("sdf", "chosen") if row["arm"] in study.STUDIES["meshes"][0]]
+    chosen = [
+        {**row, "learning_rate": float(row["learning_rate"])}
+        for row in study.read("sdf", "chosen")
+        if row["arm"] in study.STUDIES["meshes"][0]
+    ]
     shapes = {path.stem: make_shape(read_off(path)) for path in arguments.meshes}
 
     def run_all(jobs: list[study.Job]) -> Iterator[study.Row | None]:
