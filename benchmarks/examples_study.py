@@ -7,7 +7,7 @@
 `run` writes benchmarks/results/examples/STUDY/{tune,chosen,test}.csv. Each family of activations gets the same number
 of settings (rate, and its own parameter if it has one) on the tasks for tuning, one seed each; the setting with the
 least mean logarithm of the error goes into the test: fresh seeds on tasks, or examples, that tuning has not seen.
-The studies of `UNTIL_DECIDED` add seeds by the schedule of `gem-act compare --until-decided`, each task by itself.
+Seeds are added by the schedule of `gem-act compare --until-decided`, for each task by itself.
 Rows that stand in a table are kept: `run` goes on where it was stopped, and a longer list of rates costs its new runs
 alone. `judge` compares the logarithms of the errors with the baseline's by the lab's own procedure and prints the
 tables of docs/examples.
@@ -110,7 +110,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         "tanh",
         [{"problem": "poisson"}, {"problem": "layer"}],
         [{"problem": "helmholtz"}],
-        10,
+        30,
     ),
     "forces": (
         physics([5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 3e-2, 5e-2], [1e-3, 3e-3, 1e-2, 3e-2]),
@@ -148,8 +148,6 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
     "llm": (everyday(["Calibrated"], [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]), "bits", "silu", [HELD], [{}], 30),
 }
 TUNING_SEED = 100
-UNTIL_DECIDED = tuple(study for study in STUDIES if study != "pinn")
-"""Studies whose seeds are the most that the lab's schedule of looks may add; an arm that is decided gets no more."""
 ALONG = {"normal_error_degrees": ("normals, degrees", ".1f"), "chamfer": ("Chamfer", ".4f")}
 """What is not tested but printed if all rows of a study have it: its heading and format."""
 
@@ -249,12 +247,11 @@ def list_tests(study: str, chosen: list[Row], rows: list[Row], end: float) -> li
     families, _, _, _, tests, most = STUDIES[study]
     settings = {(row["arm"], row["activation"], float(row["learning_rate"])) for row in chosen}
     rows = [row for row in rows if identify(row)[:3] in settings]
-    seeds = {json.dumps(task): dict.fromkeys(families, most) for task in tests}
-    if study in UNTIL_DECIDED:
-        for task in seeds:
-            _, looks, still_open = look_again(study, task, rows)
-            following = [*make_schedule(most), most][len(looks)] if still_open else looks[-1].seeds
-            seeds[task] = dict.fromkeys(families, following) | {arm: look.seeds for look in looks for arm in look.left}
+    seeds: dict[str, dict[str, int]] = {}
+    for task in map(json.dumps, tests):
+        _, looks, still_open = look_again(study, task, rows)
+        following = [*make_schedule(most), most][len(looks)] if still_open else looks[-1].seeds
+        seeds[task] = dict.fromkeys(families, following) | {arm: look.seeds for look in looks for arm in look.left}
     stand = {identify(row) for row in rows}
     return [
         (study, row["arm"], row["activation"], row["learning_rate"], task, seed, end)
@@ -324,9 +321,6 @@ def write(study: str, name: str, rows: list[Row]) -> None:
 
 def judge(names: list[str]) -> Iterator[str]:
     """Yield the lines of a table for each task: median error, ratio to the baseline, verdict, and what came along."""
-    from gem_activations.lab.statistics.verdicts import ORDER
-    from gem_activations.lab.statistics.verdicts import judge as judge_rows
-
     for study in names:
         rows = read(study, "test")
         families, metric, baseline, _, tasks, most = STUDIES[study]
@@ -338,15 +332,9 @@ def judge(names: list[str]) -> Iterator[str]:
                 for row in same[arm]:
                     if row["status"] == "finished":
                         errors[place, int(row["seed"])] = float(row[metric])
-            head, seeds = ["activation", "rate", "median", f"times {baseline}", "verdict"], {}
-            if study in UNTIL_DECIDED:
-                head.append("seeds")
-                found, looks, _ = look_again(study, task, rows)
-                verdicts = found.verdicts
-                seeds = {arm: len(same[arm]) for arm in arms} | {arm: look.seeds for look in looks for arm in look.left}
-            else:
-                codes = judge_rows(-np.log(errors), np.isnan(errors)).code
-                verdicts = {arm: ORDER[code] for arm, code in zip(arms[1:], codes, strict=True)}
+            head = ["activation", "rate", "median", f"times {baseline}", "verdict", "seeds"]
+            found, looks, _ = look_again(study, task, rows)
+            seeds = {arm: len(same[arm]) for arm in arms} | {arm: look.seeds for look in looks for arm in look.left}
             along = [key for key in ALONG if all(row.get(key) for row in rows)]
             head += [ALONG[key][0] for key in along]
             yield f"\n{study} {task}\n\n| {' | '.join(head)} |"
@@ -356,7 +344,7 @@ def judge(names: list[str]) -> Iterator[str]:
                 cells = [f"`{same[arm][0]['activation']}`", same[arm][0]["learning_rate"]]
                 cells.append(f"{np.nanmedian(errors[place]):.4f}")
                 cells.append(f"{np.exp(np.nanmean(np.log(errors[place]) - np.log(errors[0]))):.2f}")
-                cells += [verdicts.get(arm, "baseline"), *([str(seeds[arm])] if seeds else [])]
+                cells += [found.verdicts.get(arm, "baseline"), str(seeds[arm])]
                 cells += [f"{np.median([float(row[key]) for row in same[arm]]):{ALONG[key][1]}}" for key in along]
                 yield f"| {' | '.join(cells)} |"
 

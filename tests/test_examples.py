@@ -86,9 +86,8 @@ def test_a_calibrated_module_is_set_as_calibrate_sets_it():
 def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     study = importlib.import_module("examples_study")
-    arms = {"relu": [("relu", 0.1), ("relu", 0.01)]}
+    arms = {"relu": [("relu", 0.1), ("relu", 0.01)], "gelu": [("gelu", 0.1)]}
     monkeypatch.setattr(study, "RESULTS", tmp_path)
-    monkeypatch.setattr(study, "UNTIL_DECIDED", ())
     monkeypatch.setitem(
         study.STUDIES, "graph", (arms, "error", "relu", [{"steps": 1, **study.HELD}], [{"steps": 1}], 2)
     )
@@ -97,11 +96,11 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "run_one", lambda job, one=study.run_one: ran.append(job[3:6]) or one(job))
     study.run(1, 60, ["graph"])
     first = {path.name: path.read_text() for path in tmp_path.glob("graph/*")}
-    assert len(ran) == 4
+    assert len(ran) == 7
     assert sorted(first) == ["chosen.csv", "test.csv", "tune.csv"]
     arms["relu"].append(("relu", 1e-9))  # Too small to learn, so that the choice stays.
     study.run(1, 60, ["graph"])
-    assert ran[4:] == [(1e-9, {"steps": 1, **study.HELD}, study.TUNING_SEED)]
+    assert ran[7:] == [(1e-9, {"steps": 1, **study.HELD}, study.TUNING_SEED)]
     assert (tmp_path / "graph/test.csv").read_text() == first["test.csv"]
     assert first["tune.csv"].splitlines()[1] in (tmp_path / "graph/tune.csv").read_text()
 
@@ -114,7 +113,6 @@ def test_a_study_adds_seeds_until_its_arms_are_decided(tmp_path, monkeypatch):
     errors = {"relu": lambda seed: 1 + 0.01 * (seed % 2), "gelu": lambda seed: 0.5 + 0.001 * seed}
     errors["silu"] = lambda seed: 1.01 - 0.01 * (seed % 2)
     monkeypatch.setattr(study, "RESULTS", tmp_path)
-    monkeypatch.setattr(study, "UNTIL_DECIDED", ("graph",))
     monkeypatch.setitem(study.STUDIES, "graph", (arms, "error", "relu", [{}], [{}], 8))
     monkeypatch.setattr(study.multiprocessing, "get_context", lambda _: SimpleNamespace(Pool=InThisProcess))
     keys = ("study", "arm", "activation", "learning_rate", "task", "seed")
