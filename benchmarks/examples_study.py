@@ -36,6 +36,7 @@ Setting = tuple[str, float]
 Job = tuple[str, str, str, float, dict[str, Any], int, float]
 """Study, family, activation, rate, task, seed, and the time after which no run is begun."""
 Row = dict[str, Any]
+Runner = Callable[[list[Job]], Iterable[Row | None]]
 
 
 def with_scale(family: str, n: int, scale: float) -> str:
@@ -222,7 +223,7 @@ def run(workers: int, seconds: float, names: list[str]) -> None:
             run_tests(study, chosen, end, run_all)
 
 
-def complete(study: str, name: str, jobs: list[Job], run_all: Callable[[list[Job]], Iterable[Row | None]]) -> list[Row]:
+def complete(study: str, name: str, jobs: list[Job], run_all: Runner) -> list[Row]:
     """Return the rows of a table of these runs; those that are missing are run, and written as they come."""
     wanted = {(*job[1:4], json.dumps(job[4]), job[5]): job for job in jobs}
     rows = {key: row for row in read(study, name) if (key := identify(row)) in wanted}
@@ -233,7 +234,7 @@ def complete(study: str, name: str, jobs: list[Job], run_all: Callable[[list[Job
     return list(rows.values())
 
 
-def run_tests(study: str, chosen: list[Row], end: float, run_all: Callable[[list[Job]], Iterable[Row | None]]) -> None:
+def run_tests(study: str, chosen: list[Row], end: float, run_all: Runner) -> None:
     """Run the test of a study at the chosen settings, and the seeds that each look at the rows asks for."""
     jobs, rows = [], read(study, "test")
     while (wanted := list_tests(study, chosen, rows, end)) != jobs:

@@ -10,10 +10,8 @@ with an Eikonal loss on 256 points.
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +20,8 @@ from lab_step import CASES, lab_chunk, noise_task
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gem_activations.bench.second_order import eikonal_loss
+from gem_activations.bench.timing import sample_in_turn, summarize
 from gem_activations.errors import BackendError
 from gem_activations.files import write_atomically
 from gem_activations.lab.recipes.registry import make_recipe
@@ -80,50 +80,27 @@ def eikonal(act: Act) -> Step:
         layers += [nn.Linear(width, 256), nn.ReLU() if act is functional.relu else EGEM(eps=1e-4)]
     network = nn.Sequential(*layers, nn.Linear(256, 1))
     points, weights = torch.randn(256, 3, requires_grad=True), list(network.parameters())
-
-    def step() -> None:
-        value = network(points)
-        (slopes,) = torch.autograd.grad(value.sum(), points, create_graph=True)
-        torch.autograd.grad(value.abs().mean() + (slopes.norm(dim=1) - 1).square().mean(), weights)
-
-    return step
+    return lambda: torch.autograd.grad(eikonal_loss(network, points), weights)
 
 
-WORK: dict[str, tuple[Callable[[Act], Step], int, int]] = {
-    "call": (call, 2000, 100),
-    "both passes": (both_passes, 300, 100),
-    "digits": (digits, 1, 150),
-    "eikonal": (eikonal, 1, 100),
+WORK: dict[str, Callable[[Act], Step]] = {
+    "call": call,
+    "both passes": both_passes,
+    "digits": digits,
+    "eikonal": eikonal,
 }
-"""What is timed, how often in a row, and how many pairs."""
-
-
-def seconds(step: Step, repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    return (time.perf_counter() - start) / repeats
 
 
 def measure(route: str, work: str) -> dict[str, object]:
-    make, repeats, pairs = WORK[work]
-    gem_step, relu_step = make(lambda x: egem(x, eps=1e-4)), make(functional.relu)
+    make = WORK[work]
+    steps = {"gem": make(lambda x: egem(x, eps=1e-4)), "relu": make(functional.relu)}
     with torch.set_grad_enabled(work != "call"):
-        times: list[tuple[float, float]] = []
-        for number in range(-5, pairs):
-            if number % 2:
-                relu, gem = seconds(relu_step, repeats), seconds(gem_step, repeats)
-            else:
-                gem, relu = seconds(gem_step, repeats), seconds(relu_step, repeats)
-            if number >= 0:
-                times.append((gem, relu))
-    ratios = sorted(gem / relu for gem, relu in times)
-    low, _, high = statistics.quantiles(ratios, n=4)
-    gem, relu = (statistics.median(column) for column in zip(*times, strict=True))
-    return {"route": route, "work": work, "ratio": statistics.median(ratios), "low": low, "high": high} | {
-        "seconds": gem,
-        "relu_seconds": relu,
-        "pairs": pairs,
+        samples = sample_in_turn({name: lambda _, step=step: step() for name, step in steps.items()}, seconds=4)
+    ratio = summarize([gem / relu for gem, relu in zip(samples["gem"], samples["relu"], strict=True)])
+    seconds = {f"{name}_seconds": summarize(values).median for name, values in samples.items()}
+    return {"route": route, "work": work, "ratio": ratio.median, "low": ratio.low, "high": ratio.high} | {
+        **seconds,
+        "pairs": ratio.rounds,
     }
 
 
