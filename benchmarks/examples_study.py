@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/examples_study.py run --studies sdf pinn forces --workers 13
     python benchmarks/examples_study.py run --studies graph tabular
     python benchmarks/examples_study.py judge
+    python benchmarks/examples_study.py again --studies sdf --table after
 
 `run` writes benchmarks/results/examples/STUDY/{tune,chosen,test}.csv. Each family of activations gets the same number
 of settings (rate, and its own parameter if it has one) on the tasks for tuning, one seed each; the setting with the
@@ -10,7 +11,8 @@ least mean logarithm of the error goes into the test: fresh seeds on tasks, or e
 Seeds are added by the schedule of `gem-act compare --until-decided`, for each task by itself.
 Rows that stand in a table are kept: `run` goes on where it was stopped, and a longer list of rates costs its new runs
 alone. `judge` compares the logarithms of the errors with the baseline's by the lab's own procedure and prints the
-tables of docs/examples.
+tables of docs/examples. `again` makes the runs of one table anew, such as those that were made after the test had been
+looked at (after.csv), and writes them to TABLE-again.csv.
 """
 
 import argparse
@@ -223,6 +225,17 @@ def run(workers: int, seconds: float, names: list[str]) -> None:
             run_tests(study, chosen, end, run_all)
 
 
+def again(workers: int, seconds: float, study: str, table: str) -> None:
+    """Make the runs of a table of a study anew, in a table of their own."""
+    end = time.time() + seconds
+    jobs = [
+        (study, arm, name, rate, json.loads(task), seed, end)
+        for arm, name, rate, task, seed in map(identify, read(study, table))
+    ]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        complete(study, f"{table}-again", jobs, partial(pool.imap_unordered, run_one, chunksize=1))
+
+
 def complete(study: str, name: str, jobs: list[Job], run_all: Runner) -> list[Row]:
     """Return the rows of a table of these runs; those that are missing are run, and written as they come."""
     wanted = {(*job[1:4], json.dumps(job[4]), job[5]): job for job in jobs}
@@ -352,7 +365,7 @@ def judge(names: list[str]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", choices=["run", "judge"])
+    parser.add_argument("work", choices=["run", "judge", "again"])
     parser.add_argument(
         "--studies",
         nargs="+",
@@ -360,9 +373,16 @@ def main() -> None:
         default=list(STUDIES),
         help="meshes: judged alone, see sdf_meshes.py",
     )
+    parser.add_argument("--table", help="of `again`: after, siren, ... of each of the studies named")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--seconds", type=float, default=1e9, help="no further run is begun after this time")
     arguments = parser.parse_args()
+    if arguments.work == "again":
+        for study in arguments.studies:
+            if not read(study, str(arguments.table)):
+                parser.error(f"--table: {RESULTS / study} has no table {arguments.table}.csv with runs")
+            again(arguments.workers, arguments.seconds, study, arguments.table)
+        return
     if arguments.work == "run":
         run(arguments.workers, arguments.seconds, [name for name in arguments.studies if STUDIES[name][3]])
     print("\n".join(judge(arguments.studies)))

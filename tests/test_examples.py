@@ -103,6 +103,11 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert ran[7:] == [(1e-9, {"steps": 1, **study.HELD}, study.TUNING_SEED)]
     assert (tmp_path / "graph/test.csv").read_text() == first["test.csv"]
     assert first["tune.csv"].splitlines()[1] in (tmp_path / "graph/tune.csv").read_text()
+    ran.clear()
+    study.again(1, 60, "graph", "test")  # The runs of a table, whatever they are, anew.
+    assert len(ran) == 4
+    rows = [[{**row, "seconds": ""} for row in study.read("graph", name)] for name in ("test", "test-again")]
+    assert rows[0] == rows[1]
 
 
 def test_a_study_adds_seeds_until_its_arms_are_decided(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from .console import grouped, make_console, print_json, print_lines, print_repor
 from .edge.command import HeaderRequest, write_header
 from .errors import SettingError
 from .grammar import format_call, quote, suggest
-from .lab.runs.request import Arms, Execution, FunctionRequest, Request
+from .lab.runs.request import RECIPE, Arms, Execution, FunctionRequest, Request
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Tune(Request):
     many as --seeds says. The same command run again continues; more activations or trials extend the search.
     """
 
+    recipe: Annotated[Positional[str], RECIPE]
     trials: int = 5
     """Learning rates of each activation, an odd number: the recipe's own in the middle."""
     factor: float = 2.0
@@ -97,6 +98,11 @@ class Tune(Request):
         from .lab.runs.progress import show_progress
         from .lab.runs.tuning import tune, tuning_folder, tuning_lines
 
+        if ":" in self.recipe:
+            raise SettingError(
+                f"gem-act tune searches the rates of the lab's recipes, and {self.recipe} is a training function of "
+                "your own: make the rate a parameter of it, and compare at each rate by a figure of validation data"
+            )
         folder = tuning_folder(self)
         try:
             with show_progress(make_console(sys.stderr)) as callback:

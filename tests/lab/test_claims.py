@@ -95,7 +95,7 @@ def test_at_another_scale_results_speak_of_the_direction_and_full_stays_not_run(
     values = {"gelu": 0.92, "segem(eps=1e-4)": 0.93}
     findings = judge_all([compared(fabricate, "cifar10-resnet56", values, scale="small")])
     rows = [(one.setting, one.verdict) for one in findings if one.claim.name == "cifar10-segem"]
-    assert rows == [("full", "not run"), ("small", "direction supported")]
+    assert rows == [("full", "not run"), ("small", "direction supported (4 seeds)")]
     assert judge(EVERY["cifar10-segem"], compared(fabricate, "cifar10-resnet56", values, scale="smoke")) is None
 
 
@@ -181,10 +181,11 @@ def test_the_repository_has_one_result_and_says_what_was_not_run(capsys):
     assert main(["claims", str(MNIST)]) == 0
     printed = capsys.readouterr().out
     (found,) = re.findall(r"MNIST: E-GEM ties the best baseline; reported: 99.23 %\n    (.*)", printed)
-    assert found.startswith("full: supported: egem(eps=1e-4) beside silu")
+    assert found.startswith("full: supported (5 seeds): egem(eps=1e-4) beside silu")
     assert printed.count("full: not run") == len(CLAIMS) - 1
     assert "Read with eps added to x^(2n). If eps is the scale itself" in " ".join(printed.split())
     assert f"{len(CLAIMS)} claims; at full scale: 1 supported, 0 contradicted, 0 not decided, 19 not run." in printed
+    assert printed.endswith("Not run at full scale: 0 with results at other settings, 19 without any.\n")
 
 
 def test_folders_are_found_and_an_installed_package_asks_for_them(tmp_path, monkeypatch):

@@ -307,3 +307,11 @@ def test_a_damaged_file_of_rates_is_refused(tmp_path, content) -> None:
     path.write_text('{"format": 2}')
     with pytest.raises(StoreError, match="not in format 1"):
         read_rates(path, make_recipe("digits"))
+
+
+def test_a_training_function_is_refused_with_what_to_do_instead(tmp_path, capsys) -> None:
+    assert main(["tune", "examples/graph.py:train", "--activations", "relu", "--out", str(tmp_path)]) == 2
+    assert "make the rate a parameter of it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    assert "mine.py:train" not in capsys.readouterr().out

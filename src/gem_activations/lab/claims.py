@@ -171,11 +171,10 @@ class Finding:
     @property
     def verdict(self) -> str:
         """The status as a table writes it, with the seeds; at another setting than the full one, of the direction."""
-        if self.status is Status.UNDECIDED:
-            return f"{self.status} ({self.seeds} seed{'s' if self.seeds != 1 else ''})"
-        if self.status is Status.NOT_RUN or self.setting == "full":
+        if self.status is Status.NOT_RUN:
             return str(self.status)
-        return f"direction {self.status}"
+        direction = "" if self.status is Status.UNDECIDED or self.setting == "full" else "direction "
+        return f"{direction}{self.status} ({self.seeds} seed{'s' if self.seeds != 1 else ''})"
 
     @property
     def sentence(self) -> str:
@@ -408,6 +407,9 @@ def claims_lines(folders: Sequence[Path]) -> Iterator[str]:
     counts = Counter(status for _, status in full)
     total = len({finding.claim.name for finding in findings})
     yield f"{total} claims; at full scale: " + ", ".join(f"{counts[status]} {status}" for status in Status) + "."
+    at_all = {finding.claim.name for finding in findings if finding.folder}
+    smaller = len(at_all - {finding.claim.name for finding in findings if finding.folder and finding.setting == "full"})
+    yield f"Not run at full scale: {smaller} with results at other settings, {total - len(at_all)} without any."
 
 
 def claims_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:

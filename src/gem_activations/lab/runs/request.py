@@ -22,6 +22,8 @@ _RECIPES = (
     f"What is trained on what: one of these recipes, or a training function of your own as mine.py:train or "
     f"package.module:train (--help after it shows its options).{_list(RECIPES)}"
 )
+RECIPE = arg(metavar="RECIPE", help=f"What is trained on what: one of these recipes.{_list(RECIPES)}")
+"""Of a command that takes no training function."""
 _STUDIES = f"Activations and baseline of a study.{_list(STUDIES)}"
 _ACTIVATIONS = (
     'Activations to compare: names of the catalog such as gelu gem "egem(eps=1e-4)" "egem(a=0.1sigma)", or your own '
