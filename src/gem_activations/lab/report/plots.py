@@ -263,20 +263,25 @@ _REFERENCES = ("relu", "leaky_relu", "gelu")
 
 
 def find_ablations(activations: Sequence[str], parameter: str) -> dict[str, dict[float, str]]:
-    """Find the arms that differ in one parameter of the family alone, "n" or "eps".
+    """Find the arms that differ in one parameter of the family alone, "n" or "eps"; GEM is E-GEM with eps = 1.
 
     Returns: What the arms have in common -> value -> activation, in order of the values; at least three values each.
     Example:
         >>> find_ablations(["gem", "gem(n=2)", "gem(n=3)", "relu"], "n")
         {'gem': {1: 'gem', 2: 'gem(n=2)', 3: 'gem(n=3)'}}
+        >>> find_ablations(["gem", "egem(eps=0.1)", "egem(eps=10)"], "eps")
+        {'egem': {0.1: 'egem(eps=0.1)', 1.0: 'gem', 10: 'egem(eps=10)'}}
     """
     groups: dict[str, dict[float, str]] = {}
     for activation in activations:
         found = drawing.find_known(activation)
-        if found and found.entry.group == "family" and parameter in found.parameters:
+        if found and found.entry.group == "family":
+            wide = found.name == "gem" and parameter == "eps"
+            name, parameters = ("egem", {"eps": 1.0}) if wide else (found.name, found.parameters)
             defaults = found.entry.defaults
             others = {key: value for key, value in found.arguments if key != parameter and value != defaults[key]}
-            groups.setdefault(format_call(found.name, others), {})[found.parameters[parameter]] = activation
+            if parameter in parameters:
+                groups.setdefault(format_call(name, others), {})[parameters[parameter]] = activation
     return {name: dict(sorted(group.items())) for name, group in groups.items() if len(group) >= FEWEST}
 
 
