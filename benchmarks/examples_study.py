@@ -108,7 +108,7 @@ STUDIES: dict[str, tuple[dict[str, list[Setting]], str, str, list[dict[str, Any]
         30,
     ),
     "pinn": (
-        physics([5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2], [1e-3, 3e-3, 1e-2]),
+        physics([5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 3e-2, 5e-2], [1e-3, 3e-3, 1e-2, 3e-2]),
         "relative_error",
         "tanh",
         [{"problem": "poisson"}, {"problem": "layer"}],
