@@ -407,9 +407,9 @@ def claims_lines(folders: Sequence[Path]) -> Iterator[str]:
     counts = Counter(status for _, status in full)
     total = len({finding.claim.name for finding in findings})
     yield f"{total} claims; at full scale: " + ", ".join(f"{counts[status]} {status}" for status in Status) + "."
-    at_all = {finding.claim.name for finding in findings if finding.folder}
-    smaller = len(at_all - {finding.claim.name for finding in findings if finding.folder and finding.setting == "full"})
-    yield f"Not run at full scale: {smaller} with results at other settings, {total - len(at_all)} without any."
+    without = total - len({finding.claim.name for finding in findings if finding.folder})
+    smaller = counts[Status.NOT_RUN] - without
+    yield f"Not run at full scale: {smaller} with results at other settings, {without} without any."
 
 
 def claims_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
